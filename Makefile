@@ -1,0 +1,55 @@
+# The front door: each target is what a person could type.
+INVENTORY ?= inventories/quickstart
+PYTHON ?= python3
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
+
+.PHONY: help setup demo test test-quick lint verify secrets docs lock clean
+help:
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: .venv/done .cache/collections/ansible_collections/dicom/orthanc ## the Python environment in .venv, and the collection's link
+
+demo: setup ## a throw-away host in a container with a verified Orthanc on it
+	tools/demo
+
+test: setup .venv/done-test ## everything: lint, unit tests, scenarios
+	pytest tests
+
+test-quick: setup .venv/done-test ## what needs no host: lint, unit and contract tests
+	pytest tests/unit tests/contract
+
+lint: setup .venv/done-test ## ansible-lint, yamllint, ruff, mypy
+	pytest tests/contract/test_lint.py
+
+verify: setup ## prove that the site of INVENTORY works
+	ansible-playbook -i $(INVENTORY) playbooks/verify.yml
+
+secrets: setup ## write the secrets that INVENTORY names and does not have
+	python tools/make_secrets.py $(INVENTORY)
+
+docs: setup ## docs/variables.md out of the argument specs
+	python tools/variables.py > docs/variables.md
+
+lock: ## requirements*.txt out of requirements*.in
+	uv pip compile --quiet --universal --python-version 3.11 --no-header requirements.in -o requirements.txt
+	uv pip compile --quiet --universal --python-version 3.11 --no-header requirements-test.in -o requirements-test.txt
+
+clean: ## remove the lab's hosts, images and network, and .venv and .cache
+	tools/clean
+
+.venv/done: requirements.txt
+	@echo "Set-up: installs the packages of requirements.txt into .venv, and python3-venv if it is missing."
+	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q python3-venv; }
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --requirement requirements.txt
+	touch $@
+
+.venv/done-test: requirements-test.txt .venv/done
+	@echo "Set-up: adds the packages of requirements-test.txt to .venv."
+	.venv/bin/pip install --quiet --requirement requirements-test.txt
+	touch $@
+
+.cache/collections/ansible_collections/dicom/orthanc:
+	mkdir -p $(@D) && ln -s $(CURDIR) $@

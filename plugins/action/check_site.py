@@ -1,0 +1,126 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Check the variables of a host and the host itself; documented in plugins/modules/check_site.py."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+from ansible.errors import AnsibleError
+from ansible.plugins.action import ActionBase
+from ansible_collections.dicom.orthanc.plugins.plugin_utils import site_check
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+class ActionModule(ActionBase):
+    """Runs on the control node, and on the host once, to read what it brings."""
+
+    TRANSFERS_FILES = False
+    _requires_connection = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        variables: dict[str, Any] = task_vars or {}
+        self._missing: set[str] = set()
+        result: dict[str, Any] = super().run(tmp, variables)
+        specs = {path.parts[-3]: self._load(path) for path in ROOT.glob("roles/*/meta/argument_specs.yml")}
+        options = {role: spec["argument_specs"]["main"]["options"] for role, spec in specs.items()}
+        roles = [role for role in options if role in variables["group_names"]]
+        if "orthanc" in roles:
+            roles.append("verification")
+
+        problems = list(
+            site_check.misspelled(
+                {name for name in variables if not name.startswith(("ansible_", "vault_", "lab_", "__"))},
+                {name for spec in options.values() for name in spec} | self._derived(),
+                set(),
+                {f"{role}_" for role in options},
+            )
+        ) + self._set_by_inventory(variables)
+
+        values: dict[str, Any] = {}
+        for role in roles:
+            found, failed = self._evaluate(role, options[role], variables)
+            problems += failed or site_check.arguments(options[role], found)
+            values |= found
+        if not problems:
+            host = self._host(roles, values)
+            probe = self._execute_module(
+                "dicom.orthanc.site_probe",
+                {"storage_dir": values.get("orthanc_storage_dir", "/var/lib")},
+                task_vars=variables,
+            )
+            if probe.get("failed") or probe.get("unreachable"):
+                return probe
+            host.probe = probe
+            problems += site_check.problems(host)
+        if problems:
+            name = variables["inventory_hostname"]
+            lines = "".join(f"\n- {problem}" for problem in dict.fromkeys(problems))
+            result.update(failed=True, msg=f"Nothing was changed. The inventory is wrong for host {name}:{lines}")
+        result["changed"] = False
+        return result
+
+    def _load(self, path: pathlib.Path, trusted: bool = False) -> dict[str, Any]:
+        loaded: dict[str, Any] = self._loader.load_from_file(str(path), trusted_as_template=trusted) or {}
+        return loaded
+
+    def _derived(self) -> set[str]:
+        return set(self._load(ROOT / "playbooks" / "group_vars" / "all.yml"))
+
+    def _set_by_inventory(self, variables: dict[str, Any]) -> list[str]:
+        """Find derived names in the inventory's files, where they would be overridden in silence."""
+        files = [
+            file
+            for source in map(pathlib.Path, variables.get("ansible_inventory_sources") or [])
+            for folder in [source if source.is_dir() else source.parent]
+            for file in [*folder.glob("*_vars/**/*.y*ml"), *([source] if source.is_file() else folder.glob("*.y*ml"))]
+        ]
+        names = {name for file in files for name in re.findall(r"(?m)^\s*(site_\w+)\s*:", file.read_text("utf-8"))}
+        return list(site_check.misspelled(names, set(), self._derived(), set()))
+
+    def _evaluate(
+        self, role: str, spec: dict[str, Any], variables: dict[str, Any]
+    ) -> tuple[dict[str, Any], list[str]]:
+        """Template the role's variables as the role would see them."""
+        defaults = self._load(ROOT / "roles" / role / "defaults" / "main.yml", trusted=True)
+        values: dict[str, Any] = {}
+        failed: list[str] = []
+        templar = self._templar.copy_with_new_env(available_variables={**defaults, **variables})
+        for name in spec:
+            if name not in variables and name not in defaults:
+                continue
+            try:
+                values[name] = templar.template(variables.get(name, defaults.get(name)))
+            except AnsibleError as error:
+                secret = re.search(r"\bvault_\w+", str(error))
+                if not secret:
+                    failed.append(f"{name}: it cannot be evaluated: {error}.")
+                elif secret[0] not in self._missing:
+                    self._missing.add(secret[0])
+                    failed.append(
+                        f"{name}: it needs {secret[0]}, which is not defined;"
+                        f" run `make secrets INVENTORY={self._inventory(variables)}`."
+                    )
+        return values, failed
+
+    @staticmethod
+    def _inventory(variables: dict[str, Any]) -> str:
+        sources = variables.get("ansible_inventory_sources") or ["inventories/<site>"]
+        path = pathlib.Path(sources[0])
+        return os.path.relpath(path.parent if path.is_file() else path)
+
+    def _host(self, roles: list[str], values: dict[str, Any]) -> site_check.Host:
+        constants = self._load(ROOT / "roles" / "orthanc" / "vars" / "main.yml")
+        tables = json.loads((ROOT / "roles" / "orthanc" / "files" / "known_options.json").read_text("utf-8"))
+        return site_check.Host(
+            roles=roles,
+            variables=values,
+            plugins=constants["__orthanc_plugins"],
+            tables=tables,
+            distribution_versions=constants["__orthanc_distribution_versions"],
+        )

@@ -1,0 +1,58 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an Orthanc binary says of its own configuration options."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+_KEY = re.compile(r'^\s*(?:\*\s*)?(?P<comment>//\s*)?"(?P<name>[A-Z]\w*)"\s*:\s*(?P<value>.*)')
+_CODE = re.compile(r'^\s*["{}\[\]]')
+_STRING = re.compile(r'"(?:\\.|[^"\\])*"')
+_TYPES = (
+    (re.compile(r"(true|false)\b"), "bool"),
+    (re.compile(r"-?\d+\.\d"), "float"),
+    (re.compile(r"-?\d"), "int"),
+    (re.compile(r'"'), "str"),
+    (re.compile(r"\["), "list"),
+    (re.compile(r"\{|$"), "dict"),
+)
+
+
+def sample_options(sample: str) -> dict[str, str]:
+    """Read the top-level options out of the sample that ``Orthanc --config=-`` prints.
+
+    The sample is JSON with comments, in which many options stand commented out:
+    as ``// "Name" : value`` or inside a comment block. Both count as known options.
+
+    :param sample: the text of the sample, of one or of several files one after the other.
+    :returns: the name of each option and the type of its sample value, one of
+        ``bool``, ``int``, ``float``, ``str``, ``list`` and ``dict``.
+    """
+    options: dict[str, str] = {}
+    depth = 0
+    for line in sample.splitlines():
+        key = _KEY.match(line)
+        if key and depth == 1:
+            value = key["value"].strip()
+            options.setdefault(
+                key["name"], next((name for start, name in _TYPES if start.match(value)), "str")
+            )
+        if (key and not key["comment"]) or _CODE.match(line):
+            code = _STRING.sub("", line).split("//")[0]
+            depth += code.count("{") + code.count("[") - code.count("}") - code.count("]")
+    return options
+
+
+def version_tuple(version: str) -> tuple[int, ...]:
+    """Turn ``1.12.7`` into ``(1, 12, 7)``; anything that is not a number ends it."""
+    return tuple(int(part) for part in re.findall(r"\d+", version.split("-")[0].split("+")[0]))
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Return `` Did you mean 'x'?`` for the most similar of the names, or an empty string."""
+    by_folded = {candidate.lower(): candidate for candidate in names}
+    found = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.6)
+    return f" Did you mean '{by_folded[found[0]]}'?" if found else ""

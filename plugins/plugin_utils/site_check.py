@@ -1,0 +1,334 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is wrong with the variables of one host, found without touching it.
+
+Every function takes the host's variables, already templated, and yields one sentence per problem,
+which names the variable and the remedy; the caller adds the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import difflib
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest, version_tuple
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+Variables = Mapping[str, Any]
+Check = Callable[["Host"], Iterator[str]]
+
+# The oldest releases of the distributions that the roles are made for.
+DISTRIBUTIONS = {"debian": "12", "ubuntu": "22.04"}
+# Options of Orthanc that have a variable of their own, which other roles read too.
+OWN_VARIABLE = {
+    "DicomAet": "orthanc_aet",
+    "DicomModalities": "orthanc_modalities",
+    "DicomPort": "orthanc_dicom_port",
+    "HttpPort": "orthanc_http_port",
+    "IndexDirectory": "orthanc_index_dir",
+    "Name": "orthanc_name",
+    "OrthancPeers": "orthanc_peers",
+    "Plugins": "orthanc_plugins",
+    "RegisteredUsers": "orthanc_users",
+    "StorageDirectory": "orthanc_storage_dir",
+}
+RANGES = {
+    "nginx_timeout": (1, 86400),
+    "orthanc_ready_timeout": (1, 3600),
+    "orthanc_storage_minimum_free_gb": (0, 1_000_000),
+}
+OPTION_TYPES: dict[str, tuple[type, ...]] = {
+    "bool": (bool,),
+    "int": (int,),
+    "float": (int, float),
+    "str": (str,),
+    "list": (list,),
+    "dict": (dict,),
+}
+_NAME = re.compile(r"[A-Za-z0-9_-]+")
+_HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
+_PREFIX = re.compile(r"/([A-Za-z0-9._~-]+/)*")
+
+
+@dataclasses.dataclass
+class Host:
+    """One host: its roles, its variables and what was found on it.
+
+    ``probe`` is what the module ``site_probe`` returned, or nothing if the host was not asked.
+    ``tables`` maps each known Orthanc release to the names and types of its options.
+    """
+
+    roles: list[str]
+    variables: Variables
+    plugins: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    tables: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    distribution_versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    probe: Mapping[str, Any] | None = None
+
+    def has(self, role: str) -> bool:
+        return role in self.roles
+
+    @property
+    def orthanc_version(self) -> str:
+        """The release that this host has, or will get; empty if that is not known."""
+        asked = str(self.variables.get("orthanc_version") or "")
+        if asked or not self.probe:
+            return asked
+        return str(
+            self.probe["orthanc"]
+            or next(iter(self.probe["offered"]), "")
+            or self.distribution_versions.get(f"{self.probe['distribution']}-{self.probe['release']}", "")
+        )
+
+
+def misspelled(names: set[str], known: set[str], derived: set[str], prefixes: set[str]) -> Iterator[str]:
+    """Find the names that look like variables of the toolkit and are none.
+
+    :param names: the names that the inventory gives this host.
+    :param known: the public variables of all roles.
+    :param derived: the ``site_*`` names, which are not for an inventory to set.
+    :param prefixes: the prefixes of the roles, such as ``orthanc_``.
+    """
+    for name in sorted(names - known):
+        if name in derived:
+            yield f"{name}: this name is derived; set the variable of the role that it comes from, see docs/variables.md."
+        elif name.startswith((*prefixes, "site_")) or difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+            yield f"{name}: no such variable.{nearest(name, known)}"
+
+
+def arguments(spec: Mapping[str, Mapping[str, Any]], variables: Variables) -> Iterator[str]:
+    """Hold the variables against the argument spec of a role: type, choices, required."""
+    keys = ("type", "elements", "choices", "required", "no_log", "options")
+    result = ArgumentSpecValidator(
+        {name: {key: option[key] for key in keys if key in option} for name, option in spec.items()}
+    ).validate({name: variables[name] for name in spec if name in variables})
+    yield from (message.replace("argument '", "'") + "." for message in result.error_messages)
+
+
+def ports(host: Host) -> Iterator[str]:
+    """Ports out of range, asked for twice, or taken by another program."""
+    seen: dict[int, str] = {}
+    for name in sorted(name for name in host.variables if name.endswith("_port")):
+        value = int(host.variables[name])
+        if not 1 <= value <= 65535:
+            yield f"{name}: {value} is not a TCP port; choose one from 1 to 65535."
+        elif value in seen:
+            yield f"{name}: port {value} is the one of {seen[value]} already; choose another."
+        seen.setdefault(value, name)
+        holder = (host.probe or {}).get("listening", {}).get(str(value))
+        if holder and holder not in ("Orthanc", "nginx"):
+            yield f"{name}: port {value} is taken on this host by {holder}; choose another or stop that program."
+
+
+def ranges(host: Host) -> Iterator[str]:
+    for name, (low, high) in RANGES.items():
+        if name in host.variables and not low <= int(host.variables[name]) <= high:
+            yield f"{name}: {host.variables[name]} is out of range; choose a number from {low} to {high}."
+
+
+def users(host: Host) -> Iterator[str]:
+    """Logins without which nobody gets in, or with which anybody does."""
+    for variable in ("orthanc_users", "nginx_users"):
+        logins = host.variables.get(variable, {})
+        for name, password in logins.items():
+            if not isinstance(password, str) or not password:
+                yield f"{variable}: the password of '{name}' is empty or no text; {_SECRETS}"
+            if not name or re.search(r"[:\s\x00-\x1f]", str(name)):
+                yield f"{variable}: the user name '{name}' has a colon or white space in it; choose another."
+    if host.has("nginx") and not host.variables["nginx_users"]:
+        yield f"orthanc_users: no user is named, so nobody could log in; name one, and {_SECRETS}"
+    if host.has("orthanc"):
+        if host.variables["orthanc_proxied"]:
+            if not host.variables["orthanc_proxy_password"]:
+                yield f"orthanc_proxy_password: it is empty; {_SECRETS}"
+        elif not host.variables["orthanc_users"]:
+            yield f"orthanc_users: no user is named, so nobody could log in; name one, and {_SECRETS}"
+
+
+_SECRETS = "take it from a vault_* variable, and let `make secrets INVENTORY=inventories/<site>` write what is missing."
+
+
+def orthanc(host: Host) -> Iterator[str]:
+    """The variables of the role orthanc that stand on their own."""
+    variables = host.variables
+    aet = variables["orthanc_aet"]
+    if not _is_aet(aet):
+        yield f"orthanc_aet: '{aet}' is no application entity title; it has 1 to 16 printable ASCII characters, no backslash."
+    for name in ("orthanc_config_dir", "orthanc_storage_dir", "orthanc_index_dir"):
+        value = str(variables[name])
+        if (value or name != "orthanc_index_dir") and not re.fullmatch(r"/[^\s:%\\\"']+", value):
+            yield f"{name}: '{value}' is not an absolute path without white space, quotes, colon or percent sign."
+    if str(variables["orthanc_config_dir"]).rstrip("/") == "/etc/orthanc":
+        yield "orthanc_config_dir: /etc/orthanc belongs to the packages, whose files collide with ours; choose another."
+    if variables["orthanc_version"] and not re.fullmatch(r"\d+\.\d+\.\d+", str(variables["orthanc_version"])):
+        yield f"orthanc_version: '{variables['orthanc_version']}' is no release; write it like 1.12.7, with quotes."
+
+
+def plugins(host: Host) -> Iterator[str]:
+    """Plugins that do not exist, or not for the release of this host."""
+    version = host.orthanc_version
+    for name in host.variables["orthanc_plugins"]:
+        if name in ("imagej", "orthanc-imagej"):
+            yield "orthanc_plugins: orthanc-imagej extends ImageJ on a workstation; it is no plugin of the server. Take it out."
+        elif name not in host.plugins:
+            yield f"orthanc_plugins: there is no plugin '{name}'.{nearest(name, host.plugins)}"
+        elif version and version_tuple(version) < version_tuple(host.plugins[name].get("since", "0")):
+            since = host.plugins[name]["since"]
+            yield f"orthanc_plugins: '{name}' came with Orthanc {since}, and this host has {version}; take it out or use a newer release."
+
+
+def settings(host: Host) -> Iterator[str]:
+    """Options in orthanc_settings that Orthanc would ignore in silence, or end on."""
+    version = host.orthanc_version
+    later = {
+        option: release
+        for release in sorted(host.tables, key=version_tuple, reverse=True)
+        for option in host.tables[release]
+    }
+    types = {option: kind for table in host.tables.values() for option, kind in table.items()}
+    sections = {section for plugin in host.plugins.values() for section in plugin.get("settings", {})}
+    for name, value in host.variables["orthanc_settings"].items():
+        if name in OWN_VARIABLE:
+            yield f"orthanc_settings.{name}: this option has a variable of its own; set {OWN_VARIABLE[name]}."
+        elif name in sections:
+            if not isinstance(value, dict):
+                yield f"orthanc_settings.{name}: a plugin's section is a dictionary, not {value!r}."
+        elif name not in types:
+            yield f"orthanc_settings.{name}: no Orthanc release knows this option.{nearest(name, types)}"
+        elif version and version in host.tables and name not in host.tables[version]:
+            yield f"orthanc_settings.{name}: Orthanc {version} does not know this option; it was first seen in {later[name]}. Take it out."
+        elif not isinstance(value, OPTION_TYPES[types[name]]) or (isinstance(value, bool) and types[name] != "bool"):
+            # 1.13.0 turned this boolean into a text and still reads the boolean.
+            if not (name == "OverwriteInstances" and isinstance(value, (bool, str))):
+                yield f"orthanc_settings.{name}: Orthanc wants a value of type {types[name]}, not {value!r} ({type(value).__name__})."
+
+
+def modalities(host: Host) -> Iterator[str]:
+    """Modalities that Orthanc would refuse, or that it would never let in."""
+    check_host = host.variables["orthanc_settings"].get("DicomCheckModalityHost", True)
+    for name, modality in host.variables["orthanc_modalities"].items():
+        here = f"orthanc_modalities.{name}"
+        if not _NAME.fullmatch(str(name)):
+            yield f"{here}: a name has letters, digits, '-' and '_' only."
+        if isinstance(modality, list) and len(modality) in (3, 4):
+            modality = dict(zip(("AET", "Host", "Port"), modality, strict=False))
+        if not isinstance(modality, dict) or not {"AET", "Host", "Port"} <= set(modality):
+            yield f"{here}: give AET, Host and Port, as Orthanc's DicomModalities does."
+            continue
+        if not _is_aet(modality["AET"]):
+            yield f"{here}: '{modality['AET']}' is no application entity title of 1 to 16 printable ASCII characters."
+        if isinstance(modality["Port"], bool) or not isinstance(modality["Port"], int) or not 1 <= modality["Port"] <= 65535:
+            yield f"{here}: {modality['Port']!r} is not a TCP port; choose a number from 1 to 65535, without quotes."
+        if check_host and not _is_address(modality["Host"]):
+            yield (
+                f"{here}: Orthanc compares Host with the address of the sender, and '{modality['Host']}' is a name;"
+                " give the address, or set orthanc_settings.DicomCheckModalityHost to false."
+            )
+
+
+def site(host: Host) -> Iterator[str]:
+    """The public face: name, prefix and certificate."""
+    variables = host.variables
+    name = str(variables["nginx_server_name"])
+    if not _is_address(name) and not _HOST_NAME.fullmatch(name):
+        yield f"nginx_server_name: '{name}' is neither a host name nor an address."
+    if not _PREFIX.fullmatch(str(variables["nginx_prefix"])):
+        yield f"nginx_prefix: '{variables['nginx_prefix']}' has to begin and end with a slash, as in /orthanc/."
+    certificate, key = variables["nginx_tls_certificate"], variables["nginx_tls_private_key"]
+    if bool(certificate) != bool(key):
+        given, missing = ("certificate", "private_key") if certificate else ("private_key", "certificate")
+        yield f"nginx_tls_{missing}: it is missing while nginx_tls_{given} is given; give both or neither."
+    elif certificate:
+        yield from _certificate(str(certificate), str(key), name)
+
+
+def _certificate(certificate: str, key: str, name: str) -> Iterator[str]:
+    try:
+        leaf = x509.load_pem_x509_certificates(certificate.encode())[0]
+    except ValueError:
+        yield "nginx_tls_certificate: this is no certificate in PEM form."
+        return
+    try:
+        private = serialization.load_pem_private_key(key.encode(), password=None)
+    except (ValueError, TypeError):
+        yield "nginx_tls_private_key: this is no private key in PEM form without a pass phrase."
+        return
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if leaf.public_key().public_bytes(*form) != private.public_key().public_bytes(*form):
+        yield "nginx_tls_private_key: it does not belong to nginx_tls_certificate; give the pair."
+    now = datetime.datetime.now(datetime.UTC)
+    if leaf.not_valid_after_utc < now:
+        yield f"nginx_tls_certificate: it expired on {leaf.not_valid_after_utc:%Y-%m-%d}; get a new one."
+    if leaf.not_valid_before_utc > now:
+        yield f"nginx_tls_certificate: it is not valid before {leaf.not_valid_before_utc:%Y-%m-%d}."
+    try:
+        alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = [*alternative.get_values_for_type(x509.DNSName), *map(str, alternative.get_values_for_type(x509.IPAddress))]
+    except x509.ExtensionNotFound:
+        names = []
+    if name not in names and "*." + name.partition(".")[2] not in names:
+        yield f"nginx_tls_certificate: it is for {', '.join(names) or 'no name'}, not for nginx_server_name '{name}'."
+
+
+def verification(host: Host) -> Iterator[str]:
+    name = host.variables.get("verification_modality")
+    known = host.variables["orthanc_modalities"]
+    if name and name not in known:
+        yield f"verification_modality: '{name}' is not in orthanc_modalities.{nearest(name, map(str, known))}"
+
+
+def machine(host: Host) -> Iterator[str]:
+    """What was found on the host itself."""
+    probe = host.probe
+    if not probe:
+        return
+    oldest = DISTRIBUTIONS.get(probe["distribution"])
+    if oldest is None or version_tuple(probe["release"]) < version_tuple(oldest):
+        yield (
+            f"ansible_host: this host runs {probe['distribution'] or 'an unknown system'} {probe['release']};"
+            " the roles are made for Debian from 12 and Ubuntu from 22.04."
+        )
+        return
+    if not probe["systemd"]:
+        yield "ansible_host: systemd does not run on this host, and the service is a systemd unit."
+    if host.has("orthanc"):
+        asked, offered = str(host.variables["orthanc_version"] or ""), probe["offered"]
+        if asked and offered and asked not in offered and asked != probe["orthanc"]:
+            yield f"orthanc_version: {asked} is not on offer here; the package sources have {', '.join(offered)}."
+        wanted = int(host.variables["orthanc_storage_minimum_free_gb"])
+        free = probe["free"] / 2**30
+        if free < wanted:
+            yield (
+                f"orthanc_storage_dir: {free:.1f} GiB are free at {host.variables['orthanc_storage_dir']},"
+                f" and orthanc_storage_minimum_free_gb asks for {wanted}. Make room or choose another folder."
+            )
+
+
+def _is_aet(value: Any) -> bool:
+    return isinstance(value, str) and bool(re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", value)) and bool(value.strip())
+
+
+def _is_address(value: Any) -> bool:
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def problems(host: Host) -> Iterator[str]:
+    """All that is wrong with a host whose variables have the right types."""
+    checks: list[Check] = [ports, ranges, users]
+    if host.has("orthanc"):
+        checks += [orthanc, plugins, settings, modalities, verification]
+    if host.has("nginx"):
+        checks.append(site)
+    for check in [*checks, machine]:
+        yield from check(host)

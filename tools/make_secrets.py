@@ -1,0 +1,88 @@
+#!/usr/bin/env python3
+"""Write the secrets that an inventory names and does not have yet into its vault file.
+
+Usage: make_secrets.py INVENTORY
+
+Every `vault_*` name that the inventory's files use is looked up in
+INVENTORY/group_vars/all/vault.yml. Missing ones are generated and the file is encrypted again;
+those that are there already are kept. Nothing else of the inventory is read or written.
+"""
+
+import os
+import pathlib
+import re
+import secrets
+import string
+import subprocess
+import sys
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+NAME = re.compile(r"\bvault_\w+")
+ALPHABET = string.ascii_letters + string.digits
+
+
+def password_file() -> pathlib.Path:
+    """Return the file that tools/vault-password reads, made with a new password if it is missing."""
+    config = os.environ.get("XDG_CONFIG_HOME") or pathlib.Path.home() / ".config"
+    path = pathlib.Path(
+        os.environ.get("PACS_VAULT_PASSWORD_FILE", pathlib.Path(config, "pacs", "vault-password"))
+    )
+    if not path.exists():
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_urlsafe(32) + "\n")
+        print(f"Vault password: made {path}. Keep a copy: without it the secrets are lost.")
+    return path
+
+
+def vault(*arguments: str, text: str | None = None) -> str:
+    """Run ansible-vault with the project's configuration and return what it prints."""
+    done = subprocess.run(
+        [str(pathlib.Path(sys.executable).with_name("ansible-vault")), *arguments],
+        input=text,
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    if done.returncode:
+        sys.exit(f"ansible-vault {arguments[0]}: {done.stderr.strip()}")
+    return done.stdout
+
+
+def main() -> None:
+    if len(sys.argv) != 2 or not pathlib.Path(sys.argv[1]).is_dir():
+        sys.exit(f"{__doc__}\nGive the inventory's folder: make secrets INVENTORY=inventories/<site>")
+    inventory = pathlib.Path(sys.argv[1]).resolve()
+    file = inventory / "group_vars" / "all" / "vault.yml"
+    wanted = {
+        name
+        for path in inventory.rglob("*.yml")
+        if path != file
+        for name in NAME.findall(re.sub(r"(?m)(^|\s)#.*$", "", path.read_text(encoding="utf-8")))
+    }
+    password_file()
+    known: dict[str, str] = {}
+    if file.exists():
+        text = file.read_text(encoding="utf-8")
+        if text.startswith("$ANSIBLE_VAULT"):
+            text = vault("view", str(file))
+        known = yaml.safe_load(text) or {}
+    missing = sorted(wanted - set(known))
+    if not missing:
+        print(f"Secrets: {file} has all {len(wanted)} that the inventory names.")
+        return
+    known |= {name: "".join(secrets.choice(ALPHABET) for _ in range(32)) for name in missing}
+    encrypted = vault("encrypt", "--output", "-", text=yaml.safe_dump(known, explicit_start=True))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    new = file.with_suffix(".new")
+    with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as target:
+        target.write(encrypted)
+    new.replace(file)
+    print(f"Secrets: wrote {', '.join(missing)} to {file} (encrypted).")
+
+
+if __name__ == "__main__":
+    main()
