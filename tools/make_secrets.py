@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Write the secrets that an inventory names and does not have yet into its vault file.
 
-Usage: make_secrets.py INVENTORY
+Usage: make_secrets.py INVENTORY [OVERLAY]
 
-Every `vault_*` name that the inventory's files use is looked up in
-INVENTORY/group_vars/all/vault.yml. Missing ones are generated and the file is encrypted again;
-those that are there already are kept. Nothing else of the inventory is read or written.
+Every `vault_*` name that the inventory's files use is looked up in group_vars/all/vault.yml of the
+inventory, or of the overlay if one is given. Missing ones are generated and the file is encrypted
+again; those that are there already are kept. Nothing else of the inventory is read or written.
 """
 
 import os
@@ -26,9 +26,7 @@ ALPHABET = string.ascii_letters + string.digits
 def password_file() -> pathlib.Path:
     """Return the file that tools/vault-password reads, made with a new password if it is missing."""
     config = os.environ.get("XDG_CONFIG_HOME") or pathlib.Path.home() / ".config"
-    path = pathlib.Path(
-        os.environ.get("PACS_VAULT_PASSWORD_FILE", pathlib.Path(config, "pacs", "vault-password"))
-    )
+    path = pathlib.Path(os.environ.get("PACS_VAULT_PASSWORD_FILE", pathlib.Path(config, "pacs", "vault-password")))
     if not path.exists():
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
@@ -53,25 +51,27 @@ def vault(*arguments: str, text: str | None = None) -> str:
 
 
 def main() -> None:
-    if len(sys.argv) != 2 or not pathlib.Path(sys.argv[1]).is_dir():
+    if len(sys.argv) not in (2, 3) or not all(pathlib.Path(argument).is_dir() for argument in sys.argv[1:]):
         sys.exit(f"{__doc__}\nGive the inventory's folder: make secrets INVENTORY=inventories/<site>")
     inventory = pathlib.Path(sys.argv[1]).resolve()
-    file = inventory / "group_vars" / "all" / "vault.yml"
+    file = pathlib.Path(sys.argv[-1]).resolve() / "group_vars" / "all" / "vault.yml"
     wanted = {
         name
         for path in inventory.rglob("*.yml")
-        if path != file
+        if path.name != file.name
         for name in NAME.findall(re.sub(r"(?m)(^|\s)#.*$", "", path.read_text(encoding="utf-8")))
     }
     password_file()
     known: dict[str, str] = {}
+    plain = False
     if file.exists():
         text = file.read_text(encoding="utf-8")
-        if text.startswith("$ANSIBLE_VAULT"):
+        plain = not text.startswith("$ANSIBLE_VAULT")
+        if not plain:
             text = vault("view", str(file))
         known = yaml.safe_load(text) or {}
     missing = sorted(wanted - set(known))
-    if not missing:
+    if not missing and not plain:
         print(f"Secrets: {file} has all {len(wanted)} that the inventory names.")
         return
     known |= {name: "".join(secrets.choice(ALPHABET) for _ in range(32)) for name in missing}
@@ -81,7 +81,7 @@ def main() -> None:
     with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as target:
         target.write(encrypted)
     new.replace(file)
-    print(f"Secrets: wrote {', '.join(missing)} to {file} (encrypted).")
+    print(f"Secrets: wrote {', '.join(missing) or 'what was there'} to {file} (encrypted).")
 
 
 if __name__ == "__main__":

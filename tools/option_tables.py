@@ -10,8 +10,8 @@ import json
 import pathlib
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "plugins" / "module_utils"))
-from configuration import sample_options
+sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / ".cache" / "collections"))
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import sample_options
 
 tables: dict[str, dict[str, str]] = {}
 for argument in sys.argv[1:]:

@@ -17,7 +17,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils import site_check
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
-class ActionModule(ActionBase):
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no types
     """Runs on the control node, and on the host once, to read what it brings."""
 
     TRANSFERS_FILES = False
@@ -55,7 +55,7 @@ class ActionModule(ActionBase):
                 task_vars=variables,
             )
             if probe.get("failed") or probe.get("unreachable"):
-                return probe
+                return dict(probe)
             host.probe = probe
             problems += site_check.problems(host)
         if problems:
@@ -83,9 +83,7 @@ class ActionModule(ActionBase):
         names = {name for file in files for name in re.findall(r"(?m)^\s*(site_\w+)\s*:", file.read_text("utf-8"))}
         return list(site_check.misspelled(names, set(), self._derived(), set()))
 
-    def _evaluate(
-        self, role: str, spec: dict[str, Any], variables: dict[str, Any]
-    ) -> tuple[dict[str, Any], list[str]]:
+    def _evaluate(self, role: str, spec: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Template the role's variables as the role would see them."""
         defaults = self._load(ROOT / "roles" / role / "defaults" / "main.yml", trusted=True)
         values: dict[str, Any] = {}

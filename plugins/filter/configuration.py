@@ -10,7 +10,12 @@ from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
 
-_SECRET = re.compile(r"(password|passphrase|secret|token|pin|(access|account|private)_?key)$", re.IGNORECASE)
+_SECRET = re.compile(
+    r"(password|passphrase|secret|token|pin|(access|account|private|secret)_?key|connection_?(string|uri))$",
+    re.IGNORECASE,
+)
+# User and password inside of an address, as HttpProxy may have them.
+_LOGIN = re.compile(r"[^\s/:@]:[^\s/@]+@")
 # Users and their passwords; and peers, where a password may stand in a list without a name.
 _ALWAYS = ("RegisteredUsers", "OrthancPeers")
 
@@ -21,6 +26,8 @@ def _has_secret(value: Any) -> bool:
             (isinstance(inner, str) and _SECRET.search(str(name))) or _has_secret(inner)
             for name, inner in value.items()
         )
+    if isinstance(value, str):
+        return bool(_LOGIN.search(value))
     return isinstance(value, list) and any(_has_secret(inner) for inner in value)
 
 

@@ -37,9 +37,7 @@ def sample_options(sample: str) -> dict[str, str]:
         key = _KEY.match(line)
         if key and depth == 1:
             value = key["value"].strip()
-            options.setdefault(
-                key["name"], next((name for start, name in _TYPES if start.match(value)), "str")
-            )
+            options.setdefault(key["name"], next((name for start, name in _TYPES if start.match(value)), "str"))
         if (key and not key["comment"]) or _CODE.match(line):
             code = _STRING.sub("", line).split("//")[0]
             depth += code.count("{") + code.count("[") - code.count("}") - code.count("]")
@@ -48,7 +46,8 @@ def sample_options(sample: str) -> dict[str, str]:
 
 def version_tuple(version: str) -> tuple[int, ...]:
     """Turn ``1.12.7`` into ``(1, 12, 7)``; anything that is not a number ends it."""
-    return tuple(int(part) for part in re.findall(r"\d+", version.split("-")[0].split("+")[0]))
+    number = re.match(r"\d+(\.\d+)*", version)
+    return tuple(map(int, number[0].split("."))) if number else ()
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -74,9 +74,7 @@ def candidate(module: AnsibleModule) -> str:
     """Return the version of the package that apt would install, or an empty string."""
     if not module.get_bin_path("apt-cache"):
         return ""
-    _rc, out, _err = module.run_command(
-        ["apt-cache", "policy", "orthanc"], environ_update={"LC_ALL": "C"}
-    )
+    _rc, out, _err = module.run_command(["apt-cache", "policy", "orthanc"], environ_update={"LC_ALL": "C"})
     found = re.search(r"Candidate: (?:\d+:)?(\d[\d.]*)", out)
     return found[1] if found else ""
 
@@ -95,11 +93,12 @@ def main() -> None:
         module.exit_json(installed=False, version=candidate(module), options={})
 
     _rc, out, _err = module.run_command([binary, "--version"], check_rc=True)
-    version = re.search(r"Orthanc (\S+)", out)
+    found = re.search(r"Orthanc (\S+)", out)
+    version = found[1] if found else ""
     if not version:
         module.fail_json(f"{binary} --version does not print an Orthanc version but: {out[:200]}")
     # An older release takes an option that it does not know for none, and starts a server.
-    newer = version_tuple(version[1]) >= (1, 13) or version[1] == "mainline"
+    newer = version_tuple(version) >= (1, 13) or version == "mainline"
     sample = ""
     for option in ["--config=-"] + (["--advanced-config=-"] if newer else []):
         sample += module.run_command([binary, option], check_rc=True)[1]
@@ -107,19 +106,19 @@ def main() -> None:
 
     # A dry run on a host whose packages are older than the inventory has nothing to compare yet.
     problems = [
-        f"orthanc_settings.{name}: Orthanc {version[1]} on this host does not know this option."
+        f"orthanc_settings.{name}: Orthanc {version} on this host does not know this option."
         f"{nearest(name, options)} Correct it or take it out."
         for name in module.params["required_options"]
         if name not in options
     ] + [
-        f"orthanc_plugins: {library} is missing; Orthanc {version[1]} of this host does not bring"
+        f"orthanc_plugins: {library} is missing; Orthanc {version} of this host does not bring"
         " that plugin. Take it out of orthanc_plugins or install a newer Orthanc."
         for library in module.params["libraries"]
         if not os.path.exists(library) and not module.check_mode
     ]
     if problems:
         module.fail_json(" ".join(problems))
-    module.exit_json(installed=True, version=version[1], options=options)
+    module.exit_json(installed=True, version=version, options=options)
 
 
 if __name__ == "__main__":

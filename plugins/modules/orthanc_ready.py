@@ -86,6 +86,7 @@ import re
 import time
 import urllib.error
 import urllib.request
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -103,7 +104,7 @@ class Orthanc:
         self._headers = {"Authorization": f"Basic {login}"}
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def get(self, path: str) -> object:
+    def get(self, path: str) -> Any:
         """Return the JSON at this path. :raises Unready: if there is none."""
         request = urllib.request.Request(self._base + path, headers=self._headers)
         try:
@@ -117,9 +118,7 @@ class Orthanc:
 
 def unit_state(module: AnsibleModule, unit: str) -> dict[str, str]:
     """Return ``ActiveState`` and ``NRestarts`` of the unit."""
-    _rc, out, _err = module.run_command(
-        ["systemctl", "show", unit, "--property=ActiveState,NRestarts,InvocationID"]
-    )
+    _rc, out, _err = module.run_command(["systemctl", "show", unit, "--property=ActiveState,NRestarts,InvocationID"])
     return dict(line.split("=", 1) for line in out.splitlines() if "=" in line)
 
 
@@ -130,10 +129,12 @@ def journal(module: AnsibleModule, unit: str) -> str:
     )
     lines = [line for line in out.splitlines() if line.strip()]
     errors = [line for line in lines if re.match(r"E\d{4} ", line)]
-    return "\n".join((errors or lines)[-5:])
+    # A service that is started again and again says the same again and again.
+    newest = {line.partition("] ")[2] or line: line for line in errors or lines}
+    return "\n".join(list(newest.values())[-5:])
 
 
-def differences(params: dict[str, object], system: dict[str, object], plugins: list[str]) -> list[str]:
+def differences(params: dict[str, Any], system: dict[str, Any], plugins: list[str]) -> list[str]:
     """Say where the running Orthanc is not the one that was asked for."""
     wanted, running = str(params["version"]), str(system["Version"])
     found = []
@@ -143,7 +144,7 @@ def differences(params: dict[str, object], system: dict[str, object], plugins: l
         )
     found += [
         f"orthanc_plugins asks for a plugin that Orthanc did not load: {name}. The journal says why."
-        for name in params["plugins"]  # type: ignore[attr-defined]
+        for name in params["plugins"]
         if name not in plugins
     ]
     backend = system.get("DatabaseBackendPlugin")

@@ -75,16 +75,14 @@ def os_release() -> dict[str, str]:
     """Return the fields of /etc/os-release, or nothing where it is missing."""
     try:
         with open("/etc/os-release", encoding="utf-8") as file:
-            return {
-                name: value.strip().strip("\"'")
-                for name, _, value in (line.partition("=") for line in file)
-            }
+            return {name: value.strip().strip("\"'") for name, _, value in (line.partition("=") for line in file)}
     except OSError:
         return {}
 
 
 def free_bytes(path: str) -> int:
     """Return what is free at the path, or at the nearest folder above it that is there."""
+    path = os.path.abspath(path)
     while not os.path.isdir(path):
         path = os.path.dirname(path)
     found = os.statvfs(path)

@@ -53,8 +53,9 @@ OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "dict": (dict,),
 }
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
-_HOST_NAME = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?)*")
-_PREFIX = re.compile(r"/([A-Za-z0-9._~-]+/)*")
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+_HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+_PREFIX = re.compile(r"/((?!\.\.?/)[A-Za-z0-9._~-]+/)*")
 
 
 @dataclasses.dataclass
@@ -98,13 +99,19 @@ def misspelled(names: set[str], known: set[str], derived: set[str], prefixes: se
     """
     for name in sorted(names - known):
         if name in derived:
-            yield f"{name}: this name is derived; set the variable of the role that it comes from, see docs/variables.md."
+            yield f"{name}: this name is derived; set the role's variable that it comes from, see docs/variables.md."
         elif name.startswith((*prefixes, "site_")) or difflib.get_close_matches(name, known, n=1, cutoff=0.85):
             yield f"{name}: no such variable.{nearest(name, known)}"
 
 
 def arguments(spec: Mapping[str, Mapping[str, Any]], variables: Variables) -> Iterator[str]:
     """Hold the variables against the argument spec of a role: type, choices, required."""
+    # Ansible's own check would turn a number into a list of one, and leave the role with the number.
+    for name, kind in (("list", list), ("dict", dict)):
+        for wrong in (key for key in spec if spec[key]["type"] == name and key in variables):
+            if not isinstance(variables[wrong], kind):
+                yield f"'{wrong}' has to be a {name}, not {type(variables[wrong]).__mro__[-2].__name__}."
+                variables = {key: value for key, value in variables.items() if key != wrong}
     keys = ("type", "elements", "choices", "required", "no_log", "options")
     result = ArgumentSpecValidator(
         {name: {key: option[key] for key in keys if key in option} for name, option in spec.items()}
@@ -160,7 +167,10 @@ def orthanc(host: Host) -> Iterator[str]:
     variables = host.variables
     aet = variables["orthanc_aet"]
     if not _is_aet(aet):
-        yield f"orthanc_aet: '{aet}' is no application entity title; it has 1 to 16 printable ASCII characters, no backslash."
+        yield (
+            f"orthanc_aet: '{aet}' is no application entity title;"
+            " it has 1 to 16 printable ASCII characters, no backslash."
+        )
     for name in ("orthanc_config_dir", "orthanc_storage_dir", "orthanc_index_dir"):
         value = str(variables[name])
         if (value or name != "orthanc_index_dir") and not re.fullmatch(r"/[^\s:%\\\"']+", value):
@@ -175,13 +185,19 @@ def plugins(host: Host) -> Iterator[str]:
     """Plugins that do not exist, or not for the release of this host."""
     version = host.orthanc_version
     for name in host.variables["orthanc_plugins"]:
+        since = host.plugins.get(name, {}).get("since")
         if name in ("imagej", "orthanc-imagej"):
-            yield "orthanc_plugins: orthanc-imagej extends ImageJ on a workstation; it is no plugin of the server. Take it out."
+            yield (
+                "orthanc_plugins: orthanc-imagej extends ImageJ on a workstation;"
+                " it is no plugin of the server. Take it out."
+            )
         elif name not in host.plugins:
             yield f"orthanc_plugins: there is no plugin '{name}'.{nearest(name, host.plugins)}"
-        elif version and version_tuple(version) < version_tuple(host.plugins[name].get("since", "0")):
-            since = host.plugins[name]["since"]
-            yield f"orthanc_plugins: '{name}' came with Orthanc {since}, and this host has {version}; take it out or use a newer release."
+        elif version and since and version_tuple(version) < version_tuple(since):
+            yield (
+                f"orthanc_plugins: '{name}' came with Orthanc {since}, and this host has {version};"
+                " take it out or use a newer release."
+            )
 
 
 def settings(host: Host) -> Iterator[str]:
@@ -203,11 +219,18 @@ def settings(host: Host) -> Iterator[str]:
         elif name not in types:
             yield f"orthanc_settings.{name}: no Orthanc release knows this option.{nearest(name, types)}"
         elif version and version in host.tables and name not in host.tables[version]:
-            yield f"orthanc_settings.{name}: Orthanc {version} does not know this option; it was first seen in {later[name]}. Take it out."
-        elif not isinstance(value, OPTION_TYPES[types[name]]) or (isinstance(value, bool) and types[name] != "bool"):
+            yield (
+                f"orthanc_settings.{name}: Orthanc {version} does not know this option;"
+                f" it was first seen in {later[name]}. Take it out."
+            )
+        elif not _is_of_type(value, types[name]):
             # 1.13.0 turned this boolean into a text and still reads the boolean.
-            if not (name == "OverwriteInstances" and isinstance(value, (bool, str))):
-                yield f"orthanc_settings.{name}: Orthanc wants a value of type {types[name]}, not {value!r} ({type(value).__name__})."
+            if name == "OverwriteInstances" and isinstance(value, (bool, str)):
+                continue
+            yield (
+                f"orthanc_settings.{name}: Orthanc wants a value of type {types[name]},"
+                f" not {value!r} ({type(value).__name__})."
+            )
 
 
 def modalities(host: Host) -> Iterator[str]:
@@ -224,7 +247,11 @@ def modalities(host: Host) -> Iterator[str]:
             continue
         if not _is_aet(modality["AET"]):
             yield f"{here}: '{modality['AET']}' is no application entity title of 1 to 16 printable ASCII characters."
-        if isinstance(modality["Port"], bool) or not isinstance(modality["Port"], int) or not 1 <= modality["Port"] <= 65535:
+        if (
+            isinstance(modality["Port"], bool)
+            or not isinstance(modality["Port"], int)
+            or not 1 <= modality["Port"] <= 65535
+        ):
             yield f"{here}: {modality['Port']!r} is not a TCP port; choose a number from 1 to 65535, without quotes."
         if check_host and not _is_address(modality["Host"]):
             yield (
@@ -270,10 +297,13 @@ def _certificate(certificate: str, key: str, name: str) -> Iterator[str]:
         yield f"nginx_tls_certificate: it is not valid before {leaf.not_valid_before_utc:%Y-%m-%d}."
     try:
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        names = [*alternative.get_values_for_type(x509.DNSName), *map(str, alternative.get_values_for_type(x509.IPAddress))]
+        names = [
+            *alternative.get_values_for_type(x509.DNSName),
+            *map(str, alternative.get_values_for_type(x509.IPAddress)),
+        ]
     except x509.ExtensionNotFound:
         names = []
-    if name not in names and "*." + name.partition(".")[2] not in names:
+    if not {name.lower(), "*." + name.lower().partition(".")[2]} & {known.lower() for known in names}:
         yield f"nginx_tls_certificate: it is for {', '.join(names) or 'no name'}, not for nginx_server_name '{name}'."
 
 
@@ -311,11 +341,18 @@ def machine(host: Host) -> Iterator[str]:
             )
 
 
+def _is_of_type(value: Any, kind: str) -> bool:
+    """Tell whether Orthanc takes the value; to Python, but not to JSON, a boolean is a number."""
+    return isinstance(value, OPTION_TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
+
+
 def _is_aet(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", value)) and bool(value.strip())
 
 
 def _is_address(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False  # The library takes a number for an address.
     try:
         ipaddress.ip_address(value)
     except ValueError:

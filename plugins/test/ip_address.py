@@ -8,8 +8,10 @@ import ipaddress
 from collections.abc import Callable
 
 
-def ip_address(value: str) -> bool:
-    """Tell whether the text is an IPv4 or IPv6 address."""
+def ip_address(value: object) -> bool:
+    """Tell whether the value is the text of an IPv4 or IPv6 address; the library takes a number for one too."""
+    if not isinstance(value, str):
+        return False
     try:
         ipaddress.ip_address(value)
     except ValueError:
@@ -20,5 +22,5 @@ def ip_address(value: str) -> bool:
 class TestModule:
     """The tests of this file."""
 
-    def tests(self) -> dict[str, Callable[[str], bool]]:
+    def tests(self) -> dict[str, Callable[[object], bool]]:
         return {"ip_address": ip_address}

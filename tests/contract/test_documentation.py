@@ -1,0 +1,92 @@
+"""What people read about the plugins and the variables is there, and true."""
+
+import importlib
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.repository import ROOT, run
+
+MODULES = sorted(path.stem for path in ROOT.glob("plugins/modules/*.py"))
+FILTERS = sorted(path.stem for path in ROOT.glob("plugins/filter/*.yml"))
+TESTS = sorted(path.stem for path in ROOT.glob("plugins/test/*.yml"))
+# How documentation and argument spec call the same thing.
+FACETS: dict[str, Any] = {
+    "type": "str",
+    "elements": None,
+    "default": None,
+    "required": False,
+    "choices": None,
+    "suboptions": {},
+}
+
+
+class Asked(Exception):
+    """Ends a module as soon as it has told its arguments."""
+
+
+def python(name: str) -> Any:
+    return importlib.import_module(f"ansible_collections.dicom.orthanc.plugins.{name}")
+
+
+@pytest.mark.parametrize("kind, plugins", [("module", MODULES), ("filter", FILTERS), ("test", TESTS)])
+def test_ansible_doc_renders(kind: str, plugins: list[str]) -> None:
+    done = run("ansible-doc", "--type", kind, *(f"dicom.orthanc.{name}" for name in plugins))
+    assert done.returncode == 0, done.stderr
+    assert "ERROR" not in done.stderr, done.stderr
+    for name in plugins:
+        assert f"dicom.orthanc.{name}" in done.stdout
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_documented_options_are_the_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = python(f"modules.{name}")
+    asked: dict[str, Any] = {}
+
+    def ask(argument_spec: dict[str, Any], **_more: Any) -> None:
+        asked.update(argument_spec)
+        raise Asked
+
+    # A module without one documents an action, which has no arguments of its own.
+    if hasattr(module, "AnsibleModule"):
+        monkeypatch.setattr(module, "AnsibleModule", ask)
+        with pytest.raises(Asked):
+            module.main()
+    else:
+        assert (ROOT / "plugins" / "action" / f"{name}.py").exists()
+    documented = yaml.safe_load(module.DOCUMENTATION).get("options", {})
+    assert facets(documented, "suboptions") == facets(asked, "options")
+
+
+def facets(options: dict[str, dict[str, Any]], inner: str) -> dict[str, Any]:
+    found = {}
+    for name, option in options.items():
+        found[name] = {facet: option.get(facet, default) for facet, default in FACETS.items()}
+        found[name]["suboptions"] = facets(option.get(inner, {}), inner)
+    return found
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_module_has_examples_of_itself(name: str) -> None:
+    module = python(f"modules.{name}")
+    assert yaml.safe_load(module.DOCUMENTATION)["module"] == name
+    assert any(f"dicom.orthanc.{name}" in task for task in yaml.safe_load(module.EXAMPLES))
+
+
+def test_every_filter_and_test_is_documented() -> None:
+    filters = [
+        name
+        for path in ROOT.glob("plugins/filter/*.py")
+        for name in python(f"filter.{path.stem}").FilterModule().filters()
+    ]
+    tests = [
+        name for path in ROOT.glob("plugins/test/*.py") for name in python(f"test.{path.stem}").TestModule().tests()
+    ]
+    assert (sorted(filters), sorted(tests)) == (FILTERS, TESTS)
+
+
+def test_variables_reference_is_up_to_date() -> None:
+    printed = run("python", "tools/variables.py")
+    assert printed.returncode == 0, printed.stderr
+    assert printed.stdout == (ROOT / "docs" / "variables.md").read_text(encoding="utf-8"), "run `make docs`"

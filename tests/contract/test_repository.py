@@ -1,0 +1,95 @@
+"""What is in the repository, what is in the collection made of it, and what must be in neither."""
+
+import json
+import pathlib
+import re
+import shutil
+import tarfile
+
+import pytest
+
+from tests.repository import ROOT, files, load, run
+
+# In pieces, so that this file is none that it finds.
+FORBIDDEN = {
+    "an encrypted file": re.compile(r"(?m)^\s*\$ANSIBLE_" r"VAULT;\d"),
+    "the host of a package registry": re.compile(
+        r"\bpy" r"pi\b|npm" r"js|pythonhosted\.org|deb\.deb" r"ian\.org", re.I
+    ),
+    "a path of the machine it was made on": re.compile(r"(?<![\w.-])/wo" r"rk/"),
+}
+KNOWN_OPTIONS = json.loads((ROOT / "roles/orthanc/files/known_options.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("what", FORBIDDEN)
+def test_no_file_has(what: str) -> None:
+    found = [path for path in files() if FORBIDDEN[what].search(path.read_text(encoding="utf-8", errors="replace"))]
+    assert not found
+
+
+def test_build_leaves_out_secrets_and_what_is_made(tmp_path: pathlib.Path) -> None:
+    shutil.copy(ROOT / "galaxy.yml", tmp_path)
+    inside = ["README.md", "inventories/a/hosts.yml", "roles/orthanc/tasks/main.yml"]
+    outside = [
+        "inventories/a/group_vars/all/vault.yml",
+        "inventories/a/host_vars/pacs/vault.yml",
+        "inventories/a/group_vars/orthanc/site-vault.yml",
+        ".cache/lab/keys/user",
+        ".venv/bin/python",
+        "dicom-orthanc-0.0.1.tar.gz",
+    ]
+    for name in [*inside, *outside]:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x", encoding="utf-8")
+    done = run("ansible-galaxy", "collection", "build", "--output-path", str(tmp_path / "built"), cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    with tarfile.open(next((tmp_path / "built").glob("*.tar.gz"))) as archive:
+        packed = set(archive.getnames())
+    assert set(inside) <= packed
+    assert not set(outside) & packed
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-test"])
+def test_lock_holds_what_is_asked_for(name: str) -> None:
+    asked, locked = pins(f"{name}.in"), pins(f"{name}.txt")
+    assert {pin for pin in asked if "==" in pin} <= locked
+    assert all("==" in pin for pin in locked)
+    assert {pin.partition("==")[0] for pin in asked} <= {pin.partition("==")[0] for pin in locked}
+
+
+def test_locks_agree() -> None:
+    assert pins("requirements.txt") <= pins("requirements-test.txt"), "run `make lock`"
+
+
+def pins(name: str) -> set[str]:
+    """Return the packages of a requirements file and of those that it includes, without their markers."""
+    lines = [line.partition(";")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+    included = [pin for line in lines if line.startswith("-r ") for pin in pins(line.removeprefix("-r "))]
+    return {line.lower() for line in lines if line and not line.startswith(("#", "-"))} | set(included)
+
+
+def test_known_releases() -> None:
+    assert {"1.10.1", "1.12.7", "1.13.0"} <= set(KNOWN_OPTIONS)
+
+
+@pytest.mark.parametrize("release", KNOWN_OPTIONS)
+def test_known_options(release: str) -> None:
+    table = KNOWN_OPTIONS[release]
+    assert len(table) > 80
+    assert set(table.values()) <= {"bool", "dict", "float", "int", "list", "str"}
+    expected = {
+        "HttpPort": "int",
+        "DicomAet": "str",
+        "DicomModalities": "dict",
+        "Plugins": "list",
+        "WebDavEnabled": "bool",
+    }
+    assert expected.items() <= table.items()
+    assert all(re.fullmatch(r"[A-Z]\w+", name) for name in table)
+
+
+def test_role_sets_options_that_exist() -> None:
+    base = load("roles/orthanc/vars/main.yml")["__orthanc_base"]
+    assert set(base) <= {name for table in KNOWN_OPTIONS.values() for name in table}
+    assert set(base) <= set(KNOWN_OPTIONS["1.13.0"])

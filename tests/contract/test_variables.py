@@ -1,0 +1,102 @@
+"""Variables: what roles offer, what inventories set, and what crosses roles."""
+
+import ast
+import re
+from typing import Any
+
+import pytest
+
+from tests.repository import ROLES, ROOT, SITE, defaults, evaluated, load, mappings, names, options
+
+PUBLIC = {name for role in ROLES for name in options(role)}
+PREFIXES = tuple(f"{role}_" for role in ROLES)
+TYPES = {"bool": bool, "dict": dict, "float": float, "int": int, "list": list, "path": str, "str": str}
+# name | default(value), where the value may have parentheses of its own.
+DEFAULT = re.compile(r"\b(\w+) \| default\(((?:[^()]|\([^()]*\))*)\)")
+REPEATED = [
+    (name, value)
+    for text in load(SITE).values()
+    for name, value in DEFAULT.findall(str(text))
+    if name.startswith(PREFIXES)
+]
+
+
+def yaml_files(*folders: str) -> list[str]:
+    return [name for name in names(*folders, suffix=".yml") if not name.endswith("vault.yml")]
+
+
+def keys(path: str) -> set[str]:
+    return {str(key) for mapping in mappings(load(path)) for key in mapping}
+
+
+def is_of_type(value: Any, kind: str) -> bool:
+    return isinstance(value, TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_defaults_and_required_are_the_specification(role: str) -> None:
+    required = {name for name, option in options(role).items() if option.get("required")}
+    assert not required & set(defaults(role)), "what is required has no default"
+    assert required | set(defaults(role)) == set(options(role))
+
+
+@pytest.mark.parametrize("role, name", [(role, name) for role in ROLES for name in options(role)])
+def test_option_is_complete(role: str, name: str) -> None:
+    option = options(role)[name]
+    assert name.startswith(f"{role}_")
+    assert option.get("description")
+    assert option.get("type") in TYPES
+    assert option["type"] != "list" or option.get("elements") in TYPES
+    assert not [found for found in mappings(option) if "default" in found], "it stands in defaults/main.yml only"
+
+
+@pytest.mark.parametrize("role, name", [(role, name) for role in ROLES for name in defaults(role)])
+def test_default_passes_its_own_specification(role: str, name: str) -> None:
+    # Stricter than Ansible, which lets "8042" pass for a number and hands on the text.
+    option, value = options(role)[name], evaluated()[name]
+    assert is_of_type(value, option["type"])
+    assert value in option.get("choices", [value])
+    assert all(is_of_type(element, option["elements"]) for element in (value if isinstance(value, list) else []))
+
+
+@pytest.mark.parametrize("path", yaml_files("inventories/", "lab/", "molecule/", "playbooks/"))
+def test_role_variables_exist(path: str) -> None:
+    assert {key for key in keys(path) if key.startswith(PREFIXES)} <= PUBLIC
+
+
+@pytest.mark.parametrize(
+    "path", yaml_files("inventories/", "lab/", "molecule/", "playbooks/", "roles/", "verification/")
+)
+def test_derived_names_are_defined_in_one_place(path: str) -> None:
+    derived = {key for key in keys(path) if key.startswith("site_")}
+    assert not derived if path != SITE else derived == set(load(SITE))
+
+
+def test_derived_names_read_known_variables() -> None:
+    names_used = set(re.findall(rf"(?<![\w./-])(?:{'|'.join(PREFIXES)})\w+", str(list(load(SITE).values()))))
+    assert names_used
+    assert names_used <= PUBLIC
+
+
+@pytest.mark.parametrize("name, value", REPEATED)
+def test_repeated_default_is_the_one_of_the_role(name: str, value: str) -> None:
+    role = next(role for role in ROLES if name.startswith(f"{role}_"))
+    own = defaults(role)[name]
+    try:
+        assert own == ast.literal_eval(value.replace("false", "False").replace("true", "True"))
+    except (ValueError, SyntaxError):
+        assert own == f"{{{{ {value} }}}}"
+
+
+def test_some_defaults_are_repeated() -> None:
+    assert len(REPEATED) > 5, "else the pattern above no longer finds them"
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_derived_names_that_a_role_uses_exist(role: str) -> None:
+    used = {
+        name
+        for path in names(f"roles/{role}/")
+        for name in re.findall(r"\bsite_(?!check|probe)\w+", (ROOT / path).read_text(encoding="utf-8"))
+    }
+    assert used <= set(load(SITE))

@@ -1,0 +1,121 @@
+"""Hosts of the lab for tests that deploy on them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "inventories" / "quickstart"
+ENVIRONMENT = os.environ | {
+    "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
+    "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+}
+
+
+def run(
+    *command: str | pathlib.Path, timeout: int = 600, check: bool = True, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Run a command from the project's folder and return what it printed, both streams together.
+
+    :param timeout: seconds after which the test fails.
+    :param check: whether an exit code other than 0 fails the test, with the end of the output.
+    """
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=options.pop("cwd", ROOT),
+        env=ENVIRONMENT | options.pop("env", {}),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+        **options,
+    )
+    if check and done.returncode:
+        pytest.fail(
+            f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout[-6000:]}", pytrace=False
+        )
+    return done
+
+
+class Lab:
+    """A lab with its hosts and the inventory that deploys on them."""
+
+    def __init__(self, name: str, **releases: str) -> None:
+        self.name = name
+        self.folder = ROOT / ".cache" / "lab" / name
+        self.secrets: dict[str, str] = yaml.safe_load((ROOT / "lab" / "secrets.yml").read_text(encoding="utf-8"))
+        self._definition = {
+            "lab_name": name,
+            "lab_hosts": [{"name": host, "release": release} for host, release in releases.items()],
+            "lab_vars": self.secrets,
+            "lab_fresh": True,
+        }
+        self._playbook("create")
+        hosts = yaml.safe_load((self.folder / "hosts.yml").read_text(encoding="utf-8"))["all"]["hosts"]
+        self.address: dict[str, str] = {host: variables["ansible_host"] for host, variables in hosts.items()}
+        self.modalities: dict[str, Any] = hosts["pacs"]["orthanc_modalities"]
+
+    def _playbook(self, name: str) -> None:
+        run("ansible-playbook", ROOT / "lab" / f"{name}.yml", "-e", json.dumps(self._definition))
+
+    def destroy(self) -> None:
+        self._playbook("destroy")
+
+    def play(
+        self,
+        playbook: str = "site",
+        variables: Mapping[str, Any] | None = None,
+        arguments: Sequence[str] = (),
+        inventory: pathlib.Path = QUICKSTART,
+        check: bool = True,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a shipped playbook with a shipped inventory on the lab's hosts."""
+        file = self.folder.with_suffix(".json")
+        file.write_text(json.dumps(variables or {}), encoding="utf-8")
+        given = ("-i", str(inventory), "-i", str(self.folder), "-e", f"@{file}", *arguments)
+        return run("ansible-playbook", *given, f"playbooks/{playbook}.yml", check=check, timeout=180)
+
+    def shell(self, script: str, host: str = "pacs", check: bool = True) -> str:
+        """Run a shell script as root on a host and return what it printed."""
+        return run("docker", "exec", f"pacs-{self.name}-{host}", "sh", "-c", script, check=check).stdout
+
+
+@pytest.fixture(scope="module")
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    """The lab that the module asks for in its ``LAB``: its name and the release of each host."""
+    made = Lab(**request.module.LAB)
+    yield made
+    if not os.environ.get("PACS_KEEP_LABS"):
+        made.destroy()
+
+
+@pytest.fixture(scope="session")
+def logs() -> pathlib.Path:
+    """Where long outputs go."""
+    folder = ROOT / ".cache" / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The files that a clone would have, with what is not committed yet, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("clone") / "pacs"
+    for name in run("git", "ls-files", "--cached", "--others", "--exclude-standard").stdout.splitlines():
+        source, target = ROOT / name, folder / name
+        if source.exists() or source.is_symlink():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target, follow_symlinks=False)
+    return folder

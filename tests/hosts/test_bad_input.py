@@ -1,0 +1,194 @@
+"""Wrong inventories: each stops before the first change, with a sentence that says what to do."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.hosts.conftest import QUICKSTART, Lab
+
+LAB = {"name": "bad", "pacs": "trixie"}
+# What a run that changes nothing leaves as it was.
+STATE = r"""
+find /etc -xdev \( -type f -o -type l \) ! -name os-release ! -name ld.so.cache | sort | xargs sha256sum 2> /dev/null
+stat --format '%n %a %U %G' /etc/* /var/lib/*
+systemctl list-unit-files --no-pager
+dpkg-query --show --showformat '${Package} ${Version} ${Status}\n'
+"""
+
+
+def pem(name: str, days: int = 30, key: ec.EllipticCurvePrivateKey | None = None) -> tuple[str, str]:
+    """Make a certificate for the name that ends in so many days, and its key."""
+    key = key or ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=60))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return (
+        certificate.public_bytes(serialization.Encoding.PEM).decode(),
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode(),
+    )
+
+
+CERTIFICATE, KEY = pem("pacs.example.org")
+MODALITY = {"AET": "CT1", "Host": "192.0.2.7", "Port": 104}
+
+
+@dataclasses.dataclass
+class Case:
+    """Variables, and the words that the error has to have besides the host's name."""
+
+    variables: dict[str, Any]
+    words: list[str]
+
+
+CASES = {
+    "a port that is text": Case({"orthanc_http_port": "many"}, ["orthanc_http_port", "int"]),
+    "a list that is a number": Case({"orthanc_plugins": 7}, ["orthanc_plugins", "list"]),
+    "a truth that is none": Case({"orthanc_proxied": "perhaps"}, ["orthanc_proxied", "bool"]),
+    "users as a list": Case({"orthanc_users": ["admin"]}, ["orthanc_users", "dict"]),
+    "an unknown install method": Case({"orthanc_install_method": "snap"}, ["orthanc_install_method", "apt"]),
+    "an unknown database": Case({"orthanc_database": "oracle"}, ["orthanc_database", "sqlite"]),
+    "a misspelled variable": Case({"orthanc_dicomport": 4242}, ["orthanc_dicomport", "'orthanc_dicom_port'"]),
+    "a misspelled prefix": Case({"ortanc_users": {}}, ["ortanc_users", "'orthanc_users'"]),
+    "a misspelled variable of the proxy": Case({"nginx_timout": 5}, ["nginx_timout", "'nginx_timeout'"]),
+    "an unknown plugin": Case({"orthanc_plugins": ["dicomwep"]}, ["orthanc_plugins", "'dicomweb'"]),
+    "a plugin for workstations": Case({"orthanc_plugins": ["orthanc-imagej"]}, ["orthanc_plugins", "ImageJ"]),
+    "a port out of range": Case({"orthanc_dicom_port": 70000}, ["orthanc_dicom_port", "70000", "65535"]),
+    "a port used twice": Case({"orthanc_http_port": 443}, ["orthanc_http_port", "443", "nginx_https_port"]),
+    "a port that sshd has": Case({"orthanc_dicom_port": 22}, ["orthanc_dicom_port", "22", "sshd"]),
+    "an empty password": Case({"orthanc_users": {"admin": ""}}, ["orthanc_users", "'admin'", "make secrets"]),
+    "an empty password of the proxy": Case({"orthanc_proxy_password": ""}, ["orthanc_proxy_password", "make secrets"]),
+    "no user at all": Case({"orthanc_users": {}}, ["orthanc_users", "nobody"]),
+    "a colon in a user name": Case({"orthanc_users": {"a:b": "long enough"}}, ["orthanc_users", "a:b", "colon"]),
+    "a certificate without its key": Case({"nginx_tls_certificate": CERTIFICATE}, ["nginx_tls_private_key", "missing"]),
+    "a key without its certificate": Case({"nginx_tls_private_key": KEY}, ["nginx_tls_certificate", "missing"]),
+    "a certificate with another key": Case(
+        {"nginx_tls_certificate": CERTIFICATE, "nginx_tls_private_key": pem("x")[1]},
+        ["nginx_tls_private_key", "belong"],
+    ),
+    "a certificate for another name": Case(
+        {"nginx_tls_certificate": CERTIFICATE, "nginx_tls_private_key": KEY},
+        ["nginx_tls_certificate", "pacs.example.org"],
+    ),
+    "an expired certificate": Case(
+        dict(zip(("nginx_tls_certificate", "nginx_tls_private_key"), pem("old.example.org", -1), strict=True))
+        | {"nginx_server_name": "old.example.org"},
+        ["nginx_tls_certificate", "expired"],
+    ),
+    "a certificate that is none": Case(
+        {"nginx_tls_certificate": "none", "nginx_tls_private_key": KEY}, ["nginx_tls_certificate", "PEM"]
+    ),
+    "a prefix without its slash": Case({"nginx_prefix": "/orthanc"}, ["nginx_prefix", "/orthanc/"]),
+    "a name with a space in it": Case({"nginx_server_name": "my pacs"}, ["nginx_server_name", "my pacs"]),
+    "a time-out of nothing": Case({"nginx_timeout": 0}, ["nginx_timeout", "86400"]),
+    "a title that is too long": Case({"orthanc_aet": "A-TITLE-THAT-IS-TOO-LONG"}, ["orthanc_aet", "16"]),
+    "a relative folder": Case({"orthanc_storage_dir": "images"}, ["orthanc_storage_dir", "absolute"]),
+    "the packages' own folder": Case({"orthanc_config_dir": "/etc/orthanc"}, ["orthanc_config_dir", "packages"]),
+    "a release that is none": Case({"orthanc_version": "newest"}, ["orthanc_version", "1.12.7"]),
+    "a release that is not on offer": Case({"orthanc_version": "1.9.7"}, ["orthanc_version", "1.9.7", "1.12.7"]),
+    "too little disk": Case({"orthanc_storage_minimum_free_gb": 900000}, ["orthanc_storage_minimum_free_gb", "GiB"]),
+    "a modality by name": Case(
+        {"orthanc_modalities": {"ct": MODALITY | {"Host": "ct.example.org"}}}, ["orthanc_modalities.ct", "address"]
+    ),
+    "a modality without its port": Case(
+        {"orthanc_modalities": {"ct": {"AET": "CT1", "Host": "192.0.2.7"}}}, ["orthanc_modalities.ct", "Port"]
+    ),
+    "a modality with a text for a port": Case(
+        {"orthanc_modalities": {"ct": MODALITY | {"Port": "104"}}}, ["orthanc_modalities.ct", "'104'"]
+    ),
+    "a verifier that nobody knows": Case({"verification_modality": "verifer"}, ["verification_modality", "'verifier'"]),
+    "an option that does not exist": Case(
+        {"orthanc_settings": {"HttpThreadCount": 50}}, ["orthanc_settings.HttpThreadCount", "'HttpThreadsCount'"]
+    ),
+    "an option with a wrong type": Case(
+        {"orthanc_settings": {"StableAge": "60"}}, ["orthanc_settings.StableAge", "int"]
+    ),
+    "an option of a later release": Case(
+        {"orthanc_settings": {"MaximumRequestBodySizeMB": 1}}, ["orthanc_settings.MaximumRequestBodySizeMB", "1.13.0"]
+    ),
+    "an option that has a variable": Case(
+        {"orthanc_settings": {"HttpPort": 80}}, ["orthanc_settings", "orthanc_http_port"]
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def state(lab: Lab) -> str:
+    """The state of the host before anything was tried on it, with the package lists as they came."""
+    return lab.shell(STATE)
+
+
+def refused(lab: Lab, state: str, words: list[str], **options: Any) -> None:
+    """Run the playbook and hold the error and the host against what they should be."""
+    done = lab.play(check=False, **options)
+    message = re.sub(r"\s+", " ", done.stdout)
+    assert done.returncode != 0, f"the run went through:\n{done.stdout}"
+    assert "PLAY [Orthanc]" not in done.stdout, "the run went on to the roles"
+    missing = [word for word in words if word not in message]
+    assert not missing, f"the error does not say {missing}:\n{done.stdout}"
+    assert lab.shell(STATE) == state, "the run has changed the host"
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_wrong_value(lab: Lab, state: str, name: str) -> None:
+    refused(lab, state, [*CASES[name].words, "for host pacs:"], variables=CASES[name].variables)
+
+
+@pytest.fixture
+def inventory(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A copy of the shipped inventory, to be spoilt."""
+    return pathlib.Path(shutil.copytree(QUICKSTART, tmp_path / "site"))
+
+
+def test_key_given_twice(lab: Lab, state: str, inventory: pathlib.Path) -> None:
+    file = inventory / "group_vars" / "all" / "main.yml"
+    file.write_text(file.read_text("utf-8") + "orthanc_plugins: []\n", encoding="utf-8")
+    refused(lab, state, ["orthanc_plugins", "uplicate"], inventory=inventory)
+
+
+def test_derived_name(lab: Lab, state: str, inventory: pathlib.Path) -> None:
+    (inventory / "group_vars" / "all" / "other.yml").write_text("---\nsite_url: https://x/\n", encoding="utf-8")
+    refused(lab, state, ["host pacs", "site_url", "derived"], inventory=inventory)
+
+
+def test_missing_secret(lab: Lab, state: str, inventory: pathlib.Path) -> None:
+    (inventory / "group_vars" / "all" / "users.yml").write_text(
+        "---\nnginx_users: {guest: '{{ vault_guest }}'}\n", encoding="utf-8"
+    )
+    refused(lab, state, ["host pacs", "nginx_users", "vault_guest", "make secrets INVENTORY="], inventory=inventory)
+
+
+@pytest.fixture
+def release(lab: Lab) -> Iterator[None]:
+    """A host that says it is an older Debian."""
+    lab.shell("cp --preserve /usr/lib/os-release /root/; sed -i s/VERSION_ID=.*/VERSION_ID=11/ /usr/lib/os-release")
+    yield
+    lab.shell("mv /root/os-release /usr/lib/os-release")
+
+
+@pytest.mark.usefixtures("release")
+def test_old_distribution(lab: Lab, state: str) -> None:
+    refused(lab, state, ["host pacs", "debian 11", "Debian from 12"])

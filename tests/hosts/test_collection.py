@@ -1,0 +1,86 @@
+"""The collection as it is built, on a control node with the newest Python: a host that deploys itself."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from tests.hosts.conftest import ROOT, Lab, run
+
+LAB = {"name": "collection", "pacs": "trixie"}
+PYTHON = "3.13"
+COLLECTION = "/opt/collections/ansible_collections/dicom/orthanc"
+
+
+@pytest.fixture(scope="module")
+def control(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    """The host with the pinned libraries for its Python, and with the built collection in an empty folder."""
+    folder = tmp_path_factory.mktemp("control")
+    libraries = folder / "libraries"
+    install = ("uv", "pip", "install", "--quiet", "--only-binary", ":all:", "--target", libraries)
+    target = ("--python-version", PYTHON, "--python-platform", "x86_64-manylinux_2_28")
+    run(*install, *target, "--requirement", "requirements-test.txt")
+    run("ansible-galaxy", "collection", "build", "--output-path", folder)
+    built = next(folder.glob("dicom-orthanc-*.tar.gz"))
+    # Past the link to this clone, which would pass for the installed collection.
+    empty = {"ANSIBLE_COLLECTIONS_PATH": str(folder / "collections")}
+    run("ansible-galaxy", "collection", "install", built, "-p", folder / "collections", env=empty)
+    container = f"pacs-{lab.name}-pacs"
+    for part in ("libraries", "collections"):
+        run("docker", "cp", folder / part, f"{container}:/opt/{part}")
+    run("docker", "cp", ROOT / "tests", f"{container}:/opt/tests")
+    run("docker", "cp", ROOT / "pyproject.toml", f"{container}:/opt/pyproject.toml")
+    return lab
+
+
+def inside(control: Lab, *command: str, timeout: int = 400) -> str:
+    """Run a command on the control node, in its own set-up, and return what it printed."""
+    setup = {
+        "PYTHONPATH": "/opt/libraries",
+        "PATH": "/opt/libraries/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+        "ANSIBLE_COLLECTIONS_PATH": "/opt/collections",
+        "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
+        "ANSIBLE_INJECT_FACT_VARS": "false",
+        "LC_ALL": "C.UTF-8",
+    }
+    environment = [part for name, value in setup.items() for part in ("--env", f"{name}={value}")]
+    done = run("docker", "exec", *environment, f"pacs-{control.name}-pacs", *command, timeout=timeout)
+    return done.stdout
+
+
+def test_versions(control: Lab) -> None:
+    printed = inside(control, "python3", "-m", "ansible", "playbook", "--version")
+    assert "core 2.21" in printed
+    assert f"python version = {PYTHON}" in printed
+
+
+def test_no_secret_and_no_litter_is_built_in(control: Lab) -> None:
+    files = control.shell(f"cd {COLLECTION} && find . -type f").split()
+    assert "./playbooks/site.yml" in files
+    assert "./verification/conftest.py" in files
+    assert not [file for file in files if "vault.yml" in file or ".venv" in file or ".cache" in file]
+    assert control.shell(f"cat {COLLECTION}/roles/nginx/templates/etc/nginx/conf.d/orthanc.conf.j2")
+
+
+def test_deploys_this_very_host(control: Lab) -> None:
+    """The quickstart as it ships: on the machine that Ansible runs on."""
+    file = "/root/secrets.json"
+    control.shell(f"cat > {file} <<'EOF'\n{json.dumps(control.secrets)}\nEOF")
+    arguments = ("-i", f"{COLLECTION}/inventories/quickstart", "-e", f"@{file}")
+    play = ("python3", "-m", "ansible", "playbook", *arguments)
+    inside(control, *play, "dicom.orthanc.site")
+    assert "changed=0" in inside(control, *play, "dicom.orthanc.site")
+    printed = inside(control, *play, "-e", "verification_report_dir=/root/report", "dicom.orthanc.verify")
+    assert " passed" in printed
+    assert "failed=0" in printed
+
+
+def test_unit_tests(control: Lab) -> None:
+    printed = inside(control, "python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "/opt/tests/unit")
+    assert " passed" in printed
+
+
+def test_control_node_needs_nothing_else(control: Lab) -> None:
+    assert pathlib.PurePosixPath(control.shell("readlink -f /usr/bin/python3").strip()).name == f"python{PYTHON}"

@@ -1,0 +1,207 @@
+"""A deployed site in use: seen from another host, changed, and given wrong things."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from tests.hosts.conftest import Lab
+
+LAB = {"name": "site", "pacs": "trixie", "other": "trixie"}
+
+
+class Site:
+    """The site on the host ``pacs`` of the lab, with what was last asked of it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.certificate = lab.folder.with_suffix(".crt")
+        self.users = {"admin": lab.secrets["vault_orthanc_admin_password"]}
+        # The other host is a modality, so that it can be shown to get in where a stranger does not.
+        self.modalities = lab.modalities | {"other": {"AET": "OTHER", "Host": lab.address["other"], "Port": 104}}
+
+    def deploy(self, variables: Mapping[str, Any] | None = None, **options: Any) -> str:
+        done = self.lab.play(variables={"orthanc_modalities": self.modalities} | dict(variables or {}), **options)
+        path = self.lab.shell("sed -n 's/.*ssl_certificate \\(.*\\);/\\1/p' /etc/nginx/conf.d/orthanc.conf").strip()
+        self.certificate.write_text(self.lab.shell(f"cat {path}"), encoding="utf-8")
+        return done.stdout
+
+    def get(self, path: str, user: str = "admin", password: str | None = None, port: int = 443) -> requests.Response:
+        with requests.Session() as session:
+            session.trust_env = False
+            session.verify = str(self.certificate)
+            login = f"{user}:{self.users[user] if password is None else password}".encode()
+            session.auth = tuple(login.split(b":", 1))  # type: ignore[assignment]
+            return session.get(f"https://{self.lab.address['pacs']}:{port}{path}", timeout=20, allow_redirects=False)
+
+    def invocation(self) -> str:
+        """Tell one start of Orthanc from another."""
+        return self.lab.shell("systemctl show orthanc --property=InvocationID --value").strip()
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab) -> Site:
+    made = Site(lab)
+    made.deploy()
+    lab.shell("apt-get update -q && apt-get install -y -q --no-install-recommends dcmtk curl", host="other")
+    return made
+
+
+def test_rest_port_is_closed_to_other_hosts(site: Site) -> None:
+    port = "http://pacs:8042"
+    password = site.lab.secrets["vault_orthanc_proxy_password"]
+    ask = "curl --silent --output /tmp/body --write-out '%{http_code}' --max-time 10"
+    # The very same request is answered on the host itself, so that a refusal means something.
+    login = f"--user {_quoted('proxy:' + password)}"
+    assert site.lab.shell(f"{ask} {login} http://127.0.0.1:8042/system") == "200"
+    for request in (f"{ask} {port}/system", f"{ask} {login} {port}/system", f"{ask} {port}/instances"):
+        answer = site.lab.shell(request + "; true", host="other")
+        assert answer in ("000", "401", "403"), f"{request.split('--user')[0]} gave {answer}"
+        assert "Version" not in site.lab.shell("cat /tmp/body 2>/dev/null; true", host="other")
+
+
+def test_dicom_port_serves_declared_modalities_only(site: Site) -> None:
+    def echo(calling: str, called: str = "ORTHANC") -> bool:
+        answer = site.lab.shell(
+            f"timeout 20 echoscu -aet {calling} -aec {called} pacs 4242 > /tmp/echo 2>&1; echo $?", host="other"
+        )
+        return answer.strip() == "0"
+
+    assert echo("OTHER"), "the declared modality was refused, so a refusal would mean nothing"
+    assert not echo("STRANGER"), "a title that nobody declared got in"
+    assert not echo("VERIFIER"), "a title got in from an address that is not its own"
+    assert not echo("OTHER", "ELSEWHERE"), "an association for another title was accepted"
+
+
+def test_no_restart_without_a_change(site: Site) -> None:
+    before = site.invocation()
+    assert not changed(site.deploy())
+    assert site.invocation() == before
+
+
+def test_any_option_reaches_orthanc(site: Site) -> None:
+    before = site.invocation()
+    site.deploy({"orthanc_settings": {"StableAge": 17, "DicomWeb": {"StudiesMetadata": "MainDicomTags"}}})
+    assert site.invocation() != before
+    written = site.lab.shell("cat /etc/pacs/orthanc/*.json")
+    assert '"StableAge": 17' in written
+    # Merged into the section that the role itself writes.
+    assert '"StudiesMetadata": "MainDicomTags"' in written
+    assert '"Root": "/dicom-web/"' in written
+    site.deploy()
+    assert "StableAge" not in site.lab.shell("cat /etc/pacs/orthanc/*.json")
+
+
+def test_users_come_and_go(site: Site) -> None:
+    site.users = {"admin": site.users["admin"], "guest": "a guest's password"}
+    site.deploy({"orthanc_users": site.users})
+    assert site.get("/system", "guest").status_code == 200
+    assert site.get("/system", "guest", "another password").status_code == 401
+    before = site.invocation()
+    site.deploy()
+    assert site.get("/system", "guest").status_code == 401, "who was taken out still gets in"
+    assert site.get("/system").status_code == 200
+    assert site.invocation() == before, "Orthanc was restarted though only the proxy's users changed"
+
+
+def test_foreign_file_in_the_configuration_is_removed(site: Site) -> None:
+    # Orthanc ends when a key stands in two files.
+    site.lab.shell("""echo '{"Name": "twice"}' > /etc/pacs/orthanc/old.json""")
+    assert changed(site.deploy())
+    assert site.lab.shell("ls /etc/pacs/orthanc").split() == ["credentials.json", "orthanc.json"]
+    assert site.get("/system").json()["Name"] == "pacs"
+
+
+def test_packages_may_be_configured_again(site: Site) -> None:
+    """Debian's maintainer scripts touch /etc/orthanc and restart the service, which must stay ours."""
+    site.lab.shell("apt-get install --reinstall -y -q orthanc orthanc-dicomweb")
+    assert not changed(site.deploy())
+    assert site.get("/system").json()["DicomAet"] == "ORTHANC"
+
+
+def test_other_site_stays_and_a_broken_one_stops_the_run(site: Site) -> None:
+    other = "server { listen 8081; location / { return 200 other; } }"
+    try:
+        site.lab.shell(f"echo '{other}' > /etc/nginx/conf.d/other.conf; systemctl reload nginx")
+        site.deploy({"nginx_prefix": "/orthanc/"})
+        assert site.get("/orthanc/system").status_code == 200
+        assert site.get("/system").status_code == 404
+        assert site.lab.shell("curl --silent http://127.0.0.1:8081/") == "other"
+        assert other in site.lab.shell("cat /etc/nginx/conf.d/other.conf")
+        # Somebody breaks the other site by hand; our next change must not be put on top of it.
+        site.lab.shell("echo 'server { listen 8081' > /etc/nginx/conf.d/other.conf")
+        before = site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf")
+        done = site.lab.play(variables={"nginx_timeout": 77}, check=False)
+        assert done.returncode != 0
+        assert "other.conf" in done.stdout
+        assert "was not put in place" in done.stdout
+        assert site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf") == before
+        assert site.get("/orthanc/system").status_code == 200
+    finally:
+        site.lab.shell("rm -f /etc/nginx/conf.d/other.conf")
+        site.deploy()
+
+
+def test_certificate_of_the_site(site: Site) -> None:
+    certificate, key = _certificate(site.lab.address["pacs"])
+    site.deploy({"nginx_tls_certificate": certificate, "nginx_tls_private_key": key})
+    assert site.certificate.read_text(encoding="utf-8").strip() == certificate.strip()
+    answer = site.get("/system")
+    assert answer.status_code == 200
+    assert "max-age" in answer.headers["Strict-Transport-Security"]
+    assert site.lab.shell("stat --format '%a %U' /etc/pacs/nginx/site.key").split() == ["600", "root"]
+    site.deploy()
+    assert site.get("/system").status_code == 200
+
+
+def test_failed_start_is_told_in_orthancs_words(site: Site) -> None:
+    """A wrong value that only Orthanc itself can find."""
+    done = site.lab.play(variables={"orthanc_settings": {"DefaultEncoding": "Klingon"}}, check=False)
+    assert done.returncode != 0
+    # Orthanc's own line out of its journal, and what it means for the service.
+    assert "Parameter out of range" in done.stdout
+    assert "It ends as soon as it is started" in done.stdout
+    site.deploy()
+    assert site.get("/system").status_code == 200
+
+
+def changed(output: str) -> bool:
+    """Tell from the end of a run whether it changed the site."""
+    return re.search(r"(?m)^pacs +:.* changed=0 ", output) is None
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def _certificate(address: str) -> tuple[str, str]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=30))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    return (
+        certificate.public_bytes(serialization.Encoding.PEM).decode(),
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode(),
+    )

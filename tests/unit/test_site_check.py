@@ -1,0 +1,375 @@
+"""Each thing that can be wrong with a host is found, said with the variable's name, and said alone."""
+
+import datetime
+import functools
+import ipaddress
+import json
+import re
+import string
+from typing import Any
+
+import pytest
+from ansible_collections.dicom.orthanc.plugins.plugin_utils import site_check
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.repository import ROLES, ROOT, defaults, evaluated, load, options
+
+TABLES = json.loads((ROOT / "roles/orthanc/files/known_options.json").read_text(encoding="utf-8"))
+CONSTANTS = load("roles/orthanc/vars/main.yml")
+GOOD = {name: evaluated()[name] for role in ROLES for name in defaults(role)} | {
+    "nginx_server_name": "pacs.example.org",
+    "nginx_users": {"admin": "long enough"},
+    "orthanc_users": {"admin": "long enough"},
+    "orthanc_proxy_password": "long enough",
+    "orthanc_proxied": True,
+    "orthanc_plugins": ["dicomweb"],
+    "orthanc_modalities": {"ct": {"AET": "CT1", "Host": "192.0.2.7", "Port": 104}},
+    "orthanc_settings": {"OverwriteInstances": True, "DicomWeb": {"StudiesMetadata": "Full"}},
+    "verification_modality": "ct",
+}
+PROBE = {
+    "distribution": "debian",
+    "release": "13",
+    "systemd": True,
+    "orthanc": "",
+    "offered": ["1.12.7"],
+    "free": 50 * 2**30,
+    "listening": {"22": "sshd", "8042": "Orthanc", "443": "nginx"},
+}
+
+
+def problems(roles: tuple[str, ...] = ("orthanc", "nginx", "verification"), **changes: Any) -> list[str]:
+    """Return what is wrong with a good host after some changes to its variables or to what was found on it."""
+    probe = {name: changes.pop(name, value) for name, value in PROBE.items()}
+    host = site_check.Host(
+        roles=list(roles),
+        variables=GOOD | changes,
+        plugins=CONSTANTS["__orthanc_plugins"],
+        tables=TABLES,
+        distribution_versions=CONSTANTS["__orthanc_distribution_versions"],
+        probe=probe,
+    )
+    return list(site_check.problems(host))
+
+
+@functools.cache
+def pair(names: tuple[str, ...] = ("pacs.example.org",), first: int = -1, last: int = 30) -> tuple[str, str]:
+    """Make a certificate for some names, valid between two days from now, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = (
+        x509.CertificateBuilder(who, who, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now + datetime.timedelta(first))
+        .not_valid_after(now + datetime.timedelta(last))
+    )
+    if names:
+        general = [
+            x509.DNSName(name) if name[-1].isalpha() else x509.IPAddress(ipaddress.ip_address(name)) for name in names
+        ]
+        builder = builder.add_extension(x509.SubjectAlternativeName(general), critical=False)
+    certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    form = (serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return certificate.decode(), key.private_bytes(*form).decode()
+
+
+def tls(*arguments: Any) -> dict[str, str]:
+    return dict(zip(("nginx_tls_certificate", "nginx_tls_private_key"), pair(*arguments), strict=True))
+
+
+def modality(**changes: Any) -> dict[str, Any]:
+    return {"orthanc_modalities": {"ct": {"AET": "CT1", "Host": "192.0.2.7", "Port": 104} | changes}}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"orthanc": "1.12.7", "offered": []},
+        {"distribution": "debian", "release": "12", "offered": ["1.10.1"]},
+        {"distribution": "ubuntu", "release": "22.04", "offered": ["1.10.0"]},
+        {"orthanc_version": "1.12.7"},
+        {"orthanc_version": "1.12.6", "orthanc": "1.12.6"},
+        {"orthanc_plugins": list(CONSTANTS["__orthanc_plugins"])},
+        {"orthanc_index_dir": "/data/index", "orthanc_storage_dir": "/data/dicom"},
+        {"orthanc_settings": {"OverwriteInstances": "Always"}},
+        {"orthanc_settings": {"DicomCheckModalityHost": False}, **modality(Host="ct.example.org")},
+        {"orthanc_modalities": {"ct": ["CT1", "192.0.2.7", 104]}},
+        {"orthanc_modalities": {"ct": ["CT1", "192.0.2.7", 104, "Generic"]}},
+        modality(Host="2001:db8::7", AllowStore=True),
+        {"nginx_prefix": "/orthanc/"},
+        {"nginx_server_name": "192.0.2.1"},
+        tls(),
+        tls(("*.example.org",)),
+        {"nginx_server_name": "PACS.example.org", **tls()},
+        {"nginx_server_name": "192.0.2.1", **tls(("192.0.2.1",))},
+        {"verification_modality": ""},
+        {"free": 2**30},
+    ],
+)
+def test_good_host(changes: dict[str, Any]) -> None:
+    assert problems(**changes) == []
+
+
+def test_good_host_without_proxy() -> None:
+    assert problems(("orthanc", "verification"), orthanc_proxied=False, orthanc_proxy_password="") == []
+
+
+def test_good_proxy_alone() -> None:
+    assert problems(("nginx",)) == []
+
+
+def test_good_host_that_was_not_asked() -> None:
+    host = site_check.Host(["orthanc", "nginx"], GOOD, CONSTANTS["__orthanc_plugins"], TABLES)
+    assert host.orthanc_version == ""
+    assert list(site_check.problems(host)) == []
+
+
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    # ports
+    ({"orthanc_http_port": 0}, "orthanc_http_port", "is not a TCP port"),
+    ({"orthanc_dicom_port": 65536}, "orthanc_dicom_port", "is not a TCP port"),
+    ({"nginx_http_port": -1}, "nginx_http_port", "is not a TCP port"),
+    ({"orthanc_http_port": 4242}, "orthanc_http_port", "is the one of orthanc_dicom_port already"),
+    ({"nginx_https_port": "80"}, "nginx_https_port", "is the one of nginx_http_port already"),
+    ({"orthanc_dicom_port": 22}, "orthanc_dicom_port", "is taken on this host by sshd"),
+    ({"listening": {"443": "apache2"}}, "nginx_https_port", "is taken on this host by apache2"),
+    ({"listening": {"80": "another program"}}, "nginx_http_port", "by another program"),
+    # ranges
+    ({"nginx_timeout": 0}, "nginx_timeout", "out of range"),
+    ({"nginx_timeout": 86401}, "nginx_timeout", "out of range"),
+    ({"orthanc_ready_timeout": 0}, "orthanc_ready_timeout", "out of range"),
+    ({"orthanc_ready_timeout": 3601}, "orthanc_ready_timeout", "out of range"),
+    ({"orthanc_storage_minimum_free_gb": -1}, "orthanc_storage_minimum_free_gb", "out of range"),
+    # users
+    ({"orthanc_users": {"admin": ""}}, "orthanc_users", "is empty or no text"),
+    ({"orthanc_users": {"admin": None}}, "orthanc_users", "is empty or no text"),
+    ({"orthanc_users": {"admin": 1234}}, "orthanc_users", "is empty or no text"),
+    ({"nginx_users": {"admin": ""}}, "nginx_users", "is empty or no text"),
+    ({"nginx_users": {"a:b": "text"}}, "nginx_users", "colon or white space"),
+    ({"nginx_users": {"a b": "text"}}, "nginx_users", "colon or white space"),
+    ({"nginx_users": {"": "text"}}, "nginx_users", "colon or white space"),
+    ({"nginx_users": {"a\n": "text"}}, "nginx_users", "colon or white space"),
+    ({"nginx_users": {}}, "orthanc_users", "nobody could log in"),
+    ({"orthanc_proxied": False, "orthanc_users": {}}, "orthanc_users", "nobody could log in"),
+    ({"orthanc_proxy_password": ""}, "orthanc_proxy_password", "make secrets"),
+    # orthanc
+    ({"orthanc_aet": ""}, "orthanc_aet", "no application entity title"),
+    ({"orthanc_aet": "SEVENTEEN_LETTERS"}, "orthanc_aet", "no application entity title"),
+    ({"orthanc_aet": "BACK\\SLASH"}, "orthanc_aet", "no application entity title"),
+    ({"orthanc_aet": "GRÖSSE"}, "orthanc_aet", "no application entity title"),
+    ({"orthanc_aet": "   "}, "orthanc_aet", "no application entity title"),
+    ({"orthanc_config_dir": ""}, "orthanc_config_dir", "not an absolute path"),
+    ({"orthanc_config_dir": "etc/pacs"}, "orthanc_config_dir", "not an absolute path"),
+    ({"orthanc_config_dir": "/etc/orthanc"}, "orthanc_config_dir", "belongs to the packages"),
+    ({"orthanc_config_dir": "/etc/orthanc/"}, "orthanc_config_dir", "belongs to the packages"),
+    ({"orthanc_storage_dir": "/my data"}, "orthanc_storage_dir", "not an absolute path"),
+    ({"orthanc_storage_dir": "/data:1"}, "orthanc_storage_dir", "not an absolute path"),
+    ({"orthanc_index_dir": "index"}, "orthanc_index_dir", "not an absolute path"),
+    ({"orthanc_version": "1.12", "offered": []}, "orthanc_version", "is no release"),
+    ({"orthanc_version": "latest", "offered": []}, "orthanc_version", "is no release"),
+    ({"orthanc_version": "1.12.6"}, "orthanc_version", "is not on offer here; the package sources have 1.12.7"),
+    # plugins
+    ({"orthanc_plugins": ["imagej"]}, "orthanc_plugins", "extends ImageJ"),
+    ({"orthanc_plugins": ["orthanc-imagej"]}, "orthanc_plugins", "extends ImageJ"),
+    ({"orthanc_plugins": ["dicom-web"]}, "orthanc_plugins", "Did you mean 'dicomweb'?"),
+    ({"orthanc_plugins": ["zzz"]}, "orthanc_plugins", "there is no plugin 'zzz'."),
+    ({"orthanc_plugins": ["housekeeper"], "offered": ["1.10.1"]}, "orthanc_plugins", "came with Orthanc 1.11.0"),
+    ({"orthanc_plugins": ["housekeeper"], "release": "12", "offered": []}, "orthanc_plugins", "this host has 1.10.1"),
+    # settings
+    ({"orthanc_settings": {"DicomWeb": True}}, "orthanc_settings.DicomWeb", "is a dictionary"),
+    ({"orthanc_settings": {"HttpTimeot": 1}}, "orthanc_settings.HttpTimeot", "Did you mean 'HttpTimeout'?"),
+    ({"orthanc_settings": {"Zzzzzz": 1}}, "orthanc_settings.Zzzzzz", "no Orthanc release knows this option."),
+    ({"orthanc_settings": {"ZipUseUtf8": True}}, "orthanc_settings.ZipUseUtf8", "first seen in 1.13.0"),
+    ({"orthanc_settings": {"HttpTimeout": "60"}}, "orthanc_settings.HttpTimeout", "of type int, not '60' (str)"),
+    ({"orthanc_settings": {"HttpTimeout": True}}, "orthanc_settings.HttpTimeout", "of type int, not True (bool)"),
+    ({"orthanc_settings": {"OverwriteInstances": 1}}, "orthanc_settings.OverwriteInstances", "not 1 (int)"),
+    # modalities
+    (
+        {"orthanc_modalities": {"c t": modality()["orthanc_modalities"]["ct"]}, "verification_modality": ""},
+        "orthanc_modalities.c t",
+        "letters, digits",
+    ),
+    (
+        {"orthanc_modalities": {"ct": {"AET": "CT1", "Host": "192.0.2.7"}}},
+        "orthanc_modalities.ct",
+        "give AET, Host and Port",
+    ),
+    ({"orthanc_modalities": {"ct": "192.0.2.7"}}, "orthanc_modalities.ct", "give AET, Host and Port"),
+    ({"orthanc_modalities": {"ct": ["CT1", "192.0.2.7"]}}, "orthanc_modalities.ct", "give AET, Host and Port"),
+    (modality(AET="A" * 17), "orthanc_modalities.ct", "no application entity title"),
+    (modality(AET=1), "orthanc_modalities.ct", "no application entity title"),
+    (modality(Port=0), "orthanc_modalities.ct", "is not a TCP port"),
+    (modality(Port=65536), "orthanc_modalities.ct", "is not a TCP port"),
+    (modality(Port="104"), "orthanc_modalities.ct", "is not a TCP port"),
+    (modality(Port=True), "orthanc_modalities.ct", "is not a TCP port"),
+    (modality(Host="ct.example.org"), "orthanc_modalities.ct", "is a name"),
+    (modality(Host=7), "orthanc_modalities.ct", "compares Host"),
+    # site
+    ({"nginx_server_name": "pacs_1"}, "nginx_server_name", "neither a host name nor an address"),
+    ({"nginx_server_name": "-pacs.example.org"}, "nginx_server_name", "neither a host name nor an address"),
+    ({"nginx_server_name": "pacs.example.org;"}, "nginx_server_name", "neither a host name nor an address"),
+    ({"nginx_server_name": ".".join(["a" * 60] * 5)}, "nginx_server_name", "neither a host name nor an address"),
+    ({"nginx_server_name": ""}, "nginx_server_name", "neither a host name nor an address"),
+    ({"nginx_prefix": "orthanc"}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_prefix": "/orthanc"}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_prefix": "/or thanc/"}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_prefix": "//"}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_prefix": "/a/./"}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_prefix": "/../"}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_prefix": ""}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_tls_certificate": pair()[0]}, "nginx_tls_private_key", "it is missing"),
+    ({"nginx_tls_private_key": pair()[1]}, "nginx_tls_certificate", "it is missing"),
+    (tls() | {"nginx_tls_certificate": "/etc/ssl/site.crt"}, "nginx_tls_certificate", "no certificate in PEM form"),
+    (tls() | {"nginx_tls_private_key": "/etc/ssl/site.key"}, "nginx_tls_private_key", "no private key in PEM form"),
+    (tls() | {"nginx_tls_private_key": pair(("other.example.org",))[1]}, "nginx_tls_private_key", "does not belong"),
+    (tls(("pacs.example.org",), -9, -2), "nginx_tls_certificate", "it expired on"),
+    (tls(("pacs.example.org",), 2, 9), "nginx_tls_certificate", "it is not valid before"),
+    (tls(("other.example.org",)), "nginx_tls_certificate", "it is for other.example.org, not for"),
+    (tls(("*.org",)), "nginx_tls_certificate", "it is for *.org, not for"),
+    (tls(()), "nginx_tls_certificate", "it is for no name"),
+    # verification
+    ({"verification_modality": "cta"}, "verification_modality", "Did you mean 'ct'?"),
+    # the host itself
+    ({"distribution": "debian", "release": "11"}, "ansible_host", "runs debian 11"),
+    ({"distribution": "ubuntu", "release": "20.04"}, "ansible_host", "runs ubuntu 20.04"),
+    ({"distribution": "fedora", "release": "43"}, "ansible_host", "runs fedora 43"),
+    ({"distribution": "debian", "release": ""}, "ansible_host", "runs debian"),
+    ({"distribution": "", "release": ""}, "ansible_host", "runs an unknown system"),
+    ({"systemd": False}, "ansible_host", "systemd does not run"),
+    ({"free": 2**29}, "orthanc_storage_dir", "0.5 GiB are free at /var/lib/orthanc/db-v6"),
+    ({"orthanc_storage_minimum_free_gb": 51}, "orthanc_storage_dir", "asks for 51"),
+]
+
+
+@pytest.mark.parametrize("changes, variable, part", WRONG)
+def test_one_thing_wrong(changes: dict[str, Any], variable: str, part: str) -> None:
+    (problem,) = problems(**changes)
+    assert re.match(rf"{re.escape(variable)}\b[.:]", problem)
+    assert part in problem
+    assert problem.endswith((".", "?"))
+
+
+@pytest.mark.parametrize("option, variable", site_check.OWN_VARIABLE.items())
+def test_option_with_a_variable_of_its_own(option: str, variable: str) -> None:
+    (problem,) = problems(orthanc_settings={option: 1})
+    assert problem == f"orthanc_settings.{option}: this option has a variable of its own; set {variable}."
+    assert variable in options("orthanc")
+
+
+@pytest.mark.parametrize(
+    "name, part",
+    [
+        ("orthanc_htp_port", "Did you mean 'orthanc_http_port'?"),
+        ("orthanc_zzzzzzzzzzzzzzzz", "no such variable."),
+        ("orthnc_http_port", "Did you mean 'orthanc_http_port'?"),
+        ("site_zzz", "no such variable."),
+        ("site_url", "this name is derived"),
+    ],
+)
+def test_misspelled(name: str, part: str) -> None:
+    names = {name, "orthanc_http_port", "my_own", "app_http_port"}
+    (problem,) = site_check.misspelled(names, {"orthanc_http_port"}, {"site_url"}, {"orthanc_"})
+    assert problem.startswith(f"{name}: ")
+    assert part in problem
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("orthanc_http_port", "eighty"),
+        ("orthanc_http_port", 1.5),
+        ("orthanc_proxied", "perhaps"),
+        ("orthanc_users", ["admin"]),
+        ("orthanc_users", "admin"),
+        ("orthanc_plugins", 3),
+        ("orthanc_plugins", "dicomweb"),
+        ("orthanc_settings", []),
+        ("orthanc_install_method", "rpm"),
+        ("orthanc_database", "oracle"),
+    ],
+)
+def test_wrong_type_or_choice(name: str, value: Any) -> None:
+    (problem,) = site_check.arguments(options("orthanc"), {name: value})
+    assert name in problem
+    assert problem.endswith(".")
+
+
+def test_arguments_of_a_good_host() -> None:
+    for role in ("nginx", "orthanc", "verification"):
+        assert list(site_check.arguments(options(role), GOOD)) == []
+
+
+def test_missing_argument() -> None:
+    (problem,) = site_check.arguments({"a": {"type": "str", "required": True}}, {})
+    assert "a" in problem
+
+
+@given(st.integers())
+def test_any_port(port: int) -> None:
+    assume(str(port) not in PROBE["listening"] and port not in (80, 443, 4242))  # type: ignore[operator]
+    assert bool(problems(orthanc_http_port=port)) == (not 0 < port < 2**16)
+
+
+TITLE = "".join(set(string.printable) - set("\t\n\r\v\f\\"))
+
+
+@given(st.text(TITLE, min_size=1, max_size=16))
+def test_any_good_title(title: str) -> None:
+    assume(title.strip())
+    assert problems(orthanc_aet=title, **modality(AET=title)) == []
+
+
+@given(st.text())
+def test_any_title(title: str) -> None:
+    good = len(title) in range(1, 17) and set(title) <= set(TITLE) and not title.isspace()
+    assert bool(problems(orthanc_aet=title)) == (not good)
+
+
+@given(st.lists(st.text(string.ascii_letters + string.digits + "-_.~", min_size=1)))
+def test_any_good_prefix(parts: list[str]) -> None:
+    assume("." not in parts and ".." not in parts)
+    assert problems(nginx_prefix="".join(f"/{part}" for part in parts) + "/") == []
+
+
+@given(st.text("/a .;{}$\n"))
+def test_any_prefix(prefix: str) -> None:
+    good = bool(prefix) and prefix[0] == prefix[-1] == "/" and "//" not in prefix and set(prefix) <= set("/a.")
+    good = good and not {".", ".."} & set(prefix.split("/"))
+    assert bool(problems(nginx_prefix=prefix)) == (not good)
+
+
+VALUES: dict[str, st.SearchStrategy[Any]] = {
+    "bool": st.booleans(),
+    "dict": st.dictionaries(st.text(), st.integers(), max_size=2),
+    "float": st.floats() | st.integers(),
+    "int": st.integers(),
+    "list": st.lists(st.integers(), max_size=2),
+    "str": st.text(),
+}
+SETTINGS = [
+    (release, option, kind)
+    for release, table in TABLES.items()
+    for option, kind in table.items()
+    if option not in {*site_check.OWN_VARIABLE, "OverwriteInstances"}
+]
+
+
+@given(st.sampled_from(SETTINGS), st.data())
+def test_any_setting_of_the_right_type(setting: tuple[str, str, str], data: st.DataObject) -> None:
+    release, option, kind = setting
+    assume(option != "DicomCheckModalityHost")
+    assert problems(orthanc=release, orthanc_settings={option: data.draw(VALUES[kind])}) == []
+
+
+@given(st.sampled_from(SETTINGS), st.data())
+def test_any_setting_of_a_wrong_type(setting: tuple[str, str, str], data: st.DataObject) -> None:
+    release, option, kind = setting
+    wrong = data.draw(st.sampled_from(sorted(set(VALUES) - {kind, "float"}))) if kind != "int" else "float"
+    value = data.draw(st.floats() if wrong == "float" else VALUES[wrong])
+    found = problems(orthanc=release, orthanc_settings={option: value})
+    assert [problem for problem in found if problem.startswith(f"orthanc_settings.{option}: Orthanc wants")]

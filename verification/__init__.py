@@ -1,0 +1,1 @@
+"""The suite that proves a deployed site, run by ``playbooks/verify.yml``."""

@@ -1,0 +1,42 @@
+"""Ask the Orthanc of this host past the proxy. Runs on the host, as root, with what Debian's Python has.
+
+Arguments: the configuration folder and the port. The login is read where Orthanc reads it, so that
+no command line shows it. Prints JSON: the status of each request, and what Orthanc says of itself.
+"""
+
+import base64
+import json
+import sys
+import urllib.error
+import urllib.request
+
+folder, port = sys.argv[1:]
+opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+def ask(path: str, login: str) -> tuple[int, bytes]:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}")
+    if login:
+        request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
+    try:
+        with opener.open(request, timeout=30) as answer:
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, b""
+
+
+with open(f"{folder}/credentials.json", encoding="utf-8") as file:
+    right = ":".join(next(iter(json.load(file)["RegisteredUsers"].items())))
+
+print(
+    json.dumps(
+        {
+            "none": ask("/system", "")[0],
+            "default": ask("/system", "orthanc:orthanc")[0],
+            "wrong": ask("/system", right + " ")[0],
+            "index": ask("/changes?last", right)[0],
+            "system": json.loads(ask("/system", right)[1] or "{}"),
+            "plugins": json.loads(ask("/plugins", right)[1] or "[]"),
+        }
+    )
+)

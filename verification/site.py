@@ -1,0 +1,99 @@
+"""What the suite knows of a site: the description that the role ``verification`` writes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import pathlib
+import ssl
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True)
+class Site:
+    """One host with Orthanc, and how the public reaches it.
+
+    The fields are those of ``__verification_site`` in the role's ``vars/main.yml``. Fields with
+    secrets are not shown, so that no report quotes them.
+    """
+
+    name: str
+    proxied: bool
+    url: str
+    plain_port: int
+    certificate: str
+    certificate_file: str
+    version: str
+    plugins: list[str]
+    config_dir: str
+    storage_dir: str
+    http_port: int
+    dicom_port: int
+    aet: str
+    connection: dict[str, Any] = field(repr=False)
+    users: dict[str, str] = field(repr=False)
+    inner_authorization: str = field(repr=False)
+    settings: dict[str, Any] = field(repr=False)
+    modality: dict[str, Any] | list[Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, path: pathlib.Path) -> Site:
+        """Read a description."""
+        return cls(**json.loads(path.read_text("utf-8")))
+
+    @property
+    def host(self) -> str:
+        """The public name or address."""
+        return str(urlsplit(self.url).hostname)
+
+    @property
+    def port(self) -> int:
+        """The public port."""
+        return urlsplit(self.url).port or 443
+
+    @property
+    def prefix(self) -> str:
+        """The path of Orthanc on the site, with a slash at both ends."""
+        return urlsplit(self.url).path
+
+    @property
+    def address(self) -> str:
+        """Where Orthanc's own ports are, past the proxy."""
+        return str(self.connection.get("ansible_host", self.name))
+
+    def netloc(self, port: int) -> str:
+        """A port of the host, as it stands in a URL."""
+        return f"[{self.address}]:{port}" if ":" in self.address else f"{self.address}:{port}"
+
+    @property
+    def calling_aet(self) -> str:
+        """The title under which this machine may store images; empty if it is no modality."""
+        if isinstance(self.modality, list):
+            return str(self.modality[0])
+        return str(self.modality.get("AET", ""))
+
+    @property
+    def login(self) -> tuple[str, str]:
+        """The first user, and the password."""
+        return next(iter(self.users.items()))
+
+    @property
+    def secrets(self) -> dict[str, list[str]]:
+        """Every user, the proxy's own included, and the forms in which the password could lie in a file."""
+        logins = [f"{user}:{password}" for user, password in self.users.items()]
+        if self.inner_authorization:
+            logins.append(base64.b64decode(self.inner_authorization.split()[1]).decode())
+        parts = {login: login.partition(":") for login in logins}
+        return {
+            user: [password, base64.b64encode(login.encode()).decode()] for login, (user, _, password) in parts.items()
+        }
+
+    def trust(self) -> ssl.SSLContext:
+        """Trust the site's own certificate and nothing else, be it self-signed or signed by any authority."""
+        context = ssl.create_default_context(cadata=self.certificate)
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        # Newer Pythons would also hold a site's own authority to rules that older ones do not know.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return context

@@ -1,0 +1,121 @@
+"""The host: services, ports, files and their modes, and what Orthanc answers there."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+
+from verification.expect import expect
+from verification.site import Site
+
+UNIT = "/etc/systemd/system/orthanc.service"
+# Plugins that Orthanc reports under another name than the inventory.
+REPORTED = {"dicomweb": "dicom-web", "webviewer": "web-viewer"}
+
+
+@pytest.fixture(scope="session")
+def inside(site: Site, host: Any) -> dict[str, Any]:
+    """What Orthanc answers on the host itself."""
+    script = pathlib.Path(__file__).with_name("on_host.py").read_text("utf-8")
+    result = host.run("python3 -c %s %s %s", script, site.config_dir, str(site.http_port))
+    complaint = result.stderr.strip().rpartition("\n")[2]
+    expect("complaint of the script that asks Orthanc on the host", "", complaint, "journalctl -u orthanc")
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+def modes(host: Any, *paths: str) -> dict[str, str]:
+    """Return ``mode owner:group`` of each path that is there."""
+    found = host.run("stat --format='%%n %%a %%U:%%G' " + " ".join(["%s"] * len(paths)), *paths).stdout
+    return dict(line.split(" ", 1) for line in found.splitlines())
+
+
+@pytest.mark.parametrize("service", ["orthanc", "nginx"])
+def test_service_runs_now_and_at_boot(site: Site, host: Any, service: str) -> None:
+    if service == "nginx" and not site.proxied:
+        pytest.skip(f"{site.name} is not in the group nginx")
+    state = host.run(f"systemctl is-active {service}; systemctl is-enabled {service}").stdout.split()
+    expect(f"{service}.service", ["active", "enabled"], state, f"journalctl -u {service}")
+
+
+def test_unit_is_ours(site: Site, host: Any) -> None:
+    shown = host.check_output("systemctl show orthanc --property=FragmentPath,MainPID")
+    unit = dict(line.split("=", 1) for line in shown.splitlines())
+    expect("file of orthanc.service", UNIT, unit["FragmentPath"])
+    words = host.run("ps --no-headers -o user:32,args -p %s", unit["MainPID"]).stdout.split()
+    expect("user of orthanc.service", ["orthanc"], words[:1], "systemctl status orthanc")
+    expect("last argument of orthanc.service", [site.config_dir], words[-1:], "orthanc_config_dir")
+
+
+def test_ports_listen(site: Site, host: Any) -> None:
+    ports = {"orthanc_http_port": site.http_port}
+    if site.settings.get("DicomServerEnabled", True):
+        ports["orthanc_dicom_port"] = site.dicom_port
+    if site.proxied:
+        ports |= {"nginx_http_port": site.plain_port, "nginx_https_port": site.port}
+    sockets = [socket for socket in host.socket.get_listening_sockets() if socket.startswith("tcp:")]
+    listening = {int(socket.rpartition(":")[2]) for socket in sockets}
+    for variable, port in ports.items():
+        expect(f"TCP port {port} listens", True, port in listening, variable)
+
+
+def test_configuration_is_for_orthanc_only(site: Site, host: Any) -> None:
+    names = host.check_output("ls -A %s", site.config_dir).split()
+    missing = {"orthanc.json", "credentials.json"} - set(names)
+    expect(f"what {site.config_dir} does not have", set(), missing, "playbooks/site.yml")
+    files = {f"{site.config_dir}/{name}": "640 root:orthanc" for name in names}
+    expected = {site.config_dir: "750 root:orthanc", **files}
+    expect("modes of orthanc_config_dir", expected, modes(host, *expected))
+
+
+def test_storage_is_for_orthanc_only(site: Site, host: Any) -> None:
+    expected = {site.storage_dir: "750 orthanc:orthanc"}
+    expect("mode of orthanc_storage_dir", expected, modes(host, *expected))
+
+
+def test_secrets_of_the_proxy_are_not_public(proxied: Site, host: Any) -> None:
+    certificate = pathlib.PurePosixPath(proxied.certificate_file)
+    expected = {
+        str(certificate): "644 root:root",
+        str(certificate.with_suffix(".key")): "600 root:root",
+        str(certificate.with_name("htpasswd")): "640 root:www-data",
+        str(certificate.with_name("upstream.conf")): "600 root:root",
+    }
+    expect("modes of the proxy's files", expected, modes(host, *expected))
+
+
+def test_no_public_file_holds_a_password(site: Site, host: Any) -> None:
+    # What anybody there can read may travel; the passwords stay here.
+    public = host.check_output("find /etc/pacs /etc/orthanc /etc/nginx %s -type f -perm -o=r -exec cat {} +", UNIT)
+    leaks = [user for user, forms in site.secrets.items() if any(form in public for form in forms)]
+    expect("users whose password anybody on the host can read", [], leaks, "grep -r in /etc/pacs and /etc/nginx")
+
+
+def test_log_is_in_the_journal(host: Any) -> None:
+    lines = host.check_output("journalctl --unit orthanc --lines 1 --output cat --quiet")
+    expect("journalctl -u orthanc has lines", True, bool(lines))
+
+
+def test_inside_system_is_what_was_asked_for(site: Site, inside: dict[str, Any]) -> None:
+    expected = {"DicomAet": site.aet, "DicomPort": site.dicom_port, "HttpPort": site.http_port}
+    if site.version:
+        expected["Version"] = site.version
+    got = {key: inside["system"].get(key) for key in expected}
+    expect("/system on the host", expected, got, "orthanc_aet, orthanc_dicom_port, orthanc_http_port, orthanc_version")
+
+
+def test_inside_index_answers(inside: dict[str, Any]) -> None:
+    expect("/changes?last on the host", 200, inside["index"], "journalctl -u orthanc")
+
+
+def test_inside_plugins_are_loaded(site: Site, inside: dict[str, Any]) -> None:
+    missing = [name for name in site.plugins if REPORTED.get(name, name) not in inside["plugins"]]
+    expect("plugins that Orthanc did not load", [], missing, "orthanc_plugins, journalctl -u orthanc")
+
+
+@pytest.mark.parametrize("login", ["none", "default", "wrong"])
+def test_inside_refuses_without_the_login(inside: dict[str, Any], login: str) -> None:
+    expect(f"Orthanc on the host, login: {login}", 401, inside[login], "orthanc_settings, orthanc_proxy_password")
