@@ -15,7 +15,7 @@ demo: setup ## a throw-away host in a container with a verified Orthanc on it
 	tools/demo
 
 test: setup .venv/done-test ## everything: lint, unit tests, scenarios
-	pytest tests
+	pytest tests -n 3 --dist loadfile
 
 test-quick: setup .venv/done-test ## what needs no host: lint, unit and contract tests
 	pytest tests/unit tests/contract

@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -96,5 +97,5 @@ def run(
         "NO_COLOR": "1",
         **(env or {}),
     }
-    command = [str(folder / program), *arguments]
+    command = [shutil.which(program, path=f"{folder}:{os.environ['PATH']}") or program, *arguments]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)

@@ -38,7 +38,7 @@ def password_file() -> pathlib.Path:
 def vault(*arguments: str, text: str | None = None) -> str:
     """Run ansible-vault with the project's configuration and return what it prints."""
     done = subprocess.run(
-        [str(pathlib.Path(sys.executable).with_name("ansible-vault")), *arguments],
+        [sys.executable, "-m", "ansible", "vault", *arguments],
         input=text,
         capture_output=True,
         text=True,

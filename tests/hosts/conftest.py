@@ -94,7 +94,10 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """The lab that the module asks for in its ``LAB``: its name and the release of each host."""
+    """The lab that the module asks for in its ``LAB``: its name and the release of each host.
+
+    The tests of a module share it, so they run on one worker, one after the other (--dist loadfile).
+    """
     made = Lab(**request.module.LAB)
     yield made
     if not os.environ.get("PACS_KEEP_LABS"):

@@ -7,15 +7,18 @@ import pathlib
 
 import pytest
 
-from tests.hosts.conftest import ROOT, Lab, run
+from tests.hosts.conftest import Lab, run
 
 LAB = {"name": "collection", "pacs": "trixie"}
 PYTHON = "3.13"
-COLLECTION = "/opt/collections/ansible_collections/dicom/orthanc"
+# As in a clone, where the tests look for it.
+FOLDER = "/opt/pacs"
+COLLECTIONS = f"{FOLDER}/.cache/collections"
+COLLECTION = f"{COLLECTIONS}/ansible_collections/dicom/orthanc"
 
 
 @pytest.fixture(scope="module")
-def control(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
+def control(lab: Lab, copy: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     """The host with the pinned libraries for its Python, and with the built collection in an empty folder."""
     folder = tmp_path_factory.mktemp("control")
     libraries = folder / "libraries"
@@ -28,10 +31,12 @@ def control(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Lab:
     empty = {"ANSIBLE_COLLECTIONS_PATH": str(folder / "collections")}
     run("ansible-galaxy", "collection", "install", built, "-p", folder / "collections", env=empty)
     container = f"pacs-{lab.name}-pacs"
-    for part in ("libraries", "collections"):
-        run("docker", "cp", folder / part, f"{container}:/opt/{part}")
-    run("docker", "cp", ROOT / "tests", f"{container}:/opt/tests")
-    run("docker", "cp", ROOT / "pyproject.toml", f"{container}:/opt/pyproject.toml")
+    run("docker", "cp", copy, f"{container}:{FOLDER}")
+    lab.shell(f"mkdir {FOLDER}/.cache")
+    run("docker", "cp", folder / "collections", f"{container}:{COLLECTIONS}")
+    run("docker", "cp", libraries, f"{container}:/opt/libraries")
+    # The programs were installed for this host by another one's Python.
+    lab.shell("sed -i '1s:.*:#!/usr/bin/python3:' /opt/libraries/bin/ansible*")
     return lab
 
 
@@ -40,7 +45,7 @@ def inside(control: Lab, *command: str, timeout: int = 400) -> str:
     setup = {
         "PYTHONPATH": "/opt/libraries",
         "PATH": "/opt/libraries/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "ANSIBLE_COLLECTIONS_PATH": "/opt/collections",
+        "ANSIBLE_COLLECTIONS_PATH": COLLECTIONS,
         "ANSIBLE_INVENTORY_ANY_UNPARSED_IS_FAILED": "true",
         "ANSIBLE_INJECT_FACT_VARS": "false",
         "LC_ALL": "C.UTF-8",
@@ -51,7 +56,7 @@ def inside(control: Lab, *command: str, timeout: int = 400) -> str:
 
 
 def test_versions(control: Lab) -> None:
-    printed = inside(control, "python3", "-m", "ansible", "playbook", "--version")
+    printed = inside(control, "ansible-playbook", "--version")
     assert "core 2.21" in printed
     assert f"python version = {PYTHON}" in printed
 
@@ -69,7 +74,7 @@ def test_deploys_this_very_host(control: Lab) -> None:
     file = "/root/secrets.json"
     control.shell(f"cat > {file} <<'EOF'\n{json.dumps(control.secrets)}\nEOF")
     arguments = ("-i", f"{COLLECTION}/inventories/quickstart", "-e", f"@{file}")
-    play = ("python3", "-m", "ansible", "playbook", *arguments)
+    play = ("ansible-playbook", *arguments)
     inside(control, *play, "dicom.orthanc.site")
     assert "changed=0" in inside(control, *play, "dicom.orthanc.site")
     printed = inside(control, *play, "-e", "verification_report_dir=/root/report", "dicom.orthanc.verify")
@@ -78,7 +83,7 @@ def test_deploys_this_very_host(control: Lab) -> None:
 
 
 def test_unit_tests(control: Lab) -> None:
-    printed = inside(control, "python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", "/opt/tests/unit")
+    printed = inside(control, "python3", "-m", "pytest", "-q", "-p", "no:cacheprovider", f"{FOLDER}/tests/unit")
     assert " passed" in printed
 
 

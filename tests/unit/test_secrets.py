@@ -36,7 +36,7 @@ class Inventory:
         return run(program, *arguments, env={"PACS_VAULT_PASSWORD_FILE": str(self.password)})
 
     def make(self, *overlay: str) -> subprocess.CompletedProcess[str]:
-        return self.run("python", "tools/make_secrets.py", str(self.folder), *overlay)
+        return self.run("python3", "tools/make_secrets.py", str(self.folder), *overlay)
 
     def encrypt(self, content: dict[str, str]) -> None:
         self.password.write_text("text\n", encoding="utf-8")
@@ -122,7 +122,7 @@ def test_overlay_takes_the_secrets_instead(inventory: Inventory, tmp_path: pathl
 
 @pytest.mark.parametrize("arguments", [(), ("no/such/folder",), ("galaxy.yml",)])
 def test_wrong_arguments(arguments: tuple[str, ...]) -> None:
-    done = run("python", "tools/make_secrets.py", *arguments)
+    done = run("python3", "tools/make_secrets.py", *arguments)
     assert done.returncode == 1
     assert "Give the inventory's folder" in done.stderr
 
