@@ -5,7 +5,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: help setup demo test test-quick lint verify secrets docs lock clean
+.PHONY: help setup demo test test-quick lint verify secrets docs bench lock clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -31,6 +31,9 @@ secrets: setup ## write the secrets that INVENTORY names and does not have
 
 docs: setup ## docs/variables.md out of the argument specs
 	python tools/variables.py > docs/variables.md
+
+bench: setup .venv/done-test ## how fast a deployment is, beside a shell script that does the same
+	python benchmarks/deploy.py
 
 lock: ## requirements*.txt out of requirements*.in
 	uv pip compile --quiet --universal --python-version 3.11 --no-header requirements.in -o requirements.txt

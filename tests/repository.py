@@ -54,6 +54,8 @@ def evaluated() -> dict[str, Any]:
     variables: dict[str, Any] = {
         "groups": {role: ["pacs"] for role in ROLES},
         "inventory_hostname": "pacs",
+        # What the derived names read of the hosts; here of the one that there is.
+        "hostvars": {"pacs": {"site_address": "pacs", "site_database_client": {"server": "", "name": "orthanc"}}},
         "playbook_dir": str(ROOT / "playbooks"),
     }
     for path in [SITE, *(f"roles/{role}/defaults/main.yml" for role in ROLES)]:

@@ -32,6 +32,8 @@ class Site:
     http_port: int
     dicom_port: int
     aet: str
+    database: str
+    database_beside: bool
     connection: dict[str, Any] = field(repr=False)
     users: dict[str, str] = field(repr=False)
     inner_authorization: str = field(repr=False)

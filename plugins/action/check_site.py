@@ -51,7 +51,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             host = self._host(roles, values)
             probe = self._execute_module(
                 "dicom.orthanc.site_probe",
-                {"storage_dir": values.get("orthanc_storage_dir", "/var/lib")},
+                {
+                    "storage_dir": values.get("orthanc_storage_dir", "/var/lib"),
+                    "config_dir": values.get("orthanc_config_dir", "/etc/pacs/orthanc"),
+                    "index_dir": values.get("orthanc_index_dir") or values.get("orthanc_storage_dir", "/var/lib"),
+                },
                 task_vars=variables,
             )
             if probe.get("failed") or probe.get("unreachable"):

@@ -39,8 +39,13 @@ options:
   database:
     description: Where the index has to be.
     type: str
-    choices: [sqlite]
+    choices: [sqlite, postgresql, mysql]
     default: sqlite
+  storage:
+    description: The database in which the DICOM files have to be; empty for the file system.
+    type: str
+    choices: ["", postgresql, mysql]
+    default: ""
   timeout:
     description: How long to wait for the first answer, in seconds.
     type: int
@@ -90,6 +95,46 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
+# What a database says, and what it means in the terms of the inventory.
+MEANINGS = (
+    (
+        r"password authentication failed|Access denied for user",
+        "The database refuses the login: orthanc_database_user and orthanc_database_password are not the server's.",
+    ),
+    (
+        r"locked by another instance|database is already locked|is locked by",
+        "Another Orthanc holds the database: orthanc_database_name is in use by a second site.",
+    ),
+    (
+        r"permission denied for schema|command denied to user|must be owner",
+        "The login may not make tables: it has to own the database that orthanc_database_name names.",
+    ),
+    (
+        r"remaining connection slots|too many connections|Too many connections",
+        "The server has no connection left: orthanc_database_connections of all nodes exceed its max_connections.",
+    ),
+    (
+        r"certificate verify failed|SSL error|SSL connection error|server certificate",
+        "The server's certificate is not trusted: see orthanc_database_ca and orthanc_database_host.",
+    ),
+    (
+        r"database \"[^\"]*\" does not exist|Unknown database",
+        "There is no such database on the server: see orthanc_database_name.",
+    ),
+    (
+        r"no pg_hba.conf entry|is not allowed to connect",
+        "The server lets nobody in from this host: its rules for clients do not name it.",
+    ),
+    (
+        r"revision|[Ii]ncompatible version of the",
+        "The database was made by another release of the plugin, which this one does not read.",
+    ),
+    (
+        r"could not connect|Connection refused|Can't connect|could not translate|Unknown .*server host|timeout expired",
+        "The database does not answer: see orthanc_database_host and orthanc_database_port, and whether it runs.",
+    ),
+)
+
 
 class Unready(Exception):
     """Orthanc does not answer as it should; the message says how."""
@@ -134,6 +179,11 @@ def journal(module: AnsibleModule, unit: str) -> str:
     return "\n".join(list(newest.values())[-5:])
 
 
+def meaning(lines: str) -> str:
+    """Say in the terms of the inventory what the journal tells, or nothing if that is not known."""
+    return next((f"{text} " for pattern, text in MEANINGS if re.search(pattern, lines)), "")
+
+
 def differences(params: dict[str, Any], system: dict[str, Any], plugins: list[str]) -> list[str]:
     """Say where the running Orthanc is not the one that was asked for."""
     wanted, running = str(params["version"]), str(system["Version"])
@@ -147,9 +197,17 @@ def differences(params: dict[str, Any], system: dict[str, Any], plugins: list[st
         for name in params["plugins"]
         if name not in plugins
     ]
-    backend = system.get("DatabaseBackendPlugin")
-    if backend:
-        found.append(f"orthanc_database asks for {params['database']}, but the index is in {backend}.")
+    # Reported is the path of the plugin, or nothing for what is built in.
+    for field, asked, variable in (
+        ("DatabaseBackendPlugin", params["database"], "orthanc_database"),
+        ("StorageAreaPlugin", params["storage"], "orthanc_database_storage"),
+    ):
+        backend = str(system.get(field) or "")
+        expected = "" if asked in ("", "sqlite") else str(asked)
+        if (expected not in backend.lower()) or (backend and not expected):
+            found.append(
+                f"{variable} asks for {asked or 'the file system'}, but {field} is {backend or 'the built-in one'}."
+            )
     return found
 
 
@@ -161,7 +219,8 @@ def main() -> None:
             "password": {"type": "str", "required": True, "no_log": True},
             "version": {"type": "str", "default": ""},
             "plugins": {"type": "list", "elements": "str", "default": []},
-            "database": {"type": "str", "choices": ["sqlite"], "default": "sqlite"},
+            "database": {"type": "str", "choices": ["sqlite", "postgresql", "mysql"], "default": "sqlite"},
+            "storage": {"type": "str", "choices": ["", "postgresql", "mysql"], "default": ""},
             "timeout": {"type": "int", "default": 120},
             "unit": {"type": "str", "default": "orthanc.service"},
         },
@@ -182,10 +241,11 @@ def main() -> None:
             waited = time.monotonic() - start
             again = unit_state(module, unit).get("NRestarts") != restarts
             if waited > module.params["timeout"] or again or " answers 40" in str(error):
+                lines = journal(module, unit)
                 module.fail_json(
-                    f"Orthanc is not ready after {waited:.0f} s: {error}. "
-                    + ("It ends as soon as it is started. " if again else "")
-                    + f"Its journal (journalctl -u {unit}) says:\n{journal(module, unit)}"
+                    f"Orthanc is not ready after {waited:.0f} s: {error}. {meaning(lines)}"
+                    + ("It ends again and again. " if again else "")
+                    + f"Its journal (journalctl -u {unit}) says:\n{lines}"
                 )
             time.sleep(0.25)
     seconds = round(time.monotonic() - start, 2)

@@ -17,6 +17,14 @@ options:
     description: Where the DICOM files are or will be.
     type: path
     default: /var/lib
+  config_dir:
+    description: Where the configuration of Orthanc is or will be.
+    type: path
+    default: /etc/pacs/orthanc
+  index_dir:
+    description: Where the SQLite index is or would be.
+    type: path
+    default: /var/lib/orthanc/db-v6
 attributes:
   check_mode:
     description: Works as usual, since it only reads.
@@ -58,6 +66,19 @@ free:
   description: Free space in bytes on the file system of the storage folder.
   type: int
   returned: always
+database:
+  description: The database that an Orthanc on this host keeps its index in, or empty if there is none yet.
+  type: str
+  returned: always
+  sample: sqlite
+images:
+  description: How many instances it holds; -1 if that could not be found out.
+  type: int
+  returned: always
+memory:
+  description: Memory of the host in bytes.
+  type: int
+  returned: always
 listening:
   description: TCP ports that are in use, each with the name of the program, or C(another program).
   type: dict
@@ -65,8 +86,13 @@ listening:
   sample: {"8042": Orthanc}
 """
 
+import base64
+import json
 import os
 import re
+import sqlite3
+import urllib.request
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -89,9 +115,54 @@ def free_bytes(path: str) -> int:
     return found.f_bavail * found.f_frsize
 
 
+def configuration(folder: str) -> dict[str, Any]:
+    """Return what the files in our configuration folder say, or nothing where it is missing."""
+    found: dict[str, Any] = {}
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        if name.endswith(".json"):
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                found.update(json.load(file))
+    return found
+
+
+def archive(settings: dict[str, Any], index_dir: str) -> tuple[str, int]:
+    """Tell in which database the images of this host are indexed, and how many there are (-1: unknown)."""
+    index = os.path.join(settings.get("IndexDirectory", index_dir), "index")
+    database = next((name for name in ("PostgreSQL", "MySQL") if name in settings), "")
+    if not database and not os.path.exists(index):
+        return "", 0
+    try:
+        user, password = next(iter(settings["RegisteredUsers"].items()))
+        login = base64.b64encode(f"{user}:{password}".encode()).decode()
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{settings['HttpPort']}/statistics", headers={"Authorization": f"Basic {login}"}
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=30) as answer:
+            return database.lower() or "sqlite", int(json.load(answer)["CountInstances"])
+    except (OSError, ValueError, KeyError, StopIteration):
+        pass
+    if database:
+        return database.lower(), -1
+    # It does not run. While it does, it keeps everybody else off its index.
+    try:
+        with sqlite3.connect(f"file:{index}?mode=ro", uri=True) as connection:
+            # 4 is the level of instances.
+            return "sqlite", int(
+                connection.execute("SELECT COUNT(*) FROM Resources WHERE resourceType=4").fetchone()[0]
+            )
+    except sqlite3.Error:
+        return "sqlite", -1
+
+
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={"storage_dir": {"type": "path", "default": "/var/lib"}}, supports_check_mode=True
+        argument_spec={
+            "storage_dir": {"type": "path", "default": "/var/lib"},
+            "config_dir": {"type": "path", "default": "/etc/pacs/orthanc"},
+            "index_dir": {"type": "path", "default": "/var/lib/orthanc/db-v6"},
+        },
+        supports_check_mode=True,
     )
 
     def run(*command: str) -> str:
@@ -105,7 +176,11 @@ def main() -> None:
     for line in run("ss", "-Hltnp").splitlines():
         program = re.search(r'users:\(\("([^"]+)"', line)
         listening[line.split()[3].rpartition(":")[2]] = program[1] if program else "another program"
+    database, images = archive(configuration(module.params["config_dir"]), module.params["index_dir"])
     module.exit_json(
+        database=database,
+        images=images,
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         distribution=release.get("ID", ""),
         release=release.get("VERSION_ID", ""),
         systemd=os.path.isdir("/run/systemd/system"),

@@ -40,9 +40,18 @@ OWN_VARIABLE = {
     "StorageDirectory": "orthanc_storage_dir",
 }
 RANGES = {
+    "orthanc_database_connections": (1, 100),
     "nginx_timeout": (1, 86400),
     "orthanc_ready_timeout": (1, 3600),
     "orthanc_storage_minimum_free_gb": (0, 1_000_000),
+}
+# The options of the databases, and the programs that may hold the ports of the roles already.
+DATABASE_SECTIONS = {"PostgreSQL": "postgresql", "MySQL": "mysql"}
+PROGRAMS = {
+    "orthanc": ("Orthanc",),
+    "nginx": ("nginx",),
+    "postgresql": ("postgres",),
+    "mysql": ("mariadbd", "mysqld"),
 }
 OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "bool": (bool,),
@@ -126,11 +135,14 @@ def ports(host: Host) -> Iterator[str]:
         value = int(host.variables[name])
         if not 1 <= value <= 65535:
             yield f"{name}: {value} is not a TCP port; choose one from 1 to 65535."
-        elif value in seen:
+        if name == "orthanc_database_port":
+            # The port of the server, which may be this host and have a role of its own.
+            continue
+        if value in seen:
             yield f"{name}: port {value} is the one of {seen[value]} already; choose another."
         seen.setdefault(value, name)
         holder = (host.probe or {}).get("listening", {}).get(str(value))
-        if holder and holder not in ("Orthanc", "nginx"):
+        if holder and holder not in PROGRAMS[name.split("_")[0]]:
             yield f"{name}: port {value} is taken on this host by {holder}; choose another or stop that program."
 
 
@@ -213,7 +225,9 @@ def settings(host: Host) -> Iterator[str]:
     for name, value in host.variables["orthanc_settings"].items():
         if name in OWN_VARIABLE:
             yield f"orthanc_settings.{name}: this option has a variable of its own; set {OWN_VARIABLE[name]}."
-        elif name in sections:
+        elif name in DATABASE_SECTIONS and host.variables["orthanc_database"] != DATABASE_SECTIONS[name]:
+            yield f"orthanc_settings.{name}: orthanc_database is {host.variables['orthanc_database']}; take it out."
+        elif name in sections or name in DATABASE_SECTIONS:
             if not isinstance(value, dict):
                 yield f"orthanc_settings.{name}: a plugin's section is a dictionary, not {value!r}."
         elif name not in types:
@@ -231,6 +245,30 @@ def settings(host: Host) -> Iterator[str]:
                 f"orthanc_settings.{name}: Orthanc wants a value of type {types[name]},"
                 f" not {value!r} ({type(value).__name__})."
             )
+
+
+def database(host: Host) -> Iterator[str]:
+    """The way to the database."""
+    variables = host.variables
+    engine = variables["orthanc_database"]
+    if engine == "sqlite":
+        if variables["orthanc_database_storage"]:
+            yield "orthanc_database_storage: SQLite holds no DICOM files; take it out or change orthanc_database."
+        return
+    if not variables["orthanc_database_password"]:
+        yield f"orthanc_database_password: it is empty; {_SECRETS}"
+    server = str(variables["orthanc_database_host"])
+    if not server:
+        yield (
+            f"orthanc_database_host: no host of the inventory is in the group '{engine}' and none is named here;"
+            " put a host into that group, or name the server that somebody else runs."
+        )
+    elif not _is_address(server) and not _HOST_NAME.fullmatch(server):
+        yield f"orthanc_database_host: '{server}' is neither a host name nor an address."
+    for name in ("orthanc_database_name", "orthanc_database_user"):
+        # What every server and both plugins take without quotes.
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,31}", str(variables[name])):
+            yield f"{name}: '{variables[name]}' is no plain name; use up to 32 letters, digits and underscores."
 
 
 def modalities(host: Host) -> Iterator[str]:
@@ -332,6 +370,7 @@ def machine(host: Host) -> Iterator[str]:
         asked, offered = str(host.variables["orthanc_version"] or ""), probe["offered"]
         if asked and offered and asked not in offered and asked != probe["orthanc"]:
             yield f"orthanc_version: {asked} is not on offer here; the package sources have {', '.join(offered)}."
+        yield from _left_behind(host.variables, probe)
         wanted = int(host.variables["orthanc_storage_minimum_free_gb"])
         free = probe["free"] / 2**30
         if free < wanted:
@@ -339,6 +378,19 @@ def machine(host: Host) -> Iterator[str]:
                 f"orthanc_storage_dir: {free:.1f} GiB are free at {host.variables['orthanc_storage_dir']},"
                 f" and orthanc_storage_minimum_free_gb asks for {wanted}. Make room or choose another folder."
             )
+
+
+def _left_behind(variables: Variables, probe: Mapping[str, Any]) -> Iterator[str]:
+    """Find that a host with images would start with an empty archive in another database."""
+    found, asked = probe["database"], variables["orthanc_database"]
+    if not found or found == asked or not probe["images"] or variables["orthanc_database_leave_images_behind"]:
+        return
+    count = f"{probe['images']} images" if probe["images"] > 0 else "an unknown number of images"
+    yield (
+        f"orthanc_database: this host has {count} in {found}, and with {asked} it would start with none."
+        f" Set it back to {found}, or export them first and then set orthanc_database_leave_images_behind to true;"
+        " files and old index stay where they are."
+    )
 
 
 def _is_of_type(value: Any, kind: str) -> bool:
@@ -364,7 +416,7 @@ def problems(host: Host) -> Iterator[str]:
     """All that is wrong with a host whose variables have the right types."""
     checks: list[Check] = [ports, ranges, users]
     if host.has("orthanc"):
-        checks += [orthanc, plugins, settings, modalities, verification]
+        checks += [orthanc, database, plugins, settings, modalities, verification]
     if host.has("nginx"):
         checks.append(site)
     for check in [*checks, machine]:

@@ -170,7 +170,7 @@ def test_failed_start_is_told_in_orthancs_words(site: Site) -> None:
     assert done.returncode != 0
     # Orthanc's own line out of its journal, and what it means for the service.
     assert "Parameter out of range" in done.stdout
-    assert "It ends as soon as it is started" in done.stdout
+    assert "It ends again and again" in done.stdout
     site.deploy()
     assert site.get("/system").status_code == 200
 

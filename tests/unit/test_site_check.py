@@ -37,6 +37,9 @@ PROBE = {
     "systemd": True,
     "orthanc": "",
     "offered": ["1.12.7"],
+    "database": "sqlite",
+    "images": 0,
+    "memory": 8 << 30,
     "free": 50 * 2**30,
     "listening": {"22": "sshd", "8042": "Orthanc", "443": "nginx"},
 }
@@ -129,7 +132,36 @@ def test_good_host_that_was_not_asked() -> None:
     assert list(site_check.problems(host)) == []
 
 
+POSTGRESQL = {
+    "orthanc_database": "postgresql",
+    "orthanc_database_password": "secret",
+    "orthanc_database_host": "127.0.0.1",
+    "orthanc_database_port": 5432,
+}
+
+
+def test_good_host_with_a_database() -> None:
+    assert problems(("orthanc", "nginx"), **POSTGRESQL, database="") == []
+    assert problems(("orthanc", "nginx"), **POSTGRESQL, database="postgresql", images=5) == []
+    assert problems(("orthanc", "nginx"), **POSTGRESQL, database="sqlite", images=0) == []
+    assert problems(**POSTGRESQL, images=5, orthanc_database_leave_images_behind=True) == []
+    assert problems(**POSTGRESQL, orthanc_settings={"PostgreSQL": {"Lock": False}}) == []
+
+
 WRONG: list[tuple[dict[str, Any], str, str]] = [
+    # database
+    (POSTGRESQL | {"orthanc_database_password": ""}, "orthanc_database_password", "make secrets"),
+    (POSTGRESQL | {"orthanc_database_host": ""}, "orthanc_database_host", "in the group 'postgresql'"),
+    (POSTGRESQL | {"orthanc_database_host": "my host"}, "orthanc_database_host", "neither a host name"),
+    (POSTGRESQL | {"orthanc_database_port": 99999}, "orthanc_database_port", "is not a TCP port"),
+    (POSTGRESQL | {"orthanc_database_name": "o'rthanc"}, "orthanc_database_name", "no plain name"),
+    (POSTGRESQL | {"orthanc_database_user": ""}, "orthanc_database_user", "no plain name"),
+    (POSTGRESQL | {"orthanc_database_connections": 0}, "orthanc_database_connections", "from 1 to 100"),
+    (POSTGRESQL | {"orthanc_settings": {"MySQL": {}}}, "orthanc_settings.MySQL", "orthanc_database is postgresql"),
+    (POSTGRESQL | {"database": "sqlite", "images": 7}, "orthanc_database", "has 7 images in sqlite"),
+    (POSTGRESQL | {"database": "mysql", "images": -1}, "orthanc_database", "an unknown number of images in mysql"),
+    ({"database": "postgresql", "images": 1}, "orthanc_database", "with sqlite it would start with none"),
+    ({"orthanc_database_storage": True}, "orthanc_database_storage", "SQLite holds no DICOM files"),
     # ports
     ({"orthanc_http_port": 0}, "orthanc_http_port", "is not a TCP port"),
     ({"orthanc_dicom_port": 65536}, "orthanc_dicom_port", "is not a TCP port"),

@@ -1,0 +1,120 @@
+"""A site on PostgreSQL in use: the database goes away, is asked for wrongly, or is about to be left."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import io
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import pydicom
+import pytest
+import requests
+from pydicom.data import get_testdata_file
+
+from tests.hosts.conftest import ROOT, Lab
+
+LAB = {"name": "database", "pacs": "trixie"}
+SINGLE = ROOT / "inventories" / "single"
+
+
+class Site:
+    """The site of the inventory ``single``, and images to upload."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.certificate = lab.folder.with_suffix(".crt")
+
+    def deploy(self, variables: Mapping[str, Any] | None = None, check: bool = True) -> str:
+        return self.lab.play(variables=variables, inventory=SINGLE, check=check).stdout
+
+    def session(self) -> requests.Session:
+        made = requests.Session()
+        made.trust_env = False
+        self.certificate.write_text(self.lab.shell("cat /etc/pacs/nginx/self-signed-*.crt"), encoding="utf-8")
+        made.verify = str(self.certificate)
+        made.auth = (b"admin", self.lab.secrets["vault_orthanc_admin_password"].encode())  # type: ignore[assignment]
+        return made
+
+    def url(self, path: str) -> str:
+        return f"https://{self.lab.address['pacs']}{path}"
+
+
+def image(number: int) -> bytes:
+    """Make an image of a patient of its own out of one that comes with pydicom."""
+    dataset = pydicom.dcmread(get_testdata_file("MR_small.dcm", download=False))
+    dataset.PatientID = f"RESTART-{number}"
+    dataset.StudyInstanceUID, dataset.SeriesInstanceUID = f"2.25.1{number:03}", f"2.25.2{number:03}"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"2.25.3{number:03}"
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab) -> Site:
+    made = Site(lab)
+    made.deploy()
+    return made
+
+
+def test_restart_of_the_database_is_survived(site: Site) -> None:
+    """What was acknowledged is there, whatever happens in between, and later uploads succeed."""
+    acknowledged: list[str] = []
+
+    def upload(number: int) -> None:
+        with site.session() as session:
+            try:
+                answer = session.post(site.url("/instances"), data=image(number), timeout=120)
+            except requests.ConnectionError:
+                return
+            if answer.status_code == 200:
+                acknowledged.append(answer.json()["ID"])
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        tasks = [pool.submit(upload, number) for number in range(80)]
+        time.sleep(0.5)
+        site.lab.shell("systemctl restart postgresql")
+        for task in tasks:
+            task.result()
+    upload(900)
+    assert len(acknowledged) > 40, "hardly any upload went through"
+    with site.session() as session:
+        deadline = time.monotonic() + 60
+        while session.get(site.url("/changes?last"), timeout=30).status_code != 200:
+            assert time.monotonic() < deadline, "Orthanc does not come back after the database has"
+            time.sleep(1)
+        upload(901)
+        stored = set(session.get(site.url("/instances"), timeout=30).json())
+        lost = set(acknowledged) - stored
+        assert not lost, f"{len(lost)} images that were acknowledged are gone"
+        for instance in acknowledged:
+            assert session.get(site.url(f"/instances/{instance}/file"), timeout=30).status_code == 200
+    assert acknowledged[-1] in stored, "an upload after the restart was not accepted"
+
+
+def test_switch_to_another_database_is_refused_while_there_are_images(site: Site) -> None:
+    before = site.lab.shell("cat /etc/pacs/orthanc/*.json | sha256sum")
+    printed = " ".join(site.deploy({"orthanc_database": "sqlite"}, check=False).split())
+    assert "images in postgresql, and with sqlite it would start with none" in printed
+    assert "orthanc_database_leave_images_behind" in printed
+    assert site.lab.shell("cat /etc/pacs/orthanc/*.json | sha256sum") == before
+    with site.session() as session:
+        assert session.get(site.url("/system"), timeout=30).json()["DatabaseBackendPlugin"]
+
+
+def test_wrong_address_is_told_in_plain_words(site: Site) -> None:
+    printed = site.deploy({"orthanc_database_port": 5999, "orthanc_ready_timeout": 10}, check=False)
+    assert "The database does not answer: see orthanc_database_host" in " ".join(printed.split())
+    site.deploy()
+
+
+def test_wrong_password_is_told_in_plain_words(site: Site) -> None:
+    # Changed on the server behind our back, and put right by the next whole run.
+    site.lab.shell("runuser -u postgres -- psql -c \"ALTER ROLE orthanc PASSWORD 'something else'\"")
+    done = site.lab.play("orthanc", {"orthanc_ready_timeout": 10, "orthanc_name": "new"}, inventory=SINGLE, check=False)
+    assert "The database refuses the login" in " ".join(done.stdout.split())
+    site.deploy()
+    with site.session() as session:
+        assert session.get(site.url("/statistics"), timeout=30).json()["CountInstances"] > 40
