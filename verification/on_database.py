@@ -1,75 +1,82 @@
 """Ask the database beside the Orthanc of this host. Runs on the host, as root.
 
 Arguments: the configuration folder, the database and a study's UID. The login is read where Orthanc
-reads it. Prints JSON: what the login may do, how often the study is indexed, and the settings in force.
+reads it. Prints JSON: what the login may do, how often the study is indexed, and what is not in force.
 """
 
+import importlib
 import json
 import sys
-import urllib.parse
+from collections.abc import Sequence
+from typing import Any
 
 folder, engine, study = sys.argv[1:]
 with open(f"{folder}/{engine}.json", encoding="utf-8") as file:
     options = next(iter(json.load(file).values()))
-FIND = "SELECT COUNT(*) FROM DicomIdentifiers WHERE tagGroup = 32 AND tagElement = 13 AND value = %s"
-found = {}
+driver = importlib.import_module("psycopg2" if engine == "postgresql" else "pymysql")
 
 
-def refused(connect, **changes):
-    """Tell whether the server keeps the login out of what is not its own."""
+def connect(**changes: Any) -> Any:
+    """Log in as Orthanc does, but for the changes."""
+    if engine == "postgresql":
+        return driver.connect(options["ConnectionUri"], **changes)
+    login = {
+        "host": options["Host"],
+        "port": options["Port"],
+        "user": options["Username"],
+        # As bytes, since as text it may hold Latin-1 only.
+        "password": options["Password"].encode(),
+        "database": options["Database"],
+    }
+    return driver.connect(**(login | changes))
+
+
+def ask(question: str, values: Sequence[str] = ()) -> list[Any]:
+    """Return the first column of the answer."""
+    connection = connect()
+    try:
+        cursor = connection.cursor()
+        cursor.execute(question, values)
+        return [row[0] for row in cursor.fetchall()]
+    finally:
+        connection.close()
+
+
+def refusal(**changes: Any) -> str:
+    """Return how the server keeps the login out, or nothing if it does not."""
     try:
         connect(**changes).close()
-    except Exception as error:
+    except driver.Error as error:
         return type(error).__name__
     return ""
 
 
 if engine == "postgresql":
-    import psycopg2
-
-    uri = urllib.parse.urlsplit(options["ConnectionUri"])
-
-    def connect(**changes):
-        return psycopg2.connect(options["ConnectionUri"], **changes)
-
-    with connect() as connection, connection.cursor() as cursor:
-        cursor.execute(FIND, (study,))
-        found["rows"] = cursor.fetchone()[0]
-        cursor.execute(
-            "SELECT rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls"
-            " FROM pg_roles WHERE rolname = current_user"
-        )
-        found["powerful"] = cursor.fetchone()[0]
-        cursor.execute("SELECT name, setting, sourcefile, pending_restart FROM pg_settings")
-        rows = cursor.fetchall()
-        found["pending"] = [name for name, _, _, pending in rows if pending]
-        cursor.execute("SELECT current_setting('password_encryption')")
-        found["passwords"] = cursor.fetchone()[0]
-    found["elsewhere"] = refused(connect, dbname="postgres")
+    powers = ask(
+        "SELECT rolname FROM pg_roles WHERE rolname = current_user AND"
+        " (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls)"
+    )
+    pending = ask("SELECT name FROM pg_settings WHERE pending_restart")
+    elsewhere = refusal(dbname="postgres")
 else:
-    import pymysql
-
-    def connect(**changes):
-        login = {
-            "host": options["Host"],
-            "port": options["Port"],
-            "user": options["Username"],
-            "password": options["Password"],
-            "database": options["Database"],
+    powers = [
+        grant
+        for grant in ask("SHOW GRANTS")
+        if "WITH GRANT OPTION" in grant or ("ON *.*" in grant and not grant.startswith("GRANT USAGE"))
+    ]
+    pending = []
+    elsewhere = refusal(database="mysql")
+print(
+    json.dumps(
+        {
+            # The tag of the StudyInstanceUID in decimal: (0020,000d).
+            "rows": ask(
+                "SELECT COUNT(*) FROM DicomIdentifiers WHERE tagGroup = 32 AND tagElement = 13 AND value = %s", [study]
+            )[0],
+            "powers": len(powers),
+            "pending": pending,
+            "elsewhere": elsewhere,
+            "wrong password": refusal(password=b"not the password" if engine == "mysql" else "not the password"),
         }
-        return pymysql.connect(**(login | changes))
-
-    with connect() as connection, connection.cursor() as cursor:
-        cursor.execute(FIND, (study,))
-        found["rows"] = cursor.fetchone()[0]
-        cursor.execute("SHOW GRANTS")
-        grants = [row[0] for row in cursor.fetchall()]
-        found["powerful"] = any(
-            "ON *.*" in grant and not grant.startswith("GRANT USAGE") for grant in grants
-        ) or any("WITH GRANT OPTION" in grant for grant in grants)
-        cursor.execute("SELECT @@character_set_database")
-        found["encoding"] = cursor.fetchone()[0]
-        found["pending"] = []
-    found["elsewhere"] = refused(connect, database="mysql")
-found["nobody"] = refused(connect, password="not the password")
-print(json.dumps(found))
+    )
+)

@@ -37,7 +37,7 @@ def test_study_is_in_the_database(database: dict[str, Any]) -> None:
 
 
 def test_login_has_no_power_over_the_server(database: dict[str, Any]) -> None:
-    expect("a right beyond its own database", False, bool(database["powerful"]), "orthanc_database_user")
+    expect("rights beyond its own database", 0, database["powers"], "orthanc_database_user")
 
 
 def test_login_stays_out_of_other_databases(database: dict[str, Any]) -> None:
@@ -45,7 +45,7 @@ def test_login_stays_out_of_other_databases(database: dict[str, Any]) -> None:
 
 
 def test_wrong_password_is_refused(database: dict[str, Any]) -> None:
-    expect("refusal of a wrong password", True, bool(database["nobody"]), "orthanc_database_password")
+    expect("refusal of a wrong password", True, bool(database["wrong password"]), "orthanc_database_password")
 
 
 def test_settings_are_in_force(database: dict[str, Any]) -> None:

@@ -42,6 +42,8 @@ OWN_VARIABLE = {
 RANGES = {
     "orthanc_database_connections": (1, 100),
     "nginx_timeout": (1, 86400),
+    "mysql_reserved_connections": (1, 10_000),
+    "postgresql_reserved_connections": (5, 10_000),
     "orthanc_ready_timeout": (1, 3600),
     "orthanc_storage_minimum_free_gb": (0, 1_000_000),
 }

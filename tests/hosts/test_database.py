@@ -12,6 +12,7 @@ import pydicom
 import pytest
 import requests
 from pydicom.data import get_testdata_file
+from pydicom.uid import UID
 
 from tests.hosts.conftest import ROOT, Lab
 
@@ -43,10 +44,12 @@ class Site:
 
 def image(number: int) -> bytes:
     """Make an image of a patient of its own out of one that comes with pydicom."""
-    dataset = pydicom.dcmread(get_testdata_file("MR_small.dcm", download=False))
+    file = get_testdata_file("MR_small.dcm", download=False)
+    assert isinstance(file, str)
+    dataset = pydicom.dcmread(file)
     dataset.PatientID = f"RESTART-{number}"
     dataset.StudyInstanceUID, dataset.SeriesInstanceUID = f"2.25.1{number:03}", f"2.25.2{number:03}"
-    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"2.25.3{number:03}"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"2.25.3{number:03}")
     buffer = io.BytesIO()
     dataset.save_as(buffer)
     return buffer.getvalue()

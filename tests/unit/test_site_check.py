@@ -132,7 +132,7 @@ def test_good_host_that_was_not_asked() -> None:
     assert list(site_check.problems(host)) == []
 
 
-POSTGRESQL = {
+POSTGRESQL: dict[str, Any] = {
     "orthanc_database": "postgresql",
     "orthanc_database_password": "secret",
     "orthanc_database_host": "127.0.0.1",
