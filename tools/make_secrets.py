@@ -16,8 +16,6 @@ import string
 import subprocess
 import sys
 
-import yaml
-
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAME = re.compile(r"\bvault_\w+")
 ALPHABET = string.ascii_letters + string.digits
@@ -62,20 +60,19 @@ def main() -> None:
         for name in NAME.findall(re.sub(r"(?m)(^|\s)#.*$", "", path.read_text(encoding="utf-8")))
     }
     password_file()
-    known: dict[str, str] = {}
-    plain = False
+    text, plain = "---\n", False
     if file.exists():
         text = file.read_text(encoding="utf-8")
         plain = not text.startswith("$ANSIBLE_VAULT")
         if not plain:
             text = vault("view", str(file))
-        known = yaml.safe_load(text) or {}
-    missing = sorted(wanted - set(known))
+    # As text: what somebody wrote there stays to the letter, tags and comments too.
+    missing = sorted(wanted - set(re.findall(r"(?m)^(vault_\w+)[ \t]*:", text)))
     if not missing and not plain:
         print(f"Secrets: {file} has all {len(wanted)} that the inventory names.")
         return
-    known |= {name: "".join(secrets.choice(ALPHABET) for _ in range(32)) for name in missing}
-    encrypted = vault("encrypt", "--output", "-", text=yaml.safe_dump(known, explicit_start=True))
+    lines = [f"{name}: {''.join(secrets.choice(ALPHABET) for _ in range(32))}\n" for name in missing]
+    encrypted = vault("encrypt", "--output", "-", text=text.rstrip("\n") + "\n" + "".join(lines))
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_suffix(".new")
     with open(os.open(new, os.O_CREAT | os.O_TRUNC | os.O_WRONLY, 0o600), "w") as target:

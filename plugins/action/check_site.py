@@ -54,6 +54,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                 {
                     "storage_dir": values.get("orthanc_storage_dir", "/var/lib"),
                     "config_dir": values.get("orthanc_config_dir", "/etc/pacs/orthanc"),
+                    "database": values.get("orthanc_database", "sqlite"),
+                    "offers": bool(values.get("orthanc_version")),
                     "index_dir": values.get("orthanc_index_dir") or values.get("orthanc_storage_dir", "/var/lib"),
                 },
                 task_vars=variables,
@@ -62,6 +64,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                 return dict(probe)
             host.probe = probe
             problems += site_check.problems(host)
+            # So that no role has to ask again, which costs a second for each.
+            result["ansible_facts"] = {"pacs_packages": probe["packages"]}
         if problems:
             name = variables["inventory_hostname"]
             lines = "".join(f"\n- {problem}" for problem in dict.fromkeys(problems))

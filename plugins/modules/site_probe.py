@@ -25,6 +25,14 @@ options:
     description: Where the SQLite index is or would be.
     type: path
     default: /var/lib/orthanc/db-v6
+  database:
+    description: The database that is asked for; only what is in another one is counted.
+    type: str
+    default: sqlite
+  offers:
+    description: Ask the package sources even where Orthanc is installed, which takes half a second.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Works as usual, since it only reads.
@@ -58,7 +66,12 @@ orthanc:
   type: str
   returned: always
 offered:
-  description: The versions of Orthanc that the package sources offer, best first.
+  description: The versions of Orthanc that the package sources offer, best first; empty where they were not asked.
+  type: list
+  elements: str
+  returned: always
+packages:
+  description: The Debian packages that are installed, by their names.
   type: list
   elements: str
   returned: always
@@ -72,7 +85,7 @@ database:
   returned: always
   sample: sqlite
 images:
-  description: How many instances it holds; -1 if that could not be found out.
+  description: How many instances it holds; -1 if they were not counted or could not be.
   type: int
   returned: always
 memory:
@@ -125,12 +138,17 @@ def configuration(folder: str) -> dict[str, Any]:
     return found
 
 
-def archive(settings: dict[str, Any], index_dir: str) -> tuple[str, int]:
-    """Tell in which database the images of this host are indexed, and how many there are (-1: unknown)."""
+def archive(settings: dict[str, Any], index_dir: str, asked: str) -> tuple[str, int]:
+    """Tell in which database the images of this host are indexed, and how many there are (-1: unknown).
+
+    They are counted only if that is not the database which is asked for.
+    """
     index = os.path.join(settings.get("IndexDirectory", index_dir), "index")
     database = next((name for name in ("PostgreSQL", "MySQL") if name in settings), "")
     if not database and not os.path.exists(index):
         return "", 0
+    if asked == (database.lower() or "sqlite"):
+        return asked, -1
     try:
         user, password = next(iter(settings["RegisteredUsers"].items()))
         login = base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -161,6 +179,8 @@ def main() -> None:
             "storage_dir": {"type": "path", "default": "/var/lib"},
             "config_dir": {"type": "path", "default": "/etc/pacs/orthanc"},
             "index_dir": {"type": "path", "default": "/var/lib/orthanc/db-v6"},
+            "database": {"type": "str", "default": "sqlite"},
+            "offers": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
@@ -172,11 +192,19 @@ def main() -> None:
 
     release = os_release()
     installed = re.search(r"Orthanc (\d[\d.]*)", run("Orthanc", "--version"))
+    offers = run("apt-cache", "madison", "orthanc") if module.params["offers"] or not installed else ""
+    offered = re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offers)
+    # Names and states of all packages in one call; the roles compare them with what they need.
+    states = (
+        line.split() for line in run("dpkg-query", "--show", "--showformat", "${Package} ${Status}\\n").splitlines()
+    )
+    packages = [state[0] for state in states if state[1:] == ["install", "ok", "installed"]]
     listening = {}
     for line in run("ss", "-Hltnp").splitlines():
         program = re.search(r'users:\(\("([^"]+)"', line)
         listening[line.split()[3].rpartition(":")[2]] = program[1] if program else "another program"
-    database, images = archive(configuration(module.params["config_dir"]), module.params["index_dir"])
+    settings = configuration(module.params["config_dir"])
+    database, images = archive(settings, module.params["index_dir"], module.params["database"])
     module.exit_json(
         database=database,
         images=images,
@@ -184,8 +212,9 @@ def main() -> None:
         distribution=release.get("ID", ""),
         release=release.get("VERSION_ID", ""),
         systemd=os.path.isdir("/run/systemd/system"),
+        packages=packages,
         orthanc=installed[1] if installed else "",
-        offered=list(dict.fromkeys(re.findall(r"\| (?:\d+:)?(\d[\d.]*)", run("apt-cache", "madison", "orthanc")))),
+        offered=list(dict.fromkeys(offered)),
         free=free_bytes(module.params["storage_dir"]),
         listening=listening,
     )

@@ -49,7 +49,10 @@ options:
         type: path
         required: true
       content:
-        description: What the file holds. Give this or O(files[].secret).
+        description: What the file holds. Give this, O(files[].secret) or O(files[].made_by).
+        type: str
+      made_by:
+        description: Shell command that makes the file where it is missing. Otherwise only owner and mode are set.
         type: str
       secret:
         description: What the file holds, if it must not be shown.
@@ -160,7 +163,26 @@ class Writer:
             os.chown(item["path"], *ids)
             os.chmod(item["path"], int(item["mode"], 8))
 
+    def made(self, item: dict[str, Any]) -> None:
+        """Have the file made if it is missing, and set its owner and mode."""
+        ids = self.ids(item)
+        before, after = self.attributes(item), self.wished(item, ids)
+        if before == after:
+            return
+        self.changed(item["path"], before or "", after)
+        if self.module.check_mode:
+            return
+        if before is None:
+            rc, out, err = self.module.run_command(["sh", "-euc", item["made_by"]])
+            if rc or not os.path.isfile(item["path"]):
+                self.module.fail_json(f"{item['path']}: the command that makes it fails: {(err or out).strip()}")
+        os.chown(item["path"], *ids)
+        os.chmod(item["path"], int(item["mode"], 8))
+
     def file(self, item: dict[str, Any]) -> None:
+        if item["made_by"] is not None:
+            self.made(item)
+            return
         path, ids = item["path"], self.ids(item)
         content = item["content"] if item["secret"] is None else item["secret"]
         before = ""
@@ -241,12 +263,13 @@ def main() -> None:
                 "options": attributes
                 | {
                     "content": {"type": "str"},
+                    "made_by": {"type": "str"},
                     "secret": {"type": "str", "no_log": True},
                     "mode": {"type": "str", "default": "0644"},
                     "validate": {"type": "str"},
                 },
-                "mutually_exclusive": [("content", "secret")],
-                "required_one_of": [("content", "secret")],
+                "mutually_exclusive": [("content", "secret", "made_by")],
+                "required_one_of": [("content", "secret", "made_by")],
             },
             "purge": {"type": "list", "elements": "path", "default": []},
         },
