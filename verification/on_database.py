@@ -1,4 +1,4 @@
-"""Ask the database beside the Orthanc of this host. Runs on the host, as root.
+"""Ask the database of the Orthanc on this host. Runs on the host, as root.
 
 Arguments: the configuration folder, the database and a study's UID. The login is read where Orthanc
 reads it. Prints JSON: what the login may do, how often the study is indexed, and what is not in force.
@@ -27,7 +27,11 @@ def connect(**changes: Any) -> Any:
         # As bytes, since as text it may hold Latin-1 only.
         "password": options["Password"].encode(),
         "database": options["Database"],
+        "ssl_disabled": not options["EnableSsl"],
     }
+    if options["EnableSsl"]:
+        login["ssl_ca"] = options["SslCACertificates"]
+        login["ssl_verify_cert"] = True
     return driver.connect(**(login | changes))
 
 
@@ -58,6 +62,7 @@ if engine == "postgresql":
     )
     pending = ask("SELECT name FROM pg_settings WHERE pending_restart")
     elsewhere = refusal(dbname="postgres")
+    plain = refusal(sslmode="disable")
 else:
     powers = [
         grant
@@ -66,6 +71,7 @@ else:
     ]
     pending = []
     elsewhere = refusal(database="mysql")
+    plain = refusal(ssl_disabled=True, ssl_ca=None, ssl_verify_cert=None)
 print(
     json.dumps(
         {
@@ -76,6 +82,7 @@ print(
             "powers": len(powers),
             "pending": pending,
             "elsewhere": elsewhere,
+            "plain": plain,
             "wrong password": refusal(password=b"not the password" if engine == "mysql" else "not the password"),
         }
     )

@@ -1,4 +1,4 @@
-"""The database beside Orthanc: it has the index, and its login can do nothing else."""
+"""The database of Orthanc: it has the index, and its login can do nothing else."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ def database(site: Site, host: Any, patient: Client) -> dict[str, Any]:
     del patient
     if site.database == "sqlite":
         pytest.skip("orthanc_database is sqlite: there is no server to ask")
-    if not site.database_beside:
-        pytest.skip("the database is on another host, and asking it there is not built yet")
     arguments = " ".join(map(shlex.quote, (site.config_dir, site.database, CT.dataset.StudyInstanceUID)))
     found: dict[str, Any] = json.loads(host.check_output(f"python3 -c {shlex.quote(ON_DATABASE)} {arguments}"))
     return found
@@ -52,10 +50,18 @@ def test_settings_are_in_force(database: dict[str, Any]) -> None:
     expect("settings that wait for a restart", [], database["pending"])
 
 
+def test_plain_connection_from_another_host_is_refused(site: Site, database: dict[str, Any]) -> None:
+    if site.database_beside:
+        pytest.skip("the database is on the same host: nothing travels")
+    expect("refusal of a connection without TLS", True, bool(database["plain"]), "orthanc_database_tls")
+
+
 def test_database_is_closed_to_this_machine(site: Site, database: dict[str, Any]) -> None:
     del database
     if site.connection.get("ansible_connection") == "local":
         pytest.skip("this machine is the host itself")
+    if not site.database_beside:
+        pytest.skip("the server listens for other hosts; whom it lets in, its own rules say")
     with socket.socket() as connection:
         connection.settimeout(5)
         code = connection.connect_ex((site.address, PORTS[site.database]))

@@ -191,14 +191,13 @@ def main() -> None:
         return str(module.run_command(list(command), environ_update={"LC_ALL": "C"})[1])
 
     release = os_release()
-    installed = re.search(r"Orthanc (\d[\d.]*)", run("Orthanc", "--version"))
+    # Versions and states of all packages in one call; the roles compare them with what they need.
+    shown = run("dpkg-query", "--show", "--showformat", "${Package} ${Version} ${Status}\\n")
+    states = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
+    packages = {name: state[0] for name, state in states.items() if state[1:] == ["install", "ok", "installed"]}
+    installed = re.match(r"(?:\d+:)?(\d[\d.]*)", packages.get("orthanc", ""))
     offers = run("apt-cache", "madison", "orthanc") if module.params["offers"] or not installed else ""
     offered = re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offers)
-    # Names and states of all packages in one call; the roles compare them with what they need.
-    states = (
-        line.split() for line in run("dpkg-query", "--show", "--showformat", "${Package} ${Status}\\n").splitlines()
-    )
-    packages = [state[0] for state in states if state[1:] == ["install", "ok", "installed"]]
     listening = {}
     for line in run("ss", "-Hltnp").splitlines():
         program = re.search(r'users:\(\("([^"]+)"', line)
@@ -212,7 +211,7 @@ def main() -> None:
         distribution=release.get("ID", ""),
         release=release.get("VERSION_ID", ""),
         systemd=os.path.isdir("/run/systemd/system"),
-        packages=packages,
+        packages=sorted(packages),
         orthanc=installed[1] if installed else "",
         offered=list(dict.fromkeys(offered)),
         free=free_bytes(module.params["storage_dir"]),
