@@ -65,7 +65,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             host.probe = probe
             problems += site_check.problems(host)
             # So that no role has to ask again, which costs a second for each.
-            result["ansible_facts"] = {"pacs_packages": probe["packages"]}
+            result["ansible_facts"] = {f"pacs_{name}": probe[name] for name in ("packages", "services")}
         if problems:
             name = variables["inventory_hostname"]
             lines = "".join(f"\n- {problem}" for problem in dict.fromkeys(problems))

@@ -75,6 +75,12 @@ packages:
   type: list
   elements: str
   returned: always
+services:
+  description: The services of the roles that run and are started at boot.
+  type: list
+  elements: str
+  returned: always
+  sample: [orthanc, nginx]
 free:
   description: Free space in bytes on the file system of the storage folder.
   type: int
@@ -198,6 +204,9 @@ def main() -> None:
     installed = re.match(r"(?:\d+:)?(\d[\d.]*)", packages.get("orthanc", ""))
     offers = run("apt-cache", "madison", "orthanc") if module.params["offers"] or not installed else ""
     offered = re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offers)
+    names = ("orthanc", "nginx")
+    active, enabled = (run("systemctl", f"is-{state}", *names).split() for state in ("active", "enabled"))
+    services = [name for name, *states in zip(names, active, enabled, strict=False) if states == ["active", "enabled"]]
     listening = {}
     for line in run("ss", "-Hltnp").splitlines():
         program = re.search(r'users:\(\("([^"]+)"', line)
@@ -212,6 +221,7 @@ def main() -> None:
         release=release.get("VERSION_ID", ""),
         systemd=os.path.isdir("/run/systemd/system"),
         packages=sorted(packages),
+        services=services,
         orthanc=installed[1] if installed else "",
         offered=list(dict.fromkeys(offered)),
         free=free_bytes(module.params["storage_dir"]),

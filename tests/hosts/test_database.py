@@ -107,6 +107,28 @@ def test_switch_to_another_database_is_refused_while_there_are_images(site: Site
         assert session.get(site.url("/system"), timeout=30).json()["DatabaseBackendPlugin"]
 
 
+@pytest.mark.parametrize(
+    "variables, words",
+    [
+        ({"postgresql_settings": {"shared_buffers": "4TB"}}, ["postgresql_settings", "shared_buffers"]),
+        ({"postgresql_settings": {"max_connections": 3}}, ["max_connections"]),
+        ({"orthanc_database_name": "o'rthanc"}, ["orthanc_database_name"]),
+        ({"orthanc_database_password": ""}, ["orthanc_database_password", "make secrets"]),
+        ({"orthanc_database_connections": 1000}, ["orthanc_database_connections", "1 to 100"]),
+    ],
+)
+def test_wrong_value_changes_nothing(site: Site, variables: dict[str, Any], words: list[str]) -> None:
+    state = (
+        "cd /etc && find pacs postgresql -type f | sort | xargs sha256sum;"
+        " systemctl show postgresql orthanc --property InvocationID"
+    )
+    before = site.lab.shell(state)
+    printed = " ".join(site.deploy(variables, check=False).split())
+    assert "failed=1" in printed
+    assert not [word for word in words if word not in printed]
+    assert site.lab.shell(state) == before
+
+
 def test_wrong_address_is_told_in_plain_words(site: Site) -> None:
     printed = site.deploy({"orthanc_database_port": 5999, "orthanc_ready_timeout": 10}, check=False)
     assert "The database does not answer: see orthanc_database_host" in " ".join(printed.split())
