@@ -223,7 +223,14 @@ def settings(host: Host) -> Iterator[str]:
         for option in host.tables[release]
     }
     types = {option: kind for table in host.tables.values() for option, kind in table.items()}
-    sections = {section for plugin in host.plugins.values() for section in plugin.get("settings", {})}
+    sections = {
+        section
+        for plugin in host.plugins.values()
+        for section in (*plugin.get("settings", {}), *plugin.get("sections", []))
+    }
+    of_plugins = {
+        option: kind for plugin in host.plugins.values() for option, kind in plugin.get("options", {}).items()
+    }
     for name, value in host.variables["orthanc_settings"].items():
         if name in OWN_VARIABLE:
             yield f"orthanc_settings.{name}: this option has a variable of its own; set {OWN_VARIABLE[name]}."
@@ -232,6 +239,9 @@ def settings(host: Host) -> Iterator[str]:
         elif name in sections or name in DATABASE_SECTIONS:
             if not isinstance(value, dict):
                 yield f"orthanc_settings.{name}: a plugin's section is a dictionary, not {value!r}."
+        elif name in of_plugins:
+            if not _is_of_type(value, of_plugins[name]):
+                yield f"orthanc_settings.{name}: the plugin wants a value of type {of_plugins[name]}, not {value!r}."
         elif name not in types:
             yield f"orthanc_settings.{name}: no Orthanc release knows this option.{nearest(name, types)}"
         elif version and version in host.tables and name not in host.tables[version]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import pathlib
 import re
 import shutil
@@ -11,11 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.hosts.certificates import pem
 from tests.hosts.conftest import QUICKSTART, Lab
 
 LAB = {"name": "bad", "pacs": "trixie"}
@@ -26,30 +22,6 @@ stat --format '%n %a %U %G' /etc/* /var/lib/*
 systemctl list-unit-files --no-pager
 dpkg-query --show --showformat '${Package} ${Version} ${Status}\n'
 """
-
-
-def pem(name: str, days: int = 30, key: ec.EllipticCurvePrivateKey | None = None) -> tuple[str, str]:
-    """Make a certificate for the name that ends in so many days, and its key."""
-    key = key or ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=60))
-        .not_valid_after(now + datetime.timedelta(days=days))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return (
-        certificate.public_bytes(serialization.Encoding.PEM).decode(),
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ).decode(),
-    )
 
 
 CERTIFICATE, KEY = pem("pacs.example.org")

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 import re
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import requests
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+from tests.hosts.certificates import pem
 from tests.hosts.conftest import Lab
 
 LAB = {"name": "site", "pacs": "trixie", "other": "trixie"}
@@ -153,7 +148,7 @@ def test_other_site_stays_and_a_broken_one_stops_the_run(site: Site) -> None:
 
 
 def test_certificate_of_the_site(site: Site) -> None:
-    certificate, key = _certificate(site.lab.address["pacs"])
+    certificate, key = pem(site.lab.address["pacs"])
     site.deploy({"nginx_tls_certificate": certificate, "nginx_tls_private_key": key})
     assert site.certificate.read_text(encoding="utf-8").strip() == certificate.strip()
     answer = site.get("/system")
@@ -182,26 +177,3 @@ def changed(output: str) -> bool:
 
 def _quoted(text: str) -> str:
     return "'" + text.replace("'", "'\\''") + "'"
-
-
-def _certificate(address: str) -> tuple[str, str]:
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=30))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    return (
-        certificate.public_bytes(serialization.Encoding.PEM).decode(),
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ).decode(),
-    )

@@ -148,7 +148,14 @@ def test_good_host_with_a_database() -> None:
     assert problems(**POSTGRESQL, orthanc_settings={"PostgreSQL": {"Lock": False}}) == []
 
 
+def test_options_of_plugins_are_reached() -> None:
+    settings = {"PythonScript": "/srv/route.py", "ServeFolders": {"/doc": "/srv"}}
+    assert problems(orthanc_settings=settings) == []
+
+
 WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"orthanc_settings": {"PythonScript": True}}, "orthanc_settings.PythonScript", "wants a value of type str"),
+    ({"orthanc_settings": {"ServeFolders": "/srv"}}, "orthanc_settings.ServeFolders", "is a dictionary"),
     # database
     (POSTGRESQL | {"orthanc_database_password": ""}, "orthanc_database_password", "make secrets"),
     (POSTGRESQL | {"orthanc_database_host": ""}, "orthanc_database_host", "in the group 'postgresql'"),
