@@ -42,7 +42,12 @@ def association(site: Site, calling: str, called: str) -> Iterator[Association]:
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = 10
     entity.add_requested_context(Verification)
     entity.add_requested_context(MRImageStorage, ExplicitVRLittleEndian)
-    opened = entity.associate(site.address, site.dicom_port, ae_title=called)
+    # Orthanc hangs up right after a rejection; pynetdicom may see the one before the other, and calls
+    # that no answer. A server that really gives none does so each time.
+    for _ in range(5):
+        opened = entity.associate(site.address, site.dicom_port, ae_title=called)
+        if opened.is_established or opened.is_rejected:
+            break
     try:
         yield opened
     finally:
