@@ -119,6 +119,17 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 
 
+def make_folders(path: str) -> None:
+    """Make a folder and those above it, open to all whatever the host's umask is.
+
+    Below a folder that a hardened host's umask closes, nginx's workers would not find their users.
+    """
+    if not os.path.isdir(path):
+        make_folders(os.path.dirname(path))
+        os.mkdir(path)
+        os.chmod(path, 0o755)
+
+
 class Writer:
     """Brings folders and files to the wished state and keeps account of what changed."""
 
@@ -159,7 +170,7 @@ class Writer:
             return
         self.changed(item["path"], before or "", after)
         if not self.module.check_mode:
-            os.makedirs(item["path"], mode=0o755, exist_ok=True)
+            make_folders(item["path"])
             os.chown(item["path"], *ids)
             os.chmod(item["path"], int(item["mode"], 8))
 
