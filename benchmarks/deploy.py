@@ -41,9 +41,10 @@ MITOGEN = {
     "ANSIBLE_STRATEGY": "mitogen_linear",
     "ANSIBLE_STRATEGY_PLUGINS": str(pathlib.Path(ansible_mitogen.__file__).parent / "plugins" / "strategy"),
 }
-SHELL, FIRST, AGAIN, FASTER = "shell script", "first deployment", "run that changes nothing", "the same with mitogen"
+SHELL, FIRST, AGAIN = "shell script", "first deployment", "run that changes nothing"
+FIRST_FASTER, AGAIN_FASTER = f"{FIRST} with mitogen", f"{AGAIN}, with mitogen"
 # A ratio: above, below, and the goal.
-RATIOS = [(FIRST, SHELL, 1.5), (AGAIN, FIRST, 0.25), (FASTER, FIRST, None)]
+RATIOS = [(FIRST, SHELL, 1.5), (FIRST_FASTER, SHELL, 1.5), (AGAIN, FIRST, 0.25), (AGAIN_FASTER, FIRST_FASTER, 0.25)]
 
 
 def say(text: str) -> None:
@@ -98,7 +99,7 @@ def measure(seconds: dict[str, list[float]], what: str, action: Any, *arguments:
     output: bytes = action(*arguments, **options)
     seconds.setdefault(what, []).append(time.monotonic() - start)
     say(f"  {what}: {seconds[what][-1]:.1f} s")
-    if what in (AGAIN, FASTER) and b"changed=0" not in output:
+    if what in (AGAIN, AGAIN_FASTER) and b"changed=0" not in output:
         sys.exit(f"The {what} changed something:\n{output.decode()}")
 
 
@@ -132,7 +133,9 @@ def main() -> None:
             lab("create")
             measure(seconds, FIRST, deploy)
             measure(seconds, AGAIN, deploy)
-            measure(seconds, FASTER, deploy, **MITOGEN)
+            lab("create")
+            measure(seconds, FIRST_FASTER, deploy, **MITOGEN)
+            measure(seconds, AGAIN_FASTER, deploy, **MITOGEN)
         say("Requests per second through the proxy, by the hashes of the passwords")
         rates = [line.split("\t") for line in on_host(script("logins.sh")).decode().splitlines()]
     finally:
@@ -144,7 +147,7 @@ def main() -> None:
     print("\n| Ratio | Median | In each round | Goal |\n| --- | ---: | --- | --- |")
     for above, below, goal in RATIOS:
         ratios = [one / other for one, other in zip(seconds[above], seconds[below], strict=True)]
-        print(row(f"{above} : {below}", ratios, ".2f"), f"at most {goal} |" if goal else "none |")
+        print(row(f"{above} : {below}", ratios, ".2f"), f"at most {goal} |")
     print("\n| Passwords hashed with | Requests per second | Ratio to none |\n| --- | ---: | ---: |")
     for rate, name in sorted(rates, key=lambda row: -float(row[0])):
         print(f"| {name} | {float(rate):.0f} | {float(rate) / float(rates[-1][0]):.3f} |")

@@ -15,6 +15,9 @@ from ansible.plugins.action import ActionBase
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import site_check
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+# The roles whose packages playbooks/site.yml installs in one go. Those of the databases hold the inventory
+# against the host themselves before they change it.
+INSTALLED_TOGETHER = ("orthanc", "nginx")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no types
@@ -65,7 +68,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             host.probe = probe
             problems += site_check.problems(host)
             # So that no role has to ask again, which costs a second for each.
-            result["ansible_facts"] = {f"pacs_{name}": probe[name] for name in ("packages", "services")}
+            missing = sorted(self._packages(roles, values, variables) - set(probe["packages"]))
+            result["ansible_facts"] = {
+                "pacs_services": probe["services"],
+                # A dry run installs nothing, and each role tells what it would install.
+                "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),
+                "pacs_missing_packages": missing,
+            }
         if problems:
             name = variables["inventory_hostname"]
             lines = "".join(f"\n- {problem}" for problem in dict.fromkeys(problems))
@@ -73,8 +82,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         result["changed"] = False
         return result
 
-    def _load(self, path: pathlib.Path, trusted: bool = False) -> dict[str, Any]:
-        loaded: dict[str, Any] = self._loader.load_from_file(str(path), trusted_as_template=trusted) or {}
+    def _load(self, path: pathlib.Path) -> dict[str, Any]:
+        """Load a file of the collection; the loader keeps it for all hosts, with its templates trusted or not."""
+        loaded: dict[str, Any] = self._loader.load_from_file(str(path), trusted_as_template=True) or {}
         return loaded
 
     def _derived(self) -> set[str]:
@@ -93,7 +103,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
 
     def _evaluate(self, role: str, spec: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Template the role's variables as the role would see them."""
-        defaults = self._load(ROOT / "roles" / role / "defaults" / "main.yml", trusted=True)
+        defaults = self._load(ROOT / "roles" / role / "defaults" / "main.yml")
         values: dict[str, Any] = {}
         failed: list[str] = []
         templar = self._templar.copy_with_new_env(available_variables={**defaults, **variables})
@@ -113,6 +123,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                         f" run `make secrets INVENTORY={self._inventory(variables)}`."
                     )
         return values, failed
+
+    def _packages(self, roles: list[str], values: dict[str, Any], variables: dict[str, Any]) -> set[str]:
+        """Return what the roles install without looking at the host first, and without asking for a release."""
+        names: set[str] = set()
+        for role in roles:
+            constants = self._load(ROOT / "roles" / role / "vars" / "main.yml")
+            if role in INSTALLED_TOGETHER and not values.get(f"{role}_version"):
+                templar = self._templar.copy_with_new_env(available_variables={**values, **variables, **constants})
+                names |= set(templar.template(constants[f"__{role}_packages"]))
+        return names
 
     @staticmethod
     def _inventory(variables: dict[str, Any]) -> str:
