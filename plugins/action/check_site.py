@@ -128,8 +128,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         """Return what the roles install without looking at the host first, and without asking for a release."""
         names: set[str] = set()
         for role in roles:
-            constants = self._load(ROOT / "roles" / role / "vars" / "main.yml")
             if role in INSTALLED_TOGETHER and not values.get(f"{role}_version"):
+                files = ["main"] + [values[name] for name in [f"{role}_install_method"] if name in values]
+                constants: dict[str, Any] = {}
+                for file in files:
+                    constants |= self._load(ROOT / "roles" / role / "vars" / f"{file}.yml")
                 templar = self._templar.copy_with_new_env(available_variables={**values, **variables, **constants})
                 names |= set(templar.template(constants[f"__{role}_packages"]))
         return names
