@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The roles whose packages playbooks/site.yml installs in one go. Those of the databases hold the inventory
 # against the host themselves before they change it.
 INSTALLED_TOGETHER = ("orthanc", "nginx")
+RELAY = "nginx_relay_"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no types
@@ -46,9 +47,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         ) + self._set_by_inventory(variables)
 
         values: dict[str, Any] = {}
-        for role in roles:
-            found, failed = self._evaluate(role, options[role], variables)
-            problems += failed or site_check.arguments(options[role], found)
+        relayed = "orthanc" in roles and self._templar.template(variables["site_relayed"])
+        # Of the role nginx a host has the site, or the relay for a proxy elsewhere.
+        parts = [*roles, "nginx"] if relayed else roles
+        for role in parts:
+            relay = relayed and role == "nginx"
+            spec = {name: option for name, option in options[role].items() if name.startswith(RELAY) == relay}
+            found, failed = self._evaluate(role, spec, variables)
+            problems += failed or site_check.arguments(spec, found)
             values |= found
         if not problems:
             host = self._host(roles, values)
@@ -68,7 +74,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             host.probe = probe
             problems += site_check.problems(host)
             # So that no role has to ask again, which costs a second for each.
-            missing = sorted(self._packages(roles, values, variables) - set(probe["packages"]))
+            missing = sorted(self._packages(parts, values, variables) - set(probe["packages"]))
             result["ansible_facts"] = {
                 "pacs_services": probe["services"],
                 # A dry run installs nothing, and each role tells what it would install.
