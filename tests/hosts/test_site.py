@@ -159,15 +159,30 @@ def test_certificate_of_the_site(site: Site) -> None:
     assert site.get("/system").status_code == 200
 
 
-def test_failed_start_is_told_in_orthancs_words(site: Site) -> None:
-    """A wrong value that only Orthanc itself can find."""
-    done = site.lab.play(variables={"orthanc_settings": {"DefaultEncoding": "Klingon"}}, check=False)
-    assert done.returncode != 0
-    # Orthanc's own line out of its journal, and what it means for the service.
-    assert "Parameter out of range" in done.stdout
-    assert "It ends again and again" in done.stdout
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"DefaultEncoding": "Klingon"}, "Parameter out of range"),
+        # It ends by a signal, since it asks a text for a number.
+        ({"UserMetadata": {"Marker": "1024"}}, "Orthanc ended"),
+        ({"LuaScripts": ["/usr/local/share/hang.lua"]}, "is not ready after 5 s"),
+    ],
+    ids=["refused", "crash", "hang"],
+)
+def test_bad_change_leaves_the_last_one_that_worked(site: Site, settings: dict[str, Any], words: str) -> None:
+    """Values that only Orthanc itself can find wrong."""
     site.deploy()
+    site.lab.shell("echo 'while true do end' > /usr/local/share/hang.lua")
+    before = site.lab.shell("sha256sum /etc/pacs/orthanc/* /etc/systemd/system/orthanc.service")
+    bad = {"orthanc_settings": settings, "orthanc_ready_timeout": 5, "orthanc_modalities": site.modalities}
+    done = site.lab.play(variables=bad, check=False)
+    assert done.returncode != 0
+    assert words in done.stdout
+    assert "The configuration that worked last is back, and Orthanc serves with it." in " ".join(done.stdout.split())
+    assert site.lab.shell("sha256sum /etc/pacs/orthanc/* /etc/systemd/system/orthanc.service") == before
     assert site.get("/system").status_code == 200
+    # Nothing lingers: the next good run has nothing to do.
+    assert not changed(site.deploy())
 
 
 def changed(output: str) -> bool:
