@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
@@ -25,12 +25,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
     """Runs on the control node, and on the host once, to read what it brings."""
 
     TRANSFERS_FILES = False
+    ARGUMENTS: ClassVar = {"reach": {"type": "bool", "default": True}}
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables: dict[str, Any] = task_vars or {}
         self._missing: set[str] = set()
         result: dict[str, Any] = super().run(tmp, variables)
+        _, arguments = self.validate_argument_spec(self.ARGUMENTS)
         specs = {path.parts[-3]: self._load(path) for path in ROOT.glob("roles/*/meta/argument_specs.yml")}
         options = {role: spec["argument_specs"]["main"]["options"] for role, spec in specs.items()}
         roles = [role for role in options if role in variables["group_names"]]
@@ -47,6 +49,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         ) + self._set_by_inventory(variables)
 
         values: dict[str, Any] = {}
+        wrong: list[str] = []
         relayed = "orthanc" in roles and self._templar.template(variables["site_relayed"])
         # Of the role nginx a host has the site, or the relay for a proxy elsewhere.
         parts = [*roles, "nginx"] if relayed else roles
@@ -54,10 +57,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             relay = relayed and role == "nginx"
             spec = {name: option for name, option in options[role].items() if name.startswith(RELAY) == relay}
             found, failed = self._evaluate(role, spec, variables)
-            problems += failed or site_check.arguments(spec, found)
+            wrong += failed or site_check.arguments(spec, found)
             values |= found
-        if not problems:
-            host = self._host(roles, values)
+        host = self._host(roles, values)
+        if arguments["reach"] and not problems + wrong:
             probe = self._execute_module(
                 "dicom.orthanc.site_probe",
                 {
@@ -72,7 +75,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             if probe.get("failed") or probe.get("unreachable"):
                 return dict(probe)
             host.probe = probe
-            problems += site_check.problems(host)
             # So that no role has to ask again, which costs a second for each.
             missing = sorted(self._packages(parts, values, variables) - set(probe["packages"]))
             result["ansible_facts"] = {
@@ -81,6 +83,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                 "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),
                 "pacs_missing_packages": missing,
             }
+        # What is not of its type cannot be looked at more closely.
+        problems += wrong or site_check.problems(host)
         if problems:
             name = variables["inventory_hostname"]
             lines = "".join(f"\n- {problem}" for problem in dict.fromkeys(problems))
