@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
-from ansible_collections.dicom.orthanc.plugins.plugin_utils import site_check
+from ansible_collections.dicom.orthanc.plugins.plugin_utils import security_check, site_check
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The roles whose packages playbooks/site.yml installs in one go. Those of the databases hold the inventory
@@ -60,6 +60,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             wrong += failed or site_check.arguments(spec, found)
             values |= found
         host = self._host(roles, values)
+        host.plain_secrets = frozenset().union(*map(security_check.plain_secrets, self._texts(variables)))
         if arguments["reach"] and not problems + wrong:
             probe = self._execute_module(
                 "dicom.orthanc.site_probe",
@@ -85,6 +86,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             }
         # What is not of its type cannot be looked at more closely.
         problems += wrong or site_check.problems(host)
+        if "orthanc" in roles and not wrong:
+            refusals, result["warnings"] = security_check.findings(host)
+            problems += refusals
         if problems:
             name = variables["inventory_hostname"]
             lines = "".join(f"\n- {problem}" for problem in dict.fromkeys(problems))
@@ -102,14 +106,19 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
 
     def _set_by_inventory(self, variables: dict[str, Any]) -> list[str]:
         """Find derived names in the inventory's files, where they would be overridden in silence."""
-        files = [
+        names = {name for text in self._texts(variables) for name in re.findall(r"(?m)^\s*(site_\w+)\s*:", text)}
+        return list(site_check.misspelled(names, set(), self._derived(), set()))
+
+    @staticmethod
+    def _texts(variables: dict[str, Any]) -> list[str]:
+        """Return the texts of the inventory's files."""
+        files = {
             file
             for source in map(pathlib.Path, variables.get("ansible_inventory_sources") or [])
             for folder in [source if source.is_dir() else source.parent]
             for file in [*folder.glob("*_vars/**/*.y*ml"), *([source] if source.is_file() else folder.glob("*.y*ml"))]
-        ]
-        names = {name for file in files for name in re.findall(r"(?m)^\s*(site_\w+)\s*:", file.read_text("utf-8"))}
-        return list(site_check.misspelled(names, set(), self._derived(), set()))
+        }
+        return [file.read_text("utf-8") for file in sorted(files)]
 
     def _evaluate(self, role: str, spec: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Template the role's variables as the role would see them."""

@@ -74,6 +74,7 @@ class Host:
     """One host: its roles, its variables and what was found on it.
 
     ``probe`` is what the module ``site_probe`` returned, or nothing if the host was not asked.
+    ``plain_secrets`` names the variables whose secret can be read in the inventory's files.
     ``tables`` maps each known Orthanc release to the names and types of its options.
     """
 
@@ -83,6 +84,7 @@ class Host:
     tables: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     distribution_versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     probe: Mapping[str, Any] | None = None
+    plain_secrets: frozenset[str] = frozenset()
 
     def has(self, role: str) -> bool:
         return role in self.roles

@@ -55,8 +55,10 @@ def test_default_passes_its_own_specification(role: str, name: str) -> None:
     # Stricter than Ansible, which lets "8042" pass for a number and hands on the text.
     option, value = options(role)[name], evaluated()[name]
     assert is_of_type(value, option["type"])
-    assert value in option.get("choices", [value])
-    assert all(is_of_type(element, option["elements"]) for element in (value if isinstance(value, list) else []))
+    elements = value if isinstance(value, list) else []
+    for chosen in elements if option["type"] == "list" else [value]:
+        assert chosen in option.get("choices", [chosen])
+    assert all(is_of_type(element, option["elements"]) for element in elements)
 
 
 @pytest.mark.parametrize("path", yaml_files("inventories/", "lab/", "molecule/", "playbooks/"))

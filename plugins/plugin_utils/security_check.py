@@ -1,0 +1,233 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an inventory opens that should be closed, each with its reason and a way to accept it knowingly."""
+
+from __future__ import annotations
+
+import dataclasses
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import yaml
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.site_check import Host
+
+# The first release without a known hole: CVE-2026-10528 was closed in it.
+SAFE_RELEASE = "1.13.0"
+# Logins of Orthanc's samples, of its documentation and of the usual recipes.
+WELL_KNOWN = {
+    "admin",
+    "alicepassword",
+    "changeme",
+    "demo",
+    "my_password",
+    "orthanc",
+    "orthancpass",
+    "orthanctest",
+    "pacs",
+    "passw0rd!",
+    "password",
+    "postgres",
+    "root",
+    "secret",
+}
+_SECRET = re.compile(r"vault_|.*(password|passphrase|secret|token|private_key)$", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What should not be.
+
+    ``broken`` yields the variables with their values that break the rule. What is refused stops a run,
+    anything else is a warning; ``orthanc_accepted_risks`` with the rule's name silences either.
+    """
+
+    name: str
+    refused: bool
+    why: str
+    broken: Callable[[Host], Iterator[str]]
+
+
+def _option(name: str, *bad: Any) -> Callable[[Host], Iterator[str]]:
+    """Look at an option that the role has closed and the inventory opens."""
+
+    def broken(host: Host) -> Iterator[str]:
+        value = host.variables["orthanc_settings"].get(name)
+        if any(value == wrong and type(value) is type(wrong) for wrong in bad):
+            yield f"orthanc_settings.{name} is {str(value).lower()}"
+
+    return broken
+
+
+def _any(*checks: Callable[[Host], Iterator[str]]) -> Callable[[Host], Iterator[str]]:
+    def broken(host: Host) -> Iterator[str]:
+        for check in checks:
+            yield from check(host)
+
+    return broken
+
+
+def _well_known_password(host: Host) -> Iterator[str]:
+    names = ("orthanc_proxy", "orthanc_database")
+    own = [(host.variables[f"{name}_user"], host.variables[f"{name}_password"]) for name in names]
+    for user, password in [*host.variables["orthanc_users"].items(), *own]:
+        if password and str(password).lower() in WELL_KNOWN | {str(user).lower()}:
+            yield f"the password of '{user}' is one that everybody tries"
+
+
+def _plain_dicom(host: Host) -> Iterator[str]:
+    if host.variables["orthanc_settings"].get("DicomTlsEnabled") is True:
+        return
+    for name, modality in host.variables["orthanc_modalities"].items():
+        address = modality.get("Host") if isinstance(modality, Mapping) else modality[1]
+        try:
+            far = ipaddress.ip_address(str(address)).is_global
+        except ValueError:
+            continue
+        if far:
+            yield f"orthanc_modalities.{name} is at {address}, which is no local network"
+
+
+def _old_release(host: Host) -> Iterator[str]:
+    release = host.orthanc_version
+    if release and version_tuple(release) < version_tuple(SAFE_RELEASE):
+        yield f"Orthanc {release} has known vulnerabilities, which {SAFE_RELEASE} closes"
+
+
+def _plain_secrets(host: Host) -> Iterator[str]:
+    for name in sorted(host.plain_secrets):
+        yield f"{name} stands in a file of the inventory that is not encrypted"
+
+
+RULES = (
+    Rule(
+        "known-password",
+        True,
+        "Take it from a vault_* variable, and let `make secrets` write one",
+        _well_known_password,
+    ),
+    Rule(
+        "no-authentication",
+        True,
+        "Every process on the host, and what can be made to send a request there, reads and deletes images",
+        _option("AuthenticationEnabled", False),
+    ),
+    Rule(
+        "remote-http",
+        True,
+        "Passwords and images travel in plain text, past the proxy",
+        _option("RemoteAccessAllowed", True),
+    ),
+    Rule(
+        "lua",
+        True,
+        "Whoever has a login runs programs on the host",
+        _option("ExecuteLuaEnabled", True),
+    ),
+    Rule(
+        "write-files",
+        True,
+        "Whoever has a login writes to the host's files (CVE-2023-33466)",
+        _option("RestApiWriteToFileSystemEnabled", True),
+    ),
+    Rule(
+        "store-from-anyone",
+        True,
+        "Any machine that reaches the DICOM port fills the archive",
+        _option("DicomAlwaysAllowStore", True),
+    ),
+    Rule(
+        "query-by-anyone",
+        True,
+        "Any machine that reaches the DICOM port reads the archive",
+        _any(*(_option(f"DicomAlwaysAllow{operation}", True) for operation in ("Find", "FindWorklist", "Get", "Move"))),
+    ),
+    Rule(
+        "webdav",
+        False,
+        "WebDAV takes and gives images past the rules of the REST API",
+        _option("WebDavEnabled", True),
+    ),
+    Rule(
+        "called-title",
+        False,
+        "A machine that was set up for another server is served as well",
+        _option("DicomCheckCalledAet", False),
+    ),
+    Rule(
+        "modality-address",
+        False,
+        "A title is no secret: who claims that of a modality gets in from any address",
+        _option("DicomCheckModalityHost", False),
+    ),
+    Rule(
+        "unlimited-answers",
+        False,
+        "One query without a filter walks through the whole archive",
+        _any(_option("LimitFindResults", 0), _option("LimitFindInstances", 0)),
+    ),
+    Rule(
+        "plain-dicom",
+        False,
+        "DICOM without TLS can be read on the way; see orthanc_settings.DicomTlsEnabled",
+        _plain_dicom,
+    ),
+    Rule(
+        "plain-secret",
+        False,
+        "Whoever reads the inventory has it; put it into the vault with `ansible-vault edit`",
+        _plain_secrets,
+    ),
+    Rule(
+        "known-vulnerabilities",
+        False,
+        "Distributions do not mend it; orthanc_apt_source upstream is the way to a current one",
+        _old_release,
+    ),
+)
+
+
+def findings(host: Host) -> tuple[list[str], list[str]]:
+    """Return what stops a run, and what is a warning; what the inventory accepts is in neither."""
+    refusals: list[str] = []
+    warnings: list[str] = []
+    for rule in RULES:
+        if rule.name in host.variables["orthanc_accepted_risks"]:
+            continue
+        for what in rule.broken(host):
+            (refusals if rule.refused else warnings).append(
+                f"{what}. {rule.why}. If that is meant, add {rule.name} to orthanc_accepted_risks."
+            )
+    return refusals, warnings
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads a file of an inventory; what bears a tag, as an encrypted value does, is nothing."""
+
+
+_Loader.add_multi_constructor("!", lambda _loader, _suffix, _node: None)
+
+
+def plain_secrets(text: str) -> set[str]:
+    """Name the variables in the text of an inventory's file whose secret can be read there."""
+    if text.startswith("$ANSIBLE_VAULT"):
+        return set()
+    try:
+        return set(_plain(yaml.load(text, _Loader)))  # a subclass of the safe loader
+    except yaml.YAMLError:
+        # Ansible has said so already.
+        return set()
+
+
+def _plain(value: Any, within_users: bool = False) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            secret = within_users or _SECRET.match(str(name))
+            if secret and isinstance(inner, str) and inner and "{{" not in inner:
+                yield str(name)
+            yield from _plain(inner, within_users=str(name).endswith("_users"))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _plain(inner)
