@@ -17,7 +17,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils import site_check
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The roles whose packages playbooks/site.yml installs in one go. Those of the databases hold the inventory
 # against the host themselves before they change it.
-INSTALLED_TOGETHER = ("orthanc", "nginx")
+INSTALLED_TOGETHER = ("orthanc", "docker_engine", "nginx")
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no types
@@ -35,6 +35,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         roles = [role for role in options if role in variables["group_names"]]
         if "orthanc" in roles:
             roles.append("verification")
+            # The method brings the engine along, whatever the groups are.
+            method, _ = self._evaluate("orthanc", {"orthanc_install_method": {}}, variables)
+            if method.get("orthanc_install_method") == "docker" and "docker_engine" not in roles:
+                roles.append("docker_engine")
 
         problems = list(
             site_check.misspelled(
@@ -68,8 +72,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             host.probe = probe
             problems += site_check.problems(host)
             # So that no role has to ask again, which costs a second for each.
+            release = {"pacs_release": f"{probe['distribution']}-{probe['release']}"}
+            variables["ansible_facts"] = variables.get("ansible_facts", {}) | release
             missing = sorted(self._packages(roles, values, variables) - set(probe["packages"]))
-            result["ansible_facts"] = {
+            result["ansible_facts"] = release | {
                 "pacs_services": probe["services"],
                 # A dry run installs nothing, and each role tells what it would install.
                 "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),
