@@ -215,7 +215,7 @@ def container(host: Host) -> Iterator[str]:
     if not _IMAGE.fullmatch(image):
         yield (
             f"orthanc_docker_image: '{image}' is no image with its tag or digest;"
-            " write it like orthancteam/orthanc:26.8.1 or registry.example.org:5000/orthanc@sha256:…"
+            " write it like orthancteam/orthanc:26.8.1 or registry.example.org:5000/orthanc:26.8.1."
         )
     elif image.endswith(":latest"):
         yield f"orthanc_docker_image: '{image}' may be another Orthanc tomorrow; name a tag that says which."
