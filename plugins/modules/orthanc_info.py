@@ -28,7 +28,7 @@ options:
     elements: str
     default: [ls]
   version:
-    description: The version that will be there where the binary is not yet. Empty if only the package source knows.
+    description: The version that is asked for; a binary of another one is an error. Empty if any will do.
     type: str
     default: ""
   libraries:
@@ -128,6 +128,12 @@ def main() -> None:
     options = sample_options(sample)
 
     # A dry run on a host whose packages are older than the inventory has nothing to compare yet.
+    wanted = module.params["version"]
+    if wanted not in ("", version) and not module.check_mode:
+        module.fail_json(
+            f"orthanc_version: {wanted} is asked for, and Orthanc {version} is what was installed; it does not run yet."
+            " Choose the package or image that holds that release, or leave orthanc_version empty."
+        )
     problems = [
         f"orthanc_settings.{name}: Orthanc {version} on this host does not know this option."
         f"{nearest(name, options)} Correct it or take it out."
