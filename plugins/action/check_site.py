@@ -72,10 +72,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             host.probe = probe
             problems += site_check.problems(host)
             # So that no role has to ask again, which costs a second for each.
-            release = {"pacs_release": f"{probe['distribution']}-{probe['release']}"}
-            variables["ansible_facts"] = variables.get("ansible_facts", {}) | release
+            facts = {"pacs_release": f"{probe['distribution']}-{probe['release']}", "pacs_packages": probe["packages"]}
+            variables["ansible_facts"] = variables.get("ansible_facts", {}) | facts
             missing = sorted(self._packages(roles, values, variables) - set(probe["packages"]))
-            result["ansible_facts"] = release | {
+            result["ansible_facts"] = facts | {
                 "pacs_services": probe["services"],
                 # A dry run installs nothing, and each role tells what it would install.
                 "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),

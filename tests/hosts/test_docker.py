@@ -18,6 +18,8 @@ STABLE = {
     "orthanc_install_method": "docker",
     "orthanc_docker_image": f"{ORTHANC}:stable",
     "orthanc_docker_pull": "always",
+    "orthanc_docker_memory": "1g",
+    "orthanc_docker_cpus": 1.5,
 }
 
 
@@ -92,13 +94,10 @@ def test_container_is_closed(site: Site) -> None:
     assert re.search(r"(?m)^NoNewPrivs:\s+1$", status)
     denied = site.lab.shell("docker exec orthanc sh -c 'echo > /usr/x; echo > /etc/pacs/orthanc/x.json' 2>&1; true")
     assert denied.count("Read-only file system") == 2
-    shown = "{{.HostConfig.NetworkMode}} {{.HostConfig.LogConfig.Type}} {{.Path}} {{.Config.Healthcheck.Test}}"
-    assert site.lab.shell(f"docker inspect --format '{shown}' orthanc").split() == [
-        "host",
-        "none",
-        "Orthanc",
-        "[NONE]",
-    ]
+    shown = "{{.HostConfig.NetworkMode}} {{.HostConfig.LogConfig.Type}} {{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}"
+    shown += " {{.Path}} {{.Config.Healthcheck.Test}}"
+    told = site.lab.shell(f"docker inspect --format '{shown}' orthanc")
+    assert told.split() == ["host", "none", str(1 << 30), "1500000000", "Orthanc", "[NONE]"]
 
 
 def test_no_secret_is_told(site: Site) -> None:
