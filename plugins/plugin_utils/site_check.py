@@ -241,6 +241,10 @@ def container(host: Host) -> Iterator[str]:
 def engine(host: Host) -> Iterator[str]:
     """What the engine is told of registries and networks."""
     variables = host.variables
+    for name, pattern, like in (("max-size", r"[1-9]\d*[kmg]", "10m"), ("max-file", r"[1-9]\d*", "3")):
+        value = variables["docker_engine_log_options"].get(name, like)
+        if not re.fullmatch(pattern, str(value)):
+            yield f"docker_engine_log_options.{name}: '{value}' is not like {like}."
     for mirror in variables["docker_engine_registry_mirrors"]:
         if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", mirror):
             yield f"docker_engine_registry_mirrors: '{mirror}' is no URL like https://mirror.example.org."

@@ -135,6 +135,7 @@ def test_stop_is_clean_and_survivors_are_ended(site: Site) -> None:
         ({"orthanc_docker_image": f"{ORTHANC}:9.9.9"}, ["correct orthanc_docker_image", "no such image or tag"]),
         ({"orthanc_docker_image": "registry:5999/orthanc:1.12.7"}, ["the registry does not answer"]),
         ({"orthanc_docker_image": f"{ORTHANC}:1.12.7"}, ["/var/lib/docker is full"]),
+        (STABLE | {"docker_engine_settings": {"live-restre": True}}, ["live-restre", "was not put in place"]),
         # It can be had, and is not what is asked for.
         (STABLE | {"orthanc_version": "1.12.9"}, ["orthanc_version: 1.12.9 is asked for", "1.13.0 is what was"]),
         (STABLE | {"orthanc_plugins": ["neuro"]}, ["libOrthancNeuro.so is missing", "orthanc_plugins"]),

@@ -174,7 +174,7 @@ DOCKER: dict[str, Any] = {"orthanc_install_method": "docker"}
         {"docker_engine_registry_mirrors": ["https://mirror.example.org", "http://192.0.2.1:5000/hub"]},
         {"docker_engine_registry_certificates": {"registry.example.org:5000": pair()[0]}},
         {"docker_engine_address_pools": [{"base": "10.99.0.0/16", "size": 24}, {"base": "fd00::/56", "size": 64}]},
-        {"docker_engine_settings": {"debug": True}},
+        {"docker_engine_settings": {"debug": True}, "docker_engine_log_options": {"max-size": "1g", "max-file": 2}},
     ],
 )
 def test_good_container(changes: dict[str, Any]) -> None:
@@ -259,6 +259,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (DOCKER | {"orthanc_docker_memory": "8 GiB"}, "orthanc_docker_memory", "no amount of memory"),
     (DOCKER | {"orthanc_docker_cpus": -1.0}, "orthanc_docker_cpus", "out of range"),
     # engine
+    ({"docker_engine_log_options": {"max-size": "much"}}, "docker_engine_log_options.max-size", "is not like 10m"),
+    ({"docker_engine_log_options": {"max-file": 0}}, "docker_engine_log_options.max-file", "is not like 3"),
     ({"docker_engine_registry_mirrors": ["mirror.example.org"]}, "docker_engine_registry_mirrors", "is no URL"),
     ({"docker_engine_registry_mirrors": ["https://me:pw@x"]}, "docker_engine_registry_mirrors", "is no URL"),
     (
