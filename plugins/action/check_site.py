@@ -17,7 +17,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils import security_chec
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The roles whose packages playbooks/site.yml installs in one go. Those of the databases hold the inventory
 # against the host themselves before they change it.
-INSTALLED_TOGETHER = ("orthanc", "nginx")
+INSTALLED_TOGETHER = ("orthanc", "docker_engine", "nginx")
 RELAY = "nginx_relay_"
 
 
@@ -38,6 +38,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         roles = [role for role in options if role in variables["group_names"]]
         if "orthanc" in roles:
             roles.append("verification")
+            # The method brings the engine along, whatever the groups are.
+            method, _ = self._evaluate("orthanc", {"orthanc_install_method": {}}, variables)
+            if method.get("orthanc_install_method") == "docker" and "docker_engine" not in roles:
+                roles.append("docker_engine")
 
         problems = list(
             site_check.misspelled(
@@ -77,8 +81,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                 return dict(probe)
             host.probe = probe
             # So that no role has to ask again, which costs a second for each.
+            facts = {"pacs_release": f"{probe['distribution']}-{probe['release']}", "pacs_packages": probe["packages"]}
+            variables["ansible_facts"] = variables.get("ansible_facts", {}) | facts
             missing = sorted(self._packages(parts, values, variables) - set(probe["packages"]))
-            result["ansible_facts"] = {
+            result["ansible_facts"] = facts | {
                 "pacs_services": probe["services"],
                 # A dry run installs nothing, and each role tells what it would install.
                 "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),

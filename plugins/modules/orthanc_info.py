@@ -16,10 +16,21 @@ description:
 author: The dicom.orthanc authors
 options:
   command:
-    description: How the Orthanc binary is called; the first part is an absolute path.
+    description:
+      - How the Orthanc binary is called; the first part is an absolute path.
+      - Empty where it is known not to be there, such as before the image of a container is.
     type: list
     elements: str
     default: [/usr/sbin/Orthanc]
+  list_command:
+    description: How the files are listed among which the binary finds its libraries.
+    type: list
+    elements: str
+    default: [ls]
+  version:
+    description: The version that is asked for; a binary of another one is an error. Empty if any will do.
+    type: str
+    default: ""
   libraries:
     description: Paths of plugin libraries. One that is missing on a host where Orthanc is installed is an error.
     type: list
@@ -80,18 +91,29 @@ def candidate(module: AnsibleModule) -> str:
     return found[1] if found else ""
 
 
+def missing(module: AnsibleModule) -> list[str]:
+    """Return the libraries that are not there. A dry run looks at a host that may not have got them yet."""
+    libraries: list[str] = module.params["libraries"]
+    if module.check_mode or not libraries:
+        return []
+    _rc, out, _err = module.run_command([*module.params["list_command"], *libraries], environ_update={"LC_ALL": "C"})
+    return [library for library in libraries if library not in out.splitlines()]
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "command": {"type": "list", "elements": "str", "default": ["/usr/sbin/Orthanc"]},
+            "list_command": {"type": "list", "elements": "str", "default": ["ls"]},
+            "version": {"type": "str", "default": ""},
             "libraries": {"type": "list", "elements": "path", "default": []},
             "required_options": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
     command = module.params["command"]
-    if not os.access(command[0], os.X_OK):
-        module.exit_json(installed=False, version=candidate(module), options={})
+    if not command or not os.access(command[0], os.X_OK):
+        module.exit_json(installed=False, version=module.params["version"] or candidate(module), options={})
 
     _rc, out, _err = module.run_command([*command, "--version"], check_rc=True)
     found = re.search(r"Orthanc (\S+)", out)
@@ -106,6 +128,12 @@ def main() -> None:
     options = sample_options(sample)
 
     # A dry run on a host whose packages are older than the inventory has nothing to compare yet.
+    wanted = module.params["version"]
+    if wanted not in ("", version) and not module.check_mode:
+        module.fail_json(
+            f"orthanc_version: {wanted} is asked for, and Orthanc {version} is what was installed; it does not run yet."
+            " Choose the package or image that holds that release, or leave orthanc_version empty."
+        )
     problems = [
         f"orthanc_settings.{name}: Orthanc {version} on this host does not know this option."
         f"{nearest(name, options)} Correct it or take it out."
@@ -114,8 +142,7 @@ def main() -> None:
     ] + [
         f"orthanc_plugins: {library} is missing; Orthanc {version} of this host does not bring"
         " that plugin. Take it out of orthanc_plugins or install a newer Orthanc."
-        for library in module.params["libraries"]
-        if not os.path.exists(library) and not module.check_mode
+        for library in missing(module)
     ]
     if problems:
         module.fail_json(" ".join(problems))

@@ -39,6 +39,12 @@ OWN_VARIABLE = {
     "RegisteredUsers": "orthanc_users",
     "StorageDirectory": "orthanc_storage_dir",
 }
+ENGINE_VARIABLE = {
+    "default-address-pools": "docker_engine_address_pools",
+    "live-restore": "docker_engine_live_restore",
+    "log-opts": "docker_engine_log_options",
+    "registry-mirrors": "docker_engine_registry_mirrors",
+}
 RANGES = {
     "orthanc_database_connections": (1, 100),
     "nginx_timeout": (1, 86400),
@@ -66,6 +72,10 @@ OPTION_TYPES: dict[str, tuple[type, ...]] = {
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+# Registry, path, and the tag or digest without which it would be whatever is newest.
+_IMAGE = re.compile(
+    r"([A-Za-z0-9.-]+(:\d+)?/)?[a-z0-9._-]+(/[a-z0-9._-]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|(:[\w.-]+)?@sha256:[0-9a-f]{64})"
+)
 _PREFIX = re.compile(r"/((?!\.\.?/)[A-Za-z0-9._~-]+/)*")
 
 
@@ -93,7 +103,8 @@ class Host:
     def orthanc_version(self) -> str:
         """The release that this host has, or will get; empty if that is not known."""
         asked = str(self.variables.get("orthanc_version") or "")
-        if asked or not self.probe:
+        # What an image holds is seen when it is there.
+        if asked or not self.probe or self.variables["orthanc_install_method"] == "docker":
             return asked
         return str(
             self.probe["orthanc"]
@@ -195,6 +206,68 @@ def orthanc(host: Host) -> Iterator[str]:
         yield "orthanc_config_dir: /etc/orthanc belongs to the packages, whose files collide with ours; choose another."
     if variables["orthanc_version"] and not re.fullmatch(r"\d+\.\d+\.\d+", str(variables["orthanc_version"])):
         yield f"orthanc_version: '{variables['orthanc_version']}' is no release; write it like 1.12.7, with quotes."
+
+
+def container(host: Host) -> Iterator[str]:
+    """The image of Orthanc and what its container gets of the host."""
+    variables = host.variables
+    if variables["orthanc_install_method"] != "docker":
+        return
+    image = str(variables["orthanc_docker_image"])
+    if not _IMAGE.fullmatch(image):
+        yield (
+            f"orthanc_docker_image: '{image}' is no image with its tag or digest;"
+            " write it like orthancteam/orthanc:26.8.1 or registry.example.org:5000/orthanc:26.8.1."
+        )
+    elif image.endswith(":latest"):
+        yield f"orthanc_docker_image: '{image}' may be another Orthanc tomorrow; name a tag that says which."
+    user, password = variables["orthanc_docker_registry_user"], variables["orthanc_docker_registry_password"]
+    if bool(user) != bool(password):
+        given, other = ("user", "password") if user else ("password", "user")
+        yield f"orthanc_docker_registry_{other}: it is empty while orthanc_docker_registry_{given} is given."
+    if ":" in str(user):
+        yield f"orthanc_docker_registry_user: '{user}' has a colon in it, which no registry takes."
+    folder = str(variables["orthanc_docker_plugin_dir"])
+    if not re.fullmatch(r"/[^\s:%\\\"'$]+", folder):
+        yield f"orthanc_docker_plugin_dir: '{folder}' is not an absolute path without white space, quotes or colon."
+    for volume in variables["orthanc_docker_volumes"]:
+        if not re.fullmatch(r"/[^\s:%\\\"'$]*:/[^\s:%\\\"'$]+(:(ro|rw))?", volume):
+            yield f"orthanc_docker_volumes: '{volume}' is not like /srv/scripts:/srv/scripts:ro."
+    memory = str(variables["orthanc_docker_memory"])
+    if not re.fullmatch(r"0|[1-9]\d*[mg]", memory):
+        yield f"orthanc_docker_memory: '{memory}' is no amount of memory; write it like 512m or 8g, or 0 for no limit."
+    if float(variables["orthanc_docker_cpus"]) < 0:
+        yield f"orthanc_docker_cpus: {variables['orthanc_docker_cpus']} is out of range; choose 0 (no limit) or more."
+
+
+def engine(host: Host) -> Iterator[str]:
+    """What the engine is told of registries and networks."""
+    variables = host.variables
+    for name, pattern, like in (("max-size", r"[1-9]\d*[kmg]", "10m"), ("max-file", r"[1-9]\d*", "3")):
+        value = variables["docker_engine_log_options"].get(name, like)
+        if not re.fullmatch(pattern, str(value)):
+            yield f"docker_engine_log_options.{name}: '{value}' is not like {like}."
+    for mirror in variables["docker_engine_registry_mirrors"]:
+        if not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", mirror):
+            yield f"docker_engine_registry_mirrors: '{mirror}' is no URL like https://mirror.example.org."
+    for name, certificate in variables["docker_engine_registry_certificates"].items():
+        if not re.fullmatch(r"[A-Za-z0-9.-]+(:\d+)?", str(name)):
+            yield f"docker_engine_registry_certificates: '{name}' is no host with its port, as in registry.local:5000."
+        try:
+            x509.load_pem_x509_certificates(str(certificate).encode())
+        except ValueError:
+            yield f"docker_engine_registry_certificates.{name}: this is no certificate in PEM form."
+    for pool in variables["docker_engine_address_pools"]:
+        try:
+            network = ipaddress.ip_network(str(pool["base"]))
+            good = set(pool) == {"base", "size"} and network.prefixlen <= int(pool["size"]) <= network.max_prefixlen
+        except (KeyError, TypeError, ValueError):
+            good = False
+        if not good:
+            yield f"docker_engine_address_pools: {pool} is no pool; write it like {{base: 10.99.0.0/16, size: 24}}."
+    for name in variables["docker_engine_settings"]:
+        if name in ENGINE_VARIABLE:
+            yield f"docker_engine_settings.{name}: this option has a variable of its own; set {ENGINE_VARIABLE[name]}."
 
 
 def plugins(host: Host) -> Iterator[str]:
@@ -387,7 +460,8 @@ def machine(host: Host) -> Iterator[str]:
         yield "ansible_host: systemd does not run on this host, and the service is a systemd unit."
     if host.has("orthanc"):
         asked, offered = str(host.variables["orthanc_version"] or ""), probe["offered"]
-        if asked and offered and asked not in offered and asked != probe["orthanc"]:
+        by_apt = host.variables["orthanc_install_method"] == "apt"
+        if by_apt and asked and offered and asked not in offered and asked != probe["orthanc"]:
             yield f"orthanc_version: {asked} is not on offer here; the package sources have {', '.join(offered)}."
         yield from _left_behind(host.variables, probe)
         wanted = int(host.variables["orthanc_storage_minimum_free_gb"])
@@ -435,8 +509,10 @@ def problems(host: Host) -> Iterator[str]:
     """All that is wrong with a host whose variables have the right types."""
     checks: list[Check] = [ports, ranges, users]
     if host.has("orthanc"):
-        checks += [orthanc, database, plugins, settings, modalities, verification]
+        checks += [orthanc, container, database, plugins, settings, modalities, verification]
     if host.has("nginx"):
         checks.append(site)
+    if host.has("docker_engine"):
+        checks.append(engine)
     for check in [*checks, machine]:
         yield from check(host)

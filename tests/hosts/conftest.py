@@ -50,22 +50,28 @@ def run(
 
 
 class Lab:
-    """A lab with its hosts and the inventory that deploys on them."""
+    """A lab with its hosts and the inventory that deploys on them.
 
-    def __init__(self, name: str, **releases: str) -> None:
+    A host is given by its Debian release, or by a dictionary with more about it, as in lab/lab.yml.
+    """
+
+    def __init__(self, name: str, **hosts: str | dict[str, Any]) -> None:
         self.name = name
         self.folder = ROOT / ".cache" / "lab" / name
         self.secrets: dict[str, str] = yaml.safe_load((ROOT / "lab" / "secrets.yml").read_text(encoding="utf-8"))
         self._definition = {
             "lab_name": name,
-            "lab_hosts": [{"name": host, "release": release} for host, release in releases.items()],
+            "lab_hosts": [
+                {"name": host, **(given if isinstance(given, dict) else {"release": given})}
+                for host, given in hosts.items()
+            ],
             "lab_vars": self.secrets,
             "lab_fresh": True,
         }
         self._playbook("create")
-        hosts = yaml.safe_load((self.folder / "hosts.yml").read_text(encoding="utf-8"))["all"]["hosts"]
-        self.address: dict[str, str] = {host: variables["ansible_host"] for host, variables in hosts.items()}
-        self.modalities: dict[str, Any] = hosts["pacs"]["orthanc_modalities"]
+        made = yaml.safe_load((self.folder / "hosts.yml").read_text(encoding="utf-8"))["all"]["hosts"]
+        self.address: dict[str, str] = {host: variables["ansible_host"] for host, variables in made.items()}
+        self.modalities: dict[str, Any] = made["pacs"]["orthanc_modalities"]
 
     def _playbook(self, name: str) -> None:
         run("ansible-playbook", ROOT / "lab" / f"{name}.yml", "-e", json.dumps(self._definition))

@@ -36,6 +36,7 @@ class Case:
     words: list[str]
 
 
+DOCKER = {"orthanc_install_method": "docker"}
 CASES = {
     "a port that is text": Case({"orthanc_http_port": "many"}, ["orthanc_http_port", "int"]),
     "a list that is a number": Case({"orthanc_plugins": 7}, ["orthanc_plugins", "list"]),
@@ -81,6 +82,16 @@ CASES = {
     "the packages' own folder": Case({"orthanc_config_dir": "/etc/orthanc"}, ["orthanc_config_dir", "packages"]),
     "a release that is none": Case({"orthanc_version": "newest"}, ["orthanc_version", "1.12.7"]),
     "a release that is not on offer": Case({"orthanc_version": "1.9.7"}, ["orthanc_version", "1.9.7", "1.12.7"]),
+    "an image without its tag": Case(
+        DOCKER | {"orthanc_docker_image": "orthancteam/orthanc"}, ["orthanc_docker_image", "tag", "26.8.1"]
+    ),
+    "a user of a registry without a password": Case(
+        DOCKER | {"orthanc_docker_registry_user": "reader"}, ["orthanc_docker_registry_password", "empty"]
+    ),
+    "an unknown pull policy": Case(DOCKER | {"orthanc_docker_pull": "daily"}, ["orthanc_docker_pull", "always"]),
+    "an engine's option that has a variable": Case(
+        DOCKER | {"docker_engine_settings": {"live-restore": False}}, ["docker_engine_live_restore"]
+    ),
     "too little disk": Case({"orthanc_storage_minimum_free_gb": 900000}, ["orthanc_storage_minimum_free_gb", "GiB"]),
     "a modality by name": Case(
         {"orthanc_modalities": {"ct": MODALITY | {"Host": "ct.example.org"}}}, ["orthanc_modalities.ct", "address"]

@@ -45,7 +45,9 @@ PROBE = {
 }
 
 
-def problems(roles: tuple[str, ...] = ("orthanc", "nginx", "verification"), **changes: Any) -> list[str]:
+def problems(
+    roles: tuple[str, ...] = ("orthanc", "docker_engine", "nginx", "verification"), **changes: Any
+) -> list[str]:
     """Return what is wrong with a good host after some changes to its variables or to what was found on it."""
     probe = {name: changes.pop(name, value) for name, value in PROBE.items()}
     host = site_check.Host(
@@ -153,6 +155,32 @@ def test_options_of_plugins_are_reached() -> None:
     assert problems(orthanc_settings=settings) == []
 
 
+DOCKER: dict[str, Any] = {"orthanc_install_method": "docker"}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"orthanc_docker_image": "jodogne/orthanc-plugins:1.12.11"},
+        {"orthanc_docker_image": "registry.example.org:5000/a/b/orthanc:26.8.1-full"},
+        {"orthanc_docker_image": f"localhost/orthanc@sha256:{'0a' * 32}"},
+        {"orthanc_docker_registry_user": "reader", "orthanc_docker_registry_password": "with:a colon"},
+        {"orthanc_docker_memory": "512m", "orthanc_docker_cpus": 1.5},
+        {"orthanc_docker_volumes": ["/srv/scripts:/srv/scripts:ro", "/srv/worklists:/srv/worklists"]},
+        # What apt offers is of no interest.
+        {"orthanc_version": "1.13.0", "offered": ["1.12.7"]},
+        {"orthanc_plugins": ["housekeeper"], "offered": ["1.10.1"]},
+        {"docker_engine_registry_mirrors": ["https://mirror.example.org", "http://192.0.2.1:5000/hub"]},
+        {"docker_engine_registry_certificates": {"registry.example.org:5000": pair()[0]}},
+        {"docker_engine_address_pools": [{"base": "10.99.0.0/16", "size": 24}, {"base": "fd00::/56", "size": 64}]},
+        {"docker_engine_settings": {"debug": True}, "docker_engine_log_options": {"max-size": "1g", "max-file": 2}},
+    ],
+)
+def test_good_container(changes: dict[str, Any]) -> None:
+    assert problems(**DOCKER | changes) == []
+
+
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_settings": {"PythonScript": True}}, "orthanc_settings.PythonScript", "wants a value of type str"),
     ({"orthanc_settings": {"ServeFolders": "/srv"}}, "orthanc_settings.ServeFolders", "is a dictionary"),
@@ -212,6 +240,38 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_version": "1.12", "offered": []}, "orthanc_version", "is no release"),
     ({"orthanc_version": "latest", "offered": []}, "orthanc_version", "is no release"),
     ({"orthanc_version": "1.12.6"}, "orthanc_version", "is not on offer here; the package sources have 1.12.7"),
+    # container
+    (DOCKER | {"orthanc_docker_image": "orthancteam/orthanc"}, "orthanc_docker_image", "no image with its tag"),
+    (DOCKER | {"orthanc_docker_image": "Orthanc Team:1"}, "orthanc_docker_image", "no image with its tag"),
+    (DOCKER | {"orthanc_docker_image": "a/orthanc:latest"}, "orthanc_docker_image", "another Orthanc tomorrow"),
+    (DOCKER | {"orthanc_docker_image": "a/orthanc@sha256:1234"}, "orthanc_docker_image", "no image with its tag"),
+    (DOCKER | {"orthanc_docker_registry_user": "a"}, "orthanc_docker_registry_password", "is empty while"),
+    (DOCKER | {"orthanc_docker_registry_password": "a"}, "orthanc_docker_registry_user", "is empty while"),
+    (
+        DOCKER | {"orthanc_docker_registry_user": "a:b", "orthanc_docker_registry_password": "c"},
+        "orthanc_docker_registry_user",
+        "has a colon in it",
+    ),
+    (DOCKER | {"orthanc_docker_plugin_dir": "plugins"}, "orthanc_docker_plugin_dir", "not an absolute path"),
+    (DOCKER | {"orthanc_docker_volumes": ["/srv/scripts"]}, "orthanc_docker_volumes", "is not like"),
+    (DOCKER | {"orthanc_docker_volumes": ["data:/data"]}, "orthanc_docker_volumes", "is not like"),
+    (DOCKER | {"orthanc_docker_memory": "much"}, "orthanc_docker_memory", "no amount of memory"),
+    (DOCKER | {"orthanc_docker_memory": "8 GiB"}, "orthanc_docker_memory", "no amount of memory"),
+    (DOCKER | {"orthanc_docker_cpus": -1.0}, "orthanc_docker_cpus", "out of range"),
+    # engine
+    ({"docker_engine_log_options": {"max-size": "much"}}, "docker_engine_log_options.max-size", "is not like 10m"),
+    ({"docker_engine_log_options": {"max-file": 0}}, "docker_engine_log_options.max-file", "is not like 3"),
+    ({"docker_engine_registry_mirrors": ["mirror.example.org"]}, "docker_engine_registry_mirrors", "is no URL"),
+    ({"docker_engine_registry_mirrors": ["https://me:pw@x"]}, "docker_engine_registry_mirrors", "is no URL"),
+    (
+        {"docker_engine_registry_certificates": {"https://a": pair()[0]}},
+        "docker_engine_registry_certificates",
+        "no host",
+    ),
+    ({"docker_engine_registry_certificates": {"a:5000": "/ca.crt"}}, "docker_engine_registry_certificates", "PEM form"),
+    ({"docker_engine_address_pools": [{"base": "10.99.0.0/16"}]}, "docker_engine_address_pools", "is no pool"),
+    ({"docker_engine_address_pools": [{"base": "10.0.0.0/16", "size": 8}]}, "docker_engine_address_pools", "no pool"),
+    ({"docker_engine_settings": {"live-restore": False}}, "docker_engine_settings.live-restore", "variable of its own"),
     # plugins
     ({"orthanc_plugins": ["imagej"]}, "orthanc_plugins", "extends ImageJ"),
     ({"orthanc_plugins": ["orthanc-imagej"]}, "orthanc_plugins", "extends ImageJ"),
@@ -332,16 +392,22 @@ def test_misspelled(name: str, part: str) -> None:
         ("orthanc_settings", []),
         ("orthanc_install_method", "rpm"),
         ("orthanc_database", "oracle"),
+        ("orthanc_docker_pull", "sometimes"),
+        ("orthanc_docker_cpus", "two"),
+        ("orthanc_docker_volumes", "/srv:/srv"),
+        ("docker_engine_log_options", ["max-size=1m"]),
+        ("docker_engine_live_restore", "perhaps"),
     ],
 )
 def test_wrong_type_or_choice(name: str, value: Any) -> None:
-    (problem,) = site_check.arguments(options("orthanc"), {name: value})
+    role = next(role for role in ROLES if name.startswith(f"{role}_"))
+    (problem,) = site_check.arguments(options(role), {name: value})
     assert name in problem
     assert problem.endswith(".")
 
 
 def test_arguments_of_a_good_host() -> None:
-    for role in ("nginx", "orthanc", "verification"):
+    for role in ("docker_engine", "nginx", "orthanc", "verification"):
         assert list(site_check.arguments(options(role), GOOD)) == []
 
 
