@@ -86,7 +86,7 @@ SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
 # The version of the schema that every Orthanc has, and the newest revision of it that a plugin of a major version
 # reads. Other plugins are not judged here; they refuse by themselves what they do not read.
 SCHEMA = "6"
-REVISIONS = {"postgresql": {4: 1, 5: 1}, "mysql": {4: 0, 5: 0}}
+REVISIONS = {"postgresql": {4: 1, 5: 1}, "mysql": {4: 6, 5: 7}}
 # What the plugin does with its database at each start and at work; it makes triggers and functions.
 PRIVILEGES = {
     *("SELECT", "INSERT", "UPDATE", "DELETE", "EXECUTE", "LOCK TABLES", "CREATE TEMPORARY TABLES"),
@@ -223,6 +223,8 @@ def grant(name: str, user: str, address: str) -> list[str]:
     ]
 
 
+# The number by which MySQL's own client says that the server has no TLS.
+NO_TLS = 2026
 # Until the server restarts; the plugin needs it when it makes its schema, not later.
 TRUST = "SET GLOBAL log_bin_trust_function_creators = 1;"
 
@@ -234,8 +236,11 @@ def mysql_refusal(code: int, message: str, name: str, user: str, tls: bool) -> F
     """
     seen = re.search(r"Access denied for user '[^']*'@'([^']+)'|Host '([^']+)' is not allowed", message)
     address = (seen[1] or seen[2]) if seen else "%"
-    if code == 2026 and "support" in message:
-        return Finding(NO_TLS)
+    if code == NO_TLS:
+        return Finding(
+            "orthanc_database_tls: the server offers no TLS. Its administrator gives it a certificate (ssl_cert,"
+            " ssl_key); or set this to false, where nobody can listen on the way."
+        )
     if re.search(r"certificate|SSL|TLS", message, re.IGNORECASE):
         return _untrusted(message)
     if code == 3159 or (not tls and "cryptography" in message):
@@ -245,7 +250,12 @@ def mysql_refusal(code: int, message: str, name: str, user: str, tls: bool) -> F
             f"orthanc_database_name: the server has no database {name}, or {user} may not use it.",
             grant(name, user, address),
         )
-    if code in (1045, 1130, 1698):
+    if code == 1130:
+        return Finding(
+            f"orthanc_database_host: the server lets nobody in from this host ({address}).",
+            [*create_user(user, address), *grant(name, user, address), TRUST],
+        )
+    if code in (1045, 1698):
         hint = "" if tls else " Or it lets it in over TLS only: set orthanc_database_tls to true."
         return Finding(
             f"orthanc_database_password: the server refuses the login; {user} (orthanc_database_user) is not known"
@@ -253,12 +263,6 @@ def mysql_refusal(code: int, message: str, name: str, user: str, tls: bool) -> F
             [*create_user(user, address), *grant(name, user, address), TRUST],
         )
     return Finding(f"orthanc_database_host: the server does not let Orthanc in: {message}.")
-
-
-NO_TLS = (
-    "orthanc_database_tls: the server offers no TLS. Its administrator gives it a certificate (ssl_cert, ssl_key);"
-    " or set this to false, where nobody can listen on the way."
-)
 
 
 def mysql_findings(found: Mapping[str, Any], name: str, user: str, newest: int | None) -> Iterator[Finding]:
@@ -269,8 +273,6 @@ def mysql_findings(found: Mapping[str, Any], name: str, user: str, newest: int |
     :param found: what ``ask_mysql`` returns.
     :param newest: the newest revision of the schema that the plugin reads, if that is known.
     """
-    if found["plain"]:
-        yield Finding(NO_TLS)
     missing = sorted(PRIVILEGES - set(found["privileges"]))
     # What comes by a role does not stand in the tables that were asked.
     if missing and not found["role"]:
@@ -394,13 +396,25 @@ WHERE relkind IN ('r', 'p') AND relnamespace = to_regnamespace(quote_ident(curre
 """
 
 
+def connection_class(driver: Any) -> Any:
+    """Return the driver's connection, made to stop where the server offers no TLS: it would log in without."""
+
+    class Connection(driver.connections.Connection):  # type: ignore[misc]  # the driver carries no types
+        def _request_authentication(self) -> None:
+            if self.ssl and not self.server_capabilities & driver.constants.CLIENT.SSL:
+                raise driver.OperationalError(NO_TLS, "the server offers no TLS")
+            super()._request_authentication()
+
+    return Connection
+
+
 def ask_mysql(driver: Any, params: Mapping[str, Any], ca: str) -> dict[str, Any]:
     """Log in, and read what ``mysql_findings`` judges. :raises Refused: with the finding."""
     trust = ssl.create_default_context(cafile=ca)
     # Newer Pythons would hold the authority to rules that Orthanc does not know.
     trust.verify_flags &= ~ssl.VERIFY_X509_STRICT
     try:
-        connection = driver.connect(
+        connection = connection_class(driver)(
             host=params["host"],
             port=params["port"],
             user=params["user"],
@@ -433,10 +447,7 @@ def ask_mysql(driver: Any, params: Mapping[str, Any], ca: str) -> dict[str, Any]
             "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_TYPE = 'BASE TABLE'",
             [params["name"]],
         )
-        cipher = rows(connection, "SHOW SESSION STATUS LIKE 'Ssl_cipher'")
         found: dict[str, Any] = {
-            # An older driver goes on without TLS where the server has none.
-            "plain": params["tls"] and not (cipher and cipher[0][1]),
             "address": address,
             "privileges": [row[0] for row in everywhere + here],
             "powerful": any(row[0] != "USAGE" for row in everywhere),

@@ -133,7 +133,7 @@ def test_database_that_belongs_to_somebody_else(site: Site) -> None:
 
 def test_site_works_with_what_was_asked_for(site: Site) -> None:
     """The DICOM files go into the database too."""
-    everything = {"orthanc_database_storage": True}
+    everything: dict[str, Any] = {"orthanc_database_storage": True}
     assert "failed=0" in site.play(**everything)
     assert "changed=0" in site.play("site", "--check", **everything).rpartition("pacs ")[2]
     printed = site.play("verify", **everything)
@@ -151,3 +151,10 @@ def test_second_site_on_the_same_database(site: Site, tmp_path: pathlib.Path) ->
     assert "orthanc_database_name is in use by a second site" in " ".join(printed.split())
     # The first one does not mind.
     assert site.lab.shell("systemctl is-active orthanc") == "active\n"
+
+
+def test_index_in_sqlite_and_files_in_the_database(site: Site) -> None:
+    files_only: dict[str, Any] = {"orthanc_database_index": False, "orthanc_database_storage": True}
+    site.play(**files_only)
+    printed = site.play("verify", **files_only)
+    assert re.search(r"\d+ passed", printed)

@@ -23,7 +23,6 @@ POSTGRESQL: dict[str, Any] = {
     "properties": {},
 }
 MYSQL: dict[str, Any] = {
-    "plain": False,
     "address": "192.0.2.7",
     "privileges": [*PRIVILEGES, "EVENT"],
     "role": False,
@@ -97,7 +96,13 @@ def test_refusal_of_postgresql(message: str, tls: bool, words: str, statement: s
             "TLS only",
             "CREATE USER IF NOT EXISTS 'u'@'192.0.2.7'",
         ),
-        (1130, "Host '192.0.2.7' is not allowed to connect", True, "(192.0.2.7)", "TO 'u'@'192.0.2.7';"),
+        (
+            1130,
+            "Host '192.0.2.7' is not allowed to connect",
+            True,
+            "lets nobody in from this host (192.0.2.7)",
+            "TO 'u'@'192.0.2.7';",
+        ),
         (1049, "Unknown database 'd_1'", True, "orthanc_database_name", "CREATE DATABASE IF NOT EXISTS `d_1`"),
         # An underscore would stand for any letter.
         (
@@ -143,7 +148,6 @@ def test_finding_of_postgresql(found: dict[str, Any], newest: int, words: str, s
 @pytest.mark.parametrize(
     "found, words, statement",
     [
-        ({"plain": True}, "offers no TLS", ""),
         ({"privileges": PRIVILEGES - {"TRIGGER", "ALTER"}}, "lacks rights in d: ALTER, TRIGGER", "GRANT ALL"),
         ({"binary_log": True}, "binary log", "SET GLOBAL log_bin_trust_function_creators = 1;"),
         ({"tables": {"invoices": True}}, "something else", ""),
