@@ -5,7 +5,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: help setup demo test test-quick test-mysql lint verify secrets docs bench lock clean
+.PHONY: help setup demo test test-quick test-mysql lint check verify secrets docs bench lock clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -28,6 +28,9 @@ test-mysql: setup .venv/done-test ## a real MySQL 9.7, which only Debian unstabl
 
 lint: setup .venv/done-test ## ansible-lint, yamllint, ruff, mypy
 	pytest tests/contract/test_lint.py
+
+check: setup ## tell what is wrong with INVENTORY, without reaching for any of its hosts
+	ansible-playbook -i $(INVENTORY) playbooks/check.yml
 
 verify: setup ## prove that the site of INVENTORY works
 	ansible-playbook -i $(INVENTORY) playbooks/verify.yml

@@ -12,6 +12,7 @@ apt-get install -y -q --no-install-recommends -o Dpkg::Options::=--force-confdef
     orthanc ca-certificates tzdata orthanc-dicomweb nginx openssl
 rm /usr/sbin/policy-rc.d
 
+rm -f /etc/nginx/sites-enabled/default
 tar --extract --preserve-permissions --file /tmp/files.tar --directory /
 install --directory --owner orthanc --group orthanc --mode 0750 /var/lib/orthanc/db-v6
 systemctl daemon-reload

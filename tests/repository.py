@@ -55,7 +55,14 @@ def evaluated() -> dict[str, Any]:
         "groups": {role: ["pacs"] for role in ROLES},
         "inventory_hostname": "pacs",
         # What the derived names read of the hosts; here of the one that there is.
-        "hostvars": {"pacs": {"site_address": "pacs", "site_database_client": {"server": "", "name": "orthanc"}}},
+        "hostvars": {
+            "pacs": {
+                "site_address": "pacs",
+                "site_database_client": {"server": "", "name": "orthanc"},
+                "site_own_face": {"host": "pacs", "http_port": 80, "https_port": 443, "prefix": "/"},
+                "site_own_logins": {"users": {}, "authorization": "Basic cHJveHk6"},
+            }
+        },
         "playbook_dir": str(ROOT / "playbooks"),
     }
     for path in [SITE, *(f"roles/{role}/defaults/main.yml" for role in ROLES)]:

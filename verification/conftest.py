@@ -50,13 +50,26 @@ def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, py
 
 @pytest.fixture(scope="session")
 def host(site: Site, pytestconfig: pytest.Config) -> Any:
-    """The host over the connection that the inventory describes, as root."""
-    connection = dict(site.connection)
+    """The host of Orthanc."""
+    return _reach(site.name, site.connection, pytestconfig.getoption("--sites"))
+
+
+@pytest.fixture(scope="session")
+def proxy_host(proxied: Site, host: Any, pytestconfig: pytest.Config) -> Any:
+    """The host of its proxy, which may be the same."""
+    if proxied.proxy == proxied.name:
+        return host
+    return _reach(proxied.proxy, proxied.proxy_connection, pytestconfig.getoption("--sites"))
+
+
+def _reach(name: str, described: dict[str, Any], private: pathlib.Path) -> Any:
+    """Reach a host over the connection that the inventory describes, as root."""
+    connection = dict(described)
     local = connection.get("ansible_connection") == "local"
     user = getpass.getuser() if local else connection.get("ansible_user")
     connection["ansible_become"] = user != "root"
     # Inside the private folder, which the role removes.
-    folder = pytestconfig.getoption("--sites") / site.name
+    folder = private / name
     folder.mkdir(0o700, exist_ok=True)
     if connection.get("ansible_connection", "ssh") in ("ssh", "smart"):
         # One connection for all commands.
@@ -64,9 +77,9 @@ def host(site: Site, pytestconfig: pytest.Config) -> Any:
         connection["ansible_ssh_common_args"] = f"{connection.get('ansible_ssh_common_args', '')} {shared}".strip()
     inventory = folder / "hosts.json"
     inventory.touch(0o600)
-    inventory.write_text(json.dumps({"all": {"hosts": {site.name: connection}}}), "utf-8")
+    inventory.write_text(json.dumps({"all": {"hosts": {name: connection}}}), "utf-8")
     return testinfra.get_host(
-        f"ansible://{site.name}",
+        f"ansible://{name}",
         ansible_inventory=str(inventory),
         force_ansible=any(name.endswith(NEEDS_ANSIBLE) for name in connection),
     )
@@ -76,7 +89,7 @@ def host(site: Site, pytestconfig: pytest.Config) -> Any:
 def proxied(site: Site) -> Site:
     """The site, where a proxy stands in front of Orthanc."""
     if not site.proxied:
-        pytest.skip(f"{site.name} is not in the group nginx: no proxy in front of Orthanc there")
+        pytest.skip(f"{site.name} has no proxy: no host of the group nginx stands in front of it")
     return site
 
 

@@ -20,9 +20,11 @@ class Site:
     """
 
     name: str
-    proxied: bool
+    proxy: str
     url: str
     plain_port: int
+    relay_port: int
+    relay_certificate: str
     certificate: str
     certificate_file: str
     version: str
@@ -38,6 +40,7 @@ class Site:
     database_server: str
     database_beside: bool
     connection: dict[str, Any] = field(repr=False)
+    proxy_connection: dict[str, Any] = field(repr=False)
     users: dict[str, str] = field(repr=False)
     inner_authorization: str = field(repr=False)
     settings: dict[str, Any] = field(repr=False)
@@ -47,6 +50,11 @@ class Site:
     def read(cls, path: pathlib.Path) -> Site:
         """Read a description."""
         return cls(**json.loads(path.read_text("utf-8")))
+
+    @property
+    def proxied(self) -> bool:
+        """Whether a proxy stands before Orthanc."""
+        return bool(self.proxy)
 
     @property
     def host(self) -> str:
@@ -95,9 +103,9 @@ class Site:
             user: [password, base64.b64encode(login.encode()).decode()] for login, (user, _, password) in parts.items()
         }
 
-    def trust(self) -> ssl.SSLContext:
+    def trust(self, certificate: str = "") -> ssl.SSLContext:
         """Trust the site's own certificate and nothing else, be it self-signed or signed by any authority."""
-        context = ssl.create_default_context(cadata=self.certificate)
+        context = ssl.create_default_context(cadata=certificate or self.certificate)
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         # Newer Pythons would also hold a site's own authority to rules that older ones do not know.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT

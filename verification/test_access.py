@@ -108,6 +108,22 @@ def test_tls_version(public: Site, version: ssl.TLSVersion, expected: str) -> No
     expect(f"handshake with {version.name}", expected, got)
 
 
+def test_relay_is_for_the_proxy_only(site: Site) -> None:
+    if not site.relay_port:
+        pytest.skip(f"the proxy of {site.name} is on the same host, or there is none")
+    context = site.trust(site.relay_certificate)
+    # The certificate is for the name in the inventory.
+    with (
+        socket.create_connection((site.address, site.relay_port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=site.name) as secured,
+    ):
+        request = f"GET /system HTTP/1.0\r\nAuthorization: {site.inner_authorization}\r\n\r\n"
+        secured.sendall(request.encode())
+        answer = secured.recv(100).decode("latin-1")
+    # With the login of the proxy, but from an address that is not its own.
+    expect("GET /system at the relay from here", "403", answer[9:12], "nginx_relay_clients")
+
+
 def test_http_port_of_orthanc_is_closed_from_here(site: Site) -> None:
     session = requests.Session()
     session.trust_env = False

@@ -8,7 +8,7 @@ import json
 import os
 import pathlib
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
@@ -18,18 +18,21 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The roles whose packages playbooks/site.yml installs in one go. Those of the databases hold the inventory
 # against the host themselves before they change it.
 INSTALLED_TOGETHER = ("orthanc", "nginx")
+RELAY = "nginx_relay_"
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no types
     """Runs on the control node, and on the host once, to read what it brings."""
 
     TRANSFERS_FILES = False
+    ARGUMENTS: ClassVar = {"reach": {"type": "bool", "default": True}}
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         variables: dict[str, Any] = task_vars or {}
         self._missing: set[str] = set()
         result: dict[str, Any] = super().run(tmp, variables)
+        _, arguments = self.validate_argument_spec(self.ARGUMENTS)
         specs = {path.parts[-3]: self._load(path) for path in ROOT.glob("roles/*/meta/argument_specs.yml")}
         options = {role: spec["argument_specs"]["main"]["options"] for role, spec in specs.items()}
         roles = [role for role in options if role in variables["group_names"]]
@@ -46,12 +49,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         ) + self._set_by_inventory(variables)
 
         values: dict[str, Any] = {}
-        for role in roles:
-            found, failed = self._evaluate(role, options[role], variables)
-            problems += failed or site_check.arguments(options[role], found)
+        wrong: list[str] = []
+        relayed = "orthanc" in roles and self._templar.template(variables["site_relayed"])
+        # Of the role nginx a host has the site, or the relay for a proxy elsewhere.
+        parts = [*roles, "nginx"] if relayed else roles
+        for role in parts:
+            relay = relayed and role == "nginx"
+            spec = {name: option for name, option in options[role].items() if name.startswith(RELAY) == relay}
+            found, failed = self._evaluate(role, spec, variables)
+            wrong += failed or site_check.arguments(spec, found)
             values |= found
-        if not problems:
-            host = self._host(roles, values)
+        host = self._host(roles, values)
+        if arguments["reach"] and not problems + wrong:
             server = (values["orthanc_database_host"], values["orthanc_database_port"]) if host.foreign_database else ()
             probe = self._execute_module(
                 "dicom.orthanc.site_probe",
@@ -69,15 +78,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             if probe.get("failed") or probe.get("unreachable"):
                 return dict(probe)
             host.probe = probe
-            problems += site_check.problems(host)
             # So that no role has to ask again, which costs a second for each.
-            missing = sorted(self._packages(roles, values, variables) - set(probe["packages"]))
+            missing = sorted(self._packages(parts, values, variables) - set(probe["packages"]))
             result["ansible_facts"] = {
                 "pacs_services": probe["services"],
                 # A dry run installs nothing, and each role tells what it would install.
                 "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),
                 "pacs_missing_packages": missing,
             }
+        # What is not of its type cannot be looked at more closely.
+        problems += wrong or site_check.problems(host)
         if problems:
             name = variables["inventory_hostname"]
             lines = "".join(f"\n- {problem}" for problem in dict.fromkeys(problems))
@@ -131,8 +141,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         """Return what the roles install without looking at the host first, and without asking for a release."""
         names: set[str] = set()
         for role in roles:
-            constants = self._load(ROOT / "roles" / role / "vars" / "main.yml")
             if role in INSTALLED_TOGETHER and not values.get(f"{role}_version"):
+                files = ["main"] + [values[name] for name in [f"{role}_install_method"] if name in values]
+                constants: dict[str, Any] = {}
+                for file in files:
+                    constants |= self._load(ROOT / "roles" / role / "vars" / f"{file}.yml")
                 templar = self._templar.copy_with_new_env(available_variables={**values, **variables, **constants})
                 names |= set(templar.template(constants[f"__{role}_packages"]))
         return names

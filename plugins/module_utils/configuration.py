@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import difflib
+import json
+import os
 import re
 from collections.abc import Iterable
+from typing import Any
 
 _KEY = re.compile(r'^\s*(?:\*\s*)?(?P<comment>//\s*)?"(?P<name>[A-Z]\w*)"\s*:\s*(?P<value>.*)')
 _CODE = re.compile(r'^\s*["{}\[\]]')
@@ -42,6 +45,16 @@ def sample_options(sample: str) -> dict[str, str]:
             code = _STRING.sub("", line).split("//")[0]
             depth += code.count("{") + code.count("[") - code.count("}") - code.count("]")
     return options
+
+
+def read_folder(folder: str) -> dict[str, Any]:
+    """Return what the files in a configuration folder say together, or nothing where it is missing."""
+    found: dict[str, Any] = {}
+    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
+        if name.endswith(".json"):
+            with open(os.path.join(folder, name), encoding="utf-8") as file:
+                found.update(json.load(file))
+    return found
 
 
 def version_tuple(version: str) -> tuple[int, ...]:

@@ -13,6 +13,11 @@ description:
     makes sense together with the others, and that the host can do what they ask for.
   - Fails with one sentence per problem, which names the variable and the remedy. Changes nothing.
 author: The dicom.orthanc authors
+options:
+  reach:
+    description: Look at the host too. Without it no host is connected to, and the inventory alone is checked.
+    type: bool
+    default: true
 attributes:
   action:
     description: Runs on the control node and looks at the host once.
@@ -25,6 +30,10 @@ attributes:
 EXAMPLES = r"""
 - name: Check every variable and every host
   dicom.orthanc.check_site:
+
+- name: Check the inventory alone
+  dicom.orthanc.check_site:
+    reach: false
 """
 
 RETURN = r""" # """

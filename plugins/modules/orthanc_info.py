@@ -15,10 +15,11 @@ description:
   - Changes nothing, in check mode or otherwise.
 author: The dicom.orthanc authors
 options:
-  binary:
-    description: Path of the Orthanc binary.
-    type: path
-    default: /usr/sbin/Orthanc
+  command:
+    description: How the Orthanc binary is called; the first part is an absolute path.
+    type: list
+    elements: str
+    default: [/usr/sbin/Orthanc]
   libraries:
     description: Paths of plugin libraries. One that is missing on a host where Orthanc is installed is an error.
     type: list
@@ -82,26 +83,26 @@ def candidate(module: AnsibleModule) -> str:
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "binary": {"type": "path", "default": "/usr/sbin/Orthanc"},
+            "command": {"type": "list", "elements": "str", "default": ["/usr/sbin/Orthanc"]},
             "libraries": {"type": "list", "elements": "path", "default": []},
             "required_options": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
     )
-    binary = module.params["binary"]
-    if not os.access(binary, os.X_OK):
+    command = module.params["command"]
+    if not os.access(command[0], os.X_OK):
         module.exit_json(installed=False, version=candidate(module), options={})
 
-    _rc, out, _err = module.run_command([binary, "--version"], check_rc=True)
+    _rc, out, _err = module.run_command([*command, "--version"], check_rc=True)
     found = re.search(r"Orthanc (\S+)", out)
     version = found[1] if found else ""
     if not version:
-        module.fail_json(f"{binary} --version does not print an Orthanc version but: {out[:200]}")
+        module.fail_json(f"{command[0]} --version does not print an Orthanc version but: {out[:200]}")
     # An older release takes an option that it does not know for none, and starts a server.
     newer = version_tuple(version) >= (1, 13) or version == "mainline"
     sample = ""
     for option in ["--config=-"] + (["--advanced-config=-"] if newer else []):
-        sample += module.run_command([binary, option], check_rc=True)[1]
+        sample += module.run_command([*command, option], check_rc=True)[1]
     options = sample_options(sample)
 
     # A dry run on a host whose packages are older than the inventory has nothing to compare yet.

@@ -85,11 +85,11 @@ packages:
   elements: str
   returned: always
 services:
-  description: The services of the roles that run and are started at boot.
+  description: The services that run and are started at boot, of those that a role would look for otherwise.
   type: list
   elements: str
   returned: always
-  sample: [orthanc, nginx]
+  sample: [nginx]
 free:
   description: Free space in bytes on the file system of the storage folder.
   type: int
@@ -133,6 +133,7 @@ import urllib.request
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_folder
 
 
 def os_release() -> dict[str, str]:
@@ -151,16 +152,6 @@ def free_bytes(path: str) -> int:
         path = os.path.dirname(path)
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
-
-
-def configuration(folder: str) -> dict[str, Any]:
-    """Return what the files in our configuration folder say, or nothing where it is missing."""
-    found: dict[str, Any] = {}
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        if name.endswith(".json"):
-            with open(os.path.join(folder, name), encoding="utf-8") as file:
-                found.update(json.load(file))
-    return found
 
 
 def archive(settings: dict[str, Any], index_dir: str, asked: tuple[str, str]) -> tuple[str, str, int]:
@@ -239,14 +230,14 @@ def main() -> None:
     installed = re.match(r"(?:\d+:)?(\d[\d.]*)", packages.get("orthanc", ""))
     offers = run("apt-cache", "madison", "orthanc") if module.params["offers"] or not installed else ""
     offered = re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offers)
-    names = ("orthanc", "nginx")
+    names = ("nginx",)
     active, enabled = (run("systemctl", f"is-{state}", *names).split() for state in ("active", "enabled"))
     services = [name for name, *states in zip(names, active, enabled, strict=False) if states == ["active", "enabled"]]
     listening = {}
     for line in run("ss", "-Hltnp").splitlines():
         program = re.search(r'users:\(\("([^"]+)"', line)
         listening[line.split()[3].rpartition(":")[2]] = program[1] if program else "another program"
-    settings = configuration(module.params["config_dir"])
+    settings = read_folder(module.params["config_dir"])
     asked = (module.params["database"], module.params["files"])
     database, files, images = archive(settings, module.params["index_dir"], asked)
     module.exit_json(

@@ -77,6 +77,11 @@ options:
     type: list
     elements: path
     default: []
+  absent:
+    description: Files and links that may not be there.
+    type: list
+    elements: path
+    default: []
 attributes:
   check_mode:
     description: Tells what would change. Validation is left out, as is an owner who is not there yet.
@@ -242,15 +247,19 @@ class Writer:
         if not os.path.isdir(folder):
             return
         for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if entry.path in wanted:
-                continue
-            self.changed(entry.path, "not in the inventory\n", "")
-            if self.module.check_mode:
-                continue
-            if entry.is_dir(follow_symlinks=False):
-                shutil.rmtree(entry.path)
-            else:
-                os.unlink(entry.path)
+            if entry.path not in wanted:
+                self.absent(entry.path)
+
+    def absent(self, path: str) -> None:
+        if not os.path.lexists(path):
+            return
+        self.changed(path, "not in the inventory\n", "")
+        if self.module.check_mode:
+            return
+        if os.path.isdir(path) and not os.path.islink(path):
+            shutil.rmtree(path)
+        else:
+            os.unlink(path)
 
 
 def main() -> None:
@@ -283,6 +292,7 @@ def main() -> None:
                 "required_one_of": [("content", "secret", "made_by")],
             },
             "purge": {"type": "list", "elements": "path", "default": []},
+            "absent": {"type": "list", "elements": "path", "default": []},
         },
         supports_check_mode=True,
     )
@@ -294,6 +304,8 @@ def main() -> None:
     wanted = {item["path"] for kind in ("files", "folders") for item in module.params[kind]}
     for folder in module.params["purge"]:
         writer.purge(folder, wanted)
+    for path in module.params["absent"]:
+        writer.absent(path)
     module.exit_json(changed=bool(writer.paths), paths=writer.paths, diff=writer.diffs)
 
 

@@ -159,15 +159,31 @@ def test_certificate_of_the_site(site: Site) -> None:
     assert site.get("/system").status_code == 200
 
 
-def test_failed_start_is_told_in_orthancs_words(site: Site) -> None:
-    """A wrong value that only Orthanc itself can find."""
-    done = site.lab.play(variables={"orthanc_settings": {"DefaultEncoding": "Klingon"}}, check=False)
-    assert done.returncode != 0
-    # Orthanc's own line out of its journal, and what it means for the service.
-    assert "Parameter out of range" in done.stdout
-    assert "It ends again and again" in done.stdout
+# Values that only Orthanc itself can find wrong.
+BAD = {
+    "Parameter out of range": {"DefaultEncoding": "Klingon"},
+    # It ends by a signal, since it asks a text for a number.
+    "Orthanc ended": {"UserMetadata": {"Marker": "1024"}},
+    "is not ready after 5 s": {"LuaScripts": ["/usr/local/share/hang.lua"]},
+}
+
+
+def test_bad_change_leaves_the_last_one_that_worked(site: Site) -> None:
     site.deploy()
-    assert site.get("/system").status_code == 200
+    site.lab.shell("echo 'while true do end' > /usr/local/share/hang.lua")
+    files = "sha256sum /etc/pacs/orthanc/* /etc/systemd/system/orthanc.service"
+    before = site.lab.shell(files)
+    for words, settings in BAD.items():
+        bad = {"orthanc_settings": settings, "orthanc_ready_timeout": 5, "orthanc_modalities": site.modalities}
+        done = site.lab.play(variables=bad, check=False)
+        assert done.returncode != 0
+        said = " ".join(done.stdout.split())
+        assert words in said
+        assert "The configuration that worked last is back, and Orthanc serves with it." in said
+        assert site.lab.shell(files) == before
+        assert site.get("/system").status_code == 200
+    # Nothing lingers: the next good run has nothing to do.
+    assert not changed(site.deploy())
 
 
 def changed(output: str) -> bool:

@@ -1,9 +1,11 @@
-"""What the module orthanc_ready finds different from what was asked for."""
+"""What the module orthanc_service finds different from what was asked for, and what it goes back to."""
 
+import os
+import pathlib
 from typing import Any
 
 import pytest
-from ansible_collections.dicom.orthanc.plugins.modules.orthanc_ready import differences, meaning
+from ansible_collections.dicom.orthanc.plugins.modules.orthanc_service import Kept, differences, meaning, newest
 
 ASKED = {"version": "1.12.7", "plugins": ["dicom-web"], "database": "sqlite", "storage": ""}
 SYSTEM = {"Version": "1.12.7", "DatabaseBackendPlugin": None}
@@ -85,3 +87,55 @@ def test_meaning(line: str, variable: str) -> None:
 
 def test_no_meaning() -> None:
     assert meaning("E1120 Parameter out of range") == ""
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path) -> pathlib.Path:
+    """Return a configuration folder with a file in it, beside a unit."""
+    made = tmp_path / "orthanc"
+    made.mkdir()
+    (made / "orthanc.json").write_text('{"Name": "old ü\\u0024"}', "utf-8")
+    (made / "orthanc.json").chmod(0o640)
+    (tmp_path / "orthanc.service").write_text("[Unit]\n", "utf-8")
+    return made
+
+
+def kept(folder: pathlib.Path) -> Kept:
+    return Kept(str(folder.parent / "state"), str(folder), str(folder.parent / "orthanc.service"))
+
+
+def test_what_worked_comes_back_whole(folder: pathlib.Path) -> None:
+    before = (folder / "orthanc.json").read_bytes()
+    kept(folder).keep()
+    (folder / "orthanc.json").write_text("{", "utf-8")
+    (folder / "orthanc.json").chmod(0o600)
+    (folder / "mysql.json").write_text("{}", "utf-8")
+    (folder.parent / "orthanc.service").unlink()
+    assert kept(folder).restore()
+    assert (folder / "orthanc.json").read_bytes() == before
+    assert (folder / "orthanc.json").stat().st_mode & 0o777 == 0o640
+    assert os.listdir(folder) == ["orthanc.json"]
+    assert (folder.parent / "orthanc.service").read_text("utf-8") == "[Unit]\n"
+
+
+def test_nothing_comes_back_where_nothing_worked_or_nothing_changed(folder: pathlib.Path) -> None:
+    assert not kept(folder).restore()
+    kept(folder).keep()
+    assert not kept(folder).restore()
+
+
+def test_what_worked_is_for_root_alone(folder: pathlib.Path) -> None:
+    kept(folder).keep()
+    state = folder.parent / "state"
+    assert [path.stat().st_mode & 0o777 for path in (state, state / "last.json")] == [0o700, 0o600]
+
+
+def test_newest_is_a_change_that_counts(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    file, program = folder / "orthanc.json", tmp_path / "Orthanc"
+    program.touch()
+    for path in (file, program):
+        os.utime(path, (1000, 1000))
+    assert newest([str(file), str(folder / "none")], []) == 1000
+    file.chmod(0o600)
+    assert newest([str(file)], []) == 1000, "another mode is not another configuration"
+    assert newest([], [str(program), str(tmp_path / "none")]) > 1000, "a program that was put in place is a new one"

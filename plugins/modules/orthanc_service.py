@@ -1,0 +1,420 @@
+#!/usr/bin/python
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bring the service to what is on the disk, prove that it works, or go back to what worked last."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: orthanc_service
+short_description: Run Orthanc with its configuration, or with the last one that worked
+version_added: 0.1.0
+description:
+  - Restarts the unit if it does not run, or if its configuration, its file or one of O(programs) is newer than it.
+  - Polls C(/changes?last), which reads the index. C(/system) is answered from memory even while the database is down.
+  - Then compares the version, the plugins and the database that Orthanc reports with those asked for.
+  - What worked is kept in O(state_dir). If Orthanc does not work, the configuration and the unit that worked last come
+    back, Orthanc is started with them, and the module fails with Orthanc's own error lines from the journal.
+  - Port and login are read from the configuration itself.
+author: The dicom.orthanc authors
+options:
+  config_dir:
+    description: Folder of the configuration, with nothing else in it.
+    type: path
+    required: true
+  unit:
+    description: Path of the systemd unit.
+    type: path
+    default: /etc/systemd/system/orthanc.service
+  programs:
+    description: Paths of the binary and of the plugins, as far as they are files of this host.
+    type: list
+    elements: path
+    default: []
+  state_dir:
+    description: Folder, for root alone, that keeps what worked last.
+    type: path
+    default: /var/lib/pacs/orthanc
+  written:
+    description: Whether a dry run would have changed the configuration; it counts in check mode only.
+    type: bool
+    default: false
+  version:
+    description: Release that has to run, such as C(1.12.7). Empty if any will do.
+    type: str
+    default: ""
+  plugins:
+    description: Plugins that have to be loaded, by the names that Orthanc reports in C(/plugins).
+    type: list
+    elements: str
+    default: []
+  database:
+    description: Where the index has to be.
+    type: str
+    choices: [sqlite, postgresql, mysql]
+    default: sqlite
+  storage:
+    description: The database in which the DICOM files have to be; empty for the file system.
+    type: str
+    choices: ["", postgresql, mysql]
+    default: ""
+  timeout:
+    description: How long to wait for the first answer, in seconds.
+    type: int
+    default: 120
+attributes:
+  check_mode:
+    description: Tells whether the service would be restarted; compares it if not.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Run Orthanc
+  dicom.orthanc.orthanc_service:
+    config_dir: /etc/pacs/orthanc
+    programs: [/usr/sbin/Orthanc]
+    plugins: [dicom-web]
+"""
+
+RETURN = r"""
+version:
+  description: The release that runs.
+  type: str
+  returned: when it was asked
+  sample: 1.12.7
+plugins:
+  description: The plugins that are loaded.
+  type: list
+  elements: str
+  returned: when it was asked
+seconds:
+  description: How long it took until the first answer, in seconds.
+  type: float
+  returned: when it was asked
+"""
+
+import base64
+import json
+import os
+import pathlib
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterable
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_folder
+
+# What a database says, and what it means in the terms of the inventory.
+MEANINGS = (
+    (
+        r"password authentication failed|Access denied for user",
+        "The database refuses the login: orthanc_database_user and orthanc_database_password are not the server's.",
+    ),
+    (
+        r"locked by another instance|database is already locked|is locked by",
+        "Another Orthanc holds the database: orthanc_database_name is in use by a second site.",
+    ),
+    (
+        r"permission denied for schema|command denied to user|must be owner",
+        "The login may not make tables: it has to own the database that orthanc_database_name names.",
+    ),
+    (
+        r"remaining connection slots|too many connections|Too many connections",
+        "The server has no connection left: orthanc_database_connections of all nodes exceed its max_connections.",
+    ),
+    (
+        r"certificate verify failed|SSL error|SSL connection error|server certificate",
+        "The server's certificate is not trusted: see orthanc_database_ca and orthanc_database_host.",
+    ),
+    (
+        r"database \"[^\"]*\" does not exist|Unknown database",
+        "There is no such database on the server: see orthanc_database_name.",
+    ),
+    (
+        r"no pg_hba.conf entry|is not allowed to connect",
+        "The server lets nobody in from this host: its rules for clients do not name it.",
+    ),
+    (
+        r"revision|[Ii]ncompatible version of the",
+        "The database was made by another release of the plugin, which this one does not read.",
+    ),
+    (
+        r"could not connect|Connection refused|Can't connect|could not translate|Unknown .*server host|timeout expired",
+        "The database does not answer: see orthanc_database_host and orthanc_database_port, and whether it runs.",
+    ),
+)
+
+
+class Unready(Exception):
+    """Orthanc does not answer as it should; the message says how."""
+
+
+class Orthanc:
+    """The REST API of the Orthanc on this host, past any proxy that the environment names."""
+
+    def __init__(self, config_dir: str) -> None:
+        settings = read_folder(config_dir)
+        self._base = f"http://127.0.0.1:{settings['HttpPort']}"
+        login = ":".join(next(iter(settings["RegisteredUsers"].items())))
+        self._headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def get(self, path: str) -> Any:
+        """Return the JSON at this path. :raises Unready: if there is none."""
+        request = urllib.request.Request(self._base + path, headers=self._headers)
+        try:
+            with self._opener.open(request, timeout=10) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise Unready(f"{self._base}{path} answers {error.code} {error.reason}") from error
+        except (OSError, ValueError) as error:
+            raise Unready(f"{self._base}{path} does not answer: {error}") from error
+
+
+class Kept:
+    """The configuration and the unit that worked last, in a file that root alone reads."""
+
+    def __init__(self, state_dir: str, config_dir: str, unit: str) -> None:
+        self._file = pathlib.Path(state_dir, "last.json")
+        self._config_dir = pathlib.Path(config_dir)
+        self._unit = pathlib.Path(unit)
+
+    def _found(self) -> dict[str, list[Any]]:
+        """Return content, owner, group and mode of each file there is now."""
+        found = {}
+        for path in sorted([*self._config_dir.iterdir(), self._unit]):
+            if path.is_file():
+                state = path.stat()
+                text = path.read_text(encoding="utf-8", errors="surrogateescape")
+                found[str(path)] = [text, state.st_uid, state.st_gid, state.st_mode & 0o7777]
+        return found
+
+    def _last(self) -> dict[str, list[Any]]:
+        """Return the same of what worked last, or nothing."""
+        if not self._file.exists():
+            return {}
+        last: dict[str, list[Any]] = json.loads(self._file.read_text(encoding="utf-8"))
+        return last
+
+    def keep(self) -> None:
+        """Take what is there now for what worked last."""
+        found = self._found()
+        if found != self._last():
+            os.makedirs(self._file.parent, mode=0o700, exist_ok=True)
+            _write(self._file, [json.dumps(found), 0, 0, 0o600])
+
+    def restore(self) -> bool:
+        """Bring back what worked last. Return whether that is something else than what is there."""
+        last, found = self._last(), self._found()
+        if not last or {path: file[0] for path, file in last.items()} == {
+            path: file[0] for path, file in found.items()
+        }:
+            return False
+        for path in found.keys() - last.keys():
+            os.unlink(path)
+        for path, file in last.items():
+            if found.get(path) != file:
+                _write(pathlib.Path(path), file)
+        return True
+
+
+def _write(path: pathlib.Path, file: list[Any]) -> None:
+    """Put a file in place in one step, for root alone until its owner and mode are set."""
+    content, owner, group, mode = file
+    candidate = path.with_name(f".{path.name}.new")
+    candidate.touch(0o600)
+    candidate.write_text(content, encoding="utf-8", errors="surrogateescape")
+    os.chown(candidate, owner, group)
+    candidate.chmod(mode)
+    candidate.replace(path)
+
+
+def newest(configuration: Iterable[str], programs: Iterable[str]) -> float:
+    """Return when the newest of the files was changed, in seconds since 1970.
+
+    A configuration with another mode is the same; a program that another file took the place of is
+    another one, however old that file says it is.
+    """
+    times = [os.stat(path).st_mtime for path in configuration if os.path.exists(path)]
+    for path in programs:
+        if os.path.exists(path):
+            times += [os.lstat(path).st_ctime, os.stat(path).st_ctime]
+    return max(times, default=0.0)
+
+
+class Unit:
+    """A systemd unit."""
+
+    def __init__(self, module: AnsibleModule, name: str) -> None:
+        self._module = module
+        self.name = name
+
+    def _systemctl(self, *words: str, check: bool = True) -> str:
+        return str(self._module.run_command(["systemctl", *words], check_rc=check)[1])
+
+    def show(self) -> dict[str, str]:
+        """Return its state, and in microseconds of the monotonic clock when its process was started."""
+        names = "ActiveState,SubState,ExecMainStartTimestampMonotonic"
+        lines = self._systemctl("show", self.name, f"--property={names}").splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    @property
+    def active(self) -> bool:
+        return self.show()["ActiveState"] == "active"
+
+    @property
+    def enabled(self) -> bool:
+        return self._systemctl("is-enabled", self.name, check=False).strip() == "enabled"
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process ended by itself, be it to be started again or not."""
+        state = self.show()
+        return state["ActiveState"] in ("failed", "inactive") or state["SubState"] == "auto-restart"
+
+    @property
+    def started(self) -> float:
+        """When its process was started, in seconds since 1970."""
+        ago = time.monotonic() - int(self.show()["ExecMainStartTimestampMonotonic"] or 0) / 1e6
+        return time.time() - ago
+
+    def restart(self) -> None:
+        self._systemctl("daemon-reload")
+        self._systemctl("enable", "--quiet", self.name)
+        # A unit that cannot be started shows as one that ended.
+        self._systemctl("restart", self.name, check=False)
+
+
+def wait(orthanc: Orthanc, unit: Unit, timeout: int) -> float:
+    """Wait for an answer from the index and return how many seconds it took. :raises Unready: if none comes."""
+    start = time.monotonic()
+    while True:
+        try:
+            orthanc.get("/changes?last")
+            return round(time.monotonic() - start, 2)
+        except Unready as error:
+            waited = time.monotonic() - start
+            if unit.ended:
+                raise Unready(f"Orthanc ended after {waited:.0f} s.") from error
+            if waited > timeout or " answers 40" in str(error):
+                raise Unready(f"Orthanc is not ready after {waited:.0f} s: {error}.") from error
+            time.sleep(0.25)
+
+
+def journal(module: AnsibleModule, unit: str) -> str:
+    """Return the newest error lines of the unit, or its last lines where none is marked so."""
+    _rc, out, _err = module.run_command(
+        ["journalctl", "--unit", unit, "--lines", "200", "--output", "cat", "--no-pager"]
+    )
+    lines = [line for line in out.splitlines() if line.strip()]
+    errors = [line for line in lines if re.match(r"E\d{4} ", line)]
+    # A service that is started again and again says the same again and again.
+    newest = {line.partition("] ")[2] or line: line for line in errors or lines}
+    return "\n".join(list(newest.values())[-5:])
+
+
+def meaning(lines: str) -> str:
+    """Say in the terms of the inventory what the journal tells, or nothing if that is not known."""
+    return next((f"{text} " for pattern, text in MEANINGS if re.search(pattern, lines)), "")
+
+
+def differences(params: dict[str, Any], system: dict[str, Any], plugins: list[str]) -> list[str]:
+    """Say where the running Orthanc is not the one that was asked for."""
+    wanted, running = str(params["version"]), str(system["Version"])
+    found = []
+    if wanted and running != wanted:
+        found.append(
+            f"orthanc_version asks for {wanted}, but {running} runs. Take another release, or free the choice."
+        )
+    found += [
+        f"orthanc_plugins asks for a plugin that Orthanc did not load: {name}. The journal says why."
+        for name in params["plugins"]
+        if name not in plugins
+    ]
+    # Reported is the path of the plugin, or nothing for what is built in.
+    for field, asked, variable in (
+        ("DatabaseBackendPlugin", params["database"], "orthanc_database"),
+        ("StorageAreaPlugin", params["storage"], "orthanc_database_storage"),
+    ):
+        backend = str(system.get(field) or "")
+        expected = "" if asked in ("", "sqlite") else str(asked)
+        if (expected not in backend.lower()) or (backend and not expected):
+            found.append(
+                f"{variable} asks for {asked or 'the file system'}, but {field} is {backend or 'the built-in one'}."
+            )
+    return found
+
+
+def prove(module: AnsibleModule, unit: Unit) -> dict[str, Any]:
+    """Return what Orthanc says of itself. :raises Unready: if that is not what was asked for."""
+    params = module.params
+    try:
+        orthanc = Orthanc(params["config_dir"])
+        seconds = wait(orthanc, unit, params["timeout"])
+        system, plugins = orthanc.get("/system"), orthanc.get("/plugins")
+        found = differences(params, system, plugins)
+        if found:
+            raise Unready(" ".join(found))
+    except Unready as error:
+        lines = journal(module, unit.name)
+        raise Unready(f"{error} {meaning(lines)}Its journal (journalctl -u {unit.name}) says:\n{lines}\n") from error
+    return {"version": system["Version"], "plugins": plugins, "seconds": seconds}
+
+
+def back(module: AnsibleModule, unit: Unit, kept: Kept) -> str:
+    """Go back to what worked last, if that is something else, and say how it went."""
+    if not kept.restore():
+        return ""
+    unit.restart()
+    try:
+        wait(Orthanc(module.params["config_dir"]), unit, module.params["timeout"])
+    except Unready as error:
+        return f"The configuration that worked last is back, and does not work any more either: {error}"
+    return "The configuration that worked last is back, and Orthanc serves with it."
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "config_dir": {"type": "path", "required": True},
+            "unit": {"type": "path", "default": "/etc/systemd/system/orthanc.service"},
+            "programs": {"type": "list", "elements": "path", "default": []},
+            "state_dir": {"type": "path", "default": "/var/lib/pacs/orthanc"},
+            "written": {"type": "bool", "default": False},
+            "version": {"type": "str", "default": ""},
+            "plugins": {"type": "list", "elements": "str", "default": []},
+            "database": {"type": "str", "choices": ["sqlite", "postgresql", "mysql"], "default": "sqlite"},
+            "storage": {"type": "str", "choices": ["", "postgresql", "mysql"], "default": ""},
+            "timeout": {"type": "int", "default": 120},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    unit = Unit(module, os.path.basename(params["unit"]))
+    folder = params["config_dir"]
+    files = [folder, params["unit"], *(entry.path for entry in os.scandir(folder))] if os.path.isdir(folder) else []
+    changed = (
+        (module.check_mode and params["written"])
+        or not (unit.active and unit.enabled)
+        or newest(files, params["programs"]) > unit.started
+    )
+    if module.check_mode and changed:
+        module.exit_json(changed=True)
+
+    kept = Kept(params["state_dir"], folder, params["unit"])
+    if changed:
+        unit.restart()
+    try:
+        proven = prove(module, unit)
+    except Unready as error:
+        module.fail_json(f"{error}{'' if module.check_mode else back(module, unit, kept)}".strip())
+    if not module.check_mode:
+        kept.keep()
+    module.exit_json(changed=changed, **proven)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""A proxy on a host of its own: whom it trusts, and what stays behind when it moves."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+import requests
+import yaml
+
+from tests.hosts.conftest import QUICKSTART, ROOT, Lab
+from tests.repository import load
+
+LAB = {"name": "split-site", "pacs": "bookworm", "proxy": "bookworm"}
+RELAY = "/etc/pacs/nginx/relay-pacs"
+
+
+class Site:
+    """The quickstart with its proxy on a host of its own."""
+
+    def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
+        self.lab = lab
+        self.inventory = folder
+        (folder / "group_vars").symlink_to(QUICKSTART / "group_vars")
+        hosts = {"orthanc": {"hosts": {"pacs": None}}, "nginx": {"hosts": {"proxy": None}}}
+        (folder / "hosts.yml").write_text(yaml.safe_dump(hosts), encoding="utf-8")
+
+    def get(self, path: str, host: str = "proxy") -> requests.Response:
+        certificate = self.lab.folder.with_suffix(".crt")
+        certificate.write_text(self.lab.shell("cat /etc/pacs/nginx/self-signed-*.crt", host), encoding="utf-8")
+        with requests.Session() as session:
+            session.trust_env = False
+            session.verify = str(certificate)
+            session.auth = (b"admin", self.lab.secrets["vault_orthanc_admin_password"].encode())  # type: ignore[assignment]
+            return session.get(f"https://{self.lab.address[host]}{path}", timeout=20)
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    made = Site(lab, tmp_path_factory.mktemp("split"))
+    lab.play(inventory=made.inventory)
+    return made
+
+
+def test_options_of_later_releases_are_left_out(site: Site) -> None:
+    """The role sets some that the release at hand does not know, and would not say so."""
+    wanted = load("roles/orthanc/vars/main.yml")["__orthanc_base"]
+    written = json.loads(site.lab.shell("cat /etc/pacs/orthanc/orthanc.json"))
+    known = json.loads((ROOT / "roles/orthanc/files/known_options.json").read_text(encoding="utf-8"))["1.10.1"]
+    later = set(wanted) - set(known)
+    assert later, "the role sets none any more"
+    assert not later & set(written)
+    elsewhere = {"OrthancPeers", "RegisteredUsers"}
+    assert set(wanted) & set(known) - set(written) == elsewhere, "what may hold secrets is in credentials.json"
+
+
+def test_prefix_is_the_one_of_the_proxy(site: Site) -> None:
+    site.lab.play(inventory=site.inventory, variables={"nginx_prefix": "/orthanc/"})
+    assert site.get("/orthanc/system").json()["Name"] == "pacs"
+    assert site.get("/orthanc/dicom-web/studies").status_code == 200
+    site.lab.play(inventory=site.inventory)
+    assert site.get("/system").status_code == 200
+
+
+def test_impostor_gets_no_password(site: Site) -> None:
+    """Somebody in Orthanc's place has no certificate that the proxy knows, whatever name it bears."""
+    subject = "-subj /CN=Orthanc -addext subjectAltName=DNS:pacs,DNS:localhost"
+    site.lab.shell(
+        f"cp -p {RELAY}.crt {RELAY}.key /root; "
+        f"openssl req -x509 -newkey rsa:2048 -noenc {subject} -keyout {RELAY}.key -out {RELAY}.crt 2> /dev/null; "
+        "systemctl restart nginx; truncate --size 0 /var/log/nginx/access.log"
+    )
+    try:
+        assert site.get("/system").status_code == 502
+        assert "certificate verify error" in site.lab.shell("cat /var/log/nginx/error.log", "proxy")
+        assert "/system" not in site.lab.shell("cat /var/log/nginx/access.log")
+    finally:
+        site.lab.shell(f"cp -p /root/{RELAY.rpartition('/')[2]}.* /etc/pacs/nginx; systemctl restart nginx")
+    assert site.get("/system").status_code == 200
+
+
+def test_relay_goes_when_the_proxy_moves_in(site: Site) -> None:
+    # The shipped inventory has the proxy beside Orthanc, and knows nothing of the other host.
+    hosts = ("--limit", "pacs")
+    site.lab.play(arguments=hosts)
+    assert site.get("/system", "pacs").status_code == 200
+    assert ":8043 " not in site.lab.shell("ss -Hltn")
+    site.lab.play(inventory=site.inventory)
+    assert site.get("/system").status_code == 200
+    assert ":443 " not in site.lab.shell("ss -Hltn"), "the public site is still on Orthanc's host"

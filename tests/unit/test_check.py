@@ -1,0 +1,52 @@
+"""``make check``: an inventory is held against the toolkit without reaching for a host."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import shutil
+import time
+from typing import Any
+
+import yaml
+
+from tests.repository import ROOT, run
+
+HOSTS = [f"pacs{number}" for number in range(50)]
+SECRETS = {f"vault_orthanc_{name}_password": "a long one" for name in ("admin", "proxy", "database")}
+
+
+def check(folder: pathlib.Path, **hosts: dict[str, Any]) -> tuple[int, str]:
+    """Check the shipped ``single`` with fifty hosts, at addresses that nobody answers."""
+    shutil.copytree(ROOT / "inventories" / "single" / "group_vars", folder / "group_vars")
+    known = {name: {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate(HOSTS)}
+    groups: dict[str, Any] = {group: {"hosts": dict.fromkeys(HOSTS)} for group in ("orthanc", "nginx", "postgresql")}
+    groups["all"] = {"vars": SECRETS, "hosts": {name: known[name] | hosts.get(name, {}) for name in HOSTS}}
+    (folder / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
+    done = run("ansible-playbook", "-i", str(folder), "playbooks/check.yml")
+    return done.returncode, " ".join(done.stdout.split())
+
+
+def test_good_inventory_of_fifty_hosts(tmp_path: pathlib.Path) -> None:
+    start = time.monotonic()
+    status, output = check(tmp_path)
+    assert status == 0, output
+    assert output.count("failed=0") == len(HOSTS)
+    # Goal: seconds, not minutes; on a machine that does other things too.
+    assert time.monotonic() - start < 60
+
+
+def test_everything_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
+    status, output = check(
+        tmp_path,
+        pacs3={"orthanc_dicomport": 104, "orthanc_settings": {"StableAge": "60"}},
+        pacs41={"orthanc_plugins": ["dicomwep"]},
+    )
+    assert status != 0
+    for words in (
+        "wrong for host pacs3: - orthanc_dicomport: no such variable. Did you mean 'orthanc_dicom_port'?",
+        "orthanc_settings.StableAge: Orthanc wants a value of type int",
+        "wrong for host pacs41: - orthanc_plugins: there is no plugin 'dicomwep'. Did you mean 'dicomweb'?",
+    ):
+        assert words in output
+    assert len(re.findall(r"failed=1", output)) == 2
