@@ -52,6 +52,10 @@ options:
     description: Whether the DICOM files go into the database too.
     type: bool
     default: false
+  library:
+    description: The plugin's file, by whose version the schema in the database is judged; empty if it is not to be.
+    type: path
+    default: ""
 attributes:
   check_mode:
     description: Works as usual, since it only reads; without the driver it does nothing.
@@ -72,6 +76,7 @@ EXAMPLES = r"""
 RETURN = r""" # """
 
 import importlib
+import os
 import re
 import ssl
 import tempfile
@@ -482,12 +487,9 @@ ENGINES = {
 }
 
 
-def newest_revision(module: AnsibleModule, engine: str) -> int | None:
-    """Return the newest revision of the schema that the distribution's plugin on this host reads, if that is known."""
-    if not module.get_bin_path("dpkg-query"):
-        return None
-    command = ["dpkg-query", "--show", "--showformat", "${Version}", f"orthanc-{engine}"]
-    found = re.match(r"(?:\d+:)?(\d+)", str(module.run_command(command)[1]))
+def newest_revision(engine: str, library: str) -> int | None:
+    """Return the newest revision of the schema that a plugin reads, if its file tells its version as Debian's do."""
+    found = re.search(r"\.so\.(\d+)\.", os.path.realpath(library))
     return REVISIONS[engine].get(int(found[1])) if found else None
 
 
@@ -503,6 +505,7 @@ def main() -> None:
             "tls": {"type": "bool", "default": True},
             "ca": {"type": "str", "default": ""},
             "storage": {"type": "bool", "default": False},
+            "library": {"type": "path", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -515,7 +518,7 @@ def main() -> None:
         if module.check_mode:
             module.exit_json(skipped=True, msg=f"A dry run does not install {library}.")
         module.fail_json(f"This host has no {library} for {module.params['engine']}: {error}")
-    newest = newest_revision(module, engine)
+    newest = newest_revision(engine, params["library"])
     findings: list[Finding]
     try:
         with tempfile.NamedTemporaryFile("w", encoding="utf-8") as ca:

@@ -1,5 +1,6 @@
 """What the module database_check makes of a server's answers, and the SQL that it asks the administrator to run."""
 
+import pathlib
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from ansible_collections.dicom.orthanc.plugins.modules.database_check import (
     advice,
     mysql_findings,
     mysql_refusal,
+    newest_revision,
     postgresql_findings,
     postgresql_refusal,
 )
@@ -186,6 +188,14 @@ def test_good_postgresql(found: dict[str, Any]) -> None:
 )
 def test_good_mysql(found: dict[str, Any]) -> None:
     assert list(mysql_findings(MYSQL | found, "d", "u", 1)) == []
+
+
+def test_schema_is_judged_by_the_version_of_the_plugin(tmp_path: pathlib.Path) -> None:
+    library = tmp_path / "libOrthancMySQLIndex.so"
+    library.symlink_to(tmp_path / "libOrthancMySQLIndex.so.4.3")
+    assert newest_revision("mysql", str(library)) == 6
+    assert newest_revision("mysql", "/opt/libOrthancMySQLIndex.so") is None
+    assert newest_revision("mysql", "") is None
 
 
 def test_advice_has_each_statement_once_and_where_it_belongs() -> None:
