@@ -141,6 +141,13 @@ def test_site_works_with_what_was_asked_for(site: Site) -> None:
     assert "failed" not in printed.partition("PLAY RECAP")[0]
 
 
+def test_database_of_a_newer_plugin(site: Site) -> None:
+    change = "runuser -u postgres -- psql -d orthanc -c 'UPDATE globalproperties SET value = {} WHERE property = 4'"
+    site.lab.shell(change.format(9), host="db")
+    site.refused("newer release of the plugin (revision 9", orthanc_database_storage=True)
+    site.lab.shell(change.format(1), host="db")
+
+
 def test_second_site_on_the_same_database(site: Site, tmp_path: pathlib.Path) -> None:
     inventory = pathlib.Path(shutil.copytree(QUICKSTART, tmp_path / "second"))
     hosts = inventory / "hosts.yml"
