@@ -5,7 +5,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: help setup demo test test-quick lint check verify secrets docs bench lock clean
+.PHONY: help setup demo test test-quick test-mysql lint check verify secrets docs bench lock clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -21,6 +21,10 @@ test: setup .venv/done-test ## everything: lint, unit tests, scenarios
 
 test-quick: setup .venv/done-test ## what needs no host: lint, unit and contract tests
 	pytest tests/unit tests/contract
+
+test-mysql: setup .venv/done-test ## a real MySQL 9.7, which only Debian unstable has, as a server run by others
+	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+	pytest tests/hosts/mysql_server.py
 
 lint: setup .venv/done-test ## ansible-lint, yamllint, ruff, mypy
 	pytest tests/contract/test_lint.py

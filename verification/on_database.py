@@ -1,11 +1,13 @@
 """Ask the database of the Orthanc on this host. Runs on the host, as root.
 
 Arguments: the configuration folder, the database and a study's UID. The login is read where Orthanc
-reads it. Prints JSON: what the login may do, how often the study is indexed, and what is not in force.
+reads it. Prints JSON: where the server is, what the login may do, how often the study is indexed, whether there
+are DICOM files, and what is not in force.
 """
 
 import importlib
 import json
+import ssl
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -30,18 +32,19 @@ def connect(**changes: Any) -> Any:
         "ssl_disabled": not options["EnableSsl"],
     }
     if options["EnableSsl"]:
-        login["ssl_ca"] = options["SslCACertificates"]
-        login["ssl_verify_cert"] = True
+        login["ssl"] = ssl.create_default_context(cafile=options["SslCACertificates"])
+        # Newer Pythons would hold the authority to rules that Orthanc does not know.
+        login["ssl"].verify_flags &= ~ssl.VERIFY_X509_STRICT
     return driver.connect(**(login | changes))
 
 
 def ask(question: str, values: Sequence[str] = ()) -> list[Any]:
-    """Return the first column of the answer."""
+    """Return the last column of the answer."""
     connection = connect()
     try:
         cursor = connection.cursor()
         cursor.execute(question, values)
-        return [row[0] for row in cursor.fetchall()]
+        return [row[-1] for row in cursor.fetchall()]
     finally:
         connection.close()
 
@@ -60,6 +63,10 @@ if engine == "postgresql":
         "SELECT rolname FROM pg_roles WHERE rolname = current_user AND"
         " (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls)"
     )
+    tls = "sslmode=disable" not in options["ConnectionUri"]
+    with connect() as connection:
+        encrypted = connection.info.ssl_in_use
+        server = {name: connection.info.dsn_parameters[name] for name in ("host", "port", "dbname", "user")}
     pending = ask("SELECT name FROM pg_settings WHERE pending_restart")
     elsewhere = refusal(dbname="postgres")
     plain = refusal(sslmode="disable")
@@ -69,16 +76,24 @@ else:
         for grant in ask("SHOW GRANTS")
         if "WITH GRANT OPTION" in grant or ("ON *.*" in grant and not grant.startswith("GRANT USAGE"))
     ]
+    tls = options["EnableSsl"]
+    encrypted = bool(ask("SHOW SESSION STATUS LIKE 'Ssl_cipher'")[0])
+    server = {"host": options["Host"], "port": options["Port"]}
     pending = []
     elsewhere = refusal(database="mysql")
-    plain = refusal(ssl_disabled=True, ssl_ca=None, ssl_verify_cert=None)
+    plain = refusal(ssl_disabled=True, ssl=None)
 print(
     json.dumps(
         {
+            "server": server,
             # The tag of the StudyInstanceUID in decimal: (0020,000d).
-            "rows": ask(
+            "rows": options["EnableIndex"]
+            and ask(
                 "SELECT COUNT(*) FROM DicomIdentifiers WHERE tagGroup = 32 AND tagElement = 13 AND value = %s", [study]
             )[0],
+            "files": options["EnableStorage"] and len(ask("SELECT uuid FROM StorageArea LIMIT 1")) > 0,
+            "tls": tls,
+            "encrypted": encrypted,
             "powers": len(powers),
             "pending": pending,
             "elsewhere": elsewhere,

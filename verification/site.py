@@ -35,6 +35,9 @@ class Site:
     dicom_port: int
     aet: str
     database: str
+    database_index: bool
+    database_storage: bool
+    database_server: str
     database_beside: bool
     connection: dict[str, Any] = field(repr=False)
     proxy_connection: dict[str, Any] = field(repr=False)

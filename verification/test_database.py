@@ -8,6 +8,7 @@ import shlex
 import socket
 from typing import Any
 
+import psycopg2  # type: ignore[import-untyped]
 import pytest
 
 from verification.client import Client
@@ -16,7 +17,6 @@ from verification.patient import CT
 from verification.site import Site
 
 ON_DATABASE = (pathlib.Path(__file__).parent / "on_database.py").read_text("utf-8")
-PORTS = {"postgresql": 5432, "mysql": 3306}
 
 
 @pytest.fixture(scope="session")
@@ -30,39 +30,84 @@ def database(site: Site, host: Any, patient: Client) -> dict[str, Any]:
     return found
 
 
-def test_study_is_in_the_database(database: dict[str, Any]) -> None:
+@pytest.fixture
+def ours(site: Site, database: dict[str, Any]) -> dict[str, Any]:
+    """The same, of a server of the inventory."""
+    if not site.database_server:
+        pytest.skip("the server is run by others, who set its rules")
+    return database
+
+
+def test_study_is_in_the_database(site: Site, database: dict[str, Any]) -> None:
+    if not site.database_index:
+        pytest.skip("orthanc_database_index is false: the index is in SQLite")
     expect("rows of the uploaded study", 1, database["rows"], "orthanc_database")
+
+
+def test_files_are_in_the_database(site: Site, database: dict[str, Any]) -> None:
+    if not site.database_storage:
+        pytest.skip("orthanc_database_storage is false: the files are in a folder")
+    expect("files in the database", True, database["files"], "orthanc_database_storage")
 
 
 def test_login_has_no_power_over_the_server(database: dict[str, Any]) -> None:
     expect("rights beyond its own database", 0, database["powers"], "orthanc_database_user")
 
 
-def test_login_stays_out_of_other_databases(database: dict[str, Any]) -> None:
-    expect("refusal at the server's own database", True, bool(database["elsewhere"]), "orthanc_database_user")
+def test_login_stays_out_of_other_databases(ours: dict[str, Any]) -> None:
+    expect("refusal at the server's own database", True, bool(ours["elsewhere"]), "orthanc_database_user")
 
 
 def test_wrong_password_is_refused(database: dict[str, Any]) -> None:
     expect("refusal of a wrong password", True, bool(database["wrong password"]), "orthanc_database_password")
 
 
-def test_settings_are_in_force(database: dict[str, Any]) -> None:
-    expect("settings that wait for a restart", [], database["pending"])
+def test_settings_are_in_force(ours: dict[str, Any]) -> None:
+    expect("settings that wait for a restart", [], ours["pending"])
 
 
-def test_plain_connection_from_another_host_is_refused(site: Site, database: dict[str, Any]) -> None:
+def test_connection_to_another_host_is_encrypted(site: Site, database: dict[str, Any]) -> None:
     if site.database_beside:
         pytest.skip("the database is on the same host: nothing travels")
-    expect("refusal of a connection without TLS", True, bool(database["plain"]), "orthanc_database_tls")
+    if not database["tls"]:
+        pytest.skip("orthanc_database_tls is false")
+    expect("an encrypted connection", True, database["encrypted"], "orthanc_database_tls")
 
 
-def test_database_is_closed_to_this_machine(site: Site, database: dict[str, Any]) -> None:
-    del database
+def test_plain_connection_from_another_host_is_refused(site: Site, ours: dict[str, Any]) -> None:
+    if site.database_beside:
+        pytest.skip("the database is on the same host: nothing travels")
+    expect("refusal of a connection without TLS", True, bool(ours["plain"]), "orthanc_database_tls")
+
+
+def test_database_is_closed_to_this_machine(site: Site, ours: dict[str, Any]) -> None:
     if site.connection.get("ansible_connection") == "local":
         pytest.skip("this machine is the host itself")
-    if not site.database_beside:
-        pytest.skip("the server listens for other hosts; whom it lets in, its own rules say")
-    with socket.socket() as connection:
-        connection.settimeout(5)
-        code = connection.connect_ex((site.address, PORTS[site.database]))
-    expect("a connection to the database from here", True, code != 0)
+    server = ours["server"]
+    if site.database_beside:
+        server = server | {"host": site.address}
+    outcome = refusal(site.database, server)
+    expected = "no connection" if site.database_beside else "this machine is not listed"
+    expect(
+        f"what the database says to this machine (or: no connection): {outcome}",
+        True,
+        outcome in (expected, "no connection"),
+    )
+
+
+def refusal(engine: str, server: dict[str, Any]) -> str:
+    """Knock at a database server from here, without a password, and tell how it refuses."""
+    try:
+        with socket.create_connection((server["host"], int(server["port"])), timeout=5) as connection:
+            if engine == "mysql":
+                # It greets whoever is listed, and sends others an error, which 255 marks.
+                return (
+                    "this machine is not listed" if connection.recv(5)[4:] == b"\xff" else "a question for the password"
+                )
+    except OSError:
+        return "no connection"
+    try:
+        psycopg2.connect(**server, password="none", sslmode="require", connect_timeout=5).close()
+    except psycopg2.Error as error:
+        return "this machine is not listed" if "pg_hba.conf" in str(error) else "a question for the password"
+    return "a connection"

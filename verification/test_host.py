@@ -129,6 +129,16 @@ def test_inside_system_is_what_was_asked_for(site: Site, inside: dict[str, Any])
     expect("/system on the host", expected, got, "orthanc_aet, orthanc_dicom_port, orthanc_http_port, orthanc_version")
 
 
+def test_inside_data_is_where_it_was_asked_for(site: Site, inside: dict[str, Any]) -> None:
+    expected = {
+        "DatabaseBackendPlugin": site.database if site.database_index else "",
+        "StorageAreaPlugin": site.database if site.database_storage else "",
+    }
+    paths = {field: str(inside["system"].get(field) or "") for field in expected}
+    got = {field: site.database if site.database in path.lower() else path for field, path in paths.items()}
+    expect("/system on the host", expected, got, "orthanc_database, orthanc_database_index, orthanc_database_storage")
+
+
 def test_inside_index_answers(inside: dict[str, Any]) -> None:
     expect("/changes?last on the host", 200, inside["index"], "journalctl -u orthanc")
 

@@ -66,12 +66,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         host = self._host(roles, values)
         host.plain_secrets = frozenset().union(*map(security_check.plain_secrets, self._texts(variables)))
         if arguments["reach"] and not problems + wrong:
+            server = (values["orthanc_database_host"], values["orthanc_database_port"]) if host.foreign_database else ()
             probe = self._execute_module(
                 "dicom.orthanc.site_probe",
                 {
                     "storage_dir": values.get("orthanc_storage_dir", "/var/lib"),
                     "config_dir": values.get("orthanc_config_dir", "/etc/pacs/orthanc"),
-                    "database": values.get("orthanc_database", "sqlite"),
+                    "database": values["orthanc_database"] if values.get("orthanc_database_index") else "sqlite",
+                    "files": values["orthanc_database"] if values.get("orthanc_database_storage") else "",
+                    "server": list(map(str, server)),
                     "offers": bool(values.get("orthanc_version")),
                     "index_dir": values.get("orthanc_index_dir") or values.get("orthanc_storage_dir", "/var/lib"),
                 },

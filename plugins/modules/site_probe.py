@@ -26,9 +26,18 @@ options:
     type: path
     default: /var/lib/orthanc/db-v6
   database:
-    description: The database that is asked for; only what is in another one is counted.
+    description: The database that is asked for; images are only counted if they are in another one.
     type: str
     default: sqlite
+  files:
+    description: The database that is to hold the DICOM files, or empty. Images are only counted if it is another one.
+    type: str
+    default: ""
+  server:
+    description: Name or address and TCP port of a database server that others run, if there is one.
+    type: list
+    elements: str
+    default: []
   offers:
     description: Ask the package sources even where Orthanc is installed, which takes half a second.
     type: bool
@@ -90,10 +99,19 @@ database:
   type: str
   returned: always
   sample: sqlite
+files:
+  description: The database that holds its DICOM files, or empty if they are in a folder.
+  type: str
+  returned: always
 images:
   description: How many instances it holds; -1 if they were not counted or could not be.
   type: int
   returned: always
+no_way:
+  description: Why the server of others cannot be reached from this host; the first word is C(name) or C(port).
+  type: str
+  returned: always
+  sample: port Connection refused
 memory:
   description: Memory of the host in bytes.
   type: int
@@ -109,6 +127,7 @@ import base64
 import json
 import os
 import re
+import socket
 import sqlite3
 import urllib.request
 from typing import Any
@@ -135,17 +154,21 @@ def free_bytes(path: str) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def archive(settings: dict[str, Any], index_dir: str, asked: str) -> tuple[str, int]:
-    """Tell in which database the images of this host are indexed, and how many there are (-1: unknown).
+def archive(settings: dict[str, Any], index_dir: str, asked: tuple[str, str]) -> tuple[str, str, int]:
+    """Tell which databases have the index and the DICOM files of this host, and how many images there are.
 
-    They are counted only if that is not the database which is asked for.
+    They are counted only if these are not the databases which are asked for; -1 if they were not, or could not be.
     """
     index = os.path.join(settings.get("IndexDirectory", index_dir), "index")
-    database = next((name for name in ("PostgreSQL", "MySQL") if name in settings), "")
+    database, files = (
+        next((name.lower() for name in ("PostgreSQL", "MySQL") if settings.get(name, {}).get(option)), "")
+        for option in ("EnableIndex", "EnableStorage")
+    )
     if not database and not os.path.exists(index):
-        return "", 0
-    if asked == (database.lower() or "sqlite"):
-        return asked, -1
+        return "", files, 0
+    found = database or "sqlite", files
+    if found == asked:
+        return *found, -1
     try:
         user, password = next(iter(settings["RegisteredUsers"].items()))
         login = base64.b64encode(f"{user}:{password}".encode()).decode()
@@ -154,20 +177,30 @@ def archive(settings: dict[str, Any], index_dir: str, asked: str) -> tuple[str, 
         )
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with opener.open(request, timeout=30) as answer:
-            return database.lower() or "sqlite", int(json.load(answer)["CountInstances"])
+            return *found, int(json.load(answer)["CountInstances"])
     except (OSError, ValueError, KeyError, StopIteration):
         pass
     if database:
-        return database.lower(), -1
+        return *found, -1
     # It does not run. While it does, it keeps everybody else off its index.
     try:
         with sqlite3.connect(f"file:{index}?mode=ro", uri=True) as connection:
             # 4 is the level of instances.
-            return "sqlite", int(
-                connection.execute("SELECT COUNT(*) FROM Resources WHERE resourceType=4").fetchone()[0]
-            )
+            counted = connection.execute("SELECT COUNT(*) FROM Resources WHERE resourceType=4").fetchone()[0]
+            return *found, int(counted)
     except sqlite3.Error:
-        return "sqlite", -1
+        return *found, -1
+
+
+def no_way(host: str, port: str) -> str:
+    """Say why nothing answers there: ``name …`` if the name is not known here, ``port …`` otherwise."""
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except socket.gaierror as error:
+        return f"name {error.strerror}"
+    except OSError as error:
+        return f"port {error.strerror or error}"
+    return ""
 
 
 def main() -> None:
@@ -177,6 +210,8 @@ def main() -> None:
             "config_dir": {"type": "path", "default": "/etc/pacs/orthanc"},
             "index_dir": {"type": "path", "default": "/var/lib/orthanc/db-v6"},
             "database": {"type": "str", "default": "sqlite"},
+            "files": {"type": "str", "default": ""},
+            "server": {"type": "list", "elements": "str", "default": []},
             "offers": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -203,10 +238,13 @@ def main() -> None:
         program = re.search(r'users:\(\("([^"]+)"', line)
         listening[line.split()[3].rpartition(":")[2]] = program[1] if program else "another program"
     settings = read_folder(module.params["config_dir"])
-    database, images = archive(settings, module.params["index_dir"], module.params["database"])
+    asked = (module.params["database"], module.params["files"])
+    database, files, images = archive(settings, module.params["index_dir"], asked)
     module.exit_json(
         database=database,
+        files=files,
         images=images,
+        no_way=no_way(*module.params["server"]) if module.params["server"] else "",
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         distribution=release.get("ID", ""),
         release=release.get("VERSION_ID", ""),

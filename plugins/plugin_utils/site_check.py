@@ -100,6 +100,17 @@ class Host:
         return role in self.roles
 
     @property
+    def foreign_database(self) -> bool:
+        """Whether its Orthanc uses a database server that somebody else runs."""
+        variables = self.variables
+        return (
+            self.has("orthanc")
+            and variables["orthanc_database"] != "sqlite"
+            and not variables["orthanc_database_server"]
+            and bool(variables["orthanc_database_host"])
+        )
+
+    @property
     def orthanc_version(self) -> str:
         """The release that this host has, or will get; empty if that is not known."""
         asked = str(self.variables.get("orthanc_version") or "")
@@ -347,6 +358,11 @@ def database(host: Host) -> Iterator[str]:
         if variables["orthanc_database_storage"]:
             yield "orthanc_database_storage: SQLite holds no DICOM files; take it out or change orthanc_database."
         return
+    if not variables["orthanc_database_index"] and not variables["orthanc_database_storage"]:
+        yield (
+            f"orthanc_database_index: neither the index nor the DICOM files would be in {engine}; set this or"
+            " orthanc_database_storage to true, or orthanc_database to sqlite."
+        )
     if not variables["orthanc_database_password"]:
         yield f"orthanc_database_password: it is empty; {_SECRETS}"
     server = str(variables["orthanc_database_host"])
@@ -357,10 +373,27 @@ def database(host: Host) -> Iterator[str]:
         )
     elif not _is_address(server) and not _HOST_NAME.fullmatch(server):
         yield f"orthanc_database_host: '{server}' is neither a host name nor an address."
+    elif host.probe and host.probe["no_way"]:
+        yield _no_way(server, int(variables["orthanc_database_port"]), host.probe["no_way"])
+    if "-----BEGIN CERTIFICATE-----" not in str(variables["orthanc_database_ca"] or "-----BEGIN CERTIFICATE-----"):
+        yield "orthanc_database_ca: this is no certificate in PEM form; give its text, not its path."
     for name in ("orthanc_database_name", "orthanc_database_user"):
         # What every server and both plugins take without quotes.
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,31}", str(variables[name])):
             yield f"{name}: '{variables[name]}' is no plain name; use up to 32 letters, digits and underscores."
+
+
+def _no_way(server: str, port: int, reason: str) -> str:
+    kind, _, words = reason.partition(" ")
+    if kind == "name":
+        return (
+            f"orthanc_database_host: this host does not know the name '{server}' ({words});"
+            " correct it, or give the address."
+        )
+    return (
+        f"orthanc_database_port: nothing answers this host at '{server}', port {port} ({words}); correct this and"
+        " orthanc_database_host, or have the server listen there and the firewalls on the way let this host through."
+    )
 
 
 def modalities(host: Host) -> Iterator[str]:
@@ -475,10 +508,22 @@ def machine(host: Host) -> Iterator[str]:
 
 def _left_behind(variables: Variables, probe: Mapping[str, Any]) -> Iterator[str]:
     """Find that a host with images would start with an empty archive in another database."""
-    found, asked = probe["database"], variables["orthanc_database"]
-    if not found or found == asked or not probe["images"] or variables["orthanc_database_leave_images_behind"]:
+    database = variables["orthanc_database"]
+    found, asked = probe["database"], database if variables["orthanc_database_index"] else "sqlite"
+    if not found or not probe["images"]:
         return
     count = f"{probe['images']} images" if probe["images"] > 0 else "an unknown number of images"
+    if found == asked:
+        files, wanted = probe["files"], database if variables["orthanc_database_storage"] else ""
+        if files != wanted:
+            here, there = (name or variables["orthanc_storage_dir"] for name in (files, wanted))
+            yield (
+                f"orthanc_database_storage: the files of {count} are in {here}, and Orthanc would look for them in"
+                f" {there}. Set it back; or export them, delete them in Orthanc, and import them after the change."
+            )
+        return
+    if variables["orthanc_database_leave_images_behind"]:
+        return
     yield (
         f"orthanc_database: this host has {count} in {found}, and with {asked} it would start with none."
         f" Set it back to {found}, or export them first and then set orthanc_database_leave_images_behind to true;"

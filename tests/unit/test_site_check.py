@@ -38,7 +38,9 @@ PROBE = {
     "orthanc": "",
     "offered": ["1.12.7"],
     "database": "sqlite",
+    "files": "",
     "images": 0,
+    "no_way": "",
     "memory": 8 << 30,
     "free": 50 * 2**30,
     "listening": {"22": "sshd", "8042": "Orthanc", "443": "nginx"},
@@ -146,6 +148,9 @@ def test_good_host_with_a_database() -> None:
     assert problems(("orthanc", "nginx"), **POSTGRESQL, database="") == []
     assert problems(("orthanc", "nginx"), **POSTGRESQL, database="postgresql", images=5) == []
     assert problems(("orthanc", "nginx"), **POSTGRESQL, database="sqlite", images=0) == []
+    both = POSTGRESQL | {"orthanc_database_storage": True}
+    assert problems(**both, database="postgresql", files="postgresql", images=5) == []
+    assert problems(**both, orthanc_database_index=False, files="postgresql", images=5) == []
     assert problems(**POSTGRESQL, images=5, orthanc_database_leave_images_behind=True) == []
     assert problems(**POSTGRESQL, orthanc_settings={"PostgreSQL": {"Lock": False}}) == []
 
@@ -197,6 +202,20 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (POSTGRESQL | {"database": "mysql", "images": -1}, "orthanc_database", "an unknown number of images in mysql"),
     ({"database": "postgresql", "images": 1}, "orthanc_database", "with sqlite it would start with none"),
     ({"orthanc_database_storage": True}, "orthanc_database_storage", "SQLite holds no DICOM files"),
+    (POSTGRESQL | {"orthanc_database_index": False}, "orthanc_database_index", "neither the index nor"),
+    (
+        POSTGRESQL | {"database": "postgresql", "files": "postgresql", "images": 3},
+        "orthanc_database_storage",
+        "Set it back",
+    ),
+    (
+        POSTGRESQL | {"database": "postgresql", "images": 3, "orthanc_database_storage": True},
+        "orthanc_database_storage",
+        "the files of 3 images are in /var/lib/orthanc/db-v6, and Orthanc would look for them in postgresql",
+    ),
+    (POSTGRESQL | {"orthanc_database_ca": "/etc/ca.crt"}, "orthanc_database_ca", "give its text"),
+    (POSTGRESQL | {"no_way": "name Name or service not known"}, "orthanc_database_host", "does not know the name"),
+    (POSTGRESQL | {"no_way": "port Connection refused"}, "orthanc_database_port", "port 5432 (Connection refused)"),
     # ports
     ({"orthanc_http_port": 0}, "orthanc_http_port", "is not a TCP port"),
     ({"orthanc_dicom_port": 65536}, "orthanc_dicom_port", "is not a TCP port"),

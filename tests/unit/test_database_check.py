@@ -1,0 +1,212 @@
+"""What the module database_check makes of a server's answers, and the SQL that it asks the administrator to run."""
+
+import pathlib
+from typing import Any
+
+import pytest
+from ansible_collections.dicom.orthanc.plugins.modules.database_check import (
+    PRIVILEGES,
+    Finding,
+    advice,
+    mysql_findings,
+    mysql_refusal,
+    newest_revision,
+    postgresql_findings,
+    postgresql_refusal,
+)
+
+POSTGRESQL: dict[str, Any] = {
+    "encoding": "UTF8",
+    "may_create": True,
+    "extension": True,
+    "extension_there": True,
+    "extension_creatable": False,
+    "tables": {},
+    "properties": {},
+}
+MYSQL: dict[str, Any] = {
+    "address": "192.0.2.7",
+    "privileges": [*PRIVILEGES, "EVENT"],
+    "role": False,
+    "binary_log": False,
+    "trust": False,
+    "tables": {},
+    "properties": {},
+}
+OURS = {"GlobalProperties": True, "Resources": True}
+PROPERTIES = {1: "6", 4: "1"}
+
+
+@pytest.mark.parametrize(
+    "message, tls, words, statement",
+    [
+        (
+            "server does not support SSL, but SSL was required",
+            True,
+            "orthanc_database_tls: the server offers no TLS",
+            "ALTER SYSTEM",
+        ),
+        ("SSL error: certificate verify failed", True, "orthanc_database_ca: ", ""),
+        ('server certificate for "x" does not match host name "db"', True, "orthanc_database_host", ""),
+        ('root certificate file "/x" does not exist', True, "orthanc_database_ca: ", ""),
+        (
+            'FATAL: no pg_hba.conf entry for host "192.0.2.7", user "u", database "d", SSL encryption',
+            True,
+            "hostssl d u 192.0.2.7/32 scram-sha-256",
+            "pg_reload_conf",
+        ),
+        (
+            'FATAL: no pg_hba.conf entry for host "2001:db8::7", user "u", database "d", no encryption',
+            False,
+            "host d u 2001:db8::7/128 scram-sha-256. Or it lets it in over TLS only",
+            "pg_reload_conf",
+        ),
+        (
+            'FATAL: password authentication failed for user "u"',
+            True,
+            "orthanc_database_password",
+            "ALTER ROLE u LOGIN PASSWORD 'PASSWORD';",
+        ),
+        ('FATAL: database "d" does not exist', True, "orthanc_database_name", "ALTER DATABASE d OWNER TO u;"),
+        ('FATAL: permission denied for database "d"', True, "orthanc_database_name", "ALTER DATABASE d OWNER TO u;"),
+        ("timeout expired", True, "does not let Orthanc in: timeout expired", ""),
+    ],
+)
+def test_refusal_of_postgresql(message: str, tls: bool, words: str, statement: str) -> None:
+    finding = postgresql_refusal(message, "d", "u", tls)
+    assert words in finding.sentence
+    assert statement in "\n".join(finding.statements)
+
+
+@pytest.mark.parametrize(
+    "code, message, tls, words, statement",
+    [
+        (2026, "SSL connection error: SSL is required but the server doesn't support it", True, "offers no TLS", ""),
+        (
+            2003,
+            "Can't connect ([SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed)",
+            True,
+            "orthanc_database_ca",
+            "",
+        ),
+        (3159, "Connections using insecure transport are prohibited", False, "orthanc_database_tls", ""),
+        (0, "'cryptography' package is required for caching_sha2_password", False, "orthanc_database_tls", ""),
+        (
+            1045,
+            "Access denied for user 'u'@'192.0.2.7' (using password: YES)",
+            False,
+            "TLS only",
+            "CREATE USER IF NOT EXISTS 'u'@'192.0.2.7'",
+        ),
+        (
+            1130,
+            "Host '192.0.2.7' is not allowed to connect",
+            True,
+            "lets nobody in from this host (192.0.2.7)",
+            "TO 'u'@'192.0.2.7';",
+        ),
+        (1049, "Unknown database 'd_1'", True, "orthanc_database_name", "CREATE DATABASE IF NOT EXISTS `d_1`"),
+        # An underscore would stand for any letter.
+        (
+            1044,
+            "Access denied for user 'u'@'192.0.2.7' to database 'd_1'",
+            True,
+            "d_1",
+            r"ON `d\_1`.* TO 'u'@'192.0.2.7'",
+        ),
+        (2013, "Lost connection", True, "does not let Orthanc in: Lost connection", ""),
+    ],
+)
+def test_refusal_of_mysql(code: int, message: str, tls: bool, words: str, statement: str) -> None:
+    finding = mysql_refusal(code, message, "d_1", "u", tls)
+    assert words in finding.sentence
+    assert statement in "\n".join(finding.statements)
+
+
+@pytest.mark.parametrize(
+    "found, newest, words, statement",
+    [
+        ({"encoding": "SQL_ASCII"}, 1, "UTF8", "ALTER DATABASE d RENAME TO d_sql_ascii;"),
+        ({"may_create": False}, 1, "has to own", "ALTER DATABASE d OWNER TO u;"),
+        ({"extension": False}, 1, "pg_trgm", "CREATE EXTENSION IF NOT EXISTS pg_trgm;"),
+        ({"extension": False, "extension_there": False}, 1, "postgresql-contrib", "CREATE EXTENSION"),
+        (
+            {"tables": {"globalproperties": False, "labels": True}},
+            1,
+            "another role",
+            'ALTER TABLE "globalproperties" OWNER TO u;',
+        ),
+        ({"tables": {"invoices": True}}, 1, "something else, such as invoices", ""),
+        ({"tables": {"globalproperties": True}, "properties": {1: "5"}}, 1, "schema 5", ""),
+        ({"tables": {"globalproperties": True}, "properties": {1: "6", 4: "2"}}, 1, "newer release", ""),
+    ],
+)
+def test_finding_of_postgresql(found: dict[str, Any], newest: int, words: str, statement: str) -> None:
+    (finding,) = postgresql_findings(POSTGRESQL | found, "d", "u", newest)
+    assert words in finding.sentence
+    assert statement in "\n".join(finding.statements)
+
+
+@pytest.mark.parametrize(
+    "found, words, statement",
+    [
+        ({"privileges": PRIVILEGES - {"TRIGGER", "ALTER"}}, "lacks rights in d: ALTER, TRIGGER", "GRANT ALL"),
+        ({"binary_log": True}, "binary log", "SET GLOBAL log_bin_trust_function_creators = 1;"),
+        ({"tables": {"invoices": True}}, "something else", ""),
+        ({"tables": OURS, "properties": {1: "6", 4: "9"}}, "newer release", ""),
+    ],
+)
+def test_finding_of_mysql(found: dict[str, Any], words: str, statement: str) -> None:
+    (finding,) = mysql_findings(MYSQL | found, "d", "u", 1)
+    assert words in finding.sentence
+    assert statement in "\n".join(finding.statements)
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        {"extension": False, "extension_creatable": True},
+        {"tables": {"globalproperties": True}, "properties": PROPERTIES},
+    ],
+)
+def test_good_postgresql(found: dict[str, Any]) -> None:
+    assert list(postgresql_findings(POSTGRESQL | found, "d", "u", 1)) == []
+    # Of a plugin that is not known, nothing is said.
+    assert list(postgresql_findings(POSTGRESQL | found | {"properties": {1: "6", 4: "9"}}, "d", "u", None)) == []
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        {},
+        {"binary_log": True, "trust": True},
+        # Only while the schema is made.
+        {"binary_log": True, "tables": OURS, "properties": PROPERTIES},
+        {"privileges": [], "role": True},
+    ],
+)
+def test_good_mysql(found: dict[str, Any]) -> None:
+    assert list(mysql_findings(MYSQL | found, "d", "u", 1)) == []
+
+
+def test_schema_is_judged_by_the_version_of_the_plugin(tmp_path: pathlib.Path) -> None:
+    library = tmp_path / "libOrthancMySQLIndex.so"
+    library.symlink_to(tmp_path / "libOrthancMySQLIndex.so.4.3")
+    assert newest_revision("mysql", str(library)) == 6
+    assert newest_revision("mysql", "/opt/libOrthancMySQLIndex.so") is None
+    assert newest_revision("mysql", "") is None
+
+
+def test_advice_has_each_statement_once_and_where_it_belongs() -> None:
+    findings = [Finding("a", ["A;", "\\connect d", "B;"]), Finding("b", ["\\connect d", "C;", "A;"]), Finding("c")]
+    text = advice(findings, "postgresql", "db:5432")
+    assert "- a\n- b\n- c\n" in text
+    assert text.endswith("repeated:\nA;\n\\connect d\nB;\nC;")
+    assert "stands for" not in text
+
+
+@pytest.mark.parametrize("engine, words", [("postgresql", "each ' is doubled"), ("mysql", "each ' and \\ is doubled")])
+def test_advice_says_what_to_put_in_place_of_the_password(engine: str, words: str) -> None:
+    assert advice([Finding("a", ["SET PASSWORD 'PASSWORD';"])], engine, "db:1").endswith(f"{words}.")
+    assert "runs there" not in advice([Finding("a")], engine, "db:1")
