@@ -52,13 +52,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             values |= found
         if not problems:
             host = self._host(roles, values)
+            host.inventory = self._inventory(variables)
             probe = self._execute_module(
                 "dicom.orthanc.site_probe",
                 {
                     "storage_dir": values.get("orthanc_storage_dir", "/var/lib"),
                     "config_dir": values.get("orthanc_config_dir", "/etc/pacs/orthanc"),
                     "database": values.get("orthanc_database", "sqlite"),
-                    "offers": bool(values.get("orthanc_version")),
+                    "offers": bool(values.get("orthanc_version")) and values.get("orthanc_install_method") == "apt",
                     "index_dir": values.get("orthanc_index_dir") or values.get("orthanc_storage_dir", "/var/lib"),
                 },
                 task_vars=variables,
@@ -128,7 +129,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         """Return what the roles install without looking at the host first, and without asking for a release."""
         names: set[str] = set()
         for role in roles:
-            if role in INSTALLED_TOGETHER and not values.get(f"{role}_version"):
+            method = values.get(f"{role}_install_method", "apt")
+            if role in INSTALLED_TOGETHER and (not values.get(f"{role}_version") or method != "apt"):
                 files = ["main"] + [values[name] for name in [f"{role}_install_method"] if name in values]
                 constants: dict[str, Any] = {}
                 for file in files:
@@ -152,4 +154,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             plugins=constants["__orthanc_plugins"],
             tables=tables,
             distribution_versions=constants["__orthanc_distribution_versions"],
+            databases=constants["__orthanc_databases"],
+            lsb_versions=constants["__orthanc_lsb_versions"],
         )

@@ -94,6 +94,11 @@ images:
   description: How many instances it holds; -1 if they were not counted or could not be.
   type: int
   returned: always
+machine:
+  description: The kind of processor.
+  type: str
+  returned: always
+  sample: x86_64
 memory:
   description: Memory of the host in bytes.
   type: int
@@ -216,6 +221,7 @@ def main() -> None:
     module.exit_json(
         database=database,
         images=images,
+        machine=os.uname().machine,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         distribution=release.get("ID", ""),
         release=release.get("VERSION_ID", ""),
