@@ -75,6 +75,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                 # A dry run installs nothing, and each role tells what it would install.
                 "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),
                 "pacs_missing_packages": missing,
+                "pacs_apt_upstream": probe["apt_upstream"],
             }
         if problems:
             name = variables["inventory_hostname"]
@@ -129,8 +130,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         """Return what the roles install without looking at the host first, and without asking for a release."""
         names: set[str] = set()
         for role in roles:
-            method = values.get(f"{role}_install_method", "apt")
-            if role in INSTALLED_TOGETHER and (not values.get(f"{role}_version") or method != "apt"):
+            # Packages that are not just the ones on offer: apt has to be told more, in the role.
+            chosen = values.get(f"{role}_version") or values.get(f"{role}_apt_source") == "upstream"
+            if role in INSTALLED_TOGETHER and not (chosen and values.get(f"{role}_install_method", "apt") == "apt"):
                 files = ["main"] + [values[name] for name in [f"{role}_install_method"] if name in values]
                 constants: dict[str, Any] = {}
                 for file in files:

@@ -83,7 +83,7 @@ def main() -> None:
     known: dict[str, str] = {}
     if os.path.exists(dest):
         with open(dest, encoding="utf-8") as file:
-            known = dict(re.findall(r"(?m)^  ([^\s:]+): ([0-9a-f]{64})$", file.read()))
+            known = dict(re.findall(r"(?m)^  ([^\s:]+): [\"']?([0-9a-f]{64})[\"']?$", file.read()))
     added = [path for path in module.params["files"] if path not in known]
     if added and not module.check_mode:
         with tempfile.TemporaryDirectory() as folder:
@@ -94,7 +94,7 @@ def main() -> None:
                 module.fail_json(f"Nothing was written: {error}")
         os.makedirs(os.path.dirname(dest), exist_ok=True)
         with open(f"{dest}.new", "w", encoding="utf-8") as file:
-            file.write(HEAD + "".join(f"  {path}: {known[path]}\n" for path in sorted(known)))
+            file.write(HEAD + "".join(f'  {path}: "{known[path]}"\n' for path in sorted(known)))
         os.replace(f"{dest}.new", dest)
     module.exit_json(changed=bool(added), added=added)
 

@@ -99,6 +99,10 @@ machine:
   type: str
   returned: always
   sample: x86_64
+apt_upstream:
+  description: Whether the host knows the packages of Orthanc's makers.
+  type: bool
+  returned: always
 memory:
   description: Memory of the host in bytes.
   type: int
@@ -221,6 +225,7 @@ def main() -> None:
     module.exit_json(
         database=database,
         images=images,
+        apt_upstream=os.path.exists("/etc/apt/sources.list.d/orthanc.sources"),
         machine=os.uname().machine,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         distribution=release.get("ID", ""),

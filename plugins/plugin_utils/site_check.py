@@ -65,6 +65,7 @@ OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "list": (list,),
     "dict": (dict,),
 }
+_URL = r"https?://[^\s/]+(/\S*)?"
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
@@ -99,10 +100,15 @@ class Host:
         return str(self.variables.get("orthanc_install_method", "apt"))
 
     @property
+    def upstream(self) -> bool:
+        """Whether the packages are those of Orthanc's makers, of which nothing is known before they are asked."""
+        return self.method == "apt" and self.variables.get("orthanc_apt_source") == "upstream"
+
+    @property
     def orthanc_version(self) -> str:
         """The release that this host has, or will get; empty if that is not known."""
         asked = str(self.variables.get("orthanc_version") or "")
-        if asked or not self.probe or self.method != "apt":
+        if asked or not self.probe or self.method != "apt" or self.upstream:
             return asked
         return str(
             self.probe["orthanc"]
@@ -231,11 +237,22 @@ def plugins(host: Host) -> Iterator[str]:
             )
 
 
+def upstream(host: Host) -> Iterator[str]:
+    """The source of packages of Orthanc's makers."""
+    url, key = str(host.variables["orthanc_apt_url"]), str(host.variables["orthanc_apt_key"])
+    if url and not re.fullmatch(_URL, url):
+        yield f"orthanc_apt_url: '{url}' is no address of a site; it begins with https:// or http://."
+    if not re.fullmatch(r"[A-Za-z0-9._/-]*", str(host.variables["orthanc_apt_suite"])):
+        yield f"orthanc_apt_suite: '{host.variables['orthanc_apt_suite']}' is no suite, such as trixie."
+    if not re.fullmatch(_URL, key) and not key.strip().startswith("-----BEGIN PGP PUBLIC KEY BLOCK-----"):
+        yield "orthanc_apt_key: this is neither a URL nor a public key in ASCII armour."
+
+
 def lsb(host: Host) -> Iterator[str]:
     """What the download of LSB binaries needs."""
     variables, release = host.variables, host.orthanc_version
     url, folder = str(variables["orthanc_lsb_url"]), str(variables["orthanc_lsb_dir"])
-    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", url):
+    if not re.fullmatch(_URL, url):
         yield f"orthanc_lsb_url: '{url}' is no address of a site; it begins with https:// or http://."
     # The service runs in a sandbox, where these are empty.
     if not re.fullmatch(r"(?!/(home|root|run/user|tmp|var/tmp)(/|$))/[^\s:%\\\"']+", folder):
@@ -254,7 +271,10 @@ def lsb(host: Host) -> Iterator[str]:
     if not release:
         yield "orthanc_version: it is empty, and orthanc_install_method lsb needs a release, such as '1.12.7'."
         return
-    wanted = {name: host.plugins[name] for name in variables["orthanc_plugins"] if name in host.plugins}
+    if next(plugins(host), ""):
+        # They have been told; which files they would need is of no interest.
+        return
+    wanted = {name: host.plugins[name] for name in variables["orthanc_plugins"]}
     database = host.databases.get(variables["orthanc_database"], {})
     if database.get("packages"):
         libraries = database["index"] + (database["storage"] if variables["orthanc_database_storage"] else [])
@@ -443,7 +463,8 @@ def machine(host: Host) -> Iterator[str]:
         yield "ansible_host: systemd does not run on this host, and the service is a systemd unit."
     if host.has("orthanc"):
         asked, offered = str(host.variables["orthanc_version"] or ""), probe["offered"]
-        if host.method == "apt" and asked and offered and asked not in offered and asked != probe["orthanc"]:
+        from_distribution = host.method == "apt" and not host.upstream
+        if from_distribution and asked and offered and asked not in offered and asked != probe["orthanc"]:
             yield f"orthanc_version: {asked} is not on offer here; the package sources have {', '.join(offered)}."
         yield from _left_behind(host.variables, probe)
         wanted = int(host.variables["orthanc_storage_minimum_free_gb"])
@@ -492,7 +513,7 @@ def problems(host: Host) -> Iterator[str]:
     checks: list[Check] = [ports, ranges, users]
     if host.has("orthanc"):
         checks += [orthanc, database, plugins, settings, modalities, verification]
-        checks += [lsb] if host.method == "lsb" else []
+        checks += [lsb] if host.method == "lsb" else [upstream] if host.upstream else []
     if host.has("nginx"):
         checks.append(site)
     for check in [*checks, machine]:
