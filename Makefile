@@ -5,7 +5,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: help setup demo test test-quick test-mysql lint check verify secrets docs bench lock clean
+.PHONY: help setup demo test test-quick test-mysql lint check verify secrets lsb-lock docs bench lock clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -37,6 +37,9 @@ verify: setup ## prove that the site of INVENTORY works
 
 secrets: setup ## write the secrets that INVENTORY names and does not have
 	python tools/make_secrets.py $(INVENTORY)
+
+lsb-lock: setup ## write the checksums of LSB binaries that INVENTORY needs and does not have
+	ansible-playbook -i $(INVENTORY) playbooks/lsb_lock.yml
 
 docs: setup ## docs/variables.md out of the argument specs
 	python tools/variables.py > docs/variables.md

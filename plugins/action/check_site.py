@@ -64,6 +64,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             wrong += failed or site_check.arguments(spec, found)
             values |= found
         host = self._host(roles, values)
+        host.inventory = self._inventory(variables)
         host.plain_secrets = frozenset().union(*map(security_check.plain_secrets, self._texts(variables)))
         if arguments["reach"] and not problems + wrong:
             server = (values["orthanc_database_host"], values["orthanc_database_port"]) if host.foreign_database else ()
@@ -75,7 +76,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                     "database": values["orthanc_database"] if values.get("orthanc_database_index") else "sqlite",
                     "files": values["orthanc_database"] if values.get("orthanc_database_storage") else "",
                     "server": list(map(str, server)),
-                    "offers": bool(values.get("orthanc_version")),
+                    "offers": bool(values.get("orthanc_version")) and values.get("orthanc_install_method") == "apt",
                     "index_dir": values.get("orthanc_index_dir") or values.get("orthanc_storage_dir", "/var/lib"),
                 },
                 task_vars=variables,
@@ -92,6 +93,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                 # A dry run installs nothing, and each role tells what it would install.
                 "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),
                 "pacs_missing_packages": missing,
+                "pacs_apt_upstream": probe["apt_upstream"],
             }
         # What is not of its type cannot be looked at more closely.
         problems += wrong or site_check.problems(host)
@@ -156,7 +158,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         """Return what the roles install without looking at the host first, and without asking for a release."""
         names: set[str] = set()
         for role in roles:
-            if role in INSTALLED_TOGETHER and not values.get(f"{role}_version"):
+            # Packages that are not just the ones on offer: apt has to be told more, in the role.
+            chosen = values.get(f"{role}_version") or values.get(f"{role}_apt_source") == "upstream"
+            if role in INSTALLED_TOGETHER and not (chosen and values.get(f"{role}_install_method", "apt") == "apt"):
                 files = ["main"] + [values[name] for name in [f"{role}_install_method"] if name in values]
                 constants: dict[str, Any] = {}
                 for file in files:
@@ -180,4 +184,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             plugins=constants["__orthanc_plugins"],
             tables=tables,
             distribution_versions=constants["__orthanc_distribution_versions"],
+            databases=constants["__orthanc_databases"],
+            lsb_versions=constants["__orthanc_lsb_versions"],
         )

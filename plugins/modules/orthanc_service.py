@@ -31,6 +31,11 @@ options:
     type: list
     elements: path
     default: []
+  links:
+    description: Symbolic links that say which release runs; they go back with the configuration.
+    type: list
+    elements: path
+    default: []
   state_dir:
     description: Folder, for root alone, that keeps what worked last.
     type: path
@@ -177,16 +182,18 @@ class Orthanc:
 class Kept:
     """The configuration and the unit that worked last, in a file that root alone reads."""
 
-    def __init__(self, state_dir: str, config_dir: str, unit: str) -> None:
+    def __init__(self, state_dir: str, config_dir: str, unit: str, links: Iterable[str] = ()) -> None:
         self._file = pathlib.Path(state_dir, "last.json")
         self._config_dir = pathlib.Path(config_dir)
-        self._unit = pathlib.Path(unit)
+        self._single = [pathlib.Path(unit), *map(pathlib.Path, links)]
 
     def _found(self) -> dict[str, list[Any]]:
-        """Return content, owner, group and mode of each file there is now."""
-        found = {}
-        for path in sorted([*self._config_dir.iterdir(), self._unit]):
-            if path.is_file():
+        """Return content, owner, group and mode of each file there is now, and what each link leads to."""
+        found: dict[str, list[Any]] = {}
+        for path in sorted([*self._config_dir.iterdir(), *self._single]):
+            if path.is_symlink():
+                found[str(path)] = [os.readlink(path)]
+            elif path.is_file():
                 state = path.stat()
                 text = path.read_text(encoding="utf-8", errors="surrogateescape")
                 found[str(path)] = [text, state.st_uid, state.st_gid, state.st_mode & 0o7777]
@@ -222,9 +229,14 @@ class Kept:
 
 
 def _write(path: pathlib.Path, file: list[Any]) -> None:
-    """Put a file in place in one step, for root alone until its owner and mode are set."""
-    content, owner, group, mode = file
+    """Put a file or a link in place in one step, a file for root alone until its owner and mode are set."""
     candidate = path.with_name(f".{path.name}.new")
+    candidate.unlink(missing_ok=True)
+    if len(file) == 1:
+        candidate.symlink_to(file[0])
+        candidate.replace(path)
+        return
+    content, owner, group, mode = file
     candidate.touch(0o600)
     candidate.write_text(content, encoding="utf-8", errors="surrogateescape")
     os.chown(candidate, owner, group)
@@ -382,6 +394,7 @@ def main() -> None:
             "config_dir": {"type": "path", "required": True},
             "unit": {"type": "path", "default": "/etc/systemd/system/orthanc.service"},
             "programs": {"type": "list", "elements": "path", "default": []},
+            "links": {"type": "list", "elements": "path", "default": []},
             "state_dir": {"type": "path", "default": "/var/lib/pacs/orthanc"},
             "written": {"type": "bool", "default": False},
             "version": {"type": "str", "default": ""},
@@ -399,12 +412,12 @@ def main() -> None:
     changed = (
         (module.check_mode and params["written"])
         or not (unit.active and unit.enabled)
-        or newest(files, params["programs"]) > unit.started
+        or newest(files, params["programs"] + params["links"]) > unit.started
     )
     if module.check_mode and changed:
         module.exit_json(changed=True)
 
-    kept = Kept(params["state_dir"], folder, params["unit"])
+    kept = Kept(params["state_dir"], folder, params["unit"], params["links"])
     if changed:
         unit.restart()
     try:

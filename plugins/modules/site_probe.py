@@ -112,6 +112,15 @@ no_way:
   type: str
   returned: always
   sample: port Connection refused
+machine:
+  description: The kind of processor.
+  type: str
+  returned: always
+  sample: x86_64
+apt_upstream:
+  description: Whether the host knows the packages of Orthanc's makers.
+  type: bool
+  returned: always
 memory:
   description: Memory of the host in bytes.
   type: int
@@ -245,6 +254,8 @@ def main() -> None:
         files=files,
         images=images,
         no_way=no_way(*module.params["server"]) if module.params["server"] else "",
+        apt_upstream=os.path.exists("/etc/apt/sources.list.d/orthanc.sources"),
+        machine=os.uname().machine,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         distribution=release.get("ID", ""),
         release=release.get("VERSION_ID", ""),

@@ -49,7 +49,10 @@ options:
         type: path
         required: true
       content:
-        description: What the file holds. Give this, O(files[].secret) or O(files[].made_by).
+        description: What the file holds. Give this, O(files[].secret), O(files[].made_by) or O(files[].link).
+        type: str
+      link:
+        description: What the path is a symbolic link to.
         type: str
       made_by:
         description: Shell command that makes the file where it is missing. Otherwise only owner and mode are set.
@@ -195,7 +198,24 @@ class Writer:
         os.chown(item["path"], *ids)
         os.chmod(item["path"], int(item["mode"], 8))
 
+    def link(self, item: dict[str, Any]) -> None:
+        """Have a symbolic link, replaced in one step."""
+        path = item["path"]
+        before = os.readlink(path) if os.path.islink(path) else ""
+        if before == item["link"]:
+            return
+        self.changed(path, f"link to {before}\n" if before else "", f"link to {item['link']}\n")
+        if not self.module.check_mode:
+            candidate = f"{path}.new"
+            if os.path.lexists(candidate):
+                os.unlink(candidate)
+            os.symlink(item["link"], candidate)
+            os.replace(candidate, path)
+
     def file(self, item: dict[str, Any]) -> None:
+        if item["link"] is not None:
+            self.link(item)
+            return
         if item["made_by"] is not None:
             self.made(item)
             return
@@ -283,13 +303,14 @@ def main() -> None:
                 "options": attributes
                 | {
                     "content": {"type": "str"},
+                    "link": {"type": "str"},
                     "made_by": {"type": "str"},
                     "secret": {"type": "str", "no_log": True},
                     "mode": {"type": "str", "default": "0644"},
                     "validate": {"type": "str"},
                 },
-                "mutually_exclusive": [("content", "secret", "made_by")],
-                "required_one_of": [("content", "secret", "made_by")],
+                "mutually_exclusive": [("content", "link", "made_by", "secret")],
+                "required_one_of": [("content", "link", "made_by", "secret")],
             },
             "purge": {"type": "list", "elements": "path", "default": []},
             "absent": {"type": "list", "elements": "path", "default": []},

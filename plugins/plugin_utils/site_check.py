@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.dicom.orthanc.plugins.module_utils import lsb as site_of_lsb
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest, version_tuple
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
@@ -48,6 +49,7 @@ ENGINE_VARIABLE = {
 RANGES = {
     "orthanc_database_connections": (1, 100),
     "nginx_timeout": (1, 86400),
+    "orthanc_lsb_keep": (1, 100),
     "mysql_reserved_connections": (1, 10_000),
     "postgresql_reserved_connections": (5, 10_000),
     "orthanc_ready_timeout": (1, 3600),
@@ -69,6 +71,7 @@ OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "list": (list,),
     "dict": (dict,),
 }
+_URL = r"https?://[^\s/]+(/\S*)?"
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
@@ -85,7 +88,8 @@ class Host:
 
     ``probe`` is what the module ``site_probe`` returned, or nothing if the host was not asked.
     ``plain_secrets`` names the variables whose secret can be read in the inventory's files.
-    ``tables`` maps each known Orthanc release to the names and types of its options.
+    ``tables`` maps each known Orthanc release to the names and types of its options, ``lsb_versions`` to the versions
+    of the plugins that go with it. ``inventory`` is its path, for commands that an error names.
     """
 
     roles: list[str]
@@ -93,6 +97,9 @@ class Host:
     plugins: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     tables: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     distribution_versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    databases: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    lsb_versions: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    inventory: str = "inventories/<site>"
     probe: Mapping[str, Any] | None = None
     plain_secrets: frozenset[str] = frozenset()
 
@@ -111,11 +118,20 @@ class Host:
         )
 
     @property
+    def method(self) -> str:
+        """How Orthanc is installed."""
+        return str(self.variables.get("orthanc_install_method", "apt"))
+
+    @property
+    def upstream(self) -> bool:
+        """Whether the packages are those of Orthanc's makers, of which nothing is known before they are asked."""
+        return self.method == "apt" and self.variables.get("orthanc_apt_source") == "upstream"
+
+    @property
     def orthanc_version(self) -> str:
         """The release that this host has, or will get; empty if that is not known."""
         asked = str(self.variables.get("orthanc_version") or "")
-        # What an image holds is seen when it is there.
-        if asked or not self.probe or self.variables["orthanc_install_method"] == "docker":
+        if asked or not self.probe or self.method != "apt" or self.upstream:
             return asked
         return str(
             self.probe["orthanc"]
@@ -222,7 +238,7 @@ def orthanc(host: Host) -> Iterator[str]:
 def container(host: Host) -> Iterator[str]:
     """The image of Orthanc and what its container gets of the host."""
     variables = host.variables
-    if variables["orthanc_install_method"] != "docker":
+    if host.method != "docker":
         return
     image = str(variables["orthanc_docker_image"])
     if not _IMAGE.fullmatch(image):
@@ -286,6 +302,7 @@ def plugins(host: Host) -> Iterator[str]:
     version = host.orthanc_version
     for name in host.variables["orthanc_plugins"]:
         since = host.plugins.get(name, {}).get("since")
+        lacking = host.plugins.get(name, {}).get("lacking", {}).get(host.method)
         if name in ("imagej", "orthanc-imagej"):
             yield (
                 "orthanc_plugins: orthanc-imagej extends ImageJ on a workstation;"
@@ -293,11 +310,79 @@ def plugins(host: Host) -> Iterator[str]:
             )
         elif name not in host.plugins:
             yield f"orthanc_plugins: there is no plugin '{name}'.{nearest(name, host.plugins)}"
+        elif lacking:
+            yield (
+                f"orthanc_plugins: orthanc_install_method {host.method} does not have '{name}': {lacking}."
+                " Take it out or choose another method."
+            )
         elif version and since and version_tuple(version) < version_tuple(since):
             yield (
                 f"orthanc_plugins: '{name}' came with Orthanc {since}, and this host has {version};"
                 " take it out or use a newer release."
             )
+
+
+def upstream(host: Host) -> Iterator[str]:
+    """The source of packages of Orthanc's makers."""
+    url, key = str(host.variables["orthanc_apt_url"]), str(host.variables["orthanc_apt_key"])
+    if url and not re.fullmatch(_URL, url):
+        yield f"orthanc_apt_url: '{url}' is no address of a site; it begins with https:// or http://."
+    if not re.fullmatch(r"[A-Za-z0-9._/-]*", str(host.variables["orthanc_apt_suite"])):
+        yield f"orthanc_apt_suite: '{host.variables['orthanc_apt_suite']}' is no suite, such as trixie."
+    if not re.fullmatch(_URL, key) and not key.strip().startswith("-----BEGIN PGP PUBLIC KEY BLOCK-----"):
+        yield "orthanc_apt_key: this is neither a URL nor a public key in ASCII armour."
+
+
+def lsb(host: Host) -> Iterator[str]:
+    """What the download of LSB binaries needs."""
+    variables, release = host.variables, host.orthanc_version
+    url, folder = str(variables["orthanc_lsb_url"]), str(variables["orthanc_lsb_dir"])
+    if not re.fullmatch(_URL, url):
+        yield f"orthanc_lsb_url: '{url}' is no address of a site; it begins with https:// or http://."
+    # The service runs in a sandbox, where these are empty.
+    if not re.fullmatch(r"(?!/(home|root|run/user|tmp|var/tmp)(/|$))/[^\s:%\\\"']+", folder):
+        yield f"orthanc_lsb_dir: '{folder}' is no absolute path that the service may see; choose one as /opt/orthanc."
+    if variables["orthanc_lsb_ca"]:
+        try:
+            x509.load_pem_x509_certificates(str(variables["orthanc_lsb_ca"]).encode())
+        except ValueError:
+            yield "orthanc_lsb_ca: this is no certificate in PEM form."
+    sums = variables["orthanc_lsb_checksums"]
+    for path in sorted(path for path, value in sums.items() if not re.fullmatch(r"[0-9a-fA-F]{64}", str(value))):
+        yield f"orthanc_lsb_checksums: that of {path} is no SHA-256 of 64 hexadecimal digits."
+    machine = (host.probe or {}).get("machine", "x86_64")
+    if machine != "x86_64":
+        yield f"orthanc_install_method: the LSB binaries are for x86_64, and this host is {machine}; take apt."
+    if not release:
+        yield "orthanc_version: it is empty, and orthanc_install_method lsb needs a release, such as '1.12.7'."
+        return
+    if next(plugins(host), ""):
+        # They have been told; which files they would need is of no interest.
+        return
+    wanted = {name: host.plugins[name] for name in variables["orthanc_plugins"]}
+    database = host.databases.get(variables["orthanc_database"], {})
+    if database.get("packages"):
+        libraries = [
+            *(database["index"] if variables["orthanc_database_index"] else []),
+            *(database["storage"] if variables["orthanc_database_storage"] else []),
+        ]
+        wanted[variables["orthanc_database"]] = {"package": database["packages"][0], "library": libraries}
+    known = [*wanted, *(name for name, other in host.databases.items() if other["packages"]), *host.plugins]
+    for name in variables["orthanc_lsb_plugin_versions"]:
+        if name not in known:
+            yield f"orthanc_lsb_plugin_versions: there is no plugin '{name}'.{nearest(name, known)}"
+    try:
+        paths = site_of_lsb.paths(release, wanted, host.lsb_versions, variables["orthanc_lsb_plugin_versions"])
+    except site_of_lsb.MirrorError as error:
+        yield str(error)
+        return
+    missing = [path for path in paths if path not in sums]
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        yield (
+            f"orthanc_lsb_checksums: there is no SHA-256 of {missing[0]}{more};"
+            f" run `make lsb-lock INVENTORY={host.inventory}`."
+        )
 
 
 def settings(host: Host) -> Iterator[str]:
@@ -493,8 +578,8 @@ def machine(host: Host) -> Iterator[str]:
         yield "ansible_host: systemd does not run on this host, and the service is a systemd unit."
     if host.has("orthanc"):
         asked, offered = str(host.variables["orthanc_version"] or ""), probe["offered"]
-        by_apt = host.variables["orthanc_install_method"] == "apt"
-        if by_apt and asked and offered and asked not in offered and asked != probe["orthanc"]:
+        from_distribution = host.method == "apt" and not host.upstream
+        if from_distribution and asked and offered and asked not in offered and asked != probe["orthanc"]:
             yield f"orthanc_version: {asked} is not on offer here; the package sources have {', '.join(offered)}."
         yield from _left_behind(host.variables, probe)
         wanted = int(host.variables["orthanc_storage_minimum_free_gb"])
@@ -555,6 +640,7 @@ def problems(host: Host) -> Iterator[str]:
     checks: list[Check] = [ports, ranges, users]
     if host.has("orthanc"):
         checks += [orthanc, container, database, plugins, settings, modalities, verification]
+        checks += [lsb] if host.method == "lsb" else [upstream] if host.upstream else []
     if host.has("nginx"):
         checks.append(site)
     if host.has("docker_engine"):

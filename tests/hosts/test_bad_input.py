@@ -43,6 +43,23 @@ CASES = {
     "a truth that is none": Case({"orthanc_proxied": "perhaps"}, ["orthanc_proxied", "bool"]),
     "users as a list": Case({"orthanc_users": ["admin"]}, ["orthanc_users", "dict"]),
     "an unknown install method": Case({"orthanc_install_method": "snap"}, ["orthanc_install_method", "apt"]),
+    "binaries without a release": Case({"orthanc_install_method": "lsb"}, ["orthanc_version", "'1.12.7'"]),
+    "binaries without checksums": Case(
+        {"orthanc_install_method": "lsb", "orthanc_version": "1.12.7"},
+        ["orthanc_lsb_checksums", "orthanc/1.12.7/Orthanc", "make lsb-lock INVENTORY="],
+    ),
+    "binaries of a release that nobody knows": Case(
+        {"orthanc_install_method": "lsb", "orthanc_version": "1.99.0"},
+        ["orthanc_lsb_plugin_versions", "'dicomweb'", "1.99.0"],
+    ),
+    "a plugin that there is no binary of": Case(
+        {"orthanc_install_method": "lsb", "orthanc_version": "1.12.7", "orthanc_plugins": ["python"]},
+        ["orthanc_plugins", "'python'", "lsb"],
+    ),
+    "a key that is a path": Case(
+        {"orthanc_apt_source": "upstream", "orthanc_apt_key": "/etc/apt/orthanc.asc"},
+        ["orthanc_apt_key", "ASCII armour"],
+    ),
     "an unknown database": Case({"orthanc_database": "oracle"}, ["orthanc_database", "sqlite"]),
     "a misspelled variable": Case({"orthanc_dicomport": 4242}, ["orthanc_dicomport", "'orthanc_dicom_port'"]),
     "a misspelled prefix": Case({"ortanc_users": {}}, ["ortanc_users", "'orthanc_users'"]),

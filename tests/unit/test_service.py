@@ -118,6 +118,17 @@ def test_what_worked_comes_back_whole(folder: pathlib.Path) -> None:
     assert (folder.parent / "orthanc.service").read_text("utf-8") == "[Unit]\n"
 
 
+def test_release_comes_back_with_its_configuration(folder: pathlib.Path) -> None:
+    link = folder.parent / "current"
+    link.symlink_to("1.10.1")
+    links = [str(link)]
+    Kept(str(folder.parent / "state"), str(folder), "/none", links).keep()
+    link.unlink()
+    link.symlink_to("1.12.7")
+    assert Kept(str(folder.parent / "state"), str(folder), "/none", links).restore()
+    assert link.readlink() == pathlib.Path("1.10.1")
+
+
 def test_nothing_comes_back_where_nothing_worked_or_nothing_changed(folder: pathlib.Path) -> None:
     assert not kept(folder).restore()
     kept(folder).keep()

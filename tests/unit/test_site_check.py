@@ -41,6 +41,7 @@ PROBE = {
     "files": "",
     "images": 0,
     "no_way": "",
+    "machine": "x86_64",
     "memory": 8 << 30,
     "free": 50 * 2**30,
     "listening": {"22": "sshd", "8042": "Orthanc", "443": "nginx"},
@@ -58,6 +59,9 @@ def problems(
         plugins=CONSTANTS["__orthanc_plugins"],
         tables=TABLES,
         distribution_versions=CONSTANTS["__orthanc_distribution_versions"],
+        databases=CONSTANTS["__orthanc_databases"],
+        lsb_versions=CONSTANTS["__orthanc_lsb_versions"],
+        inventory="inventories/hospital",
         probe=probe,
     )
     return list(site_check.problems(host))
@@ -155,6 +159,50 @@ def test_good_host_with_a_database() -> None:
     assert problems(**POSTGRESQL, orthanc_settings={"PostgreSQL": {"Lock": False}}) == []
 
 
+# What the distribution offers does not matter.
+UPSTREAM: dict[str, Any] = {"orthanc_apt_source": "upstream", "orthanc_version": "1.13.0"}
+
+
+def test_good_host_with_packages_of_upstream() -> None:
+    assert problems(**UPSTREAM) == []
+    assert problems(**UPSTREAM | {"orthanc_version": "", "orthanc_plugins": ["housekeeper"], "orthanc": "1.10.1"}) == []
+
+
+SUM = "0123456789abcdef" * 4
+LSB: dict[str, Any] = {
+    "orthanc_install_method": "lsb",
+    "orthanc_version": "1.12.8",
+    "orthanc_lsb_checksums": dict.fromkeys(
+        [
+            "orthanc/1.12.8/Orthanc",
+            "orthanc/1.12.8/OrthancRecoverCompressedFile",
+            "orthanc-dicomweb/1.20/libOrthancDicomWeb.so",
+            "orthanc-postgresql/5.0/libOrthancPostgreSQLIndex.so",
+        ],
+        SUM,
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        POSTGRESQL | {"database": ""},
+        # What the distribution has does not matter.
+        {"offered": [], "release": "12"},
+        {"orthanc_lsb_url": "http://mirror/lsb", "orthanc_lsb_dir": "/srv/orthanc", "orthanc_lsb_ca": pair()[0]},
+        {
+            "orthanc_plugins": ["gdcm"],
+            "orthanc_lsb_plugin_versions": {"gdcm": "1.9"},
+            "orthanc_lsb_checksums": LSB["orthanc_lsb_checksums"] | {"orthanc-gdcm/1.9/libOrthancGdcm.so": SUM.upper()},
+        },
+    ],
+)
+def test_good_host_with_lsb(changes: dict[str, Any]) -> None:
+    assert problems(**LSB | changes) == []
+
+
 def test_options_of_plugins_are_reached() -> None:
     settings = {"PythonScript": "/srv/route.py", "ServeFolders": {"/doc": "/srv"}}
     assert problems(orthanc_settings=settings) == []
@@ -216,6 +264,52 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (POSTGRESQL | {"orthanc_database_ca": "/etc/ca.crt"}, "orthanc_database_ca", "give its text"),
     (POSTGRESQL | {"no_way": "name Name or service not known"}, "orthanc_database_host", "does not know the name"),
     (POSTGRESQL | {"no_way": "port Connection refused"}, "orthanc_database_port", "port 5432 (Connection refused)"),
+    # apt
+    (UPSTREAM | {"orthanc_apt_url": "/srv/mirror"}, "orthanc_apt_url", "is no address of a site"),
+    (UPSTREAM | {"orthanc_apt_suite": "trixie main"}, "orthanc_apt_suite", "is no suite"),
+    (UPSTREAM | {"orthanc_apt_key": "/etc/apt/key.asc"}, "orthanc_apt_key", "neither a URL nor a public key"),
+    # lsb
+    (LSB | {"orthanc_version": ""}, "orthanc_version", "needs a release"),
+    (
+        LSB | {"orthanc_version": "1.12.7"},
+        "orthanc_lsb_checksums",
+        "no SHA-256 of orthanc/1.12.7/Orthanc and 1 more; run",
+    ),
+    (LSB | {"orthanc_lsb_checksums": {}}, "orthanc_lsb_checksums", "make lsb-lock INVENTORY=inventories/hospital"),
+    (LSB | POSTGRESQL | {"database": "", "orthanc_database_storage": True}, "orthanc_lsb_checksums", "SQLStorage.so;"),
+    (
+        LSB | {"orthanc_lsb_checksums": LSB["orthanc_lsb_checksums"] | {"a": "1"}},
+        "orthanc_lsb_checksums",
+        "that of a is",
+    ),
+    (
+        LSB | {"orthanc_plugins": ["gdcm"]},
+        "orthanc_lsb_plugin_versions",
+        "which version of 'gdcm' goes with Orthanc 1.12.8",
+    ),
+    (LSB | {"orthanc_version": "1.99.0"}, "orthanc_lsb_plugin_versions", "which version of 'dicomweb' goes with"),
+    (
+        LSB | {"orthanc_lsb_plugin_versions": {"dicomwep": "1"}},
+        "orthanc_lsb_plugin_versions",
+        "Did you mean 'dicomweb'?",
+    ),
+    (
+        LSB | {"orthanc_plugins": ["python"]},
+        "orthanc_plugins",
+        "orthanc_install_method lsb does not have 'python': its",
+    ),
+    (
+        LSB | {"orthanc_plugins": ["housekeeper"], "orthanc_version": "1.10.1"},
+        "orthanc_plugins",
+        "came with Orthanc 1.11.0",
+    ),
+    (LSB | {"orthanc_lsb_url": "mirror/lsb"}, "orthanc_lsb_url", "is no address of a site"),
+    (LSB | {"orthanc_lsb_url": "ftp://mirror/lsb"}, "orthanc_lsb_url", "is no address of a site"),
+    (LSB | {"orthanc_lsb_ca": "/etc/ssl/ca.crt"}, "orthanc_lsb_ca", "no certificate in PEM form"),
+    (LSB | {"orthanc_lsb_dir": "opt"}, "orthanc_lsb_dir", "no absolute path"),
+    (LSB | {"orthanc_lsb_dir": "/home/orthanc"}, "orthanc_lsb_dir", "that the service may see"),
+    (LSB | {"orthanc_lsb_keep": 0}, "orthanc_lsb_keep", "from 1 to 100"),
+    (LSB | {"machine": "aarch64"}, "orthanc_install_method", "this host is aarch64"),
     # ports
     ({"orthanc_http_port": 0}, "orthanc_http_port", "is not a TCP port"),
     ({"orthanc_dicom_port": 65536}, "orthanc_dicom_port", "is not a TCP port"),
@@ -410,6 +504,8 @@ def test_misspelled(name: str, part: str) -> None:
         ("orthanc_plugins", "dicomweb"),
         ("orthanc_settings", []),
         ("orthanc_install_method", "rpm"),
+        ("orthanc_apt_source", "backports"),
+        ("orthanc_lsb_checksums", "none"),
         ("orthanc_database", "oracle"),
         ("orthanc_docker_pull", "sometimes"),
         ("orthanc_docker_cpus", "two"),

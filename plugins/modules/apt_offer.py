@@ -1,0 +1,150 @@
+#!/usr/bin/python
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Prove a source of packages and its key, without telling the host of it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: apt_offer
+short_description: Which versions of a package a source offers, proved by its key
+version_added: 0.1.0
+description:
+  - Lets apt read a source of packages in a folder of its own, and fails with the reason if apt does not accept it.
+    A source that apt refuses, once in place, would stop every other update of the host too.
+  - Changes nothing, in check mode or otherwise.
+author: The dicom.orthanc authors
+options:
+  url:
+    description: Address of the source. Empty takes the one of Orthanc's makers for this distribution.
+    type: str
+    default: ""
+  suite:
+    description: Suite of the source. Empty takes the code name of this distribution's release.
+    type: str
+    default: ""
+  component:
+    description: Component of the source.
+    type: str
+    default: main
+  key:
+    description: The key that the source is signed with, in ASCII armour, or a URL of it.
+    type: str
+    required: true
+  package:
+    description: The package that it has to offer.
+    type: str
+    default: orthanc
+attributes:
+  check_mode:
+    description: Works as usual, since it only reads.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Prove the source
+  dicom.orthanc.apt_offer:
+    key: https://orthanc.uclouvain.be/debian/archive.key
+  register: offer
+"""
+
+RETURN = r"""
+url:
+  description: Address of the source.
+  type: str
+  returned: always
+suite:
+  description: Suite of the source.
+  type: str
+  returned: always
+versions:
+  description: The versions of the package on offer, best first.
+  type: list
+  elements: str
+  returned: success
+"""
+
+import os
+import re
+import tempfile
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils.lsb import MirrorError, fetch, trust
+
+# What apt says, and what it means in the terms of the inventory.
+MEANINGS = (
+    (r"NO_PUBKEY|not signed|public key|verif|signature|Sub-process .*sqv", "it is not signed with orthanc_apt_key"),
+    (r"404|does not have a Release file", "it has no such suite; see orthanc_apt_url and orthanc_apt_suite"),
+    (r"[Cc]ertificate", "its certificate is not trusted by this host; see orthanc_apt_url"),
+    (r"", "it does not answer; see orthanc_apt_url"),
+)
+
+
+def os_release() -> dict[str, str]:
+    """Return the fields of /etc/os-release."""
+    with open("/etc/os-release", encoding="utf-8") as file:
+        return {name: value.strip().strip("\"'") for name, _, value in (line.partition("=") for line in file)}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "url": {"type": "str", "default": ""},
+            "suite": {"type": "str", "default": ""},
+            "component": {"type": "str", "default": "main"},
+            "key": {"type": "str", "required": True, "no_log": False},
+            "package": {"type": "str", "default": "orthanc"},
+        },
+        supports_check_mode=True,
+    )
+    system, key, package = os_release(), module.params["key"], module.params["package"]
+    url = module.params["url"] or f"https://orthanc.uclouvain.be/{system.get('ID', 'debian')}"
+    suite = module.params["suite"] or system.get("VERSION_CODENAME", "")
+    failed = f"The packages of {url} {suite} are not to be had, and nothing has changed: "
+    with tempfile.TemporaryDirectory() as folder:
+        # apt reads it as somebody else.
+        os.chmod(folder, 0o755)
+        armoured = os.path.join(folder, "key.asc")
+        if re.match(r"https?://", key):
+            try:
+                fetch(key, trust(""), armoured)
+            except MirrorError as error:
+                module.fail_json(failed + str(error).replace("orthanc_lsb_url", "orthanc_apt_key"))
+            with open(armoured, "rb") as file:
+                plain = b"-----BEGIN PGP" in file.read(4096)
+            if not plain:
+                os.rename(armoured, armoured := os.path.join(folder, "key.gpg"))
+        else:
+            with open(armoured, "w", encoding="ascii") as file:
+                file.write(key.strip() + "\n")
+        source = os.path.join(folder, "orthanc.sources")
+        with open(source, "w", encoding="utf-8") as file:
+            file.write(f"Types: deb\nURIs: {url}\nSuites: {suite}\nComponents: {module.params['component']}\n")
+            file.write(f"Signed-By: {armoured}\n")
+        os.makedirs(os.path.join(folder, "lists", "partial"))
+        options = {
+            "Dir::Etc::SourceList": source,
+            "Dir::Etc::SourceParts": "/dev/null",
+            "Dir::State::Lists": os.path.join(folder, "lists"),
+            "Dir::Cache::pkgcache": "",
+            "Dir::Cache::srcpkgcache": "",
+            "APT::Update::Error-Mode": "any",
+            "APT::Sandbox::User": "root",
+            "Acquire::Retries": "0",
+        }
+        given = [f"--option={name}={value}" for name, value in options.items()]
+        english = {"LC_ALL": "C"}
+        rc, out, err = module.run_command(["apt-get", "update", *given], environ_update=english)
+        if rc:
+            said = " ".join(line for line in err.splitlines() if line.startswith(("E:", "W:"))) or out
+            meaning = next(meaning for pattern, meaning in MEANINGS if re.search(pattern, said))
+            module.fail_json(f"{failed}{meaning}. apt says: {said[:1000]}")
+        _rc, out, _err = module.run_command(["apt-cache", "madison", package, *given], environ_update=english)
+    versions = re.findall(rf"(?m)^\s*{re.escape(package)} \| (\S+)", out)
+    if not versions:
+        module.fail_json(f"{failed}there is no {package}; see orthanc_apt_url and orthanc_apt_suite.")
+    module.exit_json(url=url, suite=suite, versions=versions)
+
+
+if __name__ == "__main__":
+    main()

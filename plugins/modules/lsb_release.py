@@ -1,0 +1,164 @@
+#!/usr/bin/python
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Have the files of an Orthanc release in a folder of their own."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: lsb_release
+short_description: Download the LSB binaries of an Orthanc release
+version_added: 0.1.0
+description:
+  - Has all files of a release in C(path/release), each known by its SHA-256. Only what is missing or different is
+    downloaded, side by side.
+  - Nothing is put in place before everything has come whole, has the right checksum, and the binary runs on this host.
+    Which release runs is for somebody else to say, by the link C(path/current).
+  - Removes the releases that were left the longest ago; never the one that the link names.
+author: The dicom.orthanc authors
+options:
+  url:
+    description: Root of the download site or of a mirror of it.
+    type: str
+    required: true
+  ca:
+    description: The authority to verify the site by, as PEM text. Empty takes those of the operating system.
+    type: str
+    default: ""
+  path:
+    description: Folder of all releases.
+    type: path
+    default: /opt/orthanc
+  release:
+    description: Release of Orthanc.
+    type: str
+    required: true
+  files:
+    description: SHA-256 of each file, by its path C(component/version/file) below the root of the site.
+    type: dict
+    required: true
+  keep:
+    description: How many other releases may stay.
+    type: int
+    default: 2
+attributes:
+  check_mode:
+    description: Tells what would be downloaded and removed.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Download the release
+  dicom.orthanc.lsb_release:
+    url: https://mirror.example.org/orthanc
+    release: 1.12.7
+    files:
+      orthanc/1.12.7/Orthanc: 0fdb5a4d6c3b2e1f00112233445566778899aabbccddeeff0011223344556677
+"""
+
+RETURN = r"""
+downloaded:
+  description: Paths below the root of the site of what was downloaded.
+  type: list
+  elements: str
+  returned: always
+removed:
+  description: The releases that were removed.
+  type: list
+  elements: str
+  returned: always
+seconds:
+  description: How long the downloads took together, in seconds.
+  type: float
+  returned: always
+"""
+
+import os
+import re
+import shutil
+import tempfile
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils.lsb import MirrorError, digest, fetch_all
+
+
+def put(module: AnsibleModule, missing: list[str], folder: str) -> None:
+    """Download to a folder beside, prove everything there, and only then move it to its place."""
+    path, release, files = (module.params[name] for name in ("path", "release", "files"))
+    staging = tempfile.mkdtemp(prefix=".new-", dir=path)
+    try:
+        targets = {source: os.path.join(staging, os.path.basename(source)) for source in missing}
+        for source, found in fetch_all(module.params["url"], module.params["ca"], targets).items():
+            if found != files[source].lower():
+                raise MirrorError(
+                    f"{source} has the SHA-256 {found}, and orthanc_lsb_checksums says {files[source]};"
+                    " find out why before you take another one."
+                )
+            os.chmod(targets[source], 0o644 if source.endswith(".so") else 0o755)
+        binary = os.path.join(staging, "Orthanc")
+        if os.path.exists(binary):
+            rc, out, err = module.run_command([binary, "--version"])
+            if rc or f"Orthanc {release}" not in out:
+                raise MirrorError(
+                    f"the binary that the mirror has for Orthanc {release} does not run on this host, or is another"
+                    f" release: {(err or out).strip()[:500]}."
+                )
+        os.makedirs(folder, mode=0o755, exist_ok=True)
+        os.chmod(folder, 0o755)
+        for target in targets.values():
+            os.replace(target, os.path.join(folder, os.path.basename(target)))
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def outdated(path: str, release: str, keep: int) -> list[str]:
+    """Return the releases to remove: all but the asked one, the one that the link names, and the latest others."""
+    current = os.path.basename(os.path.realpath(os.path.join(path, "current")))
+    found = [entry for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)] if os.path.isdir(path) else []
+    others = [entry for entry in found if re.fullmatch(r"\d+\.\d+\.\d+", entry.name) and entry.name != release]
+    # A folder is touched when its release is asked for.
+    others.sort(key=lambda entry: (entry.name == current, entry.stat().st_mtime), reverse=True)
+    return [entry.name for entry in others[max(keep, 1) :]]
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "url": {"type": "str", "required": True},
+            "ca": {"type": "str", "default": ""},
+            "path": {"type": "path", "default": "/opt/orthanc"},
+            "release": {"type": "str", "required": True},
+            "files": {"type": "dict", "required": True},
+            "keep": {"type": "int", "default": 2},
+        },
+        supports_check_mode=True,
+    )
+    path, release, files = (module.params[name] for name in ("path", "release", "files"))
+    folder = os.path.join(path, release)
+    missing = [
+        source for source in files if digest(os.path.join(folder, os.path.basename(source))) != files[source].lower()
+    ]
+    removed = outdated(path, release, module.params["keep"])
+    start = time.monotonic()
+    if not module.check_mode:
+        try:
+            # Open to all, whatever the host's umask is.
+            os.makedirs(path, exist_ok=True)
+            os.chmod(path, 0o755)
+            if missing:
+                put(module, missing, folder)
+        except MirrorError as error:
+            module.fail_json(f"Orthanc {release} is not in place, and nothing has changed: {error}")
+        except OSError as error:
+            module.fail_json(f"Orthanc {release} is not in place, and nothing has changed: {error} (orthanc_lsb_dir).")
+        if os.path.realpath(os.path.join(path, "current")) != folder:
+            os.utime(folder)
+        for name in removed:
+            shutil.rmtree(os.path.join(path, name))
+    seconds = round(time.monotonic() - start, 2)
+    module.exit_json(changed=bool(missing or removed), downloaded=missing, removed=removed, seconds=seconds)
+
+
+if __name__ == "__main__":
+    main()

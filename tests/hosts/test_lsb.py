@@ -1,0 +1,276 @@
+"""A site from one source after the other: Debian's packages, LSB binaries of two releases, the makers' packages.
+
+It is given wrong ones too, and keeps its image through all of it.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from tests.hosts.conftest import Lab
+from tests.hosts.test_database import image
+
+LAB = {"name": "lsb-switch", "pacs": "lsb", "mirror": "lsb-mirror"}
+OLD, NEW = "1.10.1", "1.12.7"
+# What of a site a failed run must leave as it was.
+STATE = r"""
+find /opt/orthanc | sort; readlink /opt/orthanc/current; cat /opt/orthanc/current/* | sha256sum
+cat /etc/pacs/orthanc/* /etc/systemd/system/orthanc.service | sha256sum
+systemctl show orthanc --property InvocationID,ActiveState,NeedDaemonReload
+"""
+MIRROR = "/srv/mirror/lsb"
+
+
+class Site:
+    """The site on the host ``pacs``, with the image that was uploaded first of all."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.certificate = lab.folder.with_suffix(".crt")
+        self.file = lab.folder / "group_vars" / "all" / "lsb-lock.yml"
+        self.file.unlink(missing_ok=True)
+        self.instance = ""
+
+    def deploy(self, release: str = "", variables: Mapping[str, Any] | None = None, **options: Any) -> str:
+        """Deploy a release of the LSB binaries, or what apt has."""
+        asked = {"orthanc_install_method": "lsb", "orthanc_version": release} if release else {}
+        return self.lab.play(variables=asked | dict(variables or {}), **options).stdout
+
+    def lock(self, release: str) -> None:
+        self.lab.play("lsb_lock", {"orthanc_install_method": "lsb", "orthanc_version": release})
+
+    @property
+    def sums(self) -> dict[str, str]:
+        """What the command wrote into the inventory."""
+        found: dict[str, str] = yaml.safe_load(self.file.read_text(encoding="utf-8"))["orthanc_lsb_checksums"]
+        return found
+
+    def session(self) -> requests.Session:
+        made = requests.Session()
+        made.trust_env = False
+        self.certificate.write_text(self.lab.shell("cat /etc/pacs/nginx/self-signed-*.crt"), encoding="utf-8")
+        made.verify = str(self.certificate)
+        made.auth = (b"admin", self.lab.secrets["vault_orthanc_admin_password"].encode())  # type: ignore[assignment]
+        return made
+
+    def url(self, path: str) -> str:
+        return f"https://{self.lab.address['pacs']}{path}"
+
+    def runs(self, release: str) -> None:
+        """Hold the release that runs, and the image in it, against what they should be."""
+        with self.session() as session:
+            assert session.get(self.url("/system"), timeout=30).json()["Version"] == release
+            assert "dicom-web" in session.get(self.url("/plugins"), timeout=30).json()
+            assert session.get(self.url(f"/instances/{self.instance}/file"), timeout=30).content == image(1)
+            assert len(session.get(self.url("/dicom-web/studies"), timeout=30).json()) == 1
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab) -> Site:
+    """A site from Debian's packages with an image, beside a mirror of the download site."""
+    made = Site(lab)
+    lab.play("../lab/stand-in/prepare")
+    made.deploy()
+    with made.session() as session:
+        made.instance = session.post(made.url("/instances"), data=image(1), timeout=30).json()["ID"]
+    made.runs(NEW)
+    return made
+
+
+class Watch:
+    """Asks again and again while something happens; ``gap`` is the longest time without an answer, in seconds."""
+
+    def __init__(self, site: Site) -> None:
+        self.gap = 0.0
+        self._site = site
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def _ask(self) -> None:
+        last = time.monotonic()
+        with self._site.session() as session:
+            while not self._stop.wait(0.02):
+                if session.get(self._site.url("/changes?last"), timeout=30).status_code == 200:
+                    now = time.monotonic()
+                    self.gap, last = max(self.gap, now - last), now
+
+    def __enter__(self) -> Watch:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def test_nothing_is_taken_without_a_checksum(site: Site) -> None:
+    state = site.lab.shell(STATE, check=False)
+    printed = " ".join(site.deploy(NEW, check=False).split())
+    assert "no SHA-256 of orthanc/1.12.7/Orthanc and 2 more; run `make lsb-lock INVENTORY=inventories/quick" in printed
+    assert site.lab.shell(STATE, check=False) == state
+
+
+def test_lock_adds_what_is_missing_and_nothing_else(site: Site) -> None:
+    site.lock(NEW)
+    first, text = site.sums, site.file.read_text("utf-8")
+    site.file.write_text(text.replace(first["orthanc/1.12.7/Orthanc"], "0" * 64), encoding="utf-8")
+    site.lock(OLD)
+    assert len(first) == 3
+    assert len(site.sums) == 6
+    assert site.sums["orthanc/1.12.7/Orthanc"] == "0" * 64, "a checksum that stood there was changed"
+    text = site.file.read_text("utf-8")
+    site.file.write_text(text.replace("0" * 64, first["orthanc/1.12.7/Orthanc"]), encoding="utf-8")
+
+
+def test_from_packages_to_another_release(site: Site) -> None:
+    """The same storage and the same index, one release down; the packages stay and are not used."""
+    site.deploy(OLD)
+    site.runs(OLD)
+    assert site.lab.shell("readlink /opt/orthanc/current").strip() == OLD
+    assert site.lab.shell("readlink /proc/$(pidof -s Orthanc)/exe").strip() == f"/opt/orthanc/{OLD}/Orthanc"
+
+
+def test_switch_up_and_down(site: Site) -> None:
+    with Watch(site) as plain:
+        site.lab.shell("systemctl restart orthanc")
+        time.sleep(5)
+    gaps = []
+    for release in (NEW, OLD):
+        with Watch(site) as watch:
+            site.deploy(release)
+        gaps.append(watch.gap)
+        site.runs(release)
+    print(f"Seconds without an answer: {plain.gap:.1f} at a restart, {gaps} at a switch")
+    assert max(gaps) < plain.gap + 5
+    assert site.lab.shell("ls /opt/orthanc").split() == [OLD, NEW, "current"]
+    # Downloaded before: a dry run can ask the binary itself.
+    assert changed(site.deploy(NEW, arguments=["--check"]))
+    site.runs(OLD)
+
+
+@pytest.fixture
+def gone(site: Site) -> Iterator[None]:
+    """The newer release is on the mirror only, and what a test does there is undone."""
+    site.lab.shell(f"rm -rf /opt/orthanc/{NEW}")
+    site.lab.shell(f"cp -a {MIRROR} /root/lsb", host="mirror")
+    yield
+    site.lab.shell(f"rm -rf {MIRROR} && mv /root/lsb {MIRROR}", host="mirror")
+
+
+WRONG: dict[str, tuple[str, str, dict[str, Any], list[str]]] = {
+    "another file": (
+        "",
+        f"echo >> {MIRROR}/orthanc/{NEW}/Orthanc",
+        {},
+        ["orthanc/1.12.7/Orthanc has the SHA-256", "orthanc_lsb_checksums says"],
+    ),
+    "a truncated file": (
+        "",
+        f"truncate --size 100000 {MIRROR}/orthanc-dicomweb/1.20/libOrthancDicomWeb.so",
+        {},
+        ["orthanc-dicomweb/1.20/libOrthancDicomWeb.so has the SHA-256"],
+    ),
+    "a missing file": (
+        "",
+        f"rm {MIRROR}/orthanc-dicomweb/1.20/libOrthancDicomWeb.so",
+        {},
+        ["libOrthancDicomWeb.so answers 404", "orthanc_lsb_plugin_versions"],
+    ),
+    "no mirror": ("", "", {"orthanc_lsb_url": "https://mirror:444/lsb"}, ["does not answer", "orthanc_lsb_url"]),
+    "a mirror that is not trusted": ("", "", {"orthanc_lsb_ca": ""}, ["does not answer", "orthanc_lsb_ca"]),
+    "a full disk": (
+        "mkdir -p /srv/small && mount -t tmpfs -o size=1m tmpfs /srv/small",
+        "",
+        {"orthanc_lsb_dir": "/srv/small"},
+        ["cannot be written to /srv/small", "No space left on device"],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+@pytest.mark.usefixtures("gone")
+def test_wrong_release_leaves_the_one_that_runs(site: Site, name: str) -> None:
+    on_host, on_mirror, variables, words = WRONG[name]
+    state = site.lab.shell(STATE)
+    site.lab.shell(f"{on_host}\ntrue")
+    site.lab.shell(f"{on_mirror}\ntrue", host="mirror")
+    asked = {"orthanc_install_method": "lsb", "orthanc_version": NEW} | variables
+    done = site.lab.play("orthanc", asked, check=False)
+    printed = " ".join(done.stdout.split())
+    assert "failed=1" in printed
+    assert "nothing has changed" in printed
+    assert not [word for word in words if word not in printed], printed
+    assert site.lab.shell(STATE) == state
+    site.runs(OLD)
+
+
+@pytest.mark.usefixtures("gone")
+def test_binary_of_another_release(site: Site) -> None:
+    state = site.lab.shell(STATE)
+    site.lab.shell(f"cp {MIRROR}/orthanc/{OLD}/Orthanc {MIRROR}/orthanc/{NEW}/Orthanc", host="mirror")
+    sums = site.sums | {f"orthanc/{NEW}/Orthanc": site.sums[f"orthanc/{OLD}/Orthanc"]}
+    asked = {"orthanc_install_method": "lsb", "orthanc_version": NEW, "orthanc_lsb_checksums": sums}
+    printed = " ".join(site.lab.play("orthanc", asked, check=False).stdout.split())
+    assert "does not run on this host, or is another release" in printed
+    assert site.lab.shell(STATE) == state
+
+
+def test_back_to_the_packages(site: Site) -> None:
+    site.deploy()
+    site.runs(NEW)
+    assert site.lab.shell("readlink /proc/$(pidof -s Orthanc)/exe").strip() == "/usr/sbin/Orthanc"
+
+
+SOURCES = "cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null; ls /etc/apt/*"
+VERSION = "dpkg-query --show --showformat '${Version}' orthanc"
+
+
+def upstream(site: Site, key: str = "archive") -> dict[str, Any]:
+    """Variables for the stand-in of the makers' packages, signed with a key."""
+    text = site.lab.shell(f"cat /srv/mirror/debian/{key}.key", host="mirror")
+    return {"orthanc_apt_source": "upstream", "orthanc_apt_url": "http://mirror/debian", "orthanc_apt_key": text}
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"key": "other"}, ["not signed with orthanc_apt_key", "nothing has changed"]),
+        ({"orthanc_apt_suite": "buster"}, ["no such suite", "orthanc_apt_suite", "nothing has changed"]),
+        ({"orthanc_apt_url": "http://mirror:81/debian"}, ["does not answer", "orthanc_apt_url", "nothing has changed"]),
+        ({"orthanc_apt_key": "http://mirror/debian/no.key"}, ["answers 404", "orthanc_apt_key", "nothing has changed"]),
+    ],
+)
+def test_wrong_source_changes_nothing(site: Site, changes: dict[str, Any], words: list[str]) -> None:
+    before = site.lab.shell(f"{SOURCES}; {VERSION}")
+    asked = upstream(site, changes.pop("key", "archive")) | changes
+    printed = " ".join(site.lab.play("orthanc", asked, check=False).stdout.split())
+    assert not [word for word in words if word not in printed], printed
+    assert site.lab.shell(f"{SOURCES}; {VERSION}") == before
+
+
+def test_packages_of_the_makers_and_back(site: Site) -> None:
+    site.deploy(variables=upstream(site), arguments=["--check"])
+    assert "standin" not in site.lab.shell(f"{SOURCES}; {VERSION}")
+    site.deploy(variables=upstream(site))
+    assert site.lab.shell(VERSION) == f"{NEW}+standin-1"
+    site.runs(NEW)
+    assert not changed(site.deploy(variables=upstream(site)))
+    # Packages are not taken back unless a release is asked for.
+    site.deploy()
+    assert "standin" not in site.lab.shell(
+        "apt-cache policy orthanc | grep -A1 'Version table' | tail -1; ls /etc/apt/*"
+    )
+    site.runs(NEW)
+
+
+def changed(output: str) -> bool:
+    """Tell from the end of a run whether it changed the site, or would."""
+    return re.search(r"(?m)^pacs +:.* changed=0 ", output) is None

@@ -1,0 +1,176 @@
+"""Downloads: whole, right and all of them, or none."""
+
+import functools
+import hashlib
+import http.server
+import json
+import os
+import pathlib
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.dicom.orthanc.plugins.module_utils import lsb
+from ansible_collections.dicom.orthanc.plugins.modules import lsb_lock, lsb_release
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.repository import load
+
+VERSIONS = load("roles/orthanc/vars/main.yml")["__orthanc_lsb_versions"]
+PLUGINS = load("roles/orthanc/vars/main.yml")["__orthanc_plugins"]
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    """A mirror, with files that do not come as they should."""
+
+    def do_GET(self) -> None:
+        if self.path.endswith("/truncated"):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"short")
+        elif self.path.endswith("/broken"):
+            self.send_error(500)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def mirror(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    folder = tmp_path / "mirror" / "orthanc" / "1.12.8"
+    folder.mkdir(parents=True)
+    (folder / "Orthanc").write_text("#!/bin/sh\necho Orthanc 1.12.8\n", encoding="utf-8")
+    (folder / "libX.so").write_bytes(bytes(3 << 20))
+    handler = functools.partial(Handler, directory=str(tmp_path / "mirror"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def sums(folder: pathlib.Path) -> dict[str, str]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def run(module: Any, capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str, Any]:
+    """Run a module with arguments, as Ansible does, and return what it says."""
+    from ansible.module_utils.testing import patch_module_args
+
+    with patch_module_args(arguments), pytest.raises(SystemExit):
+        module.main()
+    said: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return said
+
+
+@pytest.mark.parametrize(
+    "name, part",
+    [
+        ("orthanc/1.12.8/truncated", "came truncated, 5 of 1000 bytes"),
+        ("orthanc/1.12.8/broken", "answers 500"),
+        ("orthanc/1.12.9/Orthanc", "answers 404: the mirror does not have it; see orthanc_version"),
+    ],
+)
+def test_fetch_that_fails(mirror: str, tmp_path: pathlib.Path, name: str, part: str) -> None:
+    with pytest.raises(lsb.MirrorError, match=part):
+        lsb.fetch_all(mirror, "", {name: str(tmp_path / "file")})
+
+
+def test_fetch_from_nowhere(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with pytest.raises(lsb.MirrorError, match=r"does not answer: .*refused.*; see orthanc_lsb_url"):
+        lsb.fetch_all("http://127.0.0.1:9", "", {"x": str(tmp_path / "file")})
+
+
+def test_wrong_authority() -> None:
+    with pytest.raises(lsb.MirrorError, match="orthanc_lsb_ca: this is no certificate"):
+        lsb.trust("nothing")
+
+
+def test_release(mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    there, here = tmp_path / "mirror", tmp_path / "opt"
+    arguments = {"url": f"{mirror}/", "path": str(here), "release": "1.12.8", "files": sums(there)}
+    dry = run(lsb_release, capsys, **arguments, _ansible_check_mode=True)
+    assert dry["changed"]
+    assert not here.exists()
+    first = run(lsb_release, capsys, **arguments)
+    assert sorted(first["downloaded"]) == ["orthanc/1.12.8/Orthanc", "orthanc/1.12.8/libX.so"]
+    assert set(sums(here).values()) == set(sums(there).values())
+    assert os.access(here / "1.12.8" / "Orthanc", os.X_OK)
+    assert not os.access(here / "1.12.8" / "libX.so", os.X_OK)
+    assert not run(lsb_release, capsys, **arguments)["changed"]
+    # Only what is not as it should be.
+    (here / "1.12.8" / "libX.so").write_bytes(b"x")
+    assert run(lsb_release, capsys, **arguments)["downloaded"] == ["orthanc/1.12.8/libX.so"]
+    assert [path.name for path in here.iterdir()] == ["1.12.8"]
+
+
+@pytest.mark.parametrize("change", [{"orthanc/1.12.8/libX.so": "0" * 64}, {"orthanc/1.12.8/truncated": "0" * 64}])
+def test_all_or_nothing(
+    mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], change: dict[str, str]
+) -> None:
+    here = tmp_path / "opt"
+    files = sums(tmp_path / "mirror") | change
+    said = run(lsb_release, capsys, url=mirror, path=str(here), release="1.12.8", files=files)
+    assert said["failed"]
+    assert "nothing has changed" in said["msg"]
+    assert list(here.iterdir()) == []
+
+
+def test_binary_that_is_another(mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = sums(tmp_path / "mirror")
+    said = run(lsb_release, capsys, url=mirror, path=str(tmp_path / "opt"), release="1.12.9", files=files)
+    assert "does not run on this host, or is another release: Orthanc 1.12.8" in said["msg"]
+
+
+def test_old_releases_go_and_the_one_that_runs_stays(tmp_path: pathlib.Path) -> None:
+    for age, name in enumerate(["1.13.0", "1.12.9", "1.12.8", "1.12.7", "1.10.1"]):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (1_000_000 - age, 1_000_000 - age))
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "current").symlink_to("1.10.1")
+    assert lsb_release.outdated(str(tmp_path), "1.13.0", 100) == []
+    assert lsb_release.outdated(str(tmp_path), "1.13.0", 2) == ["1.12.8", "1.12.7"]
+    assert lsb_release.outdated(str(tmp_path), "1.13.0", 1) == ["1.12.9", "1.12.8", "1.12.7"]
+    assert lsb_release.outdated(str(tmp_path), "1.10.1", 1) == ["1.12.9", "1.12.8", "1.12.7"]
+
+
+def test_lock(mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dest, there = tmp_path / "group_vars" / "all" / "lock.yml", sums(tmp_path / "mirror")
+    files = sorted(there)
+    assert run(lsb_lock, capsys, url=mirror, files=files[:1], dest=str(dest))["added"] == files[:1]
+    assert run(lsb_lock, capsys, url=mirror, files=files, dest=str(dest))["added"] == files[1:]
+    assert not run(lsb_lock, capsys, url="http://127.0.0.1:9", files=files, dest=str(dest))["changed"]
+    assert load_yaml(dest) == {"orthanc_lsb_checksums": there}
+    before = dest.read_text(encoding="utf-8")
+    assert "Nothing was written" in run(lsb_lock, capsys, url=mirror, files=["none"], dest=str(dest))["msg"]
+    assert dest.read_text(encoding="utf-8") == before
+
+
+def load_yaml(path: pathlib.Path) -> Any:
+    import yaml
+
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+@given(st.sampled_from(sorted(VERSIONS)), st.sets(st.sampled_from(sorted(PLUGINS))))
+def test_paths_of_any_release(release: str, names: set[str]) -> None:
+    wanted = {name: PLUGINS[name] for name in names}
+    unknown = {name for name in names if not lsb.version_of(name, wanted[name]["package"], release, VERSIONS, {})}
+    named = dict.fromkeys(unknown, "9.9")
+    found = lsb.paths(release, wanted, VERSIONS, named)
+    assert len(found) == len(set(found)) == 2 + len(names)
+    assert all(path.count("/") == 2 for path in found)
+    if unknown:
+        with pytest.raises(lsb.MirrorError, match="orthanc_lsb_plugin_versions"):
+            lsb.paths(release, wanted, VERSIONS, {})
+
+
+def test_named_version_wins() -> None:
+    assert lsb.version_of("dicomweb", "orthanc-dicomweb", "1.12.7", VERSIONS, {"dicomweb": "1.21"}) == "1.21"
