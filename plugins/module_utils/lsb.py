@@ -79,28 +79,31 @@ def trust(ca: str) -> ssl.SSLContext:
     return context
 
 
-def fetch(url: str, context: ssl.SSLContext, target: str) -> str:
+def fetch(url: str, context: ssl.SSLContext, target: str, variable: str = "orthanc_lsb_url") -> str:
     """Download a file and return its SHA-256 in hexadecimal digits.
 
     :param target: where to write it.
+    :param variable: what of the inventory the address comes from.
     :raises MirrorError: if it does not come, not whole, or does not fit on the disk.
     """
-    see = "see orthanc_lsb_url"
+    see = f"see {variable}"
     try:
         answer = urllib.request.urlopen(url, timeout=_PATIENCE, context=context)
     except urllib.error.HTTPError as error:
-        what = "the mirror does not have it; see orthanc_version and orthanc_lsb_plugin_versions"
-        raise MirrorError(f"{url} answers {error.code}: {what if error.code == 404 else see}.") from error
+        if error.code == 404 and variable == "orthanc_lsb_url":
+            see = "the mirror does not have it; see orthanc_version and orthanc_lsb_plugin_versions"
+        raise MirrorError(f"{url} answers {error.code}: {see}.") from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
-        see = "see orthanc_lsb_ca" if isinstance(reason, ssl.SSLError) else see
+        if isinstance(reason, ssl.SSLError) and variable == "orthanc_lsb_url":
+            see = "see orthanc_lsb_ca"
         raise MirrorError(f"{url} does not answer: {reason}; {see}.") from error
     sha256, size = hashlib.sha256(), 0
     with answer:
         length = answer.headers.get("Content-Length")
         try:
             with open(target, "wb") as file:
-                while chunk := _read(answer, url):
+                while chunk := _read(answer, url, see):
                     sha256.update(chunk)
                     size += len(chunk)
                     file.write(chunk)
@@ -114,11 +117,11 @@ def fetch(url: str, context: ssl.SSLContext, target: str) -> str:
     return sha256.hexdigest()
 
 
-def _read(answer: Any, url: str) -> bytes:
+def _read(answer: Any, url: str, see: str) -> bytes:
     try:
         chunk: bytes = answer.read(_CHUNK)
     except (OSError, http.client.HTTPException) as error:
-        raise MirrorError(f"{url} broke off: {error!r}; run again, or see orthanc_lsb_url.") from error
+        raise MirrorError(f"{url} broke off: {error!r}; run again, or {see}.") from error
     return chunk
 
 

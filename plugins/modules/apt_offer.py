@@ -107,9 +107,9 @@ def main() -> None:
         armoured = os.path.join(folder, "key.asc")
         if re.match(r"https?://", key):
             try:
-                fetch(key, trust(""), armoured)
+                fetch(key, trust(""), armoured, "orthanc_apt_key")
             except MirrorError as error:
-                module.fail_json(failed + str(error).replace("orthanc_lsb_url", "orthanc_apt_key"))
+                module.fail_json(failed + str(error))
             with open(armoured, "rb") as file:
                 plain = b"-----BEGIN PGP" in file.read(4096)
             if not plain:

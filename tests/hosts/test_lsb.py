@@ -5,6 +5,7 @@ It is given wrong ones too, and keeps its image through all of it.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import threading
 import time
@@ -98,9 +99,11 @@ class Watch:
         last = time.monotonic()
         with self._site.session() as session:
             while not self._stop.wait(0.02):
-                if session.get(self._site.url("/changes?last"), timeout=30).status_code == 200:
-                    now = time.monotonic()
-                    self.gap, last = max(self.gap, now - last), now
+                with contextlib.suppress(requests.RequestException):
+                    if session.get(self._site.url("/changes?last"), timeout=30).status_code == 200:
+                        now = time.monotonic()
+                        self.gap, last = max(self.gap, now - last), now
+            self.gap = max(self.gap, time.monotonic() - last)
 
     def __enter__(self) -> Watch:
         self._thread.start()
