@@ -162,7 +162,7 @@ def main() -> None:
                 measure(archives, options)
             if options.growth:
                 say("Growth")
-                grow({database: archive for database, archive in archives.items() if database != "mysql"}, options)
+                grow(archives, options)
         finally:
             for archive in archives.values():
                 archive.host.destroy()
