@@ -8,76 +8,86 @@ from typing import Any
 from benchmarks.points import DEFAULTS, NAMES, POINTS, SHIPPED
 
 Result = dict[str, Any]
+# Clients that send, and queries of each kind per second.
+Load = tuple[int, int]
+# The load of the sweep.
+LOAD = (4, 10)
 
 
 class Results:
-    """What was measured, by database, point and load."""
+    """What was measured of a database: points, each beside the one as deployed, under loads."""
 
-    def __init__(self, results: list[Result]) -> None:
-        self.results = results
-        self.databases = [name for name in NAMES if any(one["database"] == name for one in results)]
-        self.loads = list(dict.fromkeys((one["clients"], one["queries"]) for one in results))
+    def __init__(self, database: str, results: list[Result]) -> None:
+        self.results = [one for one in results if one["database"] == database]
+        there = {one["beside"] for one in self.results}
+        self.points = [point for point in POINTS[database] if point.name in there]
 
-    def values(self, database: str, point: str, load: tuple[int, int], what: str) -> list[float]:
-        """Return what was measured in each round."""
-        key = (database, point, *load)
-        return [
-            one[what] for one in self.results if key == (one["database"], one["point"], one["clients"], one["queries"])
-        ]
+    def values(self, point: str, load: Load, what: str) -> list[float]:
+        """Return what was measured at a point in each round."""
+        if point == SHIPPED:
+            return [one[what] for one in self.results if one["shipped"] and tuple(one["load"]) == load]
+        return self._beside(point, load, what, False)
 
-    def median(self, database: str, point: str, load: tuple[int, int], what: str) -> float:
-        return statistics.median(self.values(database, point, load, what))
+    def _beside(self, point: str, load: Load, what: str, shipped: bool) -> list[float]:
+        wanted = (point, load, shipped)
+        return [one[what] for one in self.results if (one["beside"], tuple(one["load"]), one["shipped"]) == wanted]
 
-    def ratio(self, database: str, point: str, other: str, load: tuple[int, int], what: str = "rate") -> float:
-        """Return the median of the ratios to another point within a round."""
-        pairs = zip(self.values(database, point, load, what), self.values(database, other, load, what), strict=False)
-        return statistics.median(one / reference for one, reference in pairs)
+    def median(self, point: str, load: Load, what: str) -> float:
+        return statistics.median(self.values(point, load, what))
 
-    def points(self, database: str) -> list[str]:
-        there = {one["point"] for one in self.results if one["database"] == database}
-        return [point.name for point in POINTS[database] if point.name in there]
+    def ratios(self, point: str, load: Load, what: str = "rate") -> list[float]:
+        """Return the ratios to what was measured at the same time, as deployed."""
+        pairs = zip(self.values(point, load, what), self._beside(point, load, what, True), strict=False)
+        return [one / other for one, other in pairs]
+
+    def ratio(self, point: str, load: Load, what: str = "rate") -> float:
+        return 1.0 if point == SHIPPED else statistics.median(self.ratios(point, load, what))
 
 
-def comparison(results: Results) -> None:
+def comparison(results: dict[str, Results]) -> None:
     """Images per second and p99 of each database, as deployed and by the defaults."""
-    loads = sorted(results.loads, key=lambda load: (load[1], load[0]))
+    every = next(iter(results.values())).results
+    loads: list[Load] = sorted({(clients, queries) for clients, queries in (one["load"] for one in every)})
+    loads.sort(key=lambda load: load[1])
     heads = [f"{clients} client{'s' * (clients > 1)}{', mixed' * bool(queries)}" for clients, queries in loads]
     print(f"| Images per second (p99 in ms) | {' | '.join(heads)} |\n| --- |{' ---: |' * len(heads)}")
-    for database in results.databases:
+    for database, found in results.items():
         for point in (SHIPPED, DEFAULTS):
-            medians = [[results.median(database, point, load, what) for what in ("rate", "p99")] for load in loads]
-            cells = [f"{rate:.0f} ({tail:.0f})" for rate, tail in medians]
-            print(f"| {NAMES[database]}, {point} | {' | '.join(cells)} |")
-        cells = [f"{results.ratio(database, SHIPPED, DEFAULTS, load):.2f}" for load in loads]
+            medians = [[found.median(point, load, what) for what in ("rate", "p99")] for load in loads]
+            print(
+                f"| {NAMES[database]}, {point} | {' | '.join(f'{rate:.0f} ({tail:.0f})' for rate, tail in medians)} |"
+            )
+        cells = [f"{1 / found.ratio(DEFAULTS, load):.2f}" for load in loads]
         print(f"| ratio of the rates | {' | '.join(cells)} |")
 
 
-def sweep(results: Results, database: str, load: tuple[int, int]) -> None:
-    """All points of a database under the mixed load of so many clients, the fastest first."""
-    durable = {point.name: point.durable for point in POINTS[database]}
-    failed = {name: sum(results.values(database, name, load, "failed")) for name in results.points(database)}
-    names = sorted(results.points(database), key=lambda name: -results.median(database, name, load, "rate"))
-    heads = [f"{NAMES[database]}, {load[0]} clients, mixed", "Images per second", "In each round", "To as deployed"]
-    print(f"\n| {' | '.join(heads)} | p99 in ms | Of queries | Failed |")
-    print("| --- | ---: | --- | ---: | ---: | ---: | ---: |")
-    for name in names:
-        rates = results.values(database, name, load, "rate")
+def sweep(database: str, found: Results) -> None:
+    """All points of a database under one mixed load, the fastest first."""
+    load = LOAD
+    failed = {point.name: sum(found.values(point.name, load, "failed")) for point in POINTS[database]}
+    there = [POINTS[database][0], *found.points]
+    there.sort(key=lambda point: -found.ratio(point.name, load))
+    heads = [f"{NAMES[database]}, {load[0]} clients, mixed", "Images per second", "To as deployed", "In each round"]
+    print(f"\n| {' | '.join(heads)} | p99 in ms | To as deployed | p99 of queries | Failed |")
+    print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
+    for point in there:
+        name = point.name
+        ratios = [] if name == SHIPPED else found.ratios(name, load)
         cells = [
-            name if durable[name] else f"{name} *",
-            f"{statistics.median(rates):.0f}",
-            ", ".join(f"{rate:.0f}" for rate in rates),
-            f"{results.ratio(database, name, SHIPPED, load):.2f}",
-            f"{results.median(database, name, load, 'p99'):.0f}",
-            f"{results.median(database, name, load, 'reads'):.0f}",
+            name if point.durable else f"{name} (not durable)",
+            f"{found.median(name, load, 'rate'):.0f}",
+            f"{found.ratio(name, load):.2f}",
+            ", ".join(f"{ratio:.2f}" for ratio in ratios),
+            f"{found.median(name, load, 'p99'):.0f}",
+            f"{found.ratio(name, load, 'p99'):.2f}",
+            f"{found.median(name, load, 'reads'):.0f}",
             f"{failed[name] or ''}",
         ]
         print(f"| {' | '.join(cells)} |")
-    kept = [name for name in names if durable[name] and not failed[name]]
-    best = max(results.ratio(database, name, SHIPPED, load) for name in kept)
-    fastest = max(kept, key=lambda name: results.ratio(database, name, SHIPPED, load))
-    tail = results.median(database, SHIPPED, load, "p99") / results.median(database, fastest, load, "p99")
-    print(f"\nOf the best durable point ({fastest}) what is deployed has {1 / best:.2f} of the rate", end="")
-    print(f" (goal: at least 0.9) and {tail:.2f} times its p99 (goal: at most 1.5).")
+    best = next(point.name for point in there if point.durable and not failed[point.name])
+    rate, tail = 1 / found.ratio(best, load), 1 / found.ratio(best, load, "p99")
+    print(f"\nThe best durable point is: {best}. What is deployed has {rate:.2f} of its rate (goal: at least 0.9)")
+    print(f"and {tail:.2f} times its p99 (goal: at most 1.5).")
 
 
 def growth(results: list[Result]) -> None:
@@ -96,12 +106,11 @@ def growth(results: list[Result]) -> None:
 
 
 def show(measured: dict[str, list[Result]]) -> None:
-    if "results" in measured:
-        results = Results(measured["results"])
+    if every := measured.get("results"):
+        there = {one["database"] for one in every}
+        results = {database: Results(database, every) for database in NAMES if database in there}
         comparison(results)
-        for database in results.databases:
-            for load in results.loads:
-                if load[1] and len(results.values(database, results.points(database)[-1], load, "rate")):
-                    sweep(results, database, load)
-    if "growth" in measured:
-        growth(measured["growth"])
+        for database, found in results.items():
+            sweep(database, found)
+    if every := measured.get("growth"):
+        growth(every)
