@@ -118,9 +118,11 @@ def measure(archives: dict[str, Pair], options: argparse.Namespace) -> list[Resu
             pair, first = archives[database], 100
             for archive, chosen in zip(pair, (Point(SHIPPED), point), strict=True):
                 archive.set(chosen)
-            for clients, queries in COMPARISON if point.name == DEFAULTS else SWEEP:
-                done = compare(pair, clients, queries, first, options.images)
-                first += options.images
+            compared = point.name == DEFAULTS
+            for clients, queries in COMPARISON if compared else SWEEP:
+                share = options.images if compared else options.images // 2
+                done = compare(pair, clients, queries, first, share)
+                first += share
                 key = {"database": database, "beside": point.name, "load": [clients, queries], "round": number}
                 results += [key | {"shipped": which == 0} | one for which, one in enumerate(done)]
                 say(f"  {NAMES[database]}, {clients} clients{', mixed' * bool(queries)}: {line(done, point.name)}")
@@ -168,7 +170,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--databases", nargs="+", choices=list(NAMES), default=list(NAMES))
     parser.add_argument("--release", choices=["bookworm", "trixie"], default="trixie", help="of Debian")
-    parser.add_argument("--images", type=int, default=2000, help="for each load, point and round")
+    parser.add_argument("--images", type=int, default=2000, help="for a load in a round; the sweep takes half of them")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--points", type=int, help="only the first ones of each database")
     parser.add_argument("--growth", type=int, default=50000, help="how far archives are filled; 0 leaves it out")

@@ -40,8 +40,12 @@ class Point:
 
 
 def connections(number: int, **plugin: Any) -> Point:
-    how = ", socket" if plugin else ""
-    return Point(f"{number} connection{'s' * (number > 1)}{how}", plugin={"IndexConnectionsCount": number, **plugin})
+    return Point(
+        f"{number} connection{'s' * (number > 1)}{', socket' * bool(plugin)}",
+        plugin={"IndexConnectionsCount": number, **plugin},
+        # The roles count them; here they have to be let in.
+        server={"max_connections": number + 20} if number > 5 else {},
+    )
 
 
 def uri(rest: str) -> str:
