@@ -5,7 +5,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: help setup demo test test-quick test-mysql lint check verify secrets lsb-lock docs bench lock clean
+.PHONY: help setup demo test test-quick test-mysql test-matrix lint check verify secrets lsb-lock docs bench bench-database lock clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -45,7 +45,10 @@ docs: setup ## docs/variables.md out of the argument specs
 	python tools/variables.py > docs/variables.md
 
 bench: setup .venv/done-test ## how fast a deployment is, beside a shell script that does the same
-	python benchmarks/deploy.py
+	python -m benchmarks.deploy
+
+bench-database: setup .venv/done-test ## how fast images go into which database, and by which settings
+	python -m benchmarks.database $(BENCH)
 
 lock: ## requirements*.txt out of requirements*.in
 	uv pip compile --quiet --universal --python-version 3.11 --no-header requirements.in -o requirements.txt

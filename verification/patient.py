@@ -87,3 +87,4 @@ BIG = image("CT_small.dcm", "big", repeat=90)
 DELETED = image("MR_small.dcm", "deleted")
 STOWED = image("CT_small.dcm", "dicomweb")
 SENT = image("MR_small.dcm", "modality")
+TOGETHER = [image("MR_small.dcm", "together", number) for number in range(32)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import io
 import zipfile
@@ -12,7 +13,7 @@ from PIL import Image as Picture
 
 from verification.client import Client
 from verification.expect import expect
-from verification.patient import BIG, CT, DELETED, PATIENT_ID, PATIENT_NAME, ZIPPED, Image
+from verification.patient import BIG, CT, DELETED, PATIENT_ID, PATIENT_NAME, TOGETHER, ZIPPED, Image
 from verification.site import Site
 
 
@@ -59,6 +60,14 @@ def test_archive_is_unpacked(patient: Client) -> None:
             archive.writestr(f"{number}.dcm", image.content)
     got = {result["ID"] for result in upload(patient, buffer.getvalue())}
     expect("images out of a ZIP archive", {image.instance for image in ZIPPED}, got)
+
+
+def test_images_of_several_clients_at_a_time_are_accepted(patient: Client) -> None:
+    """A database can have its own mind about transactions that meet; MariaDB from 11.6.2 has, by its default."""
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = pool.map(lambda image: patient.post("/instances", data=image.content).status_code, TOGETHER)
+        refused = [status for status in answers if status != 200]
+    expect(f"answers other than 200 to {len(TOGETHER)} uploads", [], refused, "journalctl -u orthanc")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,83 @@
+"""One host of the lab, reached over SSH like any other, and the shipped playbook for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+SECRETS: dict[str, str] = yaml.safe_load((ROOT / "lab" / "secrets.yml").read_text(encoding="utf-8"))
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def run(*command: str, given: bytes = b"", environment: Mapping[str, str] | None = None) -> bytes:
+    """Run a command and return what it printed; end with the output if it fails."""
+    done = subprocess.run(
+        command,
+        input=given,
+        env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")} | dict(environment or {}),
+        cwd=ROOT,
+        capture_output=True,
+        timeout=600,
+        check=False,
+    )
+    if done.returncode:
+        output = (done.stdout + done.stderr).decode(errors="replace")[-6000:]
+        sys.exit(f"{output}\n{shlex.join(command)} ended with {done.returncode}")
+    return done.stdout
+
+
+class Host:
+    """The host ``pacs`` of a lab of its own.
+
+    :param name: of the lab.
+    :param inventory: the shipped one, of the folder ``inventories``.
+    :param variables: what the host has beyond it; passwords at least.
+    """
+
+    def __init__(self, name: str, inventory: str, variables: Mapping[str, Any], release: str = "trixie") -> None:
+        self.inventory = inventory
+        self.folder = ROOT / ".cache" / "lab" / name
+        self.definition = {
+            "lab_name": name,
+            "lab_fresh": True,
+            "lab_hosts": [{"name": "pacs", "release": release}],
+            "lab_vars": dict(variables),
+        }
+
+    def _lab(self, playbook: str) -> None:
+        run("ansible-playbook", f"lab/{playbook}.yml", "--extra-vars", json.dumps(self.definition))
+
+    def create(self) -> None:
+        self._lab("create")
+
+    def destroy(self) -> None:
+        self._lab("destroy")
+
+    def run(self, script: str, given: bytes = b"") -> bytes:
+        """Run a script as root on the host, over SSH like the playbook."""
+        hosts = yaml.safe_load((self.folder / "hosts.yml").read_text(encoding="utf-8"))
+        host: dict[str, Any] = hosts["all"]["hosts"]["pacs"]
+        options = shlex.split(host["ansible_ssh_common_args"])
+        login = f"{host['ansible_user']}@{host['ansible_host']}"
+        key = host["ansible_ssh_private_key_file"]
+        return run("ssh", "-i", key, *options, login, f"sudo sh -c {shlex.quote(script)}", given=given)
+
+    def deploy(self, **environment: str) -> bytes:
+        """Run the shipped playbook with the shipped inventory, over a connection that is new each time."""
+        with tempfile.TemporaryDirectory() as folder:
+            environment["ANSIBLE_SSH_CONTROL_PATH_DIR"] = folder
+            inventories = ("--inventory", f"inventories/{self.inventory}", "--inventory", str(self.folder))
+            return run("ansible-playbook", *inventories, "playbooks/site.yml", environment=environment)
