@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 
 import pytest
 import yaml
 
-from tests.hosts.conftest import ROOT, Lab, run
+from tests.hosts.conftest import ROOT, Lab
 
 INVENTORIES = sorted(path.parent.name for path in ROOT.glob("inventories/*/hosts.yml"))
 # The stand-ins of LSB binaries run on Debian 13 alone, with libraries that the hosts of that name carry.
@@ -35,9 +34,7 @@ def lab(inventory: str, method: str, release: str) -> Iterator[Lab]:
     each = {"release": release, "volumes": volumes}
     made = Lab("matrix", **dict.fromkeys(hosts(inventory), each), **BESIDES.get(method, {}))
     if method == "lsb":
-        given = ("-i", ROOT / "inventories" / inventory, "-i", made.folder)
-        variables = json.dumps(METHODS[method])
-        run("ansible-playbook", *given, "-e", variables, ROOT / "lab/stand-in/prepare.yml")
+        made.play("../lab/stand-in/prepare", METHODS[method], inventory=ROOT / "inventories" / inventory)
     yield made
     made.destroy()
 

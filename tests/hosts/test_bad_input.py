@@ -129,6 +129,11 @@ CASES = {
     "an option of a later release": Case(
         {"orthanc_settings": {"MaximumRequestBodySizeMB": 1}}, ["orthanc_settings.MaximumRequestBodySizeMB", "1.13.0"]
     ),
+    "a password that everybody tries": Case({"orthanc_users": {"jane": "changeme"}}, ["'jane'", "known-password"]),
+    "storing by anyone": Case(
+        {"orthanc_settings": {"DicomAlwaysAllowStore": True}}, ["DicomAlwaysAllowStore", "orthanc_accepted_risks"]
+    ),
+    "Orthanc's own HTTPS": Case({"orthanc_settings": {"SslEnabled": True}}, ["orthanc_settings.SslEnabled", "nginx"]),
     "an option that has a variable": Case(
         {"orthanc_settings": {"HttpPort": 80}}, ["orthanc_settings", "orthanc_http_port"]
     ),
