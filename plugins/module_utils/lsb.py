@@ -8,6 +8,7 @@ import concurrent.futures
 import hashlib
 import http.client
 import os
+import re
 import ssl
 import urllib.error
 import urllib.request
@@ -41,8 +42,10 @@ def paths(
     """Return the paths below the site's root, ``component/version/file``, of all that a release needs.
 
     :param wanted: plugins by name, each with its ``package`` and its ``library`` or list of them.
-    :raises MirrorError: if it is not known which version of a plugin goes with the release.
+    :raises MirrorError: if that is no release, or it is not known which version of a plugin goes with it.
     """
+    if not re.fullmatch(r"\d+\.\d+\.\d+", release):
+        raise MirrorError(f"orthanc_version: '{release}' is no release; the LSB binaries need one, such as '1.12.7'.")
     found = [f"orthanc/{release}/{program}" for program in ("Orthanc", "OrthancRecoverCompressedFile")]
     for name, plugin in wanted.items():
         version = version_of(name, plugin["package"], release, table, named)

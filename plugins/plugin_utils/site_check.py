@@ -71,6 +71,7 @@ OPTION_TYPES: dict[str, tuple[type, ...]] = {
     "list": (list,),
     "dict": (dict,),
 }
+_RELEASE = r"\d+\.\d+\.\d+"
 _URL = r"https?://[^\s/]+(/\S*)?"
 _NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -231,7 +232,7 @@ def orthanc(host: Host) -> Iterator[str]:
             yield f"{name}: '{value}' is not an absolute path without white space, quotes, colon or percent sign."
     if str(variables["orthanc_config_dir"]).rstrip("/") == "/etc/orthanc":
         yield "orthanc_config_dir: /etc/orthanc belongs to the packages, whose files collide with ours; choose another."
-    if variables["orthanc_version"] and not re.fullmatch(r"\d+\.\d+\.\d+", str(variables["orthanc_version"])):
+    if variables["orthanc_version"] and not re.fullmatch(_RELEASE, str(variables["orthanc_version"])):
         yield f"orthanc_version: '{variables['orthanc_version']}' is no release; write it like 1.12.7, with quotes."
 
 
@@ -356,8 +357,8 @@ def lsb(host: Host) -> Iterator[str]:
     if not release:
         yield "orthanc_version: it is empty, and orthanc_install_method lsb needs a release, such as '1.12.7'."
         return
-    if next(plugins(host), ""):
-        # They have been told; which files they would need is of no interest.
+    if next(plugins(host), "") or not re.fullmatch(_RELEASE, release):
+        # That has been told; which files they would need is of no interest.
         return
     wanted = {name: host.plugins[name] for name in variables["orthanc_plugins"]}
     database = host.databases.get(variables["orthanc_database"], {})

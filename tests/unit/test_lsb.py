@@ -172,5 +172,11 @@ def test_paths_of_any_release(release: str, names: set[str]) -> None:
             lsb.paths(release, wanted, VERSIONS, {})
 
 
+@pytest.mark.parametrize("release", ["", "1.12", "latest", "../1.12.7"])
+def test_paths_of_no_release(release: str) -> None:
+    with pytest.raises(lsb.MirrorError, match="is no release"):
+        lsb.paths(release, {}, VERSIONS, {})
+
+
 def test_named_version_wins() -> None:
     assert lsb.version_of("dicomweb", "orthanc-dicomweb", "1.12.7", VERSIONS, {"dicomweb": "1.21"}) == "1.21"

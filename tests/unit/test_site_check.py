@@ -270,6 +270,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (UPSTREAM | {"orthanc_apt_key": "/etc/apt/key.asc"}, "orthanc_apt_key", "neither a URL nor a public key"),
     # lsb
     (LSB | {"orthanc_version": ""}, "orthanc_version", "needs a release"),
+    (LSB | {"orthanc_version": "latest"}, "orthanc_version", "is no release"),
     (
         LSB | {"orthanc_version": "1.12.7"},
         "orthanc_lsb_checksums",
