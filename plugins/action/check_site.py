@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ansible.errors import AnsibleError
@@ -84,17 +85,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             if probe.get("failed") or probe.get("unreachable"):
                 return dict(probe)
             host.probe = probe
-            # So that no role has to ask again, which costs a second for each.
-            facts = {"pacs_release": f"{probe['distribution']}-{probe['release']}", "pacs_packages": probe["packages"]}
-            variables["ansible_facts"] = variables.get("ansible_facts", {}) | facts
-            missing = sorted(self._packages(parts, values, variables) - set(probe["packages"]))
-            result["ansible_facts"] = facts | {
-                "pacs_services": probe["services"],
-                # A dry run installs nothing, and each role tells what it would install.
-                "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),
-                "pacs_missing_packages": missing,
-                "pacs_apt_upstream": probe["apt_upstream"],
-            }
         # What is not of its type cannot be looked at more closely.
         problems += wrong or site_check.problems(host)
         if "orthanc" in roles and not wrong:
@@ -104,6 +94,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             name = variables["inventory_hostname"]
             lines = "".join(f"\n- {problem}" for problem in dict.fromkeys(problems))
             result.update(failed=True, msg=f"Nothing was changed. The inventory is wrong for host {name}:{lines}")
+        elif host.probe:
+            result["ansible_facts"] = self._facts(parts, values, variables, host.probe)
         result["changed"] = False
         return result
 
@@ -153,6 +145,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                         f" run `make secrets INVENTORY={self._inventory(variables)}`."
                     )
         return values, failed
+
+    def _facts(
+        self, roles: list[str], values: dict[str, Any], variables: dict[str, Any], probe: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return what was seen of the host, so that no role has to ask again, which costs a second for each."""
+        facts = {"pacs_release": f"{probe['distribution']}-{probe['release']}", "pacs_packages": probe["packages"]}
+        variables["ansible_facts"] = variables.get("ansible_facts", {}) | facts
+        missing = sorted(self._packages(roles, values, variables) - set(probe["packages"]))
+        return facts | {
+            "pacs_services": probe["services"],
+            # A dry run installs nothing, and each role tells what it would install.
+            "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),
+            "pacs_missing_packages": missing,
+            "pacs_apt_upstream": probe["apt_upstream"],
+        }
 
     def _packages(self, roles: list[str], values: dict[str, Any], variables: dict[str, Any]) -> set[str]:
         """Return what the roles install without looking at the host first, and without asking for a release."""
