@@ -406,10 +406,10 @@ def settings(host: Host) -> Iterator[str]:
     for name, value in host.variables["orthanc_settings"].items():
         if name in OWN_VARIABLE:
             yield f"orthanc_settings.{name}: this option has a variable of its own; set {OWN_VARIABLE[name]}."
-        elif name == "SslEnabled" and value is True and host.variables["orthanc_install_method"] == "apt":
+        elif name == "SslEnabled" and value is True:
             yield (
-                "orthanc_settings.SslEnabled: with the distribution's packages the first HTTPS connection ends Orthanc,"
-                " whose web server does not fit OpenSSL 3. Take it out, and let a host of the group nginx serve HTTPS."
+                "orthanc_settings.SslEnabled: HTTPS is served by nginx; with the distribution's packages the first such"
+                " connection would end Orthanc, whose web server does not fit OpenSSL 3. Take it out."
             )
         elif name in DATABASE_SECTIONS and host.variables["orthanc_database"] != DATABASE_SECTIONS[name]:
             yield f"orthanc_settings.{name}: orthanc_database is {host.variables['orthanc_database']}; take it out."
