@@ -17,7 +17,7 @@ demo: setup ## a throw-away host in a container with a verified Orthanc on it
 test: setup .venv/done-test ## everything: lint, unit tests, scenarios
 	@echo "Installs docker.io, mmdebstrap and openssh-client where they are missing, and starts a Docker engine if none runs."
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
-	pytest tests -n 3 --dist loadfile
+	pytest tests -n 3 --dist loadfile --durations 25
 
 test-quick: setup .venv/done-test ## what needs no host: lint, unit and contract tests
 	pytest tests/unit tests/contract

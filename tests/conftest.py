@@ -1,11 +1,25 @@
 """Lets the tests import the collection, from where `make setup` links this clone, and repeats them alike."""
 
 import sys
+from typing import Any
 
+import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from tests.repository import ROOT
 
 sys.path.insert(0, str(ROOT / ".cache" / "collections"))
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+class ByLab(LoadFileScheduling):  # type: ignore[misc]  # xdist carries no types
+    """Keeps the tests of a file on one worker, since they share a lab; each scenario has a lab of its own."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return nodeid if "test_scenario[" in nodeid else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLab:
+    return ByLab(config, log)
