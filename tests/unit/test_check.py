@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pathlib
 import re
+import resource
 import shutil
-import time
 from typing import Any
 
 import yaml
@@ -28,12 +28,13 @@ def check(folder: pathlib.Path, **hosts: dict[str, Any]) -> tuple[int, str]:
 
 
 def test_good_inventory_of_fifty_hosts(tmp_path: pathlib.Path) -> None:
-    start = time.monotonic()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     status, output = check(tmp_path)
     assert status == 0, output
     assert output.count("failed=0") == len(HOSTS)
-    # Goal: seconds, not minutes; on a machine that does other things too.
-    assert time.monotonic() - start < 60
+    # Goal: seconds, not minutes. Of the processor, since the machine does other things too, and shared by two of them.
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 120
 
 
 def test_everything_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
