@@ -27,7 +27,8 @@ VARIABLES = SECRETS | {
 QUERIES = tables.LOAD[1]
 # The loads: clients, and queries. Of the comparison in this order, so that each has found as many images.
 SWEEP = [tables.LOAD]
-COMPARISON = [*SWEEP, (8, QUERIES), (1, QUERIES), (4, 0), (8, 0), (1, 0)]
+CLOSER = [*SWEEP, (8, QUERIES)]
+COMPARISON = [*CLOSER, (1, QUERIES), (4, 0), (8, 0), (1, 0)]
 # So many images at a time go to the one host and then to the other, so that both see the same machine.
 SLICE = {"slice": 250, "small": 500}
 READS = ("QIDO-RS", "WADO-RS", "C-FIND")
@@ -128,9 +129,9 @@ def measure(archives: dict[str, Pair], options: argparse.Namespace) -> list[Resu
             pair, first = archives[database], 100
             for archive, chosen in zip(pair, (Point(SHIPPED), point), strict=True):
                 archive.set(chosen)
-            compared = point.name == DEFAULTS or options.points
-            for clients, queries in COMPARISON if compared else SWEEP:
-                share = options.images if compared else options.images // 2
+            whole = options.points or point.name == DEFAULTS
+            share = options.images if whole else options.images // 2
+            for clients, queries in CLOSER if options.points else COMPARISON if whole else SWEEP:
                 done = by_turns(pair, clients, queries, first, share)
                 first += share
                 key = {"database": database, "beside": point.name, "load": [clients, queries], "round": number}
@@ -182,7 +183,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--release", choices=["bookworm", "trixie"], default="trixie", help="of Debian")
     parser.add_argument("--images", type=int, default=2000, help="for a load in a round; the sweep takes half of them")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--points", nargs="+", help="only these (see points.py), and these under all loads")
+    parser.add_argument("--points", nargs="+", help="a closer look at these of points.py, with 8 clients too")
     parser.add_argument("--growth", type=int, default=50000, help="how far archives are filled; 0 leaves it out")
     parser.add_argument("--quick", action="store_true", help="a small round, to see that it works")
     parser.add_argument("--tables", action="store_true", help="only print what was measured last")
