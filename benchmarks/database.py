@@ -10,7 +10,7 @@ import argparse
 import json
 import pathlib
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from benchmarks import images, tables
@@ -27,9 +27,10 @@ VARIABLES = SECRETS | {
 QUERIES = tables.LOAD[1]
 # The loads: clients, and queries. Of the comparison in this order, so that each has found as many images.
 SWEEP = [tables.LOAD]
-COMPARISON = [*SWEEP, (8, QUERIES), (1, QUERIES), (4, 0), (8, 0), (1, 0)]
+CLOSER = [*SWEEP, (8, QUERIES)]
+COMPARISON = [*CLOSER, (1, QUERIES), (4, 0), (8, 0), (1, 0)]
 # So many images at a time go to the one host and then to the other, so that both see the same machine.
-SLICE = 250
+SLICE = {"slice": 250, "small": 500}
 READS = ("QIDO-RS", "WADO-RS", "C-FIND")
 
 Result = dict[str, Any]
@@ -91,26 +92,36 @@ def summary(parts: list[Result]) -> Result:
     }
 
 
-def compare(pair: Pair, clients: int, queries: int, first: int, images: int) -> list[Result]:
-    """Put a load on two archives, in slices by turns."""
-    parts: list[list[Result]] = [[], []]
-    for number, start in enumerate(range(first, first + images, SLICE)):
-        for which in (0, 1) if number % 2 else (1, 0):
-            size = min(SLICE, first + images - start)
-            parts[which].append(pair[which].load(size, clients, start, queries))
+def by_turns(
+    archives: Sequence[Archive], clients: int, queries: int, first: int, images: int, image: str = "slice"
+) -> list[Result]:
+    """Put a load on several archives, a slice on each by turns."""
+    parts: list[list[Result]] = [[] for _ in archives]
+    size = SLICE[image]
+    for number, start in enumerate(range(first, first + images, size)):
+        pairs = list(zip(archives, parts, strict=True))
+        for archive, part in reversed(pairs) if number % 2 else pairs:
+            part.append(archive.load(min(size, first + images - start), clients, start, queries, image))
     return [summary(part) for part in parts]
 
 
 def order(points: dict[str, list[Point]], backwards: bool) -> Iterator[tuple[str, Point]]:
-    """Go through the points of all databases in turns, but for those as deployed."""
+    """Go through the points of all databases in turns."""
     longest = max(map(len, points.values()))
-    for index in reversed(range(1, longest)) if backwards else range(1, longest):
+    for index in reversed(range(longest)) if backwards else range(longest):
         yield from ((database, chosen[index]) for database, chosen in points.items() if index < len(chosen))
 
 
 def measure(archives: dict[str, Pair], options: argparse.Namespace) -> list[Result]:
     """Measure every point beside what is deployed, in rounds; every second round goes backwards."""
-    points = {database: POINTS[database][: options.points] for database in archives}
+    points = {
+        database: [
+            point
+            for point in POINTS[database]
+            if point.name in (options.points or [point.name]) and point.name != SHIPPED
+        ]
+        for database in archives
+    }
     results = []
     for number in range(1, options.rounds + 1):
         say(f"Round {number} of {options.rounds}")
@@ -118,10 +129,10 @@ def measure(archives: dict[str, Pair], options: argparse.Namespace) -> list[Resu
             pair, first = archives[database], 100
             for archive, chosen in zip(pair, (Point(SHIPPED), point), strict=True):
                 archive.set(chosen)
-            compared = point.name == DEFAULTS
-            for clients, queries in COMPARISON if compared else SWEEP:
-                share = options.images if compared else options.images // 2
-                done = compare(pair, clients, queries, first, share)
+            whole = options.points or point.name == DEFAULTS
+            share = options.images if whole else options.images // 2
+            for clients, queries in CLOSER if options.points else COMPARISON if whole else SWEEP:
+                done = by_turns(pair, clients, queries, first, share)
                 first += share
                 key = {"database": database, "beside": point.name, "load": [clients, queries], "round": number}
                 results += [key | {"shipped": which == 0} | one for which, one in enumerate(done)]
@@ -143,20 +154,20 @@ def line(done: list[Result], name: str) -> str:
 def grow(archives: dict[str, Pair], options: argparse.Namespace) -> list[Result]:
     """Fill archives with small images, under mixed load, and note how they slow down."""
     results = []
-    for archive, _ in archives.values():
+    chosen = [archive for archive, _ in archives.values()]
+    for archive in chosen:
         archive.set(Point(SHIPPED))
     step = options.growth // 10
     for first in range(100, options.growth, step):
-        for database, (archive, _) in archives.items():
-            done = summary([archive.load(step, 4, first, QUERIES, image="small")])
-            results.append({"database": database, "images": first + step} | done)
-            say(f"  {NAMES[database]}, {first + step} images: {done['rate']:.0f}/s, p99 {done['p99']:.0f} ms")
+        for archive, done in zip(chosen, by_turns(chosen, *tables.LOAD, first, step, "small"), strict=True):
+            results.append({"database": archive.database, "images": first + step} | done)
+            say(f"  {NAMES[archive.database]}, {first + step} images: {done['rate']:.0f}/s, p99 {done['p99']:.0f} ms")
         keep(options, growth=results)
     return results
 
 
 def kept(options: argparse.Namespace) -> pathlib.Path:
-    return ROOT / ".cache" / f"bench-database-{options.release}.json"
+    return ROOT / ".cache" / f"bench-database-{options.release}{'-points' * bool(options.points)}.json"
 
 
 def keep(options: argparse.Namespace, **results: list[Result]) -> None:
@@ -172,7 +183,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--release", choices=["bookworm", "trixie"], default="trixie", help="of Debian")
     parser.add_argument("--images", type=int, default=2000, help="for a load in a round; the sweep takes half of them")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--points", type=int, help="only the first ones of each database")
+    parser.add_argument("--points", nargs="+", help="a closer look at these of points.py, with 8 clients too")
     parser.add_argument("--growth", type=int, default=50000, help="how far archives are filled; 0 leaves it out")
     parser.add_argument("--quick", action="store_true", help="a small round, to see that it works")
     parser.add_argument("--tables", action="store_true", help="only print what was measured last")

@@ -108,12 +108,11 @@ def timed(times: list[float], action: Callable[..., bool], *arguments: Any, **op
 def store(task: dict[str, Any], client: int, ready: Any, over: Any, results: Any) -> None:
     """Send this client's share of the images, one after the other."""
     images = Template(pathlib.Path(task["image"]))
-    share = task["images"] // task["clients"]
-    first = task["first"] + client * share
+    first, last = (task["first"] + task["images"] * end // task["clients"] for end in (client, client + 1))
     orthanc = Client(task)
     times: list[float] = []
     ready.wait()
-    failed = sum(timed(times, orthanc.ask, "POST", "/instances", images.fill(n)) for n in range(first, first + share))
+    failed = sum(timed(times, orthanc.ask, "POST", "/instances", images.fill(n)) for n in range(first, last))
     results.put(("store", times, failed))
 
 

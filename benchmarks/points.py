@@ -78,7 +78,7 @@ POINTS = {
     "mysql": [
         Point(SHIPPED),
         Point(DEFAULTS),
-        *(connections(number) for number in (1, 2, 5, 10, 20)),
+        *(connections(number) for number in (1, 2, 3, 5, 10, 20)),
         Point("socket", plugin=MYSQL_SOCKET),
         connections(1, **MYSQL_SOCKET),
         Point("buffer pool 128M", server={"innodb_buffer_pool_size": "128M"}),

@@ -28,6 +28,11 @@ class Results:
             return [one[what] for one in self.results if one["shipped"] and tuple(one["load"]) == load]
         return self._beside(point, load, what, False)
 
+    def loads(self, but: str = "") -> list[Load]:
+        """Return the loads, in their order, of all points but one."""
+        loads = {(one["load"][0], one["load"][1]) for one in self.results if one["beside"] != but}
+        return sorted(loads, key=lambda load: (load[1], load[0]))
+
     def _beside(self, point: str, load: Load, what: str, shipped: bool) -> list[float]:
         wanted = (point, load, shipped)
         return [one[what] for one in self.results if (one["beside"], tuple(one["load"]), one["shipped"]) == wanted]
@@ -44,30 +49,32 @@ class Results:
         return 1.0 if point == SHIPPED else statistics.median(self.ratios(point, load, what))
 
 
+def named(load: Load) -> str:
+    clients, queries = load
+    return f"{clients} client{'s' * (clients > 1)}{', mixed' * bool(queries)}"
+
+
 def comparison(results: dict[str, Results]) -> None:
     """Images per second and p99 of each database, as deployed and by the defaults."""
-    every = next(iter(results.values())).results
-    loads: list[Load] = sorted({(clients, queries) for clients, queries in (one["load"] for one in every)})
-    loads.sort(key=lambda load: load[1])
-    heads = [f"{clients} client{'s' * (clients > 1)}{', mixed' * bool(queries)}" for clients, queries in loads]
+    loads = next(iter(results.values())).loads()
+    heads = [named(load) for load in loads]
     print(f"| Images per second (p99 in ms) | {' | '.join(heads)} |\n| --- |{' ---: |' * len(heads)}")
     for database, found in results.items():
         for point in (SHIPPED, DEFAULTS):
             medians = [[found.median(point, load, what) for what in ("rate", "p99")] for load in loads]
-            print(
-                f"| {NAMES[database]}, {point} | {' | '.join(f'{rate:.0f} ({tail:.0f})' for rate, tail in medians)} |"
-            )
-        cells = [f"{1 / found.ratio(DEFAULTS, load):.2f}" for load in loads]
-        print(f"| ratio of the rates | {' | '.join(cells)} |")
+            cells = [f"{rate:.0f} ({tail:.0f})" for rate, tail in medians]
+            print(f"| {NAMES[database]}, {point} | {' | '.join(cells)} |")
+        for what in ("rate", "p99"):
+            cells = [f"{1 / found.ratio(DEFAULTS, load, what):.2f}" for load in loads]
+            print(f"| ratio of the {what} | {' | '.join(cells)} |")
 
 
-def sweep(database: str, found: Results) -> None:
-    """All points of a database under one mixed load, the fastest first."""
-    load = LOAD
+def sweep(database: str, found: Results, load: Load) -> None:
+    """All points of a database under one load, the fastest first."""
     failed = {point.name: sum(found.values(point.name, load, "failed")) for point in POINTS[database]}
-    there = [POINTS[database][0], *found.points]
+    there = [POINTS[database][0], *(point for point in found.points if found.values(point.name, load, "rate"))]
     there.sort(key=lambda point: -found.ratio(point.name, load))
-    heads = [f"{NAMES[database]}, {load[0]} clients, mixed", "Images per second", "To as deployed", "In each round"]
+    heads = [f"{NAMES[database]}, {named(load)}", "Images per second", "To as deployed", "In each round"]
     print(f"\n| {' | '.join(heads)} | p99 in ms | To as deployed | p99 of queries | Failed |")
     print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: |")
     for point in there:
@@ -109,8 +116,12 @@ def show(measured: dict[str, list[Result]]) -> None:
     if every := measured.get("results"):
         there = {one["database"] for one in every}
         results = {database: Results(database, every) for database in NAMES if database in there}
-        comparison(results)
+        compared = {name: found for name, found in results.items() if DEFAULTS in [one.name for one in found.points]}
+        if compared:
+            comparison(compared)
         for database, found in results.items():
-            sweep(database, found)
+            # By the defaults alone it is in the table above.
+            for load in found.loads(but=DEFAULTS):
+                sweep(database, found, load)
     if every := measured.get("growth"):
         growth(every)
