@@ -31,10 +31,10 @@ def lab(inventory: str, method: str, release: str) -> Iterator[Lab]:
     """Hosts for the inventory, and what the method needs beside them."""
     # A registry's images need a file system that can be laid over another.
     volumes = ["/var/lib/docker"] if method == "docker" else []
-    each = {"release": release, "volumes": volumes}
+    each = {"release": release, "volumes": volumes, "vars": METHODS[method]}
     made = Lab("matrix", **dict.fromkeys(hosts(inventory), each), **BESIDES.get(method, {}))
     if method == "lsb":
-        made.play("../lab/stand-in/prepare", METHODS[method], inventory=ROOT / "inventories" / inventory)
+        made.play("../lab/stand-in/prepare", inventory=ROOT / "inventories" / inventory)
     yield made
     made.destroy()
 
@@ -43,11 +43,11 @@ def lab(inventory: str, method: str, release: str) -> Iterator[Lab]:
 @pytest.mark.parametrize("inventory", INVENTORIES)
 def test_matrix(lab: Lab, inventory: str, method: str) -> None:
     path = ROOT / "inventories" / inventory
-    lab.play(inventory=path, variables=METHODS[method], arguments=["--check", "--diff"])
-    lab.play(inventory=path, variables=METHODS[method])
-    again = lab.play(inventory=path, variables=METHODS[method]).stdout
+    lab.play(inventory=path, arguments=["--check", "--diff"])
+    lab.play(inventory=path)
+    again = lab.play(inventory=path).stdout
     assert set(re.findall(r" changed=(\d+) ", again)) == {"0"}, again
-    verified = lab.play("verify", inventory=path, variables=METHODS[method]).stdout
+    verified = lab.play("verify", inventory=path).stdout
     found = re.search(r"(\d+) passed.*", verified)
     assert found, verified
     print(f"{inventory}, {method}, {release_of(lab)}: {found[0]}")
