@@ -161,7 +161,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),
             "pacs_missing_packages": missing,
             "pacs_apt_upstream": probe["apt_upstream"],
-            "pacs_orthanc": {"command": [values["program"]], "installed": True, **probe["binary"]}
+            "pacs_orthanc": {"command": [self._program(roles, values, variables)], "installed": True, **probe["binary"]}
             if probe["binary"]["version"]
             else {},
         }
