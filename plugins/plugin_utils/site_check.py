@@ -48,6 +48,7 @@ ENGINE_VARIABLE = {
 }
 RANGES = {
     "orthanc_database_connections": (1, 100),
+    "nginx_ban_after": (0, 1000),
     "nginx_timeout": (1, 86400),
     "orthanc_lsb_keep": (1, 100),
     "mysql_reserved_connections": (1, 10_000),
@@ -525,6 +526,56 @@ def site(host: Host) -> Iterator[str]:
         yield from _certificate(str(certificate), str(key), name)
 
 
+def entry(host: Host) -> Iterator[str]:
+    """Who may enter the site, from where, and with what."""
+    variables = host.variables
+    machines, users = variables["nginx_client_names"], variables["nginx_users"]
+    for name in variables["nginx_readonly_users"]:
+        if name not in [*users, *machines]:
+            yield f"nginx_readonly_users: there is no user '{name}'.{nearest(str(name), [*map(str, users), *machines])}"
+    for client in variables["nginx_allowed_clients"]:
+        try:
+            ipaddress.ip_network(client)
+        except ValueError as error:
+            yield f"nginx_allowed_clients: {error}; write it like 192.0.2.7 or 192.0.2.0/24."
+    authority = str(variables["nginx_client_ca"])
+    if authority:
+        yield from _pem("nginx_client_ca", authority)
+    for name in machines:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}", name):
+            yield (
+                f"nginx_client_names: '{name}' is no common name of a machine;"
+                " it has up to 64 letters, digits, blanks, '.', '_' and '-'."
+            )
+        if name in users:
+            yield f"nginx_client_names: '{name}' is a user as well, and the audit trail could not tell them apart."
+    if machines and not authority:
+        yield "nginx_client_ca: it is empty while nginx_client_names lets certificates in; give the authority's."
+    if authority and not machines and variables["nginx_client_certificate"] == "optional":
+        yield (
+            "nginx_client_names: it is empty, so certificates of nginx_client_ca would let nobody in;"
+            " name machines, or set nginx_client_certificate to required."
+        )
+    if not authority and variables["nginx_client_certificate"] == "required":
+        yield "nginx_client_ca: it is empty while nginx_client_certificate is required; give the authority's."
+
+
+def _pem(variable: str, text: str) -> Iterator[str]:
+    """Certificates that are no PEM text or not valid today."""
+    try:
+        found = x509.load_pem_x509_certificates(text.encode())
+    except ValueError:
+        yield f"{variable}: this is no certificate in PEM form; give its text, not its path."
+        return
+    now = datetime.datetime.now(datetime.UTC)
+    for certificate in found:
+        whose = certificate.subject.rfc4514_string()
+        if certificate.not_valid_after_utc < now:
+            yield f"{variable}: that of '{whose}' expired on {certificate.not_valid_after_utc:%Y-%m-%d}; get a new one."
+        if certificate.not_valid_before_utc > now:
+            yield f"{variable}: that of '{whose}' is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}."
+
+
 def _certificate(certificate: str, key: str, name: str) -> Iterator[str]:
     try:
         leaf = x509.load_pem_x509_certificates(certificate.encode())[0]
@@ -643,7 +694,7 @@ def problems(host: Host) -> Iterator[str]:
         checks += [orthanc, container, database, plugins, settings, modalities, verification]
         checks += [lsb] if host.method == "lsb" else [upstream] if host.upstream else []
     if host.has("nginx"):
-        checks.append(site)
+        checks += [site, entry]
     if host.has("docker_engine"):
         checks.append(engine)
     for check in [*checks, machine]:

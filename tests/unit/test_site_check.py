@@ -208,6 +208,23 @@ def test_options_of_plugins_are_reached() -> None:
     assert problems(orthanc_settings=settings) == []
 
 
+MACHINES: dict[str, Any] = {"nginx_client_ca": pair(("ca.example.org",))[0], "nginx_client_names": ["ct 1.a_b-c"]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        MACHINES,
+        MACHINES | {"nginx_readonly_users": ["admin", "ct 1.a_b-c"], "nginx_client_certificate": "required"},
+        MACHINES | {"nginx_client_ca": pair(("a",))[0] + pair(("b",))[0]},
+        MACHINES | {"nginx_client_names": [], "nginx_client_certificate": "required"},
+        {"nginx_allowed_clients": ["192.0.2.7", "192.0.2.0/24", "2001:db8::/32"], "nginx_ban_after": 10},
+    ],
+)
+def test_good_entry(changes: dict[str, Any]) -> None:
+    assert problems(**changes) == []
+
+
 DOCKER: dict[str, Any] = {"orthanc_install_method": "docker"}
 
 
@@ -447,6 +464,20 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (tls(("other.example.org",)), "nginx_tls_certificate", "it is for other.example.org, not for"),
     (tls(("*.org",)), "nginx_tls_certificate", "it is for *.org, not for"),
     (tls(()), "nginx_tls_certificate", "it is for no name"),
+    # entry
+    ({"nginx_readonly_users": ["admni"]}, "nginx_readonly_users", "Did you mean 'admin'?"),
+    ({"nginx_allowed_clients": ["clinic.example.org"]}, "nginx_allowed_clients", "like 192.0.2.7 or 192.0.2.0/24"),
+    ({"nginx_allowed_clients": ["192.0.2.7/24"]}, "nginx_allowed_clients", "has host bits set"),
+    (MACHINES | {"nginx_client_ca": "/etc/ssl/ca.crt"}, "nginx_client_ca", "no certificate in PEM form"),
+    (MACHINES | {"nginx_client_ca": pair(("ca.example.org",), -9, -2)[0]}, "nginx_client_ca", "expired on"),
+    (MACHINES | {"nginx_client_ca": pair(("ca.example.org",), 2, 9)[0]}, "nginx_client_ca", "is not valid before"),
+    (MACHINES | {"nginx_client_ca": ""}, "nginx_client_ca", "while nginx_client_names lets certificates in"),
+    (MACHINES | {"nginx_client_names": []}, "nginx_client_names", "would let nobody in"),
+    (MACHINES | {"nginx_client_names": ['ct"1']}, "nginx_client_names", "no common name of a machine"),
+    (MACHINES | {"nginx_client_names": ["admin"]}, "nginx_client_names", "is a user as well"),
+    ({"nginx_client_certificate": "required"}, "nginx_client_ca", "while nginx_client_certificate is required"),
+    ({"nginx_ban_after": -1}, "nginx_ban_after", "out of range"),
+    ({"nginx_ban_after": 1001}, "nginx_ban_after", "out of range"),
     # verification
     ({"verification_modality": "cta"}, "verification_modality", "Did you mean 'ct'?"),
     # the host itself
@@ -513,6 +544,12 @@ def test_misspelled(name: str, part: str) -> None:
         ("orthanc_docker_volumes", "/srv:/srv"),
         ("docker_engine_log_options", ["max-size=1m"]),
         ("docker_engine_live_restore", "perhaps"),
+        ("nginx_readonly_users", "guest"),
+        ("nginx_allowed_clients", "192.0.2.0/24"),
+        ("nginx_client_names", "ct1"),
+        ("nginx_client_certificate", "perhaps"),
+        ("nginx_ban_after", "ten"),
+        ("nginx_audit_query", "perhaps"),
     ],
 )
 def test_wrong_type_or_choice(name: str, value: Any) -> None:
