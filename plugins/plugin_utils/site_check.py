@@ -32,6 +32,10 @@ OWN_VARIABLE = {
     "DicomAet": "orthanc_aet",
     "DicomModalities": "orthanc_modalities",
     "DicomPort": "orthanc_dicom_port",
+    "DicomTlsCertificate": "orthanc_dicom_tls_certificate",
+    "DicomTlsPrivateKey": "orthanc_dicom_tls_private_key",
+    "DicomTlsRemoteCertificateRequired": "orthanc_dicom_tls_remote_certificate_required",
+    "DicomTlsTrustedCertificates": "orthanc_dicom_tls_trusted",
     "HttpPort": "orthanc_http_port",
     "IndexDirectory": "orthanc_index_dir",
     "Name": "orthanc_name",
@@ -510,6 +514,32 @@ def modalities(host: Host) -> Iterator[str]:
             )
 
 
+def dicom_tls(host: Host) -> Iterator[str]:
+    """What encrypted DICOM needs, on this side and for the modalities that are sent to."""
+    variables = host.variables
+    certificate, trusted = (variables[f"orthanc_dicom_tls_{name}"] for name in ("certificate", "trusted"))
+    yield from _pair("orthanc_dicom_tls", variables)
+    if trusted:
+        yield from _pem("orthanc_dicom_tls_trusted", str(trusted))
+    for name, modality in variables["orthanc_modalities"].items():
+        if isinstance(modality, dict) and modality.get("UseDicomTls") and not (certificate and trusted):
+            yield (
+                f"orthanc_modalities.{name}: UseDicomTls needs orthanc_dicom_tls_certificate, and"
+                " orthanc_dicom_tls_trusted to know the modality by."
+            )
+    if certificate and not trusted and variables["orthanc_dicom_tls_remote_certificate_required"]:
+        yield (
+            "orthanc_dicom_tls_trusted: it is empty, so no modality could get in; give the certificates to know them by,"
+            " or set orthanc_dicom_tls_remote_certificate_required to false."
+        )
+    newest = variables["orthanc_dicom_tls_minimum_version"] == "1.3"
+    if newest and host.orthanc_version and version_tuple(host.orthanc_version) < (1, 12, 4):
+        yield (
+            f"orthanc_dicom_tls_minimum_version: Orthanc {host.orthanc_version} cannot be told so, which came with"
+            " 1.12.4; set it to '1.2'."
+        )
+
+
 def site(host: Host) -> Iterator[str]:
     """The public face: name, prefix and certificate."""
     variables = host.variables
@@ -518,12 +548,8 @@ def site(host: Host) -> Iterator[str]:
         yield f"nginx_server_name: '{name}' is neither a host name nor an address."
     if not _PREFIX.fullmatch(str(variables["nginx_prefix"])):
         yield f"nginx_prefix: '{variables['nginx_prefix']}' has to begin and end with a slash, as in /orthanc/."
-    certificate, key = variables["nginx_tls_certificate"], variables["nginx_tls_private_key"]
-    if bool(certificate) != bool(key):
-        given, missing = ("certificate", "private_key") if certificate else ("private_key", "certificate")
-        yield f"nginx_tls_{missing}: it is missing while nginx_tls_{given} is given; give both or neither."
-    elif certificate:
-        yield from _certificate(str(certificate), str(key), name)
+    yield from _pair("nginx_tls", variables)
+    yield from _names(str(variables["nginx_tls_certificate"]), name)
 
 
 def entry(host: Host) -> Iterator[str]:
@@ -576,25 +602,41 @@ def _pem(variable: str, text: str) -> Iterator[str]:
             yield f"{variable}: that of '{whose}' is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}."
 
 
-def _certificate(certificate: str, key: str, name: str) -> Iterator[str]:
+def _pair(prefix: str, variables: Variables) -> Iterator[str]:
+    """A certificate and its private key, which are a pair, in form and valid, or are both left out."""
+    certificate, key = (str(variables[f"{prefix}_{name}"]) for name in ("certificate", "private_key"))
+    if bool(certificate) != bool(key):
+        given, missing = ("certificate", "private_key") if certificate else ("private_key", "certificate")
+        yield f"{prefix}_{missing}: it is missing while {prefix}_{given} is given; give both or neither."
+        return
+    if not certificate:
+        return
     try:
         leaf = x509.load_pem_x509_certificates(certificate.encode())[0]
     except ValueError:
-        yield "nginx_tls_certificate: this is no certificate in PEM form."
+        yield f"{prefix}_certificate: this is no certificate in PEM form."
         return
     try:
         private = serialization.load_pem_private_key(key.encode(), password=None)
     except (ValueError, TypeError):
-        yield "nginx_tls_private_key: this is no private key in PEM form without a pass phrase."
+        yield f"{prefix}_private_key: this is no private key in PEM form without a pass phrase."
         return
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if leaf.public_key().public_bytes(*form) != private.public_key().public_bytes(*form):
-        yield "nginx_tls_private_key: it does not belong to nginx_tls_certificate; give the pair."
+        yield f"{prefix}_private_key: it does not belong to {prefix}_certificate; give the pair."
     now = datetime.datetime.now(datetime.UTC)
     if leaf.not_valid_after_utc < now:
-        yield f"nginx_tls_certificate: it expired on {leaf.not_valid_after_utc:%Y-%m-%d}; get a new one."
+        yield f"{prefix}_certificate: it expired on {leaf.not_valid_after_utc:%Y-%m-%d}; get a new one."
     if leaf.not_valid_before_utc > now:
-        yield f"nginx_tls_certificate: it is not valid before {leaf.not_valid_before_utc:%Y-%m-%d}."
+        yield f"{prefix}_certificate: it is not valid before {leaf.not_valid_before_utc:%Y-%m-%d}."
+
+
+def _names(certificate: str, name: str) -> Iterator[str]:
+    """A certificate of the site that is for another name."""
+    try:
+        leaf = x509.load_pem_x509_certificates(certificate.encode())[0]
+    except ValueError:
+        return
     try:
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         names = [
@@ -691,7 +733,7 @@ def problems(host: Host) -> Iterator[str]:
     """All that is wrong with a host whose variables have the right types."""
     checks: list[Check] = [ports, ranges, users]
     if host.has("orthanc"):
-        checks += [orthanc, container, database, plugins, settings, modalities, verification]
+        checks += [orthanc, container, database, plugins, settings, modalities, dicom_tls, verification]
         checks += [lsb] if host.method == "lsb" else [upstream] if host.upstream else []
     if host.has("nginx"):
         checks += [site, entry]

@@ -92,6 +92,12 @@ def tls(*arguments: Any) -> dict[str, str]:
     return dict(zip(("nginx_tls_certificate", "nginx_tls_private_key"), pair(*arguments), strict=True))
 
 
+def dicom_tls(*arguments: Any) -> dict[str, str]:
+    certificate, key = pair(*arguments)
+    given = {"certificate": certificate, "private_key": key, "trusted": pair(("ca.example.org",))[0]}
+    return {f"orthanc_dicom_tls_{name}": text for name, text in given.items()}
+
+
 def modality(**changes: Any) -> dict[str, Any]:
     return {"orthanc_modalities": {"ct": {"AET": "CT1", "Host": "192.0.2.7", "Port": 104} | changes}}
 
@@ -118,6 +124,8 @@ def modality(**changes: Any) -> dict[str, Any]:
         tls(("*.example.org",)),
         {"nginx_server_name": "PACS.example.org", **tls()},
         {"nginx_server_name": "192.0.2.1", **tls(("192.0.2.1",))},
+        dicom_tls() | modality(UseDicomTls=True) | {"orthanc_dicom_tls_minimum_version": "1.3"},
+        dicom_tls() | {"orthanc_dicom_tls_trusted": "", "orthanc_dicom_tls_remote_certificate_required": False},
         {"verification_modality": ""},
         {"free": 2**30},
     ],
@@ -464,6 +472,23 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (tls(("other.example.org",)), "nginx_tls_certificate", "it is for other.example.org, not for"),
     (tls(("*.org",)), "nginx_tls_certificate", "it is for *.org, not for"),
     (tls(()), "nginx_tls_certificate", "it is for no name"),
+    # dicom_tls
+    (dicom_tls() | {"orthanc_dicom_tls_private_key": ""}, "orthanc_dicom_tls_private_key", "it is missing"),
+    (dicom_tls() | {"orthanc_dicom_tls_certificate": ""}, "orthanc_dicom_tls_certificate", "it is missing"),
+    (dicom_tls() | {"orthanc_dicom_tls_certificate": "/a.crt"}, "orthanc_dicom_tls_certificate", "no certificate in"),
+    (dicom_tls() | {"orthanc_dicom_tls_private_key": "/a.key"}, "orthanc_dicom_tls_private_key", "no private key in"),
+    (dicom_tls() | {"orthanc_dicom_tls_private_key": pair(("b",))[1]}, "orthanc_dicom_tls_private_key", "not belong"),
+    (dicom_tls(("pacs",), -9, -2), "orthanc_dicom_tls_certificate", "it expired on"),
+    (dicom_tls(("pacs",), 2, 9), "orthanc_dicom_tls_certificate", "it is not valid before"),
+    (dicom_tls() | {"orthanc_dicom_tls_trusted": "/ca.crt"}, "orthanc_dicom_tls_trusted", "no certificate in PEM form"),
+    (dicom_tls() | {"orthanc_dicom_tls_trusted": pair(("b",), -9, -2)[0]}, "orthanc_dicom_tls_trusted", "expired on"),
+    (dicom_tls() | {"orthanc_dicom_tls_trusted": ""}, "orthanc_dicom_tls_trusted", "no modality could get in"),
+    (modality(UseDicomTls=True), "orthanc_modalities.ct", "UseDicomTls needs orthanc_dicom_tls_certificate"),
+    (
+        dicom_tls() | {"orthanc_dicom_tls_minimum_version": "1.3", "orthanc": "1.10.1"},
+        "orthanc_dicom_tls_minimum_version",
+        "Orthanc 1.10.1 cannot be told so",
+    ),
     # entry
     ({"nginx_readonly_users": ["admni"]}, "nginx_readonly_users", "Did you mean 'admin'?"),
     ({"nginx_allowed_clients": ["clinic.example.org"]}, "nginx_allowed_clients", "like 192.0.2.7 or 192.0.2.0/24"),
@@ -544,6 +569,8 @@ def test_misspelled(name: str, part: str) -> None:
         ("orthanc_docker_volumes", "/srv:/srv"),
         ("docker_engine_log_options", ["max-size=1m"]),
         ("docker_engine_live_restore", "perhaps"),
+        ("orthanc_dicom_tls_remote_certificate_required", "perhaps"),
+        ("orthanc_dicom_tls_minimum_version", "1.1"),
         ("nginx_readonly_users", "guest"),
         ("nginx_allowed_clients", "192.0.2.0/24"),
         ("nginx_client_names", "ct1"),
