@@ -22,6 +22,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import settings_check
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 Variables = Mapping[str, Any]
 Check = Callable[["Host"], Iterator[str]]
@@ -395,6 +396,28 @@ def notices(host: Host) -> Iterator[str]:
         variables = host.variables
         yield from settings_check.notices(
             variables["orthanc_settings"], variables["orthanc_settings_unchecked"], host.asked, host.known
+        )
+        if variables["orthanc_dicom_tls_certificate"]:
+            yield from _dicom_tls_notices(host)
+
+
+def _dicom_tls_notices(host: Host) -> Iterator[str]:
+    variables, release = host.variables, host.asked.release
+    required = "orthanc_dicom_tls_remote_certificate_required"
+    if not variables[required] and release and version_tuple(release) < (1, 12, 4):
+        yield (
+            f"{required}: Orthanc {release} takes false for 'verify a certificate if there is one';"
+            " from 1.12.4 on it is 'ask for none'."
+        )
+    try:
+        key = serialization.load_pem_private_key(str(variables["orthanc_dicom_tls_private_key"]).encode(), None)
+    except (ValueError, TypeError):
+        return
+    # Seen with 1.10.1 and 1.12.7: all of its ciphers for 1.2 are for RSA.
+    if variables["orthanc_dicom_tls_minimum_version"] == "1.2" and not isinstance(key, rsa.RSAPrivateKey):
+        yield (
+            "orthanc_dicom_tls_private_key: with a key other than RSA Orthanc takes TLS 1.3 only, and modalities that"
+            " know no more than 1.2 stay outside."
         )
 
 

@@ -8,17 +8,18 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import NameOID
 
 
-def pem(name: str, days: int = 30, by: tuple[str, str] | None = None) -> tuple[str, str]:
+def pem(name: str, days: int = 30, by: tuple[str, str] | None = None, old: bool = False) -> tuple[str, str]:
     """Make a certificate for a name or an address, and its key.
 
     :param days: from now on, how long it is valid; negative for one that has expired.
     :param by: certificate and key of the authority that signs it, else it signs itself and may sign others.
+    :param old: with an RSA key, which Orthanc needs for DICOM over TLS 1.2.
     """
-    key = ec.generate_private_key(ec.SECP256R1())
+    key = rsa.generate_private_key(65537, 2048) if old else ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     now = datetime.datetime.now(datetime.UTC)
     try:

@@ -18,7 +18,11 @@ from tests.hosts.conftest import QUICKSTART, Lab
 LAB = {"name": "dicom-tls", "pacs": "trixie", "old": "bookworm"}
 HOSTS = ("pacs", "old")
 AUTHORITY, FOREIGN = pem("Clinic"), pem("Clinic")
-PAIRS = {"orthanc": pem("orthanc", by=AUTHORITY), "ct": pem("ct", by=AUTHORITY), "foreign": pem("ct", by=FOREIGN)}
+PAIRS = {
+    "orthanc": pem("orthanc", by=AUTHORITY, old=True),
+    "ct": pem("ct", by=AUTHORITY),
+    "foreign": pem("ct", by=FOREIGN),
+}
 TLS = {
     "orthanc_dicom_tls_certificate": PAIRS["orthanc"][0],
     "orthanc_dicom_tls_private_key": PAIRS["orthanc"][1],
@@ -95,6 +99,7 @@ def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
         for name, text in (texts | {"ca.crt": AUTHORITY[0]}).items():
             lab.shell(f"mkdir -p /root/tls; cat > /root/tls/{name} <<'END'\n{text}END", host)
         lab.shell("apt-get install -y -q --no-install-recommends dcmtk", host)
+    for host in HOSTS:
         assert made.echo(host, newest=None), "in plain DICOM, so that its refusal later means something"
         assert made.echoscu(host, "")
     made.deploy(**TLS, orthanc_modalities=made.modalities)

@@ -13,7 +13,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils import settings_chec
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.settings_check import OWN_VARIABLE
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -77,9 +77,11 @@ def problems(
 
 
 @functools.cache
-def pair(names: tuple[str, ...] = ("pacs.example.org",), first: int = -1, last: int = 30) -> tuple[str, str]:
-    """Make a certificate for some names, valid between two days from now, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def pair(
+    names: tuple[str, ...] = ("pacs.example.org",), first: int = -1, last: int = 30, old: bool = False
+) -> tuple[str, str]:
+    """Make a certificate for some names, valid between two days from now, and its key, of RSA if it is old."""
+    key = rsa.generate_private_key(65537, 2048) if old else ec.generate_private_key(ec.SECP256R1())
     who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
     now = datetime.datetime.now(datetime.UTC)
     builder = (
@@ -101,8 +103,8 @@ def tls(*arguments: Any) -> dict[str, str]:
     return dict(zip(("nginx_tls_certificate", "nginx_tls_private_key"), pair(*arguments), strict=True))
 
 
-def dicom_tls(*arguments: Any) -> dict[str, str]:
-    certificate, key = pair(*arguments)
+def dicom_tls(*arguments: Any, old: bool = True) -> dict[str, str]:
+    certificate, key = pair(*arguments, old=old)
     given = {"certificate": certificate, "private_key": key, "trusted": pair(("ca.example.org",))[0]}
     return {f"orthanc_dicom_tls_{name}": text for name, text in given.items()}
 
@@ -181,21 +183,25 @@ def notices(**changes: Any) -> list[str]:
         ({"orthanc_install_method": "docker", "orthanc_settings": {"DicomWeb": {"New": 1}}}, "New is nothing that"),
         ({"orthanc_settings_unchecked": {"New": 1, "Newer": 2}}, "New, Newer is passed on without a check"),
         (
-            {"orthanc_version": "1.10.1", "orthanc_settings": {"DicomTlsRemoteCertificateRequired": False}},
+            dicom_tls() | {"orthanc_version": "1.10.1", "orthanc_dicom_tls_remote_certificate_required": False},
             "verify a certificate if there is one",
         ),
+        (dicom_tls(old=False), "with a key other than RSA Orthanc takes TLS 1.3 only"),
         ({"orthanc_version": "1.13.0", "orthanc_settings": {"ZipLoaderThreads": 4}}, "does not use it any more"),
     ],
 )
 def test_notice(changes: dict[str, Any], part: str) -> None:
     (notice,) = notices(**changes)
-    assert notice.startswith("orthanc_settings")
+    assert notice.startswith(("orthanc_settings", "orthanc_dicom_tls"))
     assert part in notice
 
 
 def test_nothing_to_notice() -> None:
     assert notices() == []
-    assert notices(orthanc_version="1.12.7", orthanc_settings={"DicomTlsRemoteCertificateRequired": False}) == []
+    lax = {"orthanc_dicom_tls_remote_certificate_required": False}
+    assert notices(orthanc_version="1.12.7", **dicom_tls(), **lax) == []
+    assert notices(orthanc_version="1.10.1", **lax) == []
+    assert notices(**dicom_tls(old=False), orthanc_dicom_tls_minimum_version="1.3") == []
     assert notices(orthanc_settings={"DicomWeb": {"New": 1}}) == []
 
 
