@@ -403,21 +403,28 @@ def notices(host: Host) -> Iterator[str]:
 
 def _dicom_tls_notices(host: Host) -> Iterator[str]:
     variables, release = host.variables, host.asked.release
+    if not release or version_tuple(release) >= (1, 12, 4):
+        return
     required = "orthanc_dicom_tls_remote_certificate_required"
-    if not variables[required] and release and version_tuple(release) < (1, 12, 4):
+    if not variables[required]:
         yield (
             f"{required}: Orthanc {release} takes false for 'verify a certificate if there is one';"
             " from 1.12.4 on it is 'ask for none'."
+        )
+    if host.method != "apt":
+        yield (
+            f"orthanc_dicom_tls_minimum_version: Orthanc {release} of these binaries cannot be told, and may take"
+            " TLS 1.0; use 1.12.4 or newer."
         )
     try:
         key = serialization.load_pem_private_key(str(variables["orthanc_dicom_tls_private_key"]).encode(), None)
     except (ValueError, TypeError):
         return
-    # Seen with 1.10.1 and 1.12.7: all of its ciphers for 1.2 are for RSA.
-    if variables["orthanc_dicom_tls_minimum_version"] == "1.2" and not isinstance(key, rsa.RSAPrivateKey):
+    # Seen with 1.10.1: all of its ciphers for 1.2 are for RSA.
+    if not isinstance(key, rsa.RSAPrivateKey):
         yield (
-            "orthanc_dicom_tls_private_key: with a key other than RSA Orthanc takes TLS 1.3 only, and modalities that"
-            " know no more than 1.2 stay outside."
+            f"orthanc_dicom_tls_private_key: with a key other than RSA Orthanc {release} takes TLS 1.3 only, and"
+            " modalities that know no more than 1.2 stay outside."
         )
 
 

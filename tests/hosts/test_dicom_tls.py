@@ -1,4 +1,4 @@
-"""DICOM over TLS on both releases: who gets in, with which certificate, and how Orthanc sends; and the sandbox."""
+"""DICOM over TLS on both releases: who gets in, with which certificate, and how Orthanc sends."""
 
 from __future__ import annotations
 
@@ -15,17 +15,22 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from tests.hosts.certificates import pem
 from tests.hosts.conftest import QUICKSTART, Lab
 
+# The old versions are what it is about.
+pytestmark = pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 LAB = {"name": "dicom-tls", "pacs": "trixie", "old": "bookworm"}
 HOSTS = ("pacs", "old")
 AUTHORITY, FOREIGN = pem("Clinic"), pem("Clinic")
 PAIRS = {
-    "orthanc": pem("orthanc", by=AUTHORITY, old=True),
+    "pacs": pem("pacs", by=AUTHORITY),
+    # The older release speaks TLS 1.2 with RSA only.
+    "old": pem("old", by=AUTHORITY, old=True),
     "ct": pem("ct", by=AUTHORITY),
     "foreign": pem("ct", by=FOREIGN),
 }
 TLS = {
-    "orthanc_dicom_tls_certificate": PAIRS["orthanc"][0],
-    "orthanc_dicom_tls_private_key": PAIRS["orthanc"][1],
+    "pairs": PAIRS,
+    "orthanc_dicom_tls_certificate": "{{ pairs[inventory_hostname][0] }}",
+    "orthanc_dicom_tls_private_key": "{{ pairs[inventory_hostname][1] }}",
     "orthanc_dicom_tls_trusted": AUTHORITY[0],
 }
 
@@ -127,8 +132,8 @@ def test_certificates_by_dcmtk(site: Site, host: str) -> None:
 @pytest.mark.parametrize("host, other", [HOSTS, HOSTS[::-1]])
 def test_orthanc_sends_over_tls(site: Site, host: str, other: str) -> None:
     login = f"user = {json.dumps('admin:' + site.lab.secrets['vault_orthanc_admin_password'], ensure_ascii=False)}"
-    ask = f"curl --silent --fail --config - --data '' http://127.0.0.1:8042/modalities/{other}/echo; echo $?"
-    assert site.lab.shell(f"{ask} <<'END'\n{login}\nEND", host).endswith("0\n")
+    ask = f"curl --silent --fail --config - --data '' http://127.0.0.1:8042/modalities/{other}/echo"
+    assert site.lab.shell(f"{ask} <<'END'\n{login}\nEND\necho $?", host).endswith("0\n")
 
 
 @pytest.mark.parametrize("host", HOSTS)
@@ -153,3 +158,12 @@ def test_newest_version_only(site: Site) -> None:
         check=False,
     )
     assert "cannot be told so" in done.stdout
+
+
+def test_old_versions_are_within_reach_of_these_tests(site: Site) -> None:
+    """Orthanc left alone takes them."""
+    certificate, key = PAIRS["old"]
+    own = {"orthanc_dicom_tls_certificate": certificate, "orthanc_dicom_tls_private_key": key}
+    alone = {"orthanc_settings": {"DicomTlsMinimumProtocolVersion": 0, "DicomTlsCiphersAccepted": []}}
+    site.lab.play(variables=TLS | own | alone, inventory=site.inventory, arguments=["--limit", "pacs"])
+    assert site.echo("pacs", "ct", ssl.TLSVersion.TLSv1_1)

@@ -186,7 +186,11 @@ def notices(**changes: Any) -> list[str]:
             dicom_tls() | {"orthanc_version": "1.10.1", "orthanc_dicom_tls_remote_certificate_required": False},
             "verify a certificate if there is one",
         ),
-        (dicom_tls(old=False), "with a key other than RSA Orthanc takes TLS 1.3 only"),
+        (dicom_tls(old=False) | {"orthanc_version": "1.10.1"}, "with a key other than RSA Orthanc 1.10.1 takes TLS 1.3"),
+        (
+            dicom_tls() | {"orthanc_version": "1.10.1", "orthanc_install_method": "lsb"},
+            "cannot be told, and may take TLS 1.0",
+        ),
         ({"orthanc_version": "1.13.0", "orthanc_settings": {"ZipLoaderThreads": 4}}, "does not use it any more"),
     ],
 )
@@ -201,7 +205,7 @@ def test_nothing_to_notice() -> None:
     lax = {"orthanc_dicom_tls_remote_certificate_required": False}
     assert notices(orthanc_version="1.12.7", **dicom_tls(), **lax) == []
     assert notices(orthanc_version="1.10.1", **lax) == []
-    assert notices(**dicom_tls(old=False), orthanc_dicom_tls_minimum_version="1.3") == []
+    assert notices(orthanc_version="1.12.4", **dicom_tls(old=False)) == []
     assert notices(orthanc_settings={"DicomWeb": {"New": 1}}) == []
 
 
