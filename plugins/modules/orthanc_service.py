@@ -60,9 +60,10 @@ options:
     choices: [sqlite, postgresql, mysql]
     default: sqlite
   storage:
-    description: The database in which the DICOM files have to be; empty for the file system.
+    description: >-
+      The database in which the DICOM files have to be, or the file of the plugin that keeps them; empty for the file
+      system.
     type: str
-    choices: ["", postgresql, mysql]
     default: ""
   timeout:
     description: How long to wait for the first answer, in seconds.
@@ -386,7 +387,7 @@ def differences(params: dict[str, Any], system: dict[str, Any], plugins: list[st
         ("StorageAreaPlugin", params["storage"], "orthanc_database_storage"),
     ):
         backend = str(system.get(field) or "")
-        expected = "" if asked in ("", "sqlite") else str(asked)
+        expected = "" if asked in ("", "sqlite") else str(asked).lower()
         if (expected not in backend.lower()) or (backend and not expected):
             found.append(
                 f"{variable} asks for {asked or 'the file system'}, but {field} is {backend or 'the built-in one'}."
@@ -434,7 +435,7 @@ def main() -> None:
             "version": {"type": "str", "default": ""},
             "plugins": {"type": "list", "elements": "str", "default": []},
             "database": {"type": "str", "choices": ["sqlite", "postgresql", "mysql"], "default": "sqlite"},
-            "storage": {"type": "str", "choices": ["", "postgresql", "mysql"], "default": ""},
+            "storage": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 120},
         },
         supports_check_mode=True,
