@@ -78,7 +78,7 @@ def _well_known_password(host: Host) -> Iterator[str]:
 
 
 def _plain_dicom(host: Host) -> Iterator[str]:
-    if host.settings.get("DicomTlsEnabled") is True:
+    if host.settings.get("DicomTlsEnabled", bool(host.variables["orthanc_dicom_tls_certificate"])):
         return
     for name, modality in host.variables["orthanc_modalities"].items():
         address = modality.get("Host") if isinstance(modality, Mapping) else modality[1]
@@ -171,7 +171,7 @@ RULES = (
     Rule(
         "plain-dicom",
         False,
-        "DICOM without TLS can be read on the way; see orthanc_settings.DicomTlsEnabled",
+        "DICOM without TLS can be read on the way; see orthanc_dicom_tls_certificate",
         _plain_dicom,
     ),
     Rule(

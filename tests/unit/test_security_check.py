@@ -64,7 +64,8 @@ def test_secret_in_plain_text() -> None:
 
 def test_dicom_with_tls_may_come_from_afar() -> None:
     far = {"orthanc_modalities": {"far": ["FAR", "8.8.8.8", 104]}}
-    assert findings(**far, orthanc_settings={"DicomTlsEnabled": True}) == ([], [])
+    assert findings(**far, orthanc_dicom_tls_certificate="PEM") == ([], [])
+    assert findings(**far, orthanc_dicom_tls_certificate="PEM", orthanc_settings={"DicomTlsEnabled": False})[1]
 
 
 def test_every_rule_can_be_accepted_and_is_tried() -> None:
