@@ -399,6 +399,17 @@ def notices(host: Host) -> Iterator[str]:
         )
         if variables["orthanc_dicom_tls_certificate"]:
             yield from _dicom_tls_notices(host)
+            yield from _ending("orthanc_dicom_tls_certificate", host.variables)
+    if host.has("nginx") and host.variables["nginx_tls_certificate"]:
+        yield from _ending("nginx_tls_certificate", host.variables)
+
+
+def _ending(name: str, variables: Variables) -> Iterator[str]:
+    """Certificates that end within a month: they are good, but somebody has to see to the next one."""
+    end = x509.load_pem_x509_certificate(str(variables[name]).encode()).not_valid_after_utc
+    days = (end - datetime.datetime.now(datetime.UTC)).days
+    if days < 30:
+        yield f"{name}: it expires in {days} days, on {end:%Y-%m-%d}; get a new one, or call make certificates."
 
 
 def _dicom_tls_notices(host: Host) -> Iterator[str]:
@@ -538,6 +549,21 @@ def site(host: Host) -> Iterator[str]:
         yield f"nginx_prefix: '{variables['nginx_prefix']}' has to begin and end with a slash, as in /orthanc/."
     yield from _pair("nginx_tls", variables)
     yield from _names(str(variables["nginx_tls_certificate"]), name)
+    directory, mail = (str(variables[f"nginx_acme_{option}"]) for option in ("directory", "email"))
+    if directory:
+        if not re.fullmatch(r"https://[^\s/?#]+/\S*", directory):
+            yield f"nginx_acme_directory: '{directory}' is no URL that begins with https:// and has a path."
+        if _is_address(name):
+            yield f"nginx_server_name: '{name}' is an address; nginx_acme_directory needs a name that the public knows."
+        if variables["nginx_tls_certificate"]:
+            yield (
+                "nginx_acme_directory: there is a certificate as well; leave nginx_tls_certificate and"
+                " nginx_tls_private_key empty (''), or take this out."
+            )
+    if mail and not re.fullmatch(r"[^\s@]+@[^\s@]+\.[^\s@]+", mail):
+        yield f"nginx_acme_email: '{mail}' is no address of e-mail."
+    if variables["nginx_acme_ca"]:
+        yield from _pem("nginx_acme_ca", str(variables["nginx_acme_ca"]))
 
 
 def entry(host: Host) -> Iterator[str]:

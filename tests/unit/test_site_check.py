@@ -78,7 +78,7 @@ def problems(
 
 @functools.cache
 def pair(
-    names: tuple[str, ...] = ("pacs.example.org",), first: int = -1, last: int = 30, old: bool = False
+    names: tuple[str, ...] = ("pacs.example.org",), first: int = -1, last: int = 60, old: bool = False
 ) -> tuple[str, str]:
     """Make a certificate for some names, valid between two days from now, and its key, of RSA if it is old."""
     key = rsa.generate_private_key(65537, 2048) if old else ec.generate_private_key(ec.SECP256R1())
@@ -101,6 +101,9 @@ def pair(
 
 def tls(*arguments: Any) -> dict[str, str]:
     return dict(zip(("nginx_tls_certificate", "nginx_tls_private_key"), pair(*arguments), strict=True))
+
+
+ACME = {"nginx_acme_directory": "https://acme.example.org/directory"}
 
 
 def dicom_tls(*arguments: Any, old: bool = True) -> dict[str, str]:
@@ -167,7 +170,7 @@ def test_good_host(changes: dict[str, Any]) -> None:
 
 def notices(**changes: Any) -> list[str]:
     host = site_check.Host(
-        roles=["orthanc"],
+        roles=["orthanc", "nginx"],
         variables=GOOD | changes,
         plugins=CONSTANTS["__orthanc_plugins"],
         tables=TABLES,
@@ -186,17 +189,22 @@ def notices(**changes: Any) -> list[str]:
             dicom_tls() | {"orthanc_version": "1.10.1", "orthanc_dicom_tls_remote_certificate_required": False},
             "verify a certificate if there is one",
         ),
-        (dicom_tls(old=False) | {"orthanc_version": "1.10.1"}, "with a key other than RSA Orthanc 1.10.1 takes TLS 1.3"),
+        (
+            dicom_tls(old=False) | {"orthanc_version": "1.10.1"},
+            "with a key other than RSA Orthanc 1.10.1 takes TLS 1.3",
+        ),
         (
             dicom_tls() | {"orthanc_version": "1.10.1", "orthanc_install_method": "lsb"},
             "cannot be told, and may take TLS 1.0",
         ),
         ({"orthanc_version": "1.13.0", "orthanc_settings": {"ZipLoaderThreads": 4}}, "does not use it any more"),
+        (tls(("pacs.example.org",), -1, 20), "it expires in 19 days, on "),
+        (dicom_tls(("pacs",), -1, 20), "it expires in 19 days, on "),
     ],
 )
 def test_notice(changes: dict[str, Any], part: str) -> None:
     (notice,) = notices(**changes)
-    assert notice.startswith(("orthanc_settings", "orthanc_dicom_tls"))
+    assert notice.startswith(("orthanc_settings", "orthanc_dicom_tls", "nginx_tls"))
     assert part in notice
 
 
@@ -640,6 +648,12 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (tls(("other.example.org",)), "nginx_tls_certificate", "it is for other.example.org, not for"),
     (tls(("*.org",)), "nginx_tls_certificate", "it is for *.org, not for"),
     (tls(()), "nginx_tls_certificate", "it is for no name"),
+    ({"nginx_acme_directory": "http://acme.example.org/directory"}, "nginx_acme_directory", "begins with https://"),
+    ({"nginx_acme_directory": "https://acme.example.org"}, "nginx_acme_directory", "begins with https://"),
+    (ACME | {"nginx_server_name": "192.0.2.7"}, "nginx_server_name", "needs a name that the public knows"),
+    (ACME | tls(), "nginx_acme_directory", "there is a certificate as well"),
+    ({"nginx_acme_email": "somebody"}, "nginx_acme_email", "no address of e-mail"),
+    ({"nginx_acme_ca": "/etc/ssl/ca.crt"}, "nginx_acme_ca", "no certificate in PEM form"),
     # dicom_tls
     (dicom_tls() | {"orthanc_dicom_tls_private_key": ""}, "orthanc_dicom_tls_private_key", "it is missing"),
     (dicom_tls() | {"orthanc_dicom_tls_certificate": ""}, "orthanc_dicom_tls_certificate", "it is missing"),
