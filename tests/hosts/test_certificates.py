@@ -108,7 +108,7 @@ def test_site_is_known_by_the_authority(own: Site, host: str) -> None:
 def test_machine_gets_in_with_its_certificate(own: Site, host: str) -> None:
     made = own.made()
     for file, text in {
-        "ct-1.crt": made["certificates"]["ct-1"],
+        "ct-1.crt": made["certificates_made"]["ct-1"],
         "ct-1.key": made["certificates_private_keys"]["ct-1"],
         "ca.crt": made["certificates_authority"],
     }.items():
@@ -152,10 +152,10 @@ def test_new_certificate_before_the_end(own: Site) -> None:
     after = own.made()
     assert after["certificates_authority"] == before["certificates_authority"]
     assert after["certificates_private_keys"]["pacs"] == before["certificates_private_keys"]["pacs"]
-    assert after["certificates"]["pacs"] != before["certificates"]["pacs"]
+    assert after["certificates_made"]["pacs"] != before["certificates_made"]["pacs"]
     own.deploy()
     served = own.served("pacs", after["certificates_authority"])
-    assert served == x509.load_pem_x509_certificate(after["certificates"]["pacs"].encode())
+    assert served == x509.load_pem_x509_certificate(after["certificates_made"]["pacs"].encode())
 
 
 def test_authority_without_its_key_is_not_replaced(own: Site) -> None:
@@ -234,8 +234,6 @@ def from_acme(acme: Acme, **variables: Any) -> dict[str, Any]:
         "nginx_acme_directory": acme.directory,
         "nginx_acme_ca": acme.certificate,
         "nginx_acme_email": "pacs@hospital.example",
-        "nginx_tls_certificate": "",
-        "nginx_tls_private_key": "",
     } | variables
 
 
