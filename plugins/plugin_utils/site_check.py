@@ -400,8 +400,9 @@ def notices(host: Host) -> Iterator[str]:
         if variables["orthanc_dicom_tls_certificate"]:
             yield from _dicom_tls_notices(host)
             yield from _ending("orthanc_dicom_tls_certificate", host.variables)
-    if host.has("nginx") and host.variables["nginx_tls_certificate"]:
-        yield from _ending("nginx_tls_certificate", host.variables)
+    for role in filter(host.has, ("nginx", "postgresql", "mysql")):
+        if host.variables[f"{role}_tls_certificate"]:
+            yield from _ending(f"{role}_tls_certificate", host.variables)
 
 
 def _ending(name: str, variables: Variables) -> Iterator[str]:
@@ -548,7 +549,7 @@ def site(host: Host) -> Iterator[str]:
     if not _PREFIX.fullmatch(str(variables["nginx_prefix"])):
         yield f"nginx_prefix: '{variables['nginx_prefix']}' has to begin and end with a slash, as in /orthanc/."
     yield from _pair("nginx_tls", variables)
-    yield from _names(str(variables["nginx_tls_certificate"]), name)
+    yield from _names("nginx_tls_certificate", "nginx_server_name", variables)
     directory, mail = (str(variables[f"nginx_acme_{option}"]) for option in ("directory", "email"))
     if directory:
         if not re.fullmatch(r"https://[^\s/?#]+/\S*", directory):
@@ -645,10 +646,18 @@ def _pair(prefix: str, variables: Variables) -> Iterator[str]:
         yield f"{prefix}_certificate: it is not valid before {leaf.not_valid_before_utc:%Y-%m-%d}."
 
 
-def _names(certificate: str, name: str) -> Iterator[str]:
-    """A certificate of the site that is for another name."""
+def server(host: Host) -> Iterator[str]:
+    """The certificate of a database server."""
+    for engine in filter(host.has, ("postgresql", "mysql")):
+        yield from _pair(f"{engine}_tls", host.variables)
+        yield from _names(f"{engine}_tls_certificate", f"{engine}_address", host.variables)
+
+
+def _names(certificate: str, address: str, variables: Variables) -> Iterator[str]:
+    """A certificate that is for another name than the one by which its server is reached."""
+    name = str(variables[address])
     try:
-        leaf = x509.load_pem_x509_certificates(certificate.encode())[0]
+        leaf = x509.load_pem_x509_certificates(str(variables[certificate]).encode())[0]
     except ValueError:
         return
     try:
@@ -660,7 +669,7 @@ def _names(certificate: str, name: str) -> Iterator[str]:
     except x509.ExtensionNotFound:
         names = []
     if not {name.lower(), "*." + name.lower().partition(".")[2]} & {known.lower() for known in names}:
-        yield f"nginx_tls_certificate: it is for {', '.join(names) or 'no name'}, not for nginx_server_name '{name}'."
+        yield f"{certificate}: it is for {', '.join(names) or 'no name'}, not for {address} '{name}'."
 
 
 def verification(host: Host) -> Iterator[str]:
@@ -740,7 +749,7 @@ def _is_address(value: Any) -> bool:
 
 def problems(host: Host) -> Iterator[str]:
     """All that is wrong with a host whose variables have the right types."""
-    checks: list[Check] = [ports, ranges, users]
+    checks: list[Check] = [ports, ranges, users, server]
     if host.has("orthanc"):
         checks += [orthanc, container, database, plugins, settings, modalities, dicom_tls, peers, verification]
         checks += [lsb] if host.method == "lsb" else [upstream] if host.upstream else []

@@ -20,10 +20,12 @@ from tests.hosts.certificates import pem
 from tests.hosts.conftest import ENVIRONMENT, QUICKSTART, Lab, run
 from tests.hosts.test_site import changed
 
-LAB = {"name": "certificates", "pacs": "trixie", "old": "bookworm", "acme": "trixie"}
-NAME = "pacs.hospital.example"
-# Who serves the certificate at a port, by name.
-NAMES = {"pacs": NAME, "old": "old.hospital.example"}
+# Where a certificate is not what is tested, it is not looked at.
+pytestmark = pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
+LAB = {"name": "certificates", "pacs": "trixie", "old": "bookworm", "db": "trixie"}
+NAMES = {"pacs": "pacs.hospital.example", "old": "old.hospital.example"}
+# Each has its database on the third host.
+PORTS = {"pacs": ("postgresql", 5432), "old": ("mysql", 3306)}
 
 
 class Site:
@@ -35,9 +37,14 @@ class Site:
         self.all.mkdir(parents=True)
         for file in (QUICKSTART / "group_vars" / "all").iterdir():
             (self.all / file.name).symlink_to(file)
-        names = {host: {"nginx_server_name": name} for host, name in NAMES.items()}
+        names = {host: {"nginx_server_name": NAMES[host], "orthanc_database": PORTS[host][0]} for host in NAMES}
+        password = {"orthanc_database_password": "{{ vault_orthanc_database_password }}"}
         (self.inventory / "hosts.yml").write_text(
-            yaml.safe_dump({"orthanc": {"hosts": names}, "nginx": {"hosts": dict.fromkeys(NAMES)}}), encoding="utf-8"
+            yaml.safe_dump(
+                {"orthanc": {"hosts": names, "vars": password}, "nginx": {"hosts": dict.fromkeys(NAMES)}}
+                | {engine: {"hosts": {"db": None}} for engine, _ in PORTS.values()}
+            ),
+            encoding="utf-8",
         )
 
     def make(self, *arguments: str, check: bool = True, **variables: Any) -> str:
@@ -102,6 +109,20 @@ def test_site_is_known_by_the_authority(own: Site, host: str) -> None:
     assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == [own.lab.address[host]]
     with pytest.raises(ssl.SSLCertVerificationError):
         own.served(host, pem("Authority of this Orthanc site")[0])
+
+
+@pytest.mark.parametrize("host", NAMES)
+def test_database_is_known_by_the_authority(own: Site, host: str) -> None:
+    """Orthanc verifies it too, else the deployment would have ended."""
+    (engine, port), address = PORTS[host], own.lab.address["db"]
+    ask = f"openssl s_client -starttls {'mysql' if engine == 'mysql' else 'postgres'}"
+    own.lab.shell(
+        f"{ask} -connect {address}:{port} -verify_return_error -verify_ip {address}"
+        " -CAfile /etc/pacs/nginx/clients.crt < /dev/null",
+        host,
+    )
+    other = f"{ask} -connect {address}:{port} -verify_return_error -CAfile /dev/null < /dev/null && echo taken; true"
+    assert "taken" not in own.lab.shell(other, host)
 
 
 @pytest.mark.parametrize("host", NAMES)
@@ -194,7 +215,7 @@ class Acme:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        address = lab.address["acme"]
+        address = lab.address["db"]
         self.directory = f"https://{address}:14000/dir"
         self.certificate, key = pem(address)
         settings = {
@@ -207,20 +228,20 @@ class Acme:
         }
         files = {"acme.crt": self.certificate, "acme.key": key, "acme.json": json.dumps({"pebble": settings})}
         for name, text in files.items():
-            lab.shell(f"cat > /root/{name} <<'END'\n{text}\nEND", "acme")
+            lab.shell(f"cat > /root/{name} <<'END'\n{text}\nEND", "db")
         lab.shell(
             "apt-get install -y -q --no-install-recommends pebble;"
             f"echo '{lab.address['pacs']} {NAMES['pacs']}' >> /etc/hosts;"
             "systemd-run --unit pebble --setenv PEBBLE_VA_NOSLEEP=1 --setenv PEBBLE_WFE_NONCEREJECT=0"
             " pebble -config /root/acme.json;"
             "for i in $(seq 50); do ss -ltn | grep -q :15000 && exit; sleep .1; done; exit 1",
-            "acme",
+            "db",
         )
 
     def root(self) -> str:
         with requests.Session() as session:
             session.trust_env, session.verify = False, False
-            return session.get(f"https://{self.lab.address['acme']}:15000/roots/0", timeout=10).text
+            return session.get(f"https://{self.lab.address['db']}:15000/roots/0", timeout=10).text
 
 
 @pytest.fixture(scope="module")

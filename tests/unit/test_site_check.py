@@ -208,6 +208,35 @@ def test_notice(changes: dict[str, Any], part: str) -> None:
     assert part in notice
 
 
+@pytest.mark.parametrize("engine", ["postgresql", "mysql"])
+@pytest.mark.parametrize(
+    "changes, name, message",
+    [
+        ({"private_key": ""}, "private_key", "it is missing"),
+        ({"certificate": ""}, "certificate", "it is missing"),
+        ({"certificate": "/etc/ssl/db.crt"}, "certificate", "no certificate in PEM form"),
+        ({"private_key": pair(("other",))[1]}, "private_key", "does not belong"),
+        (
+            dict(zip(("certificate", "private_key"), pair(("other",)), strict=True)),
+            "certificate",
+            "it is for other, not",
+        ),
+        (dict(zip(("certificate", "private_key"), pair(("db",), -9, -2), strict=True)), "certificate", "it expired on"),
+    ],
+)
+def test_certificate_of_a_database_server(engine: str, changes: dict[str, str], name: str, message: str) -> None:
+    given = dict(zip(("certificate", "private_key"), pair(("db",)), strict=True))
+    common: dict[str, Any] = {f"{engine}_address": "db", f"{engine}_port": 5555}
+
+    def found(values: dict[str, str]) -> list[str]:
+        return problems((engine,), **common | {f"{engine}_tls_{part}": text for part, text in values.items()})
+
+    assert found(given) == []
+    (problem,) = found(given | changes)
+    assert problem.startswith(f"{engine}_tls_{name}: ")
+    assert message in problem
+
+
 def test_nothing_to_notice() -> None:
     assert notices() == []
     lax = {"orthanc_dicom_tls_remote_certificate_required": False}
