@@ -163,7 +163,7 @@ def test_certificate_of_the_site(site: Site) -> None:
 BAD = {
     "Parameter out of range": {"orthanc_settings_unchecked": {"DefaultEncoding": "Klingon"}},
     # It ends by a signal, since it asks a text for a number.
-    "Orthanc ended": {"orthanc_settings": {"UserMetadata": {"Marker": "1024"}}},
+    "Orthanc ended": {"orthanc_settings_unchecked": {"UserMetadata": {"Marker": "1024"}}},
     "is not ready after 5 s": {"orthanc_settings": {"LuaScripts": ["/usr/local/share/hang.lua"]}},
 }
 
