@@ -186,7 +186,10 @@ def notices(**changes: Any) -> list[str]:
             dicom_tls() | {"orthanc_version": "1.10.1", "orthanc_dicom_tls_remote_certificate_required": False},
             "verify a certificate if there is one",
         ),
-        (dicom_tls(old=False) | {"orthanc_version": "1.10.1"}, "with a key other than RSA Orthanc 1.10.1 takes TLS 1.3"),
+        (
+            dicom_tls(old=False) | {"orthanc_version": "1.10.1"},
+            "with a key other than RSA Orthanc 1.10.1 takes TLS 1.3",
+        ),
         (
             dicom_tls() | {"orthanc_version": "1.10.1", "orthanc_install_method": "lsb"},
             "cannot be told, and may take TLS 1.0",
