@@ -60,9 +60,9 @@ options:
     choices: [sqlite, postgresql, mysql]
     default: sqlite
   storage:
-    description: >-
-      The database in which the DICOM files have to be, or the file of the plugin that keeps them; empty for the file
-      system.
+    description:
+      - What has to keep the DICOM files, by a part of the name of its library, such as C(mysql) or
+        C(libDelayedDeletion); empty for Orthanc itself.
     type: str
     default: ""
   timeout:
@@ -384,11 +384,11 @@ def differences(params: dict[str, Any], system: dict[str, Any], plugins: list[st
     # Reported is the path of the plugin, or nothing for what is built in.
     for field, asked, variable in (
         ("DatabaseBackendPlugin", params["database"], "orthanc_database"),
-        ("StorageAreaPlugin", params["storage"], "orthanc_database_storage"),
+        ("StorageAreaPlugin", params["storage"], "orthanc_database_storage with orthanc_plugins"),
     ):
         backend = str(system.get(field) or "")
-        expected = "" if asked in ("", "sqlite") else str(asked).lower()
-        if (expected not in backend.lower()) or (backend and not expected):
+        expected = "" if asked in ("", "sqlite") else str(asked)
+        if (expected.lower() not in backend.lower()) or (backend and not expected):
             found.append(
                 f"{variable} asks for {asked or 'the file system'}, but {field} is {backend or 'the built-in one'}."
             )

@@ -18,7 +18,6 @@ SYSTEM = {"Version": "1.12.7", "DatabaseBackendPlugin": None}
         ({}, {}, ["dicom-web", "explorer.js"]),
         ({"version": ""}, {"Version": "1.13.0"}, ["dicom-web"]),
         ({"plugins": []}, {}, []),
-        ({"storage": "libAdvancedStorage.so"}, {"StorageAreaPlugin": "/x/libAdvancedStorage.so.1.0"}, ["dicom-web"]),
         ({"database": "postgresql"}, {"DatabaseBackendPlugin": "/x/libOrthancPostgreSQLIndex.so"}, ["dicom-web"]),
         (
             {"database": "mysql", "storage": "mysql"},
@@ -26,6 +25,11 @@ SYSTEM = {"Version": "1.12.7", "DatabaseBackendPlugin": None}
                 "DatabaseBackendPlugin": "/x/libOrthancMySQLIndex.so.5.0",
                 "StorageAreaPlugin": "/x/libOrthancMySQLStorage.so",
             },
+            ["dicom-web"],
+        ),
+        (
+            {"storage": "libDelayedDeletion"},
+            {"StorageAreaPlugin": "/usr/lib/orthanc/libDelayedDeletion.so.1.12.7"},
             ["dicom-web"],
         ),
     ],
@@ -59,6 +63,8 @@ def test_no_difference(asked: dict[str, Any], system: dict[str, Any], plugins: l
             ["dicom-web"],
             ["StorageAreaPlugin"],
         ),
+        ({"storage": "libDelayedDeletion"}, {}, ["dicom-web"], ["StorageAreaPlugin is the built-in one"]),
+        ({}, {"StorageAreaPlugin": "/x/libDelayedDeletion.so"}, ["dicom-web"], ["asks for the file system"]),
     ],
 )
 def test_difference(asked: dict[str, Any], system: dict[str, Any], plugins: list[str], expected: list[str]) -> None:
