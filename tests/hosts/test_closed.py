@@ -42,7 +42,7 @@ while not pathlib.Path("/root/watch/stop").exists():
             except OSError:
                 continue
             found |= {f"{who} in {name} of {text[:40]!r}" for who, what in needles.items() if what in text}
-    time.sleep(0.01)
+    time.sleep(0.02)
 pathlib.Path("/root/watch/found").write_text(json.dumps(sorted(found)))
 """
 
@@ -79,9 +79,8 @@ class Site:
 
     def logs(self) -> str:
         """Return all that the host has written down."""
-        return self.lab.shell(
-            "journalctl --all --no-pager --output verbose; find /var/log -type f -name '*log*' -exec cat {} +"
-        )
+        logs = "journalctl --all --no-pager --output verbose; find /var/log -type f -name '*log*' -exec cat {} +"
+        return self.lab.shell(f"({logs}) | LC_ALL=C tr -cd '\\11\\12\\40-\\176'")
 
     def public(self) -> list[str]:
         """Return the files that anybody on the host can read and that hold a secret."""
