@@ -26,6 +26,20 @@ PATIENT = "fa558bce-587a86d3-ad0da9b3-9d043d9d-4f5c5718"
 LEVELS = ("patients", "studies", "series", "instances")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "TRACE")
 REFUSED = {301, 400, 401, 403, 405, 414}
+PATHS = r"""
+    //system /./system /x/../system /%2e%2e/system /%2e/system /..%2fsystem /%2fsystem /%73ystem /SYSTEM /System /system/
+    /system?x=1 /system#x /system;x=1 /system%00 /system%20 /system%0d%0aX:%20y /\system /..;/system
+    /orthanc /orthancsystem /orthanc../system /orthanc/../system /orthanc//system /orthanc/%2e%2e/system
+    /orthanc..;/system /dicom-web/studies /orthanc/dicom-web/../system /wado?requestType=WADO /.may /orthanc/.may
+    http://127.0.0.1:8042/system https://{host}/system http://{host}:8042/system * system
+""".split()
+HOST_NAMES = ["localhost", "127.0.0.1", "127.0.0.1:8042", "orthanc", "", "{host}\r\nHost: 127.0.0.1", "x" * 300]
+HEADERS = [
+    *(f"{name}: 127.0.0.1" for name in ("X-Forwarded-For", "X-Real-IP", "X-Client-IP", "X-Forwarded-Host")),
+    *(f"{name}: /system" for name in ("X-Original-URL", "X-Rewrite-URL", "X-Accel-Redirect")),
+    *("Forwarded: for=127.0.0.1", "X-Remote-User: admin", "X-HTTP-Method-Override: GET", "Upgrade: h2c"),
+    *(f"X-Long: {'x' * 70000}", f"Authorization: Basic {'A' * 9000}", "Authorization: Basic\r\n Og=="),
+]
 # Debian's Orthanc, opened to the network, and an nginx before it that takes what was usual long ago.
 WEAK = """
 export DEBIAN_FRONTEND=noninteractive
@@ -99,8 +113,8 @@ class Admin(requests.Session):
 
     def state(self) -> dict[str, Any]:
         """Return what a change would show in."""
-        paths = ("/statistics", "/changes?last", "/modalities?expand", "/peers?expand", "/jobs", "/tools/log-level")
-        paths += tuple(f"/{level}" for level in LEVELS)
+        paths = ["/statistics", "/changes?last", "/modalities?expand", "/peers?expand", "/jobs", "/tools/log-level"]
+        paths += [f"/{level}" for level in LEVELS]
         return {path: self.get(f"{self.base}{path}", timeout=30).text for path in paths}
 
 
@@ -209,43 +223,11 @@ def test_readers_change_nothing(attacker: Attacker, routes: list[str]) -> None:
 def test_no_way_around_the_login(attacker: Attacker, prefix: str) -> None:
     deploy(attacker.lab, nginx_prefix=prefix, nginx_readonly_users=list(READER))
     usual = "Host: {host}\r\nConnection: close\r\n"
-    paths = [
-        *("//system", "/./system", "/x/../system", "/%2e%2e/system", "/%2e/system", "/..%2fsystem", "/%2fsystem"),
-        *("/%73ystem", "/SYSTEM", "/System", "/system/", "/system?x=1", "/system#x", "/system;x=1", "/system%00"),
-        *("/system%20", "/system%0d%0aX:%20y", "/\\system", "/..;/system", "/orthanc", "/orthancsystem"),
-        *(
-            "/orthanc../system",
-            "/orthanc/../system",
-            "/orthanc//system",
-            "/orthanc/%2e%2e/system",
-            "/orthanc..;/system",
-        ),
-        *("/dicom-web/studies", "/orthanc/dicom-web/../system", "/wado?requestType=WADO", "/.may", "/orthanc/.may"),
-        *("http://127.0.0.1:8042/system", "https://{host}/system", "http://{host}:8042/system", "*", "system"),
-    ]
-    texts = [f"GET {path} HTTP/1.1\r\n{usual}\r\n" for path in paths]
-    hosts = ("localhost", "127.0.0.1", "127.0.0.1:8042", "orthanc", "", "{host}\r\nHost: 127.0.0.1", "x" * 300)
-    texts += [f"GET /system HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n" for name in hosts]
-    headers = (
-        "X-Forwarded-For: 127.0.0.1",
-        "X-Real-IP: 127.0.0.1",
-        "X-Original-URL: /system",
-        "X-Rewrite-URL: /system",
-    )
-    headers += ("Forwarded: for=127.0.0.1", "X-Remote-User: admin", "X-HTTP-Method-Override: GET", "Upgrade: h2c")
-    headers += (f"X-Long: {'x' * 70000}", f"Authorization: Basic {'A' * 9000}", "Authorization: Basic\r\n Og==")
-    texts += [f"GET /system HTTP/1.1\r\n{usual}{header}\r\n\r\n" for header in headers]
-    texts += [
-        "GET /system\r\n",
-        "GET /system HTTP/1.0\r\n\r\n",
-        "GET /system HTTP/9.9\r\n\r\n",
-        "get /system HTTP/1.1\r\n\r\n",
-    ]
-    texts += [
-        f"GET /{'x' * 70000} HTTP/1.1\r\n{usual}\r\n",
-        "\x16\x03\x01\r\n\r\n",
-        "\r\n\r\nGET /system HTTP/1.0\r\n\r\n",
-    ]
+    texts = [f"GET {path} HTTP/1.1\r\n{usual}\r\n" for path in [*PATHS, f"/{'x' * 70000}"]]
+    texts += [f"GET /system HTTP/1.1\r\nHost: {name}\r\nConnection: close\r\n\r\n" for name in HOST_NAMES]
+    texts += [f"GET /system HTTP/1.1\r\n{usual}{header}\r\n\r\n" for header in HEADERS]
+    texts += ["GET /system\r\n", "GET /system HTTP/1.0\r\n\r\n", "GET /system HTTP/9.9\r\n\r\n", "\x16\x03\x01\r\n\r\n"]
+    texts += ["get /system HTTP/1.1\r\n\r\n", "\r\n\r\nGET /system HTTP/1.0\r\n\r\n"]
     texts += smuggled("GET /system HTTP/1.1\r\n" + usual + "\r\n", "Authorization: Basic eDp5\r\n")
     weak = attacker.send("weak", [text.replace("{host}", "weak") for text in texts])
     ours = attacker.send("pacs", [text.replace("{host}", "pacs") for text in texts])
