@@ -26,13 +26,44 @@ PATIENT = "fa558bce-587a86d3-ad0da9b3-9d043d9d-4f5c5718"
 LEVELS = ("patients", "studies", "series", "instances")
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND", "TRACE")
 REFUSED = {301, 400, 401, 403, 405, 414}
-PATHS = r"""
-    //system /./system /x/../system /%2e%2e/system /%2e/system /..%2fsystem /%2fsystem /%73ystem /SYSTEM /System /system/
-    /system?x=1 /system#x /system;x=1 /system%00 /system%20 /system%0d%0aX:%20y /\system /..;/system
-    /orthanc /orthancsystem /orthanc../system /orthanc/../system /orthanc//system /orthanc/%2e%2e/system
-    /orthanc..;/system /dicom-web/studies /orthanc/dicom-web/../system /wado?requestType=WADO /.may /orthanc/.may
-    http://127.0.0.1:8042/system https://{host}/system http://{host}:8042/system * system
-""".split()
+PATHS = [
+    r"//system",
+    r"/./system",
+    r"/x/../system",
+    r"/%2e%2e/system",
+    r"/%2e/system",
+    r"/..%2fsystem",
+    r"/%2fsystem",
+    r"/%73ystem",
+    r"/SYSTEM",
+    r"/System",
+    r"/system/",
+    r"/system?x=1",
+    r"/system#x",
+    r"/system;x=1",
+    r"/system%00",
+    r"/system%20",
+    r"/system%0d%0aX:%20y",
+    r"/\system",
+    r"/..;/system",
+    r"/orthanc",
+    r"/orthancsystem",
+    r"/orthanc../system",
+    r"/orthanc/../system",
+    r"/orthanc//system",
+    r"/orthanc/%2e%2e/system",
+    r"/orthanc..;/system",
+    r"/dicom-web/studies",
+    r"/orthanc/dicom-web/../system",
+    r"/wado?requestType=WADO",
+    r"/.may",
+    r"/orthanc/.may",
+    r"http://127.0.0.1:8042/system",
+    r"https://{host}/system",
+    r"http://{host}:8042/system",
+    r"*",
+    r"system",
+]
 HOST_NAMES = ["localhost", "127.0.0.1", "127.0.0.1:8042", "orthanc", "", "{host}\r\nHost: 127.0.0.1", "x" * 300]
 HEADERS = [
     *(f"{name}: 127.0.0.1" for name in ("X-Forwarded-For", "X-Real-IP", "X-Client-IP", "X-Forwarded-Host")),
