@@ -160,12 +160,14 @@ def test_nothing_opens_again(site: Site) -> None:
         "stat --format '%n %a %U:%G' /etc/pacs /etc/pacs/*/* /var/lib/orthanc /etc/nginx/sites-enabled/* 2> /dev/null;"
         " systemctl show orthanc nginx --property FragmentPath,UnitFileState,ActiveState"
     )
+    site.play()
     before, ports = site.lab.shell(state), site.ports()
     assert site.is_open(443)
     assert not site.is_open(8042)
     site.lab.shell(
         "DEBIAN_FRONTEND=noninteractive apt-get install -y -q --reinstall orthanc orthanc-postgresql orthanc-dicomweb"
-        " nginx nginx-common fail2ban $(dpkg-query -W -f '${Package} ' 'postgresql-[0-9]*')"
+        " nginx nginx-common fail2ban $(dpkg-query -W -f '${db:Status-Status} ${Package}\\n' 'postgresql-1*'"
+        " | sed -n 's/^installed //p')"
     )
     settle(site)
     assert (site.lab.shell(state), site.ports()) == (before, ports)
