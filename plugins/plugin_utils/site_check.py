@@ -529,8 +529,8 @@ def dicom_tls(host: Host) -> Iterator[str]:
             )
     if certificate and not trusted and variables["orthanc_dicom_tls_remote_certificate_required"]:
         yield (
-            "orthanc_dicom_tls_trusted: it is empty, so no modality could get in; give certificates to know them by,"
-            " or set orthanc_dicom_tls_remote_certificate_required to false."
+            "orthanc_dicom_tls_trusted: it is empty, so no modality could get in; give the certificates to know them"
+            " by, or set orthanc_dicom_tls_remote_certificate_required to false."
         )
     newest = variables["orthanc_dicom_tls_minimum_version"] == "1.3"
     if newest and host.orthanc_version and version_tuple(host.orthanc_version) < (1, 12, 4):

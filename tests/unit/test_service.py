@@ -18,7 +18,6 @@ SYSTEM = {"Version": "1.12.7", "DatabaseBackendPlugin": None}
         ({}, {}, ["dicom-web", "explorer.js"]),
         ({"version": ""}, {"Version": "1.13.0"}, ["dicom-web"]),
         ({"plugins": []}, {}, []),
-        ({"storage": "libAdvancedStorage.so"}, {"StorageAreaPlugin": "/x/libAdvancedStorage.so.1.0"}, ["dicom-web"]),
         ({"database": "postgresql"}, {"DatabaseBackendPlugin": "/x/libOrthancPostgreSQLIndex.so"}, ["dicom-web"]),
         (
             {"database": "mysql", "storage": "mysql"},
