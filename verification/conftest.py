@@ -6,17 +6,25 @@ import functools
 import getpass
 import json
 import pathlib
+import signal
 import socket
-from collections.abc import Generator, Iterator
+import ssl
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 import testinfra  # type: ignore[import-untyped]
 
-from verification.client import Client
-from verification.expect import Unexpected, expect
-from verification.patient import CT, PATIENT_ID, PATIENT_NAME
+from verification.client import DECLARED, Client
+from verification.expect import expect
+from verification.patient import CT, MARK, NAMES
+from verification.report import LEFT_OUT
+from verification.risks import risks
 from verification.site import Site
+from verification.versions import lacking
+
+pytest_plugins = ["verification.report"]
 
 # What testinfra's own SSH connection does not do, or does with a password on a command line.
 NEEDS_ANSIBLE = ("_pass", "_password", "_become_method", "_become_exe", "_become_flags")
@@ -24,6 +32,13 @@ NEEDS_ANSIBLE = ("_pass", "_password", "_become_method", "_become_exe", "_become
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sites", type=pathlib.Path, help="folder with one JSON description per host")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "since(feature): needs what verification/versions.py has under that name")
+    # Whoever ends the run politely gets the patient removed, as Ctrl-C does.
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.default_int_handler)
 
 
 @functools.cache
@@ -37,15 +52,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("site", sites, ids=[site.name for site in sites], scope="session")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Report a finding by its message alone: no reader of a playbook's output needs the code around it."""
-    report = yield
-    if call.excinfo and isinstance(call.excinfo.value, Unexpected):
-        report.longrepr = str(call.excinfo.value)
-    elif call.excinfo and isinstance(call.excinfo.value, OSError):
-        report.longrepr = call.excinfo.exconly()
-    return report
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what writes, on hosts that are only to be probed."""
+    left: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        site = getattr(item, "callspec", None) and item.callspec.params.get("site")  # type: ignore[attr-defined]
+        probed = isinstance(site, Site) and site.level == "probe"
+        left[probed and "patient" in getattr(item, "fixturenames", ())].append(item)
+    config.stash[LEFT_OUT] = len(left[True])
+    config.hook.pytest_deselected(items=left[True])
+    items[:] = left[False]
 
 
 @pytest.fixture(scope="session")
@@ -94,47 +111,109 @@ def proxied(site: Site) -> Site:
 
 
 @pytest.fixture(scope="session")
+def inside(site: Site, host: Any) -> dict[str, Any]:
+    """What Orthanc answers on the host itself."""
+    script = pathlib.Path(__file__).with_name("on_host.py").read_text("utf-8")
+    result = host.run("python3 -c %s %s %s %s", script, site.config_dir, str(site.http_port), site.storage_dir)
+    complaint = result.stderr.strip().rpartition("\n")[2]
+    expect("complaint of the script that asks Orthanc on the host", "", complaint, "journalctl -u orthanc")
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+@pytest.fixture(scope="session")
 def public(proxied: Site) -> Site:
-    """The same, where its port can be reached from here: else each test would wait for an answer."""
+    """The same, where its port can be reached from here and leads to its Orthanc: else each test would wait."""
     socket.create_connection((proxied.host, proxied.port), timeout=10).close()
+    where = f"GET {proxied.url}system"
+    try:
+        answer = Client(proxied.url, proxied.trust(), proxied.login, writes=False).get("/system", timeout=15)
+    except requests.exceptions.SSLError as error:
+        reason = error
+        while isinstance(reason.__context__, Exception) and not isinstance(reason, ssl.SSLError):
+            reason = reason.__context__  # type: ignore[assignment]
+        expected = f"the certificate in {proxied.certificate_file} on {proxied.proxy}"
+        see = "nginx_tls_certificate, nginx_server_name; systemctl reload nginx"
+        expect(where, expected, getattr(reason, "verify_message", "") or str(reason), see)
+        raise
+    except requests.Timeout:
+        expect(where, "an answer within 15 s", "none", "load of the host; journalctl -u orthanc, journalctl -u nginx")
+        raise
+    expect(where, 200, answer.status_code)
     return proxied
 
 
 @pytest.fixture(scope="session")
-def client(public: Site) -> Client:
-    """The first user of the site, through the proxy."""
-    return Client(public.url, public.trust(), public.login)
+def client(public: Site, inside: dict[str, Any]) -> Client:
+    """The first user of the site, through the proxy, once it is sure that it leads to the Orthanc of this host."""
+    made = Client(public.url, public.trust(), public.login, writes=public.level == "conform")
+    here, there = inside["system"], made.json_at("/system")
+    same = {name: here.get(name) for name in ("Name", "DicomAet", "DatabaseServerIdentifier", "Version")}
+    got = {name: there.get(name) for name in same}
+    expect(f"/system at {public.url}, which is that of the Orthanc on {public.name}", same, got, "site.yml; nginx")
+    made.modalities = {public.modality_name} - {""}
+    return made
+
+
+@pytest.fixture(scope="session")
+def running(inside: dict[str, Any]) -> dict[str, str]:
+    """The versions of Orthanc and its plugins, by their names."""
+    versions = {name: str(version) for name, version in inside["versions"].items()}
+    return {**versions, "orthanc": str(inside["system"].get("Version", ""))}
+
+
+@pytest.fixture(autouse=True)
+def _able(request: pytest.FixtureRequest) -> None:
+    """Leave out what the running release cannot do, by the table alone."""
+    for mark in request.node.iter_markers("since"):
+        reason = lacking(mark.args[0], request.getfixturevalue("running"))
+        if reason:
+            pytest.skip(reason)
 
 
 @pytest.fixture(scope="session")
 def anonymous(public: Site) -> Client:
     """Somebody without a login."""
-    return Client(public.url, public.trust())
+    return Client(public.url, public.trust(), writes=public.level == "conform")
 
 
 @pytest.fixture(scope="session")
-def patient(client: Client) -> Iterator[Client]:
+def patient(client: Client, site: Site, inside: dict[str, Any]) -> Iterator[Client]:
     """The client with a disposable patient who has one CT image, removed at the end whatever happens.
 
     Leftovers of a run that was killed go first.
     """
-    _remove(client)
+    if risks(site, inside):
+        pytest.skip("conform was not begun, see test_conform_may_begin")
+    sweep(client)
     try:
         expect("upload of a CT image", 200, client.post("/instances", data=CT.content).status_code)
         yield client
     finally:
-        _remove(client)
-        expect("the disposable patient in the end", 404, client.get(f"/patients/{CT.patient}").status_code)
+        # A site that fell silent gets one more chance, so that nothing stays there.
+        client.unanswered = 0
+        sweep(client)
 
 
-def _remove(client: Client) -> None:
-    """Remove the disposable patient, if it is there and bears our mark."""
-    answer = client.get(f"/patients/{CT.patient}")
-    if answer.status_code == 404:
-        return
-    expect("GET of the disposable patient", 200, answer.status_code, "orthanc_users")
-    name = answer.json()["MainDicomTags"].get("PatientName")
-    # If it is somebody else's, the name is not for a report.
-    expect(f"patient {PATIENT_ID}, whose ID this suite needs, is {PATIENT_NAME}", True, name == PATIENT_NAME)
-    client.own.add(CT.patient)
-    expect("DELETE of the disposable patient", 200, client.delete(f"/patients/{CT.patient}").status_code)
+def sweep(client: Client) -> None:
+    """Remove what this suite made, now or in a run that was killed, and nothing else: it bears our marks.
+
+    :raises Unexpected: if somebody else's patient has an ID of ours, or if something stays.
+    """
+    see = f"playbooks/verify.yml removes what is left of {MARK} when it runs again"
+    for patient in _marked(client):
+        # If it is somebody else's, neither name nor ID is for a report.
+        ours = patient["MainDicomTags"].get("PatientName") in NAMES
+        expect(f"a patient whose ID begins with {MARK} has a name of this suite", True, ours)
+        client.own.add(patient["ID"])
+        expect("DELETE of a disposable patient", 200, client.delete(f"/patients/{patient['ID']}").status_code, see)
+    for kind in ("modalities", "peers"):
+        if DECLARED in client.json_at(f"/{kind}"):
+            expect(f"DELETE of {DECLARED} in {kind}", 200, client.delete(f"/{kind}/{DECLARED}").status_code)
+    expect("disposable patients in the end", 0, len(_marked(client)), see)
+
+
+def _marked(client: Client) -> list[dict[str, Any]]:
+    answer = client.post("/tools/find", json={"Level": "Patient", "Query": {"PatientID": f"{MARK}*"}, "Expand": True})
+    expect("/tools/find for disposable patients", 200, answer.status_code)
+    return [found for found in answer.json() if found["MainDicomTags"]["PatientID"].startswith(MARK)]

@@ -513,6 +513,8 @@ def test_misspelled(name: str, part: str) -> None:
         ("orthanc_docker_volumes", "/srv:/srv"),
         ("docker_engine_log_options", ["max-size=1m"]),
         ("docker_engine_live_restore", "perhaps"),
+        ("verification_level", "smoke"),
+        ("verification_accepted_risks", ["lua"]),
     ],
 )
 def test_wrong_type_or_choice(name: str, value: Any) -> None:
