@@ -18,10 +18,12 @@ import testinfra  # type: ignore[import-untyped]
 
 from verification.client import DECLARED, Client
 from verification.expect import expect
-from verification.patient import CT, MARK, NAMES
+from verification.patient import CT, MARK, NAMED, NAMES, SERIES, Image, gallery, zipped
+from verification.receiver import Receiver
 from verification.report import LEFT_OUT
 from verification.risks import risks
 from verification.site import Site
+from verification.steps import upload
 from verification.versions import lacking
 
 pytest_plugins = ["verification.report"]
@@ -193,6 +195,45 @@ def patient(client: Client, site: Site, inside: dict[str, Any]) -> Iterator[Clie
         # A site that fell silent gets one more chance, so that nothing stays there.
         client.unanswered = 0
         sweep(client)
+
+
+@pytest.fixture(scope="session")
+def series(patient: Client) -> list[Image]:
+    """A CT series of the disposable patient, on the site."""
+    upload(patient, zipped(SERIES))
+    return SERIES
+
+
+@pytest.fixture(scope="session")
+def stored(patient: Client) -> dict[str, Image]:
+    """Real images of many kinds, on the site."""
+    images = gallery() | NAMED
+    upload(patient, zipped(list(images.values())))
+    return images
+
+
+@pytest.fixture(scope="session")
+def scp(site: Site) -> Site:
+    """The site, where it listens for DICOM."""
+    if not site.settings.get("DicomServerEnabled", True):
+        pytest.skip("orthanc_settings.DicomServerEnabled is false")
+    return site
+
+
+@pytest.fixture(scope="session")
+def modality(scp: Site) -> str:
+    """The title of this machine, if it is a modality of the site."""
+    if not scp.calling_aet:
+        pytest.skip("verification_modality is empty: this machine is a stranger, and only its refusal is checked")
+    return scp.calling_aet
+
+
+@pytest.fixture(scope="session")
+def receiver(scp: Site, modality: str) -> Iterator[Receiver]:
+    """This machine as a modality that listens."""
+    host, port = scp.receiver
+    with Receiver((modality, host, port), (scp.aet, scp.address, scp.dicom_port)).listening() as made:
+        yield made
 
 
 def sweep(client: Client) -> None:

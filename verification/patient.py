@@ -6,6 +6,7 @@ import functools
 import hashlib
 import io
 import uuid
+import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -181,10 +182,21 @@ def _video() -> Image:
     return image(dataset, "video")
 
 
+def zipped(images: Sequence[Image]) -> bytes:
+    """Put images into a ZIP archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, one in enumerate(images):
+            archive.writestr(f"{number}.dcm", one.content)
+    return buffer.getvalue()
+
+
 CT = image("CT_small.dcm", "upload")
 ZIPPED = [image("MR_small.dcm", "archive", number) for number in (1, 2)]
 BIG = image("CT_small.dcm", "big", repeat=90)
 DELETED = image("MR_small.dcm", "deleted")
+# Of another patient, who may be deleted without the first one.
+OTHER = _named("other", "ISO_IR 100", PATIENT_NAME)
 STOWED = image("CT_small.dcm", "dicomweb")
 SENT = image("MR_small.dcm", "modality")
 TOGETHER = [image("MR_small.dcm", "together", number) for number in range(32)]

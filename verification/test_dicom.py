@@ -19,22 +19,6 @@ from verification.site import Site
 STRANGER = "PACS-STRANGER"
 
 
-@pytest.fixture(scope="session")
-def scp(site: Site) -> Site:
-    """The site, where it listens for DICOM."""
-    if not site.settings.get("DicomServerEnabled", True):
-        pytest.skip("orthanc_settings.DicomServerEnabled is false")
-    return site
-
-
-@pytest.fixture(scope="session")
-def modality(scp: Site) -> str:
-    """The title of this machine, if it is a modality of the site."""
-    if not scp.calling_aet:
-        pytest.skip("verification_modality is empty: this machine is a stranger, and only its refusal is checked")
-    return scp.calling_aet
-
-
 @contextmanager
 def association(site: Site, calling: str, called: str) -> Iterator[Association]:
     """Ask for an association, and release it in the end."""

@@ -6,10 +6,9 @@ import re
 
 # The first release that can do it, of Orthanc itself or of a plugin, by what Orthanc calls it.
 SINCE = {
+    "a study given to another patient": ("orthanc", "1.11.2"),
     "arrays for numpy": ("orthanc", "1.11.0"),
     "RequestedTags in /tools/find": ("orthanc", "1.11.0"),
-    "labels": ("orthanc", "1.12.0"),
-    "an identifier of the database in /system": ("orthanc", "1.11.1"),
 }
 
 
