@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import re
 import ssl
+import time
 import zipfile
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -46,8 +48,9 @@ WRITES = [
     )
 ]
 PATIENCE = 30
-# After so many requests without an answer in a row, none is sent any more.
-GIVEN_UP = 2
+# After so many requests in a row that Orthanc did not answer, none is sent any more.
+GIVEN_UP = 3
+ABSENT = {502, 503, 504}
 
 
 class Refused(Exception):
@@ -108,17 +111,28 @@ class Client(requests.Session):
         """
         creates = self._guard(request)
         if self.unanswered >= GIVEN_UP:
-            raise requests.ConnectionError(f"{self.base} has stopped to answer, and is not asked any more")
+            reason = f"{self.base} has stopped to answer and is not asked any more; journalctl -u orthanc"
+            raise requests.ConnectionError(reason)
         try:
             answer = super().send(request, **kwargs)
         except requests.RequestException:
             self.unanswered += 1
             raise
-        self.unanswered = 0
+        self.unanswered = self.unanswered + 1 if answer.status_code in ABSENT else 0
         if creates and answer.ok and answer.headers.get("Content-Type", "").startswith("application/json"):
             made = answer.json()
             self.own.update(str(made[key]) for key in ("ID", "PatientID") if isinstance(made, dict) and key in made)
         return answer
+
+    def recover(self, seconds: float = 30) -> None:
+        """Wait until a site that fell silent answers again, for what has to be done there all the same."""
+        end = time.monotonic() + seconds
+        while self.unanswered and time.monotonic() < end:
+            self.unanswered = 0
+            with contextlib.suppress(requests.RequestException):
+                self.get("/changes?last", timeout=5)
+            if self.unanswered:
+                time.sleep(1)
 
     def json_at(self, path: str) -> Any:
         """Return the JSON at a path."""

@@ -193,7 +193,7 @@ def patient(client: Client, site: Site, inside: dict[str, Any]) -> Iterator[Clie
         yield client
     finally:
         # A site that fell silent gets one more chance, so that nothing stays there.
-        client.unanswered = 0
+        client.recover()
         sweep(client)
 
 

@@ -41,10 +41,11 @@ plugins = json.loads(ask("/plugins", right)[1] or "[]")
 print(
     json.dumps(
         {
-            # What removes or forwards images by itself.
+            # What removes or forwards images by itself, and in which letters it answers.
             "options": {
                 name: options.get(name)
                 for name in (
+                    "DefaultEncoding",
                     "LuaScripts",
                     "MaximumPatientCount",
                     "MaximumStorageMode",

@@ -7,6 +7,9 @@ import re
 # The first release that can do it, of Orthanc itself or of a plugin, by what Orthanc calls it.
 SINCE = {
     "a study given to another patient": ("orthanc", "1.11.2"),
+    # 1.7 does not just fail at it: it takes the whole of Orthanc down.
+    "an image uncompressed by WADO-RS": ("dicom-web", "1.20"),
+    "names of QIDO-RS in all letters": ("dicom-web", "1.20"),
     "arrays for numpy": ("orthanc", "1.11.0"),
     "RequestedTags in /tools/find": ("orthanc", "1.11.0"),
 }
