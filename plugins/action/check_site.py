@@ -77,6 +77,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                     "database": values["orthanc_database"] if values.get("orthanc_database_index") else "sqlite",
                     "files": values["orthanc_database"] if values.get("orthanc_database_storage") else "",
                     "server": list(map(str, server)),
+                    "program": self._program(roles, values, variables),
                     "offers": bool(values.get("orthanc_version")) and values.get("orthanc_install_method") == "apt",
                     "index_dir": values.get("orthanc_index_dir") or values.get("orthanc_storage_dir", "/var/lib"),
                 },
@@ -90,6 +91,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         if "orthanc" in roles and not wrong:
             refusals, result["warnings"] = security_check.findings(host)
             problems += refusals
+            result["warnings"] += site_check.notices(host)
         if problems:
             name = variables["inventory_hostname"]
             lines = "".join(f"\n- {problem}" for problem in dict.fromkeys(problems))
@@ -159,7 +161,21 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),
             "pacs_missing_packages": missing,
             "pacs_apt_upstream": probe["apt_upstream"],
+            "pacs_orthanc": {"command": [self._program(roles, values, variables)], "installed": True, **probe["binary"]}
+            if probe["binary"]["version"]
+            else {},
         }
+
+    def _program(self, roles: list[str], values: dict[str, Any], variables: dict[str, Any]) -> str:
+        """Return the path of the Orthanc binary on the host, or nothing where there is no such file."""
+        if "orthanc" not in roles:
+            return ""
+        constants = self._load(ROOT / "roles" / "orthanc" / "vars" / f"{values['orthanc_install_method']}.yml")
+        templar = self._templar.copy_with_new_env(
+            available_variables={**values, **variables, **constants, "__orthanc_docker_id": ""}
+        )
+        command: list[str] = templar.template(constants["__orthanc_command"])
+        return command[0] if command else ""
 
     def _packages(self, roles: list[str], values: dict[str, Any], variables: dict[str, Any]) -> set[str]:
         """Return what the roles install without looking at the host first, and without asking for a release."""
@@ -184,12 +200,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
 
     def _host(self, roles: list[str], values: dict[str, Any]) -> site_check.Host:
         constants = self._load(ROOT / "roles" / "orthanc" / "vars" / "main.yml")
-        tables = json.loads((ROOT / "roles" / "orthanc" / "files" / "known_options.json").read_text("utf-8"))
+        files = ROOT / "roles" / "orthanc" / "files"
+        tables, plugin_tables = (
+            json.loads((files / f"{name}_options.json").read_text("utf-8")) for name in ("known", "plugin")
+        )
         return site_check.Host(
             roles=roles,
             variables=values,
             plugins=constants["__orthanc_plugins"],
             tables=tables,
+            plugin_tables=plugin_tables,
             distribution_versions=constants["__orthanc_distribution_versions"],
             databases=constants["__orthanc_databases"],
             lsb_versions=constants["__orthanc_lsb_versions"],

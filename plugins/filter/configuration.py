@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import type_of, version_tuple
 
 _SECRET = re.compile(
     r"(password|passphrase|secret|token|pin|(access|account|private|secret)_?key|connection_?(string|uri))$",
@@ -47,8 +47,13 @@ def options_for(tables: Mapping[str, Mapping[str, str]], version: str) -> Mappin
     return tables[older[-1] if older else releases[0]]
 
 
+def option_types(options: Mapping[str, Any]) -> dict[str, str]:
+    """Return the type of each value."""
+    return {name: type_of(value) for name, value in options.items()}
+
+
 class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"options_for": options_for, "secret_sections": secret_sections}
+        return {"option_types": option_types, "options_for": options_for, "secret_sections": secret_sections}

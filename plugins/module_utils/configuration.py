@@ -8,7 +8,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 _KEY = re.compile(r'^\s*(?:\*\s*)?(?P<comment>//\s*)?"(?P<name>[A-Z]\w*)"\s*:\s*(?P<value>.*)')
@@ -45,6 +45,56 @@ def sample_options(sample: str) -> dict[str, str]:
             code = _STRING.sub("", line).split("//")[0]
             depth += code.count("{") + code.count("[") - code.count("}") - code.count("]")
     return options
+
+
+def ask_binary(run: Callable[[str], str]) -> tuple[str, dict[str, str]]:
+    """Ask an Orthanc binary for its version and for the types of its options.
+
+    :param run: runs the binary with one argument and returns what it prints.
+    :returns: nothing in both where it does not print a version.
+    """
+    found = re.search(r"Orthanc (\S+)", run("--version"))
+    if not found:
+        return "", {}
+    # An older release takes an option that it does not know for none, and starts a server.
+    newer = version_tuple(found[1]) >= (1, 13) or found[1] == "mainline"
+    samples = ["--config=-"] + (["--advanced-config=-"] if newer else [])
+    return found[1], sample_options("".join(map(run, samples)))
+
+
+def type_of(value: Any) -> str:
+    """Return the type of a value in the terms of ``sample_options``; to JSON, a truth is no number."""
+    kinds = ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (list, "list"), (dict, "dict"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), "nothing")
+
+
+def fits(value: Any, kind: str) -> bool:
+    """Tell whether Orthanc takes the value for an option of that type."""
+    return takes(kind, type_of(value))
+
+
+def takes(kind: str, given: str) -> bool:
+    """Tell the same of the type of a value."""
+    return given == kind or (kind == "float" and given == "int")
+
+
+def unfit(types: Mapping[str, str], options: Mapping[str, str], version: str) -> list[str]:
+    """Hold the options of ``orthanc_settings`` against what a binary knows.
+
+    :param types: the type of each option that is asked for.
+    :param options: the type of each option that the binary knows.
+    :param version: of the binary.
+    :returns: one sentence for each option that it does not know, or not so.
+    """
+    found = []
+    for name, kind in types.items():
+        here = f"orthanc_settings.{name}: Orthanc {version} on this host"
+        if name not in options:
+            found.append(f"{here} does not know this option.{nearest(name, options)} Correct it or take it out.")
+        # This truth became a text with 1.13.0, which reads both.
+        elif not takes(options[name], kind) and (name, kind) != ("OverwriteInstances", "bool"):
+            found.append(f"{here} wants a value of type {options[name]}, not {kind}.")
+    return found
 
 
 def read_folder(folder: str) -> dict[str, Any]:

@@ -36,11 +36,12 @@ options:
     type: list
     elements: path
     default: []
-  required_options:
-    description: Top-level options that the binary has to know. One that it does not know is an error.
-    type: list
-    elements: str
-    default: []
+  asked_options:
+    description:
+      - The type of each top-level option that is asked for, in the terms of the result C(options).
+      - One that the binary does not know, or of which it wants another type, is an error.
+    type: dict
+    default: {}
 attributes:
   check_mode:
     description: Works as usual, since it only reads.
@@ -50,7 +51,7 @@ attributes:
 EXAMPLES = r"""
 - name: Ask the binary
   dicom.orthanc.orthanc_info:
-    required_options: [HttpPort]
+    asked_options: {HttpPort: int}
   register: orthanc
 """
 
@@ -75,11 +76,7 @@ import os
 import re
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import (
-    nearest,
-    sample_options,
-    version_tuple,
-)
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary, unfit
 
 
 def candidate(module: AnsibleModule) -> str:
@@ -107,7 +104,7 @@ def main() -> None:
             "list_command": {"type": "list", "elements": "str", "default": ["ls"]},
             "version": {"type": "str", "default": ""},
             "libraries": {"type": "list", "elements": "path", "default": []},
-            "required_options": {"type": "list", "elements": "str", "default": []},
+            "asked_options": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -115,17 +112,12 @@ def main() -> None:
     if not command or not os.access(command[0], os.X_OK):
         module.exit_json(installed=False, version=module.params["version"] or candidate(module), options={})
 
-    _rc, out, _err = module.run_command([*command, "--version"], check_rc=True)
-    found = re.search(r"Orthanc (\S+)", out)
-    version = found[1] if found else ""
+    def run(argument: str) -> str:
+        return str(module.run_command([*command, argument], check_rc=True)[1])
+
+    version, options = ask_binary(run)
     if not version:
-        module.fail_json(f"{command[0]} --version does not print an Orthanc version but: {out[:200]}")
-    # An older release takes an option that it does not know for none, and starts a server.
-    newer = version_tuple(version) >= (1, 13) or version == "mainline"
-    sample = ""
-    for option in ["--config=-"] + (["--advanced-config=-"] if newer else []):
-        sample += module.run_command([*command, option], check_rc=True)[1]
-    options = sample_options(sample)
+        module.fail_json(f"{command[0]} --version does not print an Orthanc version but: {run('--version')[:200]}")
 
     # A dry run on a host whose packages are older than the inventory has nothing to compare yet.
     wanted = module.params["version"]
@@ -134,12 +126,7 @@ def main() -> None:
             f"orthanc_version: {wanted} is asked for, and Orthanc {version} is what was installed; it does not run yet."
             " Choose the package or image that holds that release, or leave orthanc_version empty."
         )
-    problems = [
-        f"orthanc_settings.{name}: Orthanc {version} on this host does not know this option."
-        f"{nearest(name, options)} Correct it or take it out."
-        for name in module.params["required_options"]
-        if name not in options
-    ] + [
+    problems = unfit(module.params["asked_options"], options, version) + [
         f"orthanc_plugins: {library} is missing; Orthanc {version} of this host does not bring"
         " that plugin. Take it out of orthanc_plugins or install a newer Orthanc."
         for library in missing(module)

@@ -11,6 +11,7 @@ short_description: Run Orthanc with its configuration, or with the last one that
 version_added: 0.1.0
 description:
   - Restarts the unit if it does not run, or if its configuration, its file or one of O(programs) is newer than it.
+    A configuration that was only written in other words is the same.
   - Polls C(/changes?last), which reads the index. C(/system) is answered from memory even while the database is down.
   - Then compares the version, the plugins and the database that Orthanc reports with those asked for.
   - What worked is kept in O(state_dir). If Orthanc does not work, the configuration and the unit that worked last come
@@ -153,6 +154,10 @@ MEANINGS = (
 )
 
 
+# Under which name the start of a process stands among the files that it runs with.
+STARTED = "started"
+
+
 class Unready(Exception):
     """Orthanc does not answer as it should; the message says how."""
 
@@ -206,16 +211,39 @@ class Kept:
         last: dict[str, list[Any]] = json.loads(self._file.read_text(encoding="utf-8"))
         return last
 
-    def keep(self) -> None:
-        """Take what is there now for what worked last."""
-        found = self._found()
+    def keep(self, started: str) -> None:
+        """Take what is there now for what worked last, of the process that was started then."""
+        found = self._found() | {STARTED: [started]}
         if found != self._last():
             os.makedirs(self._file.parent, mode=0o700, exist_ok=True)
             _write(self._file, [json.dumps(found), 0, 0, 0o600])
 
+    def runs(self, started: str) -> bool:
+        """Tell whether the process that was started then runs with what is there now, in other words or not.
+
+        That it is what worked last is known of no other process.
+        """
+        last, found = self._last(), self._found()
+        return last.get(STARTED) == [started] and self._meant(last) == self._meant(found)
+
+    def _meant(self, files: dict[str, list[Any]]) -> dict[str, Any]:
+        """Return what the files say: the options of Orthanc, however they are spread and written, and the rest."""
+        meant: dict[str, Any] = {"": {}}
+        for path, file in files.items():
+            if path.endswith(".json") and pathlib.Path(path).parent == self._config_dir:
+                try:
+                    meant[""].update(json.loads(file[0]))
+                    continue
+                except ValueError:
+                    pass
+            if path != STARTED:
+                meant[path] = file[0]
+        return meant
+
     def restore(self) -> bool:
         """Bring back what worked last. Return whether that is something else than what is there."""
         last, found = self._last(), self._found()
+        last.pop(STARTED, None)
         if not last or {path: file[0] for path, file in last.items()} == {
             path: file[0] for path, file in found.items()
         }:
@@ -286,6 +314,12 @@ class Unit:
         """Whether its process ended by itself, be it to be started again or not."""
         state = self.show()
         return state["ActiveState"] in ("failed", "inactive") or state["SubState"] == "auto-restart"
+
+    @property
+    def start(self) -> str:
+        """The start of its process: which boot of the host, and how many microseconds later."""
+        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {self.show()['ExecMainStartTimestampMonotonic']}"
 
     @property
     def started(self) -> float:
@@ -409,15 +443,18 @@ def main() -> None:
     unit = Unit(module, os.path.basename(params["unit"]))
     folder = params["config_dir"]
     files = [folder, params["unit"], *(entry.path for entry in os.scandir(folder))] if os.path.isdir(folder) else []
+    kept = Kept(params["state_dir"], folder, params["unit"], params["links"])
+    programs = params["programs"] + params["links"]
     changed = (
         (module.check_mode and params["written"])
         or not (unit.active and unit.enabled)
-        or newest(files, params["programs"] + params["links"]) > unit.started
+        or newest([], programs) > unit.started
+        # Files that were written anew may still say the same.
+        or (newest(files, []) > unit.started and not kept.runs(unit.start))
     )
     if module.check_mode and changed:
         module.exit_json(changed=True)
 
-    kept = Kept(params["state_dir"], folder, params["unit"], params["links"])
     if changed:
         unit.restart()
     try:
@@ -425,7 +462,7 @@ def main() -> None:
     except Unready as error:
         module.fail_json(f"{error}{'' if module.check_mode else back(module, unit, kept)}".strip())
     if not module.check_mode:
-        kept.keep()
+        kept.keep(unit.start)
     module.exit_json(changed=changed, **proven)
 
 

@@ -38,6 +38,10 @@ options:
     type: list
     elements: str
     default: []
+  program:
+    description: Where the Orthanc binary is or will be; empty where it is in an image.
+    type: str
+    default: ""
   offers:
     description: Ask the package sources even where Orthanc is installed, which takes half a second.
     type: bool
@@ -79,6 +83,11 @@ offered:
   type: list
   elements: str
   returned: always
+binary:
+  description: The version of the binary that was asked, and the types of the options that it knows; empty without one.
+  type: dict
+  returned: always
+  sample: {version: 1.12.7, options: {HttpPort: int}}
 packages:
   description: The Debian packages that are installed, by their names.
   type: list
@@ -142,7 +151,7 @@ import urllib.request
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_folder
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary, read_folder
 
 
 def os_release() -> dict[str, str]:
@@ -221,6 +230,7 @@ def main() -> None:
             "database": {"type": "str", "default": "sqlite"},
             "files": {"type": "str", "default": ""},
             "server": {"type": "list", "elements": "str", "default": []},
+            "program": {"type": "str", "default": ""},
             "offers": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -246,10 +256,14 @@ def main() -> None:
     for line in run("ss", "-Hltnp").splitlines():
         program = re.search(r'users:\(\("([^"]+)"', line)
         listening[line.split()[3].rpartition(":")[2]] = program[1] if program else "another program"
+    program = module.params["program"]
+    # A binary that does not run any more is no reason to stop: it may be about to be replaced.
+    version, options = ask_binary(lambda argument: run(program, argument)) if program else ("", {})
     settings = read_folder(module.params["config_dir"])
     asked = (module.params["database"], module.params["files"])
     database, files, images = archive(settings, module.params["index_dir"], asked)
     module.exit_json(
+        binary={"version": version, "options": options},
         database=database,
         files=files,
         images=images,

@@ -54,7 +54,7 @@ def _option(name: str, *bad: Any) -> Callable[[Host], Iterator[str]]:
     """Look at an option that the role has closed and the inventory opens."""
 
     def broken(host: Host) -> Iterator[str]:
-        value = host.variables["orthanc_settings"].get(name)
+        value = host.settings.get(name)
         if any(value == wrong and type(value) is type(wrong) for wrong in bad):
             yield f"orthanc_settings.{name} is {str(value).lower()}"
 
@@ -78,7 +78,7 @@ def _well_known_password(host: Host) -> Iterator[str]:
 
 
 def _plain_dicom(host: Host) -> Iterator[str]:
-    if host.variables["orthanc_settings"].get("DicomTlsEnabled") is True:
+    if host.settings.get("DicomTlsEnabled") is True:
         return
     for name, modality in host.variables["orthanc_modalities"].items():
         address = modality.get("Host") if isinstance(modality, Mapping) else modality[1]

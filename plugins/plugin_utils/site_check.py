@@ -19,6 +19,7 @@ from typing import Any
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 from ansible_collections.dicom.orthanc.plugins.module_utils import lsb as site_of_lsb
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest, version_tuple
+from ansible_collections.dicom.orthanc.plugins.plugin_utils import settings_check
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
@@ -27,19 +28,7 @@ Check = Callable[["Host"], Iterator[str]]
 
 # The oldest releases of the distributions that the roles are made for.
 DISTRIBUTIONS = {"debian": "12", "ubuntu": "22.04"}
-# Options of Orthanc that have a variable of their own, which other roles read too.
-OWN_VARIABLE = {
-    "DicomAet": "orthanc_aet",
-    "DicomModalities": "orthanc_modalities",
-    "DicomPort": "orthanc_dicom_port",
-    "HttpPort": "orthanc_http_port",
-    "IndexDirectory": "orthanc_index_dir",
-    "Name": "orthanc_name",
-    "OrthancPeers": "orthanc_peers",
-    "Plugins": "orthanc_plugins",
-    "RegisteredUsers": "orthanc_users",
-    "StorageDirectory": "orthanc_storage_dir",
-}
+# Options of the engine that have a variable of their own.
 ENGINE_VARIABLE = {
     "default-address-pools": "docker_engine_address_pools",
     "live-restore": "docker_engine_live_restore",
@@ -55,25 +44,15 @@ RANGES = {
     "orthanc_ready_timeout": (1, 3600),
     "orthanc_storage_minimum_free_gb": (0, 1_000_000),
 }
-# The options of the databases, and the programs that may hold the ports of the roles already.
-DATABASE_SECTIONS = {"PostgreSQL": "postgresql", "MySQL": "mysql"}
+# The programs that may hold the ports of the roles already.
 PROGRAMS = {
     "orthanc": ("Orthanc",),
     "nginx": ("nginx",),
     "postgresql": ("postgres",),
     "mysql": ("mariadbd", "mysqld"),
 }
-OPTION_TYPES: dict[str, tuple[type, ...]] = {
-    "bool": (bool,),
-    "int": (int,),
-    "float": (int, float),
-    "str": (str,),
-    "list": (list,),
-    "dict": (dict,),
-}
 _RELEASE = r"\d+\.\d+\.\d+"
 _URL = r"https?://[^\s/]+(/\S*)?"
-_NAME = re.compile(r"[A-Za-z0-9_-]+")
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 # Registry, path, and the tag or digest without which it would be whatever is newest.
@@ -89,14 +68,16 @@ class Host:
 
     ``probe`` is what the module ``site_probe`` returned, or nothing if the host was not asked.
     ``plain_secrets`` names the variables whose secret can be read in the inventory's files.
-    ``tables`` maps each known Orthanc release to the names and types of its options, ``lsb_versions`` to the versions
-    of the plugins that go with it. ``inventory`` is its path, for commands that an error names.
+    ``tables`` maps each known Orthanc release to the names and types of its options, ``plugin_tables`` to those of each
+    section of a plugin, ``lsb_versions`` to the versions of the plugins that go with it. ``inventory`` is its path, for
+    commands that an error names.
     """
 
     roles: list[str]
     variables: Variables
     plugins: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     tables: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    plugin_tables: Mapping[str, Mapping[str, Mapping[str, str]]] = dataclasses.field(default_factory=dict)
     distribution_versions: Mapping[str, str] = dataclasses.field(default_factory=dict)
     databases: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
     lsb_versions: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
@@ -139,6 +120,26 @@ class Host:
             or next(iter(self.probe["offered"]), "")
             or self.distribution_versions.get(f"{self.probe['distribution']}-{self.probe['release']}", "")
         )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All options that the inventory sets, looked at or not."""
+        return {**self.variables["orthanc_settings"], **self.variables["orthanc_settings_unchecked"]}
+
+    @property
+    def asked(self) -> settings_check.Asked:
+        """What its Orthanc is to have."""
+        variables, release = self.variables, self.orthanc_version
+        # Images and upstream's packages have plugins of their own age.
+        of_debian = self.method == "lsb" or (self.method == "apt" and not self.upstream)
+        return settings_check.Asked(release, variables["orthanc_plugins"], variables["orthanc_database"], of_debian)
+
+    @property
+    def known(self) -> settings_check.Known:
+        """What is known of the options; the very binary on the host knows best."""
+        binary = (self.probe or {}).get("binary") or {"options": {}}
+        tables = {**self.tables, binary["version"]: binary["options"]} if binary["options"] else self.tables
+        return settings_check.Known(tables, self.plugin_tables, self.plugins)
 
 
 def misspelled(names: set[str], known: set[str], derived: set[str], prefixes: set[str]) -> Iterator[str]:
@@ -299,28 +300,10 @@ def engine(host: Host) -> Iterator[str]:
 
 
 def plugins(host: Host) -> Iterator[str]:
-    """Plugins that do not exist, or not for the release of this host."""
-    version = host.orthanc_version
-    for name in host.variables["orthanc_plugins"]:
-        since = host.plugins.get(name, {}).get("since")
-        lacking = host.plugins.get(name, {}).get("lacking", {}).get(host.method)
-        if name in ("imagej", "orthanc-imagej"):
-            yield (
-                "orthanc_plugins: orthanc-imagej extends ImageJ on a workstation;"
-                " it is no plugin of the server. Take it out."
-            )
-        elif name not in host.plugins:
-            yield f"orthanc_plugins: there is no plugin '{name}'.{nearest(name, host.plugins)}"
-        elif lacking:
-            yield (
-                f"orthanc_plugins: orthanc_install_method {host.method} does not have '{name}': {lacking}."
-                " Take it out or choose another method."
-            )
-        elif version and since and version_tuple(version) < version_tuple(since):
-            yield (
-                f"orthanc_plugins: '{name}' came with Orthanc {since}, and this host has {version};"
-                " take it out or use a newer release."
-            )
+    """Plugins that do not exist, or not for this host."""
+    source = host.method if host.method != "apt" else "upstream" if host.upstream else "distribution"
+    files_in_database = host.variables["orthanc_database"] != "sqlite" and host.variables["orthanc_database_storage"]
+    yield from settings_check.plugins(host.asked, host.known, source, bool(files_in_database))
 
 
 def upstream(host: Host) -> Iterator[str]:
@@ -387,53 +370,31 @@ def lsb(host: Host) -> Iterator[str]:
 
 
 def settings(host: Host) -> Iterator[str]:
-    """Options in orthanc_settings that Orthanc would ignore in silence, or end on."""
-    version = host.orthanc_version
-    later = {
-        option: release
-        for release in sorted(host.tables, key=version_tuple, reverse=True)
-        for option in host.tables[release]
-    }
-    types = {option: kind for table in host.tables.values() for option, kind in table.items()}
-    sections = {
-        section
-        for plugin in host.plugins.values()
-        for section in (*plugin.get("settings", {}), *plugin.get("sections", []))
-    }
-    of_plugins = {
-        option: kind for plugin in host.plugins.values() for option, kind in plugin.get("options", {}).items()
-    }
-    for name, value in host.variables["orthanc_settings"].items():
-        if name in OWN_VARIABLE:
-            yield f"orthanc_settings.{name}: this option has a variable of its own; set {OWN_VARIABLE[name]}."
-        elif name == "SslEnabled" and value is True:
+    """Options that Orthanc would ignore in silence, or end on."""
+    yield from settings_check.problems(host.variables["orthanc_settings"], host.asked, host.known)
+    for name in host.variables["orthanc_settings_unchecked"]:
+        # Others read these too, so that there is no way around the variable.
+        if name in settings_check.OWN_VARIABLE:
             yield (
-                "orthanc_settings.SslEnabled: HTTPS is served by nginx; with the distribution's packages the first such"
-                " connection would end Orthanc, whose web server does not fit OpenSSL 3. Take it out."
+                f"orthanc_settings_unchecked.{name}: this option has a variable of its own;"
+                f" set {settings_check.OWN_VARIABLE[name]}."
             )
-        elif name in DATABASE_SECTIONS and host.variables["orthanc_database"] != DATABASE_SECTIONS[name]:
-            yield f"orthanc_settings.{name}: orthanc_database is {host.variables['orthanc_database']}; take it out."
-        elif name in sections or name in DATABASE_SECTIONS:
-            if not isinstance(value, dict):
-                yield f"orthanc_settings.{name}: a plugin's section is a dictionary, not {value!r}."
-        elif name in of_plugins:
-            if not _is_of_type(value, of_plugins[name]):
-                yield f"orthanc_settings.{name}: the plugin wants a value of type {of_plugins[name]}, not {value!r}."
-        elif name not in types:
-            yield f"orthanc_settings.{name}: no Orthanc release knows this option.{nearest(name, types)}"
-        elif version and version in host.tables and name not in host.tables[version]:
-            yield (
-                f"orthanc_settings.{name}: Orthanc {version} does not know this option;"
-                f" it was first seen in {later[name]}. Take it out."
-            )
-        elif not _is_of_type(value, types[name]):
-            # 1.13.0 turned this boolean into a text and still reads the boolean.
-            if name == "OverwriteInstances" and isinstance(value, (bool, str)):
-                continue
-            yield (
-                f"orthanc_settings.{name}: Orthanc wants a value of type {types[name]},"
-                f" not {value!r} ({type(value).__name__})."
-            )
+        elif name in host.variables["orthanc_settings"]:
+            yield f"orthanc_settings_unchecked.{name}: it stands in orthanc_settings as well; leave one of them."
+
+
+def peers(host: Host) -> Iterator[str]:
+    """Other Orthanc servers that this one could not talk to, or that would end it."""
+    yield from settings_check.peers(host.variables["orthanc_peers"])
+
+
+def notices(host: Host) -> Iterator[str]:
+    """What nobody has looked at, or what is not what it seems to be."""
+    if host.has("orthanc"):
+        variables = host.variables
+        yield from settings_check.notices(
+            variables["orthanc_settings"], variables["orthanc_settings_unchecked"], host.asked, host.known
+        )
 
 
 def database(host: Host) -> Iterator[str]:
@@ -484,10 +445,10 @@ def _no_way(server: str, port: int, reason: str) -> str:
 
 def modalities(host: Host) -> Iterator[str]:
     """Modalities that Orthanc would refuse, or that it would never let in."""
-    check_host = host.variables["orthanc_settings"].get("DicomCheckModalityHost", True)
+    check_host = host.settings.get("DicomCheckModalityHost", True)
     for name, modality in host.variables["orthanc_modalities"].items():
         here = f"orthanc_modalities.{name}"
-        if not _NAME.fullmatch(str(name)):
+        if not settings_check.NAME.fullmatch(str(name)):
             yield f"{here}: a name has letters, digits, '-' and '_' only."
         if isinstance(modality, list) and len(modality) in (3, 4):
             modality = dict(zip(("AET", "Host", "Port"), modality, strict=False))
@@ -507,6 +468,7 @@ def modalities(host: Host) -> Iterator[str]:
                 f"{here}: Orthanc compares Host with the address of the sender, and '{modality['Host']}' is a name;"
                 " give the address, or set orthanc_settings.DicomCheckModalityHost to false."
             )
+        yield from settings_check.modality(here, modality)
 
 
 def site(host: Host) -> Iterator[str]:
@@ -617,11 +579,6 @@ def _left_behind(variables: Variables, probe: Mapping[str, Any]) -> Iterator[str
     )
 
 
-def _is_of_type(value: Any, kind: str) -> bool:
-    """Tell whether Orthanc takes the value; to Python, but not to JSON, a boolean is a number."""
-    return isinstance(value, OPTION_TYPES[kind]) and (kind == "bool" or not isinstance(value, bool))
-
-
 def _is_aet(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", value)) and bool(value.strip())
 
@@ -640,7 +597,7 @@ def problems(host: Host) -> Iterator[str]:
     """All that is wrong with a host whose variables have the right types."""
     checks: list[Check] = [ports, ranges, users]
     if host.has("orthanc"):
-        checks += [orthanc, container, database, plugins, settings, modalities, verification]
+        checks += [orthanc, container, database, plugins, settings, modalities, peers, verification]
         checks += [lsb] if host.method == "lsb" else [upstream] if host.upstream else []
     if host.has("nginx"):
         checks.append(site)

@@ -159,7 +159,7 @@ def test_section_is_no_secret(section: str, value: Any) -> None:
 
 
 def test_filters_are_named() -> None:
-    assert set(FilterModule().filters()) == {"options_for", "secret_sections"}
+    assert set(FilterModule().filters()) == {"option_types", "options_for", "secret_sections"}
 
 
 @pytest.mark.parametrize(

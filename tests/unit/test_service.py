@@ -106,7 +106,7 @@ def kept(folder: pathlib.Path) -> Kept:
 
 def test_what_worked_comes_back_whole(folder: pathlib.Path) -> None:
     before = (folder / "orthanc.json").read_bytes()
-    kept(folder).keep()
+    kept(folder).keep("boot 1")
     (folder / "orthanc.json").write_text("{", "utf-8")
     (folder / "orthanc.json").chmod(0o600)
     (folder / "mysql.json").write_text("{}", "utf-8")
@@ -122,7 +122,7 @@ def test_release_comes_back_with_its_configuration(folder: pathlib.Path) -> None
     link = folder.parent / "current"
     link.symlink_to("1.10.1")
     links = [str(link)]
-    Kept(str(folder.parent / "state"), str(folder), "/none", links).keep()
+    Kept(str(folder.parent / "state"), str(folder), "/none", links).keep("boot 1")
     link.unlink()
     link.symlink_to("1.12.7")
     assert Kept(str(folder.parent / "state"), str(folder), "/none", links).restore()
@@ -131,12 +131,26 @@ def test_release_comes_back_with_its_configuration(folder: pathlib.Path) -> None
 
 def test_nothing_comes_back_where_nothing_worked_or_nothing_changed(folder: pathlib.Path) -> None:
     assert not kept(folder).restore()
-    kept(folder).keep()
+    kept(folder).keep("boot 1")
     assert not kept(folder).restore()
 
 
+def test_same_options_in_other_words_are_no_change(folder: pathlib.Path) -> None:
+    kept(folder).keep("boot 1")
+    (folder / "orthanc.json").write_text('{\n  "Name":"old \\u00fc$"}\n', "utf-8")
+    assert kept(folder).runs("boot 1")
+    assert not kept(folder).runs("boot 2"), "of another process nobody knows what it read"
+    (folder / "more.json").write_text('{"HttpPort": 8042}', "utf-8")
+    assert not kept(folder).runs("boot 1")
+    (folder / "more.json").unlink()
+    (folder.parent / "orthanc.service").write_text("[Unit]\n\n", "utf-8")
+    assert not kept(folder).runs("boot 1")
+    (folder / "orthanc.json").write_text("{", "utf-8")
+    assert not kept(folder).runs("boot 1")
+
+
 def test_what_worked_is_for_root_alone(folder: pathlib.Path) -> None:
-    kept(folder).keep()
+    kept(folder).keep("boot 1")
     state = folder.parent / "state"
     assert [path.stat().st_mode & 0o777 for path in (state, state / "last.json")] == [0o700, 0o600]
 

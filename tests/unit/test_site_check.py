@@ -9,7 +9,8 @@ import string
 from typing import Any
 
 import pytest
-from ansible_collections.dicom.orthanc.plugins.plugin_utils import site_check
+from ansible_collections.dicom.orthanc.plugins.plugin_utils import settings_check, site_check
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.settings_check import OWN_VARIABLE
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,8 +19,14 @@ from hypothesis import strategies as st
 
 from tests.repository import ROLES, ROOT, defaults, evaluated, load, options
 
-TABLES = json.loads((ROOT / "roles/orthanc/files/known_options.json").read_text(encoding="utf-8"))
+TABLES, PLUGIN_TABLES = (
+    json.loads((ROOT / f"roles/orthanc/files/{name}_options.json").read_text(encoding="utf-8"))
+    for name in ("known", "plugin")
+)
 CONSTANTS = load("roles/orthanc/vars/main.yml")
+PACKAGED = [
+    name for name, plugin in CONSTANTS["__orthanc_plugins"].items() if "distribution" not in plugin.get("lacking", {})
+]
 GOOD = {name: evaluated()[name] for role in ROLES for name in defaults(role)} | {
     "nginx_server_name": "pacs.example.org",
     "nginx_users": {"admin": "long enough"},
@@ -28,7 +35,7 @@ GOOD = {name: evaluated()[name] for role in ROLES for name in defaults(role)} | 
     "orthanc_proxied": True,
     "orthanc_plugins": ["dicomweb"],
     "orthanc_modalities": {"ct": {"AET": "CT1", "Host": "192.0.2.7", "Port": 104}},
-    "orthanc_settings": {"OverwriteInstances": True, "DicomWeb": {"StudiesMetadata": "Full"}},
+    "orthanc_settings": {"OverwriteInstances": True},
     "verification_modality": "ct",
 }
 PROBE = {
@@ -40,6 +47,7 @@ PROBE = {
     "database": "sqlite",
     "files": "",
     "images": 0,
+    "binary": {"version": "", "options": {}},
     "no_way": "",
     "machine": "x86_64",
     "memory": 8 << 30,
@@ -58,6 +66,7 @@ def problems(
         variables=GOOD | changes,
         plugins=CONSTANTS["__orthanc_plugins"],
         tables=TABLES,
+        plugin_tables=PLUGIN_TABLES,
         distribution_versions=CONSTANTS["__orthanc_distribution_versions"],
         databases=CONSTANTS["__orthanc_databases"],
         lsb_versions=CONSTANTS["__orthanc_lsb_versions"],
@@ -96,6 +105,22 @@ def modality(**changes: Any) -> dict[str, Any]:
     return {"orthanc_modalities": {"ct": {"AET": "CT1", "Host": "192.0.2.7", "Port": 104} | changes}}
 
 
+def setting(name: str, value: Any, part: str, host: dict[str, Any] | None = None) -> tuple[dict[str, Any], str, str]:
+    """Make the case of one wrong option."""
+    return (host or {}) | {"orthanc_settings": {name: value}}, f"orthanc_settings.{name}", part
+
+
+def inner(
+    section: str, name: str, value: Any, part: str, host: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], str, str]:
+    """Make the case of something wrong inside of an option."""
+    return setting(section, {name: value}, part, host)[0], f"orthanc_settings.{section}.{name}", part
+
+
+def peer(value: Any, variable: str, part: str) -> tuple[dict[str, Any], str, str]:
+    return {"orthanc_peers": {"other": value}}, variable, part
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -105,9 +130,13 @@ def modality(**changes: Any) -> dict[str, Any]:
         {"distribution": "ubuntu", "release": "22.04", "offered": ["1.10.0"]},
         {"orthanc_version": "1.12.7"},
         {"orthanc_version": "1.12.6", "orthanc": "1.12.6"},
-        {"orthanc_plugins": list(CONSTANTS["__orthanc_plugins"])},
+        {"orthanc_plugins": PACKAGED},
+        {"orthanc_settings": {"DicomWeb": {"StudiesMetadata": "Full"}}},
+        {"orthanc_settings_unchecked": {"OptionOfTomorrow": {"Deep": [1]}, "DicomWeb": {"Tomorrow": 1}}},
+        {"orthanc_peers": {"other": ["https://pacs2.example.org/orthanc/"]}},
+        {"orthanc_peers": {"other": ["https://pacs2.example.org:8443", "user", "password"]}},
+        {"orthanc_peers": {"other": {"Url": "http://192.0.2.9:8042/", "HttpHeaders": {"Token": "x"}, "Timeout": 5}}},
         {"orthanc_index_dir": "/data/index", "orthanc_storage_dir": "/data/dicom"},
-        {"orthanc_settings": {"OverwriteInstances": "Always"}},
         {"orthanc_settings": {"DicomCheckModalityHost": False}, **modality(Host="ct.example.org")},
         {"orthanc_modalities": {"ct": ["CT1", "192.0.2.7", 104]}},
         {"orthanc_modalities": {"ct": ["CT1", "192.0.2.7", 104, "Generic"]}},
@@ -124,6 +153,53 @@ def modality(**changes: Any) -> dict[str, Any]:
 )
 def test_good_host(changes: dict[str, Any]) -> None:
     assert problems(**changes) == []
+
+
+def notices(**changes: Any) -> list[str]:
+    host = site_check.Host(
+        roles=["orthanc"],
+        variables=GOOD | changes,
+        plugins=CONSTANTS["__orthanc_plugins"],
+        tables=TABLES,
+        plugin_tables=PLUGIN_TABLES,
+    )
+    return list(site_check.notices(host))
+
+
+@pytest.mark.parametrize(
+    "changes, part",
+    [
+        ({"orthanc_settings": {"StoneWebViewer": {"DateFormat": "DD.MM.YYYY"}}}, "are not checked; https://orthanc."),
+        ({"orthanc_install_method": "docker", "orthanc_settings": {"DicomWeb": {"New": 1}}}, "New is nothing that"),
+        ({"orthanc_settings_unchecked": {"New": 1, "Newer": 2}}, "New, Newer is passed on without a check"),
+        (
+            {"orthanc_version": "1.10.1", "orthanc_settings": {"DicomTlsRemoteCertificateRequired": False}},
+            "verify a certificate if there is one",
+        ),
+        ({"orthanc_version": "1.13.0", "orthanc_settings": {"ZipLoaderThreads": 4}}, "does not use it any more"),
+    ],
+)
+def test_notice(changes: dict[str, Any], part: str) -> None:
+    (notice,) = notices(**changes)
+    assert notice.startswith("orthanc_settings")
+    assert part in notice
+
+
+def test_nothing_to_notice() -> None:
+    assert notices() == []
+    assert notices(orthanc_version="1.12.7", orthanc_settings={"DicomTlsRemoteCertificateRequired": False}) == []
+    assert notices(orthanc_settings={"DicomWeb": {"New": 1}}) == []
+
+
+def test_the_binary_on_the_host_knows_best() -> None:
+    """A release that no table has, with an option that no table has."""
+    binary = {"version": "1.12.10", "options": {"Tomorrow": "int", "HttpTimeout": "str"}}
+    host: dict[str, Any] = {"orthanc": "1.12.10", "binary": binary}
+    assert problems(**host, orthanc_settings={"Tomorrow": 1, "HttpTimeout": "60"}) == []
+    (problem,) = problems(**host, orthanc_settings={"HttpTimeout": 60})
+    assert "wants a value of type str" in problem
+    (problem,) = problems(**host, orthanc_settings={"StableAge": 60})
+    assert "Orthanc 1.12.10 does not know this option" in problem
 
 
 def test_good_host_without_proxy() -> None:
@@ -165,6 +241,7 @@ UPSTREAM: dict[str, Any] = {"orthanc_apt_source": "upstream", "orthanc_version":
 
 def test_good_host_with_packages_of_upstream() -> None:
     assert problems(**UPSTREAM) == []
+    assert problems(**UPSTREAM, orthanc_settings={"OverwriteInstances": "Always"}) == []
     assert problems(**UPSTREAM | {"orthanc_version": "", "orthanc_plugins": ["housekeeper"], "orthanc": "1.10.1"}) == []
 
 
@@ -205,7 +282,7 @@ def test_good_host_with_lsb(changes: dict[str, Any]) -> None:
 
 def test_options_of_plugins_are_reached() -> None:
     settings = {"PythonScript": "/srv/route.py", "ServeFolders": {"/doc": "/srv"}}
-    assert problems(orthanc_settings=settings) == []
+    assert problems(orthanc_settings=settings, orthanc_plugins=["python", "serve-folders"]) == []
 
 
 DOCKER: dict[str, Any] = {"orthanc_install_method": "docker"}
@@ -235,8 +312,8 @@ def test_good_container(changes: dict[str, Any]) -> None:
 
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
-    ({"orthanc_settings": {"PythonScript": True}}, "orthanc_settings.PythonScript", "wants a value of type str"),
-    ({"orthanc_settings": {"ServeFolders": "/srv"}}, "orthanc_settings.ServeFolders", "is a dictionary"),
+    setting("PythonScript", True, "wants a value of type str", {"orthanc_plugins": ["python"]}),
+    setting("ServeFolders", "/srv", "is a dictionary", {"orthanc_plugins": ["serve-folders"]}),
     # database
     (POSTGRESQL | {"orthanc_database_password": ""}, "orthanc_database_password", "make secrets"),
     (POSTGRESQL | {"orthanc_database_host": ""}, "orthanc_database_host", "in the group 'postgresql'"),
@@ -297,7 +374,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (
         LSB | {"orthanc_plugins": ["python"]},
         "orthanc_plugins",
-        "orthanc_install_method lsb does not have 'python': its",
+        "'python' is not to be had with orthanc_install_method lsb: its",
     ),
     (
         LSB | {"orthanc_plugins": ["housekeeper"], "orthanc_version": "1.10.1"},
@@ -402,7 +479,84 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_settings": {"ZipUseUtf8": True}}, "orthanc_settings.ZipUseUtf8", "first seen in 1.13.0"),
     ({"orthanc_settings": {"HttpTimeout": "60"}}, "orthanc_settings.HttpTimeout", "of type int, not '60' (str)"),
     ({"orthanc_settings": {"HttpTimeout": True}}, "orthanc_settings.HttpTimeout", "of type int, not True (bool)"),
-    ({"orthanc_settings": {"OverwriteInstances": 1}}, "orthanc_settings.OverwriteInstances", "not 1 (int)"),
+    ({"orthanc_settings": {"OverwriteInstances": 1}}, "orthanc_settings.OverwriteInstances", "knows true and false"),
+    setting("OverwriteInstances", "Always", "Orthanc 1.12.7 knows true and false only"),
+    setting("OverwriteInstances", "Perhaps", "none of Never, Always and IfChanged", UPSTREAM),
+    setting("HttpTimeout", -1, "choose a number of 0 or more"),
+    setting("HttpThreadsCount", 0, "from 1 to"),
+    setting("DicomThreadsCount", 0, "from 1 to"),
+    setting("DicomLossyTranscodingQuality", 101, "from 1 to 100"),
+    setting("MaximumPduLength", 100, "from 4096 to 131072"),
+    setting("StorageAccessOnFind", "Sometimes", "none of Always, Answers, Never"),
+    setting("MaximumStorageMode", "Keep", "none of Recycle, Reject"),
+    setting("BuiltinDecoderTranscoderOrder", "Never", "none of Before"),
+    setting("DicomDefaultRetrieveMethod", "C-GOT", "none of C-MOVE"),
+    setting("DefaultEncoding", "utf-8", "none of Ascii, Utf8"),
+    setting("IngestTranscoding", "JPEG", "no transfer syntax"),
+    setting("DicomScuPreferredTransferSyntax", "x", "no transfer syntax"),
+    setting("LuaScripts", ["route.lua"], "'route.lua' is not the absolute path"),
+    setting("LuaScripts", [3], "its items are texts, not 3"),
+    setting("ExternalDictionaries", ["private.dic"], "is not the absolute path"),
+    setting("AcceptedTransferSyntaxes", [1], "its items are texts, not 1"),
+    inner("UserMetadata", "Reviewer", 5, "no number from 1024 to 65535"),
+    inner("UserContentType", "Report", "text", "no number from 1024 to 65535"),
+    inner("Warnings", "W001_TagsBeingReadFromStorage", "no", "neither true nor false"),
+    inner("ExtraMainDicomTags", "Pat", ["PatientName"], "none of the levels"),
+    inner("ExtraMainDicomTags", "Study", "StudyDate", "list of names"),
+    inner("JobsEngineThreadsCount", "ResourceModification", 0, "no number of 1 or more"),
+    inner("Dictionary", "zz", ["DA", "X", 1, 1], "no DICOM tag"),
+    inner("Dictionary", "0011,1010", "DA", "is not like"),
+    inner("DicomWeb", "StudyMetadata", "Full", "Did you mean 'StudiesMetadata'?"),
+    inner("DicomWeb", "StudiesMetadata", "All", "none of Full"),
+    inner("DicomWeb", "QidoCaseSensitive", "yes", "of type bool"),
+    inner("DicomWeb", "EnablePerformanceLogs", True, "first seen with 1.13.0"),
+    inner("DicomWeb", "EnableMetadataCache", True, "first seen with 1.12.7", {"orthanc": "1.10.1"}),
+    inner(
+        "PostgreSQL", "HousekeepingInterval", 1, "the plugin does not know this option.", POSTGRESQL | {"database": ""}
+    ),
+    setting("Worklists", {"LimitAnswers": 3}, "add worklists to orthanc_plugins"),
+    setting("PythonScript", "/srv/route.py", "add python to orthanc_plugins"),
+    (
+        {"orthanc_settings_unchecked": {"HttpPort": 8043}},
+        "orthanc_settings_unchecked.HttpPort",
+        "set orthanc_http_port",
+    ),
+    (
+        {"orthanc_settings": {"StableAge": 1}, "orthanc_settings_unchecked": {"StableAge": 2}},
+        "orthanc_settings_unchecked.StableAge",
+        "stands in orthanc_settings as well",
+    ),
+    # plugins
+    ({"orthanc_plugins": ["ohif"]}, "orthanc_plugins", "neither Debian nor Ubuntu has a package of it"),
+    (DOCKER | {"orthanc_plugins": ["stone-webviewer"]}, "orthanc_plugins", "needs 'dicomweb'; add it"),
+    ({"orthanc_plugins": ["dicomweb", "dicomweb"]}, "orthanc_plugins", "'dicomweb' stands there twice"),
+    ({"orthanc_plugins": ["libOrthancGdcm.so"]}, "orthanc_plugins", "Did you mean 'gdcm'?"),
+    ({"orthanc_plugins": ["postgresql"]}, "orthanc_plugins", "comes with orthanc_database"),
+    (
+        DOCKER | {"orthanc_plugins": ["aws-s3", "delayed-deletion"]},
+        "orthanc_plugins",
+        "each want to keep the DICOM files",
+    ),
+    (
+        POSTGRESQL | {"database": "", "orthanc_database_storage": True, "orthanc_plugins": ["delayed-deletion"]},
+        "orthanc_plugins",
+        "delayed-deletion and orthanc_database_storage",
+    ),
+    (
+        UPSTREAM | {"orthanc_plugins": ["advanced-storage"]},
+        "orthanc_plugins",
+        "Orthanc's makers ship it in their images",
+    ),
+    # peers
+    peer({"Url": "ftp://x"}, "orthanc_peers.other.Url", "is not like https://"),
+    peer({"Url": "https://me:secret@pacs2"}, "orthanc_peers.other.Url", "a login has fields of its own"),
+    peer({"Username": "me"}, "orthanc_peers.other", "give Url"),
+    peer("https://pacs2", "orthanc_peers.other", "give Url"),
+    peer(["https://pacs2", "me"], "orthanc_peers.other", "give Url"),
+    peer({"Url": "https://pacs2", "UserName": "me"}, "orthanc_peers.other.UserName", "Did you mean 'Username'?"),
+    peer({"Url": "https://pacs2", "Username": "me"}, "orthanc_peers.other.Password", "it is missing"),
+    peer({"Url": "https://pacs2", "Timeout": "5"}, "orthanc_peers.other.Timeout", "of type int"),
+    ({"orthanc_peers": {"o r": ["https://pacs2"]}}, "orthanc_peers.o r", "letters, digits"),
     # modalities
     (
         {"orthanc_modalities": {"c t": modality()["orthanc_modalities"]["ct"]}, "verification_modality": ""},
@@ -424,6 +578,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (modality(Port=True), "orthanc_modalities.ct", "is not a TCP port"),
     (modality(Host="ct.example.org"), "orthanc_modalities.ct", "is a name"),
     (modality(Host=7), "orthanc_modalities.ct", "compares Host"),
+    (modality(Manufacturer="Acme"), "orthanc_modalities.ct.Manufacturer", "none of Generic"),
+    (modality(AllowStore="yes"), "orthanc_modalities.ct.AllowStore", "of type bool"),
+    (modality(AllowStores=True), "orthanc_modalities.ct.AllowStores", "Did you mean 'AllowStore'?"),
+    (modality(RetrieveMethod="GET"), "orthanc_modalities.ct.RetrieveMethod", "none of C-MOVE"),
     # site
     ({"nginx_server_name": "pacs_1"}, "nginx_server_name", "neither a host name nor an address"),
     ({"nginx_server_name": "-pacs.example.org"}, "nginx_server_name", "neither a host name nor an address"),
@@ -469,11 +627,14 @@ def test_one_thing_wrong(changes: dict[str, Any], variable: str, part: str) -> N
     assert problem.endswith((".", "?"))
 
 
-@pytest.mark.parametrize("option, variable", site_check.OWN_VARIABLE.items())
+@pytest.mark.parametrize("option, variable", OWN_VARIABLE.items())
 def test_option_with_a_variable_of_its_own(option: str, variable: str) -> None:
-    (problem,) = problems(orthanc_settings={option: 1})
+    section, _, name = option.rpartition(".")
+    settings = {section: {name: 1}} if section else {option: 1}
+    database = POSTGRESQL | {"database": "", "orthanc_database": section.lower()} if "SQL" in section else {}
+    (problem,) = problems(orthanc_settings=settings, **database)
     assert problem == f"orthanc_settings.{option}: this option has a variable of its own; set {variable}."
-    assert variable in options("orthanc")
+    assert variable.split()[0] in options("orthanc") | options("nginx")
 
 
 @pytest.mark.parametrize(
@@ -568,19 +729,44 @@ def test_any_prefix(prefix: str) -> None:
     assert bool(problems(nginx_prefix=prefix)) == (not good)
 
 
+def sections(plugin: dict[str, Any]) -> set[str]:
+    return {*plugin["settings"], *plugin.get("sections", [])}
+
+
 VALUES: dict[str, st.SearchStrategy[Any]] = {
     "bool": st.booleans(),
     "dict": st.dictionaries(st.text(), st.integers(), max_size=2),
     "float": st.floats() | st.integers(),
-    "int": st.integers(),
-    "list": st.lists(st.integers(), max_size=2),
+    "int": st.integers(0),
+    "list": st.lists(st.text().map(lambda text: f"/{text}"), max_size=2),
     "str": st.text(),
 }
+
+
+def good(option: str, kind: str) -> st.SearchStrategy[Any]:
+    """Return values that an option takes."""
+    if option in settings_check.CHOICES:
+        return st.sampled_from(settings_check.CHOICES[option].split())
+    if option in settings_check.RANGES:
+        return st.integers(*settings_check.RANGES[option])
+    if option in settings_check.UIDS:
+        return st.lists(st.integers(0, 99), min_size=2).map(lambda numbers: ".".join(map(str, numbers)))
+    return st.just({}) if option in settings_check.INNER else VALUES[kind]
+
+
 SETTINGS = [
     (release, option, kind)
     for release, table in TABLES.items()
     for option, kind in table.items()
-    if option not in {*site_check.OWN_VARIABLE, "OverwriteInstances"}
+    if option not in {*OWN_VARIABLE, "OverwriteInstances"}
+]
+OWNERS = {section: name for name, plugin in CONSTANTS["__orthanc_plugins"].items() for section in sections(plugin)}
+PLUGIN_SETTINGS = [
+    (release, section, option, kind)
+    for release, table in PLUGIN_TABLES.items()
+    for section, known in table.items()
+    for option, kind in known.items()
+    if f"{section}.{option}" not in OWN_VARIABLE and section in OWNERS
 ]
 
 
@@ -588,7 +774,7 @@ SETTINGS = [
 def test_any_setting_of_the_right_type(setting: tuple[str, str, str], data: st.DataObject) -> None:
     release, option, kind = setting
     assume(option not in ("DicomCheckModalityHost", "SslEnabled"))
-    assert problems(orthanc=release, orthanc_settings={option: data.draw(VALUES[kind])}) == []
+    assert problems(orthanc=release, orthanc_settings={option: data.draw(good(option, kind))}) == []
 
 
 @given(st.sampled_from(SETTINGS), st.data())
@@ -598,3 +784,30 @@ def test_any_setting_of_a_wrong_type(setting: tuple[str, str, str], data: st.Dat
     value = data.draw(st.floats() if wrong == "float" else VALUES[wrong])
     found = problems(orthanc=release, orthanc_settings={option: value})
     assert [problem for problem in found if problem.startswith(f"orthanc_settings.{option}: Orthanc wants")]
+
+
+@given(st.sampled_from(PLUGIN_SETTINGS), st.data())
+def test_any_option_of_a_plugin(setting: tuple[str, str, str, str], data: st.DataObject) -> None:
+    release, section, option, kind = setting
+    host: dict[str, Any] = {"orthanc": release, "orthanc_plugins": [OWNERS[section]]}
+    value = data.draw(good(f"{section}.{option}", kind))
+    assert problems(**host, orthanc_settings={section: {option: value}}) == []
+    wrong = data.draw(VALUES[data.draw(st.sampled_from(sorted(set(VALUES) - {kind, "float"})))])
+    (problem,) = problems(**host, orthanc_settings={section: {option: wrong}})
+    assert problem.startswith(f"orthanc_settings.{section}.{option}: the plugin wants a value of type {kind}")
+
+
+@given(st.sampled_from(SETTINGS), st.integers(0, 30), st.sampled_from(string.ascii_letters))
+def test_any_misspelled_setting(setting: tuple[str, str, str], place: int, letter: str) -> None:
+    release, option, _ = setting
+    name = option[:place] + letter + option[place + 1 :]
+    assume(all(name not in table for table in TABLES.values()))
+    (problem,) = problems(orthanc=release, orthanc_settings={name: 1})
+    assert problem.startswith(f"orthanc_settings.{name}: no Orthanc release knows this option. Did you mean '")
+
+
+@given(st.sampled_from(sorted(settings_check.RANGES)), st.integers())
+def test_any_number(option: str, number: int) -> None:
+    low, high = settings_check.RANGES[option]
+    found = problems(orthanc="1.13.0", orthanc_settings={option: number})
+    assert bool(found) == (not low <= number <= high)

@@ -1,0 +1,451 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What Orthanc and its plugins would refuse, misunderstand or ignore in silence of their options.
+
+Each limit that stands here ends a real Orthanc of 1.10.1, 1.12.7 or 1.13.0, or is ignored by it without a word.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import (
+    fits,
+    nearest,
+    type_of,
+    version_tuple,
+)
+
+# Options that have a variable of their own, which other parts read too.
+OWN_VARIABLE = {
+    "DicomAet": "orthanc_aet",
+    "DicomModalities": "orthanc_modalities",
+    "DicomPort": "orthanc_dicom_port",
+    "DicomWeb.Enable": "orthanc_plugins",
+    "DicomWeb.Root": "nginx_prefix",
+    "HttpPort": "orthanc_http_port",
+    "IndexDirectory": "orthanc_index_dir",
+    "MySQL.Database": "orthanc_database_name",
+    "MySQL.EnableIndex": "orthanc_database_index",
+    "MySQL.EnableSsl": "orthanc_database_tls",
+    "MySQL.EnableStorage": "orthanc_database_storage",
+    "MySQL.Host": "orthanc_database_host",
+    "MySQL.IndexConnectionsCount": "orthanc_database_connections",
+    "MySQL.Password": "orthanc_database_password",
+    "MySQL.Port": "orthanc_database_port",
+    "MySQL.Username": "orthanc_database_user",
+    "Name": "orthanc_name",
+    "OrthancPeers": "orthanc_peers",
+    "Plugins": "orthanc_plugins",
+    "PostgreSQL.ConnectionUri": "orthanc_database_host and the others",
+    "PostgreSQL.Database": "orthanc_database_name",
+    "PostgreSQL.EnableIndex": "orthanc_database_index",
+    "PostgreSQL.EnableSsl": "orthanc_database_tls",
+    "PostgreSQL.EnableStorage": "orthanc_database_storage",
+    "PostgreSQL.Host": "orthanc_database_host",
+    "PostgreSQL.IndexConnectionsCount": "orthanc_database_connections",
+    "PostgreSQL.Password": "orthanc_database_password",
+    "PostgreSQL.Port": "orthanc_database_port",
+    "PostgreSQL.Username": "orthanc_database_user",
+    "RegisteredUsers": "orthanc_users",
+    "StorageDirectory": "orthanc_storage_dir",
+}
+DATABASE_SECTIONS = {"PostgreSQL": "postgresql", "MySQL": "mysql"}
+ENCODINGS = (
+    "Ascii Utf8 Latin1 Latin2 Latin3 Latin4 Latin5 Cyrillic Windows1251 Arabic Greek Hebrew Thai Japanese Chinese"
+    " JapaneseKanji Korean SimplifiedChinese"
+)
+_METADATA = "Full MainDicomTags Extrapolate"
+CHOICES = {
+    "BuiltinDecoderTranscoderOrder": "Before After Disabled",
+    "DefaultEncoding": ENCODINGS,
+    "DicomDefaultRetrieveMethod": "C-MOVE C-GET",
+    "DicomWeb.SeriesMetadata": _METADATA,
+    "DicomWeb.StudiesMetadata": _METADATA,
+    "Housekeeper.LimitMainDicomTagsReconstructLevel": "Patient Study Series Instance",
+    "MaximumStorageMode": "Recycle Reject",
+    "StorageAccessOnFind": "Always Answers Never",
+}
+# The lowest is 0 where nothing stands here.
+RANGES = {
+    "DicomLossyTranscodingQuality": (1, 100),
+    "DicomThreadsCount": (1, 1000),
+    "DicomTlsMinimumProtocolVersion": (0, 5),
+    "HttpThreadsCount": (1, 10_000),
+    "MaximumPduLength": (4096, 131_072),
+    "SslMinimumProtocolVersion": (0, 5),
+}
+UIDS = ("DicomScuPreferredTransferSyntax", "IngestTranscoding")
+# Lists of texts that are files of the host, and lists that hold anything else than texts.
+FILES = ("LuaScripts", "ExternalDictionaries")
+_UID = re.compile(r"\d+(\.\d+)+")
+NAME = re.compile(r"[A-Za-z0-9_-]+")
+MANUFACTURERS = "Generic GenericNoWildcardInDates GenericNoUniversalWildcard Vitrea GE SiemensSyngoCT"
+MODALITY = {
+    "AET": "str",
+    "Host": "str",
+    "Port": "int",
+    "Manufacturer": "str",
+    "AllowEcho": "bool",
+    "AllowFind": "bool",
+    "AllowFindWorklist": "bool",
+    "AllowGet": "bool",
+    "AllowMove": "bool",
+    "AllowStore": "bool",
+    "AllowStorageCommitment": "bool",
+    "AllowNAction": "bool",
+    "AllowNEventReport": "bool",
+    "AllowTranscoding": "bool",
+    "UseDicomTls": "bool",
+    "LocalAet": "str",
+    "Timeout": "int",
+    "RetrieveMethod": "str",
+}
+PEER = {
+    "Url": "str",
+    "Username": "str",
+    "Password": "str",
+    "HttpHeaders": "dict",
+    "CertificateFile": "str",
+    "CertificateKeyFile": "str",
+    "CertificateKeyPassword": "str",
+    "Pkcs11": "bool",
+    "Timeout": "int",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What is known of the options.
+
+    :param options: for each release the types of the top-level options.
+    :param plugin_options: for each release and section the types of the plugin's options; those of the section
+        ``""`` stand at the top level.
+    :param plugins: ``__orthanc_plugins`` of the role.
+    """
+
+    options: Mapping[str, Mapping[str, str]]
+    plugin_options: Mapping[str, Mapping[str, Mapping[str, str]]]
+    plugins: Mapping[str, Mapping[str, Any]]
+
+    def readers(self, name: str) -> list[str]:
+        """Return the plugins that read a top-level option or section."""
+        return [
+            plugin
+            for plugin, known in self.plugins.items()
+            if name in (*known.get("settings", {}), *known.get("sections", []), *known.get("options", []))
+        ]
+
+    def tried(self, section: str) -> bool:
+        """Tell whether the options of a section are known."""
+        return any(section in table for table in self.plugin_options.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a host is to have.
+
+    :param release: of Orthanc; empty if it is not known yet.
+    :param plugins: those that are switched on.
+    :param database: ``sqlite``, ``postgresql`` or ``mysql``.
+    :param debian_plugins: whether the plugins are those that Debian has with that release, so that an option which
+        they do not know is none.
+    """
+
+    release: str
+    plugins: list[str]
+    database: str
+    debian_plugins: bool = True
+
+
+def problems(settings: Mapping[str, Any], asked: Asked, known: Known) -> Iterator[str]:
+    """Yield one sentence for each option that must not be, or not so."""
+    for name, value in settings.items():
+        here = f"orthanc_settings.{name}"
+        if name in OWN_VARIABLE:
+            yield _own(here, name)
+        elif name == "SslEnabled" and value is True:
+            yield (
+                f"{here}: HTTPS is served by nginx; with the distribution's packages the first such"
+                " connection would end Orthanc, whose web server does not fit OpenSSL 3. Take it out."
+            )
+        elif DATABASE_SECTIONS.get(name, asked.database) != asked.database:
+            yield f"{here}: orthanc_database is {asked.database}; take it out."
+        elif name in DATABASE_SECTIONS or known.readers(name):
+            yield from _of_plugin(name, value, asked, known)
+        else:
+            yield from _of_orthanc(name, value, asked, known)
+
+
+def notices(settings: Mapping[str, Any], unchecked: Mapping[str, Any], asked: Asked, known: Known) -> Iterator[str]:
+    """Yield one sentence for each option that nobody has looked at, or that is not what it seems to be."""
+    for name, value in settings.items():
+        table = _table(known.plugin_options, asked.release, name)
+        if not isinstance(value, Mapping) or (name not in DATABASE_SECTIONS and not known.readers(name)):
+            continue
+        sources = [
+            known.plugins[plugin]["source"] for plugin in known.readers(name) if "source" in known.plugins[plugin]
+        ]
+        if sources and value:
+            yield f"orthanc_settings.{name}: its options are not checked; {sources[0]} describes them."
+        elif known.tried(name) and not asked.debian_plugins:
+            strange = [option for option in value if option not in table]
+            if strange:
+                yield (
+                    f"orthanc_settings.{name}: {', '.join(strange)} is nothing that the plugin of Debian's packages"
+                    " knows; another release of it may, so it is passed on without a check."
+                )
+    if unchecked:
+        yield f"orthanc_settings_unchecked: {', '.join(unchecked)} is passed on without a check."
+    release = version_tuple(asked.release)
+    if settings.get("DicomTlsRemoteCertificateRequired") is False and release and release < (1, 12, 4):
+        yield (
+            f"orthanc_settings.DicomTlsRemoteCertificateRequired: Orthanc {asked.release} takes false for 'verify a"
+            " certificate if there is one'; from 1.12.4 on it is 'ask for none'."
+        )
+    for name in ("LoaderThreads", "ZipLoaderThreads"):
+        if name in settings and release >= (1, 13):
+            yield f"orthanc_settings.{name}: Orthanc {asked.release} does not use it any more; take it out."
+
+
+def _own(here: str, name: str) -> str:
+    return f"{here}: this option has a variable of its own; set {OWN_VARIABLE[name]}."
+
+
+def _table(tables: Mapping[str, Any], release: str, section: str) -> Mapping[str, str]:
+    """Return the options of a section in a release; of all releases together where that one is not known."""
+    chosen = [tables[release]] if release in tables else tables.values()
+    return {option: kind for table in chosen for option, kind in table.get(section, {}).items()}
+
+
+def _first(tables: Mapping[str, Mapping[str, Any]], name: str) -> str:
+    return next(release for release in sorted(tables, key=version_tuple) if name in tables[release])
+
+
+def _of_orthanc(name: str, value: Any, asked: Asked, known: Known) -> Iterator[str]:
+    here, release = f"orthanc_settings.{name}", asked.release
+    types = {option: kind for table in known.options.values() for option, kind in table.items()}
+    if name not in types:
+        yield f"{here}: no Orthanc release knows this option.{nearest(name, types)}"
+    elif release in known.options and name not in known.options[release]:
+        yield (
+            f"{here}: Orthanc {release} does not know this option;"
+            f" it was first seen in {_first(known.options, name)}. Take it out."
+        )
+    else:
+        kind = known.options.get(release, {}).get(name, types[name])
+        if name == "OverwriteInstances":
+            yield from _overwrite(here, value, release)
+        else:
+            yield from _value(here, name, value, kind, "Orthanc")
+
+
+def _of_plugin(name: str, value: Any, asked: Asked, known: Known) -> Iterator[str]:
+    here, readers = f"orthanc_settings.{name}", known.readers(name)
+    if readers and not set(readers) & set(asked.plugins):
+        yield f"{here}: no plugin that is switched on reads this; add {readers[0]} to orthanc_plugins, or take it out."
+        return
+    top = _table(known.plugin_options, asked.release, "").get(name)
+    if top:
+        yield from _value(here, name, value, top, "the plugin")
+        return
+    if not isinstance(value, Mapping):
+        yield f"{here}: a plugin's section is a dictionary, not {value!r}."
+        return
+    if not known.tried(name):
+        return
+    table = _table(known.plugin_options, asked.release, name)
+    tables = {release: known_then.get(name, {}) for release, known_then in known.plugin_options.items()}
+    every = {option for options in tables.values() for option in options}
+    for option, inner in value.items():
+        path = f"{name}.{option}"
+        if path in OWN_VARIABLE:
+            yield _own(f"orthanc_settings.{path}", path)
+        elif option in table:
+            yield from _value(f"orthanc_settings.{path}", path, inner, table[option], "the plugin")
+        elif not asked.debian_plugins:
+            continue
+        elif option in every:
+            yield (
+                f"orthanc_settings.{path}: the plugin that goes with Orthanc {asked.release} does not know this option;"
+                f" it was first seen with {_first(tables, option)}. Take it out."
+            )
+        else:
+            yield f"orthanc_settings.{path}: the plugin does not know this option.{nearest(option, every)}"
+
+
+def _overwrite(here: str, value: Any, release: str) -> Iterator[str]:
+    """Check the option that was a truth up to 1.12 and is a text from 1.13 on, where the truth is still read."""
+    if isinstance(value, bool):
+        return
+    if release and version_tuple(release) < (1, 13):
+        yield f"{here}: Orthanc {release} knows true and false only, not {value!r}; the texts came with 1.13.0."
+    elif value not in ("Never", "Always", "IfChanged"):
+        yield f"{here}: {value!r} is none of Never, Always and IfChanged."
+
+
+def _value(here: str, name: str, value: Any, kind: str, reader: str) -> Iterator[str]:
+    """Check the type of a value, and what else is known of it."""
+    if not fits(value, kind):
+        yield f"{here}: {reader} wants a value of type {kind}, not {value!r} ({type_of(value)})."
+        return
+    if kind in ("int", "float"):
+        low, high = RANGES.get(name, (0, float("inf")))
+        if not low <= value <= high:
+            to = f"from {low} to {high}" if name in RANGES else "of 0 or more"
+            yield f"{here}: {value} is out of range; choose a number {to}."
+    elif name in CHOICES and value not in CHOICES[name].split():
+        yield f"{here}: {value!r} is none of {', '.join(CHOICES[name].split())}."
+    elif name in UIDS and not _UID.fullmatch(value):
+        yield f"{here}: {value!r} is no transfer syntax; write its UID, such as 1.2.840.10008.1.2.1."
+    elif kind == "list":
+        for item in value:
+            if not isinstance(item, str):
+                yield f"{here}: its items are texts, not {item!r}."
+            elif name in FILES and not item.startswith("/"):
+                yield f"{here}: '{item}' is not the absolute path of a file on the host."
+    elif name in INNER:
+        for key, inner in value.items():
+            reason = INNER[name](str(key), inner)
+            if reason:
+                yield f"{here}.{key}: {reason}"
+
+
+def _number_of_own(_key: str, value: Any) -> str:
+    number = value[0] if isinstance(value, list) and value else value
+    if type_of(number) == "int" and 1024 <= number <= 65535:
+        return ""
+    return f"{value!r} is no number from 1024 to 65535, which are free for a site's own."
+
+
+def _truth(_key: str, value: Any) -> str:
+    return "" if isinstance(value, bool) else f"{value!r} is neither true nor false."
+
+
+def _count(_key: str, value: Any) -> str:
+    return "" if type_of(value) == "int" and value > 0 else f"{value!r} is no number of 1 or more."
+
+
+def _level(key: str, value: Any) -> str:
+    levels = ("Patient", "Study", "Series", "Instance")
+    if key not in levels:
+        return f"it is none of the levels {', '.join(levels)}."
+    good = isinstance(value, list) and all(isinstance(tag, str) for tag in value)
+    return "" if good else f"its value is a list of names of DICOM tags, not {value!r}."
+
+
+def _tag(key: str, value: Any) -> str:
+    if not re.fullmatch(r"[0-9a-fA-F]{4},?[0-9a-fA-F]{4}", key):
+        return "it is no DICOM tag; write it like '0011,1010'."
+    good = isinstance(value, list) and 2 <= len(value) <= 5 and all(isinstance(text, str) for text in value[:2])
+    return (
+        ""
+        if good
+        else f"{value!r} is not like [LO, NameOfTheTag, 1, 1]: the type, the name, how many at least and at most."
+    )
+
+
+# What is checked inside of a dictionary: from its key and its value to what is wrong with them.
+INNER: Mapping[str, Callable[[str, Any], str]] = {
+    "Dictionary": _tag,
+    "ExtraMainDicomTags": _level,
+    "JobsEngineThreadsCount": _count,
+    "UserContentType": _number_of_own,
+    "UserMetadata": _number_of_own,
+    "Warnings": _truth,
+}
+
+
+def _entry(here: str, entry: Mapping[str, Any], fields: Mapping[str, str]) -> Iterator[str]:
+    """Check the fields of a modality or a peer, all of which Orthanc ignores when they are misspelled."""
+    for field, value in entry.items():
+        if field not in fields:
+            yield f"{here}.{field}: there is no such field.{nearest(str(field), fields)}"
+        elif not fits(value, fields[field]):
+            yield f"{here}.{field}: Orthanc wants a value of type {fields[field]}, not {value!r} ({type_of(value)})."
+
+
+def modality(here: str, entry: Mapping[str, Any]) -> Iterator[str]:
+    """Check what goes beyond title, address and port of a modality."""
+    # Those three have been looked at more closely.
+    yield from _entry(
+        here, {key: value for key, value in entry.items() if key not in ("AET", "Host", "Port")}, MODALITY
+    )
+    for field, choices in (("Manufacturer", MANUFACTURERS), ("RetrieveMethod", "C-MOVE C-GET SystemDefault")):
+        if isinstance(entry.get(field), str) and entry[field] not in choices.split():
+            yield f"{here}.{field}: {entry[field]!r} is none of {', '.join(choices.split())}."
+
+
+def peers(found: Mapping[str, Any]) -> Iterator[str]:
+    """Check the other Orthanc servers."""
+    for name, peer in found.items():
+        here = f"orthanc_peers.{name}"
+        if not NAME.fullmatch(str(name)):
+            yield f"{here}: a name has letters, digits, '-' and '_' only."
+        if isinstance(peer, list) and len(peer) in (1, 3):
+            peer = dict(zip(("Url", "Username", "Password"), peer, strict=False))
+        if not isinstance(peer, Mapping) or "Url" not in peer:
+            yield f"{here}: give Url, and Username and Password where it asks for them."
+            continue
+        yield from _entry(here, peer, PEER)
+        if isinstance(peer["Url"], str) and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", peer["Url"]):
+            yield f"{here}.Url: '{peer['Url']}' is not like https://pacs.example.org/; a login has fields of its own."
+        if bool(peer.get("Username")) != bool(peer.get("Password")):
+            given, other = ("Username", "Password") if peer.get("Username") else ("Password", "Username")
+            yield f"{here}.{other}: it is missing while {given} is given."
+
+
+def plugins(asked: Asked, known: Known, source: str, files_in_database: bool) -> Iterator[str]:
+    """Find plugins that do not exist, not here, not yet, or not together.
+
+    :param source: where the host gets them from: ``distribution``, ``upstream``, ``lsb`` or ``docker``.
+    :param files_in_database: whether the database keeps the DICOM files.
+    """
+    by_library = {str(plugin["library"]).lower(): name for name, plugin in known.plugins.items()}
+    for name in asked.plugins:
+        plugin = known.plugins.get(name, {})
+        lacking, since = plugin.get("lacking", {}).get(source), str(plugin.get("since", ""))
+        if name in ("imagej", "orthanc-imagej"):
+            yield (
+                "orthanc_plugins: orthanc-imagej extends ImageJ on a workstation;"
+                " it is no plugin of the server. Take it out."
+            )
+        elif name in DATABASE_SECTIONS.values():
+            yield f"orthanc_plugins: '{name}' comes with orthanc_database; set that to {name} and take this out."
+        elif not plugin:
+            file = by_library.get(str(name).rpartition("/")[2].lower())
+            meant = f" Did you mean '{file}'?" if file else nearest(name, known.plugins)
+            yield f"orthanc_plugins: there is no plugin '{name}'.{meant}"
+        elif lacking:
+            yield (
+                f"orthanc_plugins: '{name}' is not to be had with {SOURCES[source]}: {lacking}."
+                " Take it out or choose another install method."
+            )
+        elif asked.release and since and version_tuple(asked.release) < version_tuple(since):
+            yield (
+                f"orthanc_plugins: '{name}' came with Orthanc {since}, and this host has {asked.release};"
+                " take it out or use a newer release."
+            )
+        for needed in plugin.get("needs", []):
+            if needed not in asked.plugins:
+                yield f"orthanc_plugins: '{name}' needs '{needed}'; add it."
+    for name in sorted({name for name in asked.plugins if asked.plugins.count(name) > 1}):
+        yield f"orthanc_plugins: '{name}' stands there twice."
+    keepers = [name for name in asked.plugins if known.plugins.get(name, {}).get("storage")]
+    keepers += ["orthanc_database_storage"] if files_in_database else []
+    if len(keepers) > 1:
+        yield (
+            f"orthanc_plugins: {' and '.join(keepers)} each want to keep the DICOM files, and Orthanc would use one of"
+            " them without a word; leave one."
+        )
+
+
+SOURCES = {
+    "distribution": "the distribution's packages",
+    "upstream": "the packages of Orthanc's makers",
+    "lsb": "orthanc_install_method lsb",
+    "docker": "orthanc_install_method docker",
+}

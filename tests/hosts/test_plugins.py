@@ -1,0 +1,109 @@
+"""All plugins that Debian has, at once, on each release; and the options that our tables say they have."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
+from pydicom.data import get_testdata_file
+
+from tests.hosts.conftest import Lab, run
+from tests.repository import ROOT, load
+
+RELEASES = {"bookworm": "1.10.1", "trixie": "1.12.7"}
+REGISTRY = load("roles/orthanc/vars/main.yml")["__orthanc_plugins"]
+TABLES = json.loads((ROOT / "roles/orthanc/files/plugin_options.json").read_text(encoding="utf-8"))
+# Of the others a wrong value shows only after a while; all of them take the tool some minutes.
+QUICK = {
+    "libModalityWorklists.so": "Worklists",
+    "libOrthancGdcm.so": "Gdcm",
+    "libDelayedDeletion.so": "DelayedDeletion",
+}
+
+
+@pytest.fixture(scope="module", params=RELEASES)
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    made = Lab(f"plugins-{request.param}", pacs=request.param)
+    made.play(variables=wanted(RELEASES[request.param]))
+    yield made
+    made.destroy()
+
+
+@pytest.fixture
+def version(lab: Lab) -> str:
+    return RELEASES[lab.name.partition("-")[2]]
+
+
+def wanted(version: str) -> dict[str, Any]:
+    """Ask for all plugins that a release has as a package, each with an option of its own where it has one."""
+    names = [
+        name
+        for name, plugin in REGISTRY.items()
+        if "distribution" not in plugin.get("lacking", {})
+        and version_tuple(str(plugin.get("since", "0"))) <= version_tuple(version)
+    ]
+    settings: dict[str, Any] = {
+        "Gdcm": {"Throttling": 2},
+        "Worklists": {"LimitAnswers": 5},
+        "WebViewer": {"CacheSize": 9},
+    }
+    if version != "1.10.1":
+        settings |= {"Housekeeper": {"ThrottleDelay": 3}, "DicomWeb": {"EnableMetadataCache": False}}
+    return {"orthanc_plugins": names, "orthanc_settings": settings}
+
+
+def test_all_of_them_work_together(lab: Lab, version: str) -> None:
+    """That each is loaded, the deployment itself has made sure of."""
+    again = lab.play(variables=wanted(version)).stdout
+    assert re.findall(r" changed=(\d+) ", again) == ["0"], again
+    found = json.loads(lab.shell("cat /etc/pacs/orthanc/orthanc.json"))
+    assert len(found["Plugins"]) == len(wanted(version)["orthanc_plugins"]) > 7
+
+
+@pytest.mark.parametrize("library, section", QUICK.items())
+def test_options_are_those_of_the_table(lab: Lab, version: str, library: str, section: str) -> None:
+    """The very tool that made the table finds the same on a host of ours."""
+    if library == "libDelayedDeletion.so" and version == "1.10.1":
+        pytest.skip("Orthanc 1.10.1 does not have this plugin")
+    image = get_testdata_file("CT_small.dcm")
+    for file in (ROOT / "tools/plugin_options.py", image):
+        run("docker", "cp", str(file), f"pacs-{lab.name}-pacs:/root/")
+    out = lab.shell(
+        f"systemd-run --pipe --quiet --collect python3 /root/plugin_options.py /root/CT_small.dcm {library}"
+    )
+    assert json.loads(out[out.index("\n{") :]) == {version: {section: TABLES[version][section]}}
+
+
+def test_what_the_plugin_does_not_know_changes_nothing(lab: Lab, version: str) -> None:
+    strange = {"orthanc_settings": {"DicomWeb": {"EnablePerformanceLogs": True}}}
+    refused = lab.play(variables=wanted(version) | strange, check=False)
+    assert refused.returncode != 0
+    said = f"the plugin that goes with Orthanc {version} does not know this option; it was first seen with 1.13.0"
+    assert said in " ".join(refused.stdout.split())
+    # The knowing way around it.
+    around = {"orthanc_settings_unchecked": {"DicomWeb": {"EnablePerformanceLogs": True}}}
+    passed = " ".join(lab.play(variables=wanted(version) | around).stdout.split())
+    assert "orthanc_settings_unchecked: DicomWeb is passed on without a check." in passed
+    found = json.loads(lab.shell("cat /etc/pacs/orthanc/orthanc.json"))["DicomWeb"]
+    assert found["EnablePerformanceLogs"] is True
+    assert found["Enable"] is True
+
+
+def test_other_words_are_no_reason_to_restart(lab: Lab, version: str) -> None:
+    lab.play(variables=wanted(version))
+    start = "systemctl show orthanc --property=InvocationID --value"
+    before = lab.shell(start)
+    lab.shell(
+        'python3 -c \'import json, pathlib; path = pathlib.Path("/etc/pacs/orthanc/orthanc.json");'
+        " path.write_text(json.dumps(json.loads(path.read_text())))'"
+    )
+    out = lab.play(variables=wanted(version)).stdout
+    assert re.findall(r" changed=(\d+) ", out) == ["1"], "the file is ours again"
+    assert lab.shell(start) == before
+    # An option that is another one is a reason.
+    lab.play(variables=wanted(version) | {"orthanc_name": "Renamed"})
+    assert lab.shell(start) != before
