@@ -10,7 +10,7 @@ import re
 import ssl
 import time
 import zipfile
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -47,6 +47,13 @@ WRITES = [
         rf"POST /jobs/{TASK}/(?:cancel|pause|resume|resubmit)",
     )
 ]
+# What differs from run to run in a path, and what stands for it in the report.
+VARIES = {
+    r"(?<=/modalities/)[^/]+|(?<=/peers/)[^/]+|(?<=/plugins/)[^/]+": "{name}",
+    rf"{TASK.replace('?P<own>', '?:')}|[0-9a-f]{{8}}(?:-[0-9a-f]{{8}}){{4}}": "{id}",
+    r"(?<=/)[0-9a-f]{4}[-,][0-9a-f]{4}(?=/|$)": "{tag}",
+    r"(?<=/)\d+(?:\.\d+){3,}": "{uid}",
+}
 PATIENCE = 30
 # After so many requests in a row that Orthanc did not answer, none is sent any more.
 GIVEN_UP = 3
@@ -78,6 +85,9 @@ class Client(requests.Session):
     ``own`` holds the identifiers of what this run made: only that may be changed or deleted, and sent
     only to ``modalities`` and ``peers``. Without ``writes`` nothing may.
     """
+
+    # What was sent, by all of them.
+    sent: ClassVar[list[str]] = []
 
     def __init__(
         self, url: str, trust: ssl.SSLContext, login: tuple[str, str] | None = None, writes: bool = True
@@ -113,6 +123,7 @@ class Client(requests.Session):
         if self.unanswered >= GIVEN_UP:
             reason = f"{self.base} has stopped to answer and is not asked any more; journalctl -u orthanc"
             raise requests.ConnectionError(reason)
+        self.sent.append(self._told(request))
         try:
             answer = super().send(request, **kwargs)
         except requests.RequestException:
@@ -147,6 +158,15 @@ class Client(requests.Session):
         instances = [str(instance["ID"]) for instance in self.json_at(f"/studies/{study}/instances")]
         self.own.update(instances, (str(series["ID"]) for series in self.json_at(f"/studies/{study}/series")))
         return instances
+
+    def _told(self, request: requests.PreparedRequest) -> str:
+        """Name a call as documentation does: without identifiers, and of its query the keys alone."""
+        parts = urlsplit(str(request.url))
+        path = parts.path[len(urlsplit(self.base).path) :]
+        for pattern, word in VARIES.items():
+            path = re.sub(pattern, word, path)
+        keys = sorted({key.partition("=")[0] for key in parts.query.split("&")} - {""})
+        return f"{request.method} {path}{'?' if keys else ''}{'&'.join(keys)}"
 
     def _guard(self, request: requests.PreparedRequest) -> bool:
         """Tell whether what is asked for makes something that is ours then."""

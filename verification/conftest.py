@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import getpass
 import json
@@ -16,14 +17,14 @@ import pytest
 import requests
 import testinfra  # type: ignore[import-untyped]
 
-from verification.client import DECLARED, Client
-from verification.expect import expect
-from verification.patient import CT, MARK, NAMED, NAMES, SERIES, Image, gallery, zipped
+from verification.client import Client
+from verification.expect import Unexpected, expect
+from verification.patient import CT, NAMED, SERIES, Image, gallery, zipped
 from verification.receiver import Receiver
 from verification.report import LEFT_OUT
 from verification.risks import risks
 from verification.site import Site
-from verification.steps import upload
+from verification.steps import sweep, upload
 from verification.versions import lacking
 
 pytest_plugins = ["verification.report"]
@@ -115,12 +116,31 @@ def proxied(site: Site) -> Site:
 @pytest.fixture(scope="session")
 def inside(site: Site, host: Any) -> dict[str, Any]:
     """What Orthanc answers on the host itself."""
+    return _inside(site, host)
+
+
+def _inside(site: Site, host: Any) -> dict[str, Any]:
     script = pathlib.Path(__file__).with_name("on_host.py").read_text("utf-8")
     result = host.run("python3 -c %s %s %s %s", script, site.config_dir, str(site.http_port), site.storage_dir)
     complaint = result.stderr.strip().rpartition("\n")[2]
     expect("complaint of the script that asks Orthanc on the host", "", complaint, "journalctl -u orthanc")
     answer: dict[str, Any] = json.loads(result.stdout)
     return answer
+
+
+@pytest.fixture(scope="session")
+def others(site: Site, pytestconfig: pytest.Config) -> dict[str, tuple[Site, dict[str, Any]]]:
+    """The other hosts of this run that may be written to as well, with what their Orthanc says of itself."""
+    folder, found = pytestconfig.getoption("--sites"), {}
+    for other in _sites(folder):
+        if other.name == site.name or other.level != "conform" or not other.proxied:
+            continue
+        # One that is down has findings of its own.
+        with contextlib.suppress(Unexpected, OSError):
+            inside = _inside(other, _reach(other.name, other.connection, folder))
+            if not risks(other, inside):
+                found[other.name] = (other, inside["system"])
+    return found
 
 
 @pytest.fixture(scope="session")
@@ -171,6 +191,14 @@ def _able(request: pytest.FixtureRequest) -> None:
         reason = lacking(mark.args[0], request.getfixturevalue("running"))
         if reason:
             pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _told(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Write into the JUnit report what a check has asked of the site."""
+    Client.sent.clear()
+    yield
+    request.node.user_properties += [("call", call) for call in dict.fromkeys(Client.sent)]
 
 
 @pytest.fixture(scope="session")
@@ -234,27 +262,3 @@ def receiver(scp: Site, modality: str) -> Iterator[Receiver]:
     host, port = scp.receiver
     with Receiver((modality, host, port), (scp.aet, scp.address, scp.dicom_port)).listening() as made:
         yield made
-
-
-def sweep(client: Client) -> None:
-    """Remove what this suite made, now or in a run that was killed, and nothing else: it bears our marks.
-
-    :raises Unexpected: if somebody else's patient has an ID of ours, or if something stays.
-    """
-    see = f"playbooks/verify.yml removes what is left of {MARK} when it runs again"
-    for patient in _marked(client):
-        # If it is somebody else's, neither name nor ID is for a report.
-        ours = patient["MainDicomTags"].get("PatientName") in NAMES
-        expect(f"a patient whose ID begins with {MARK} has a name of this suite", True, ours)
-        client.own.add(patient["ID"])
-        expect("DELETE of a disposable patient", 200, client.delete(f"/patients/{patient['ID']}").status_code, see)
-    for kind in ("modalities", "peers"):
-        if DECLARED in client.json_at(f"/{kind}"):
-            expect(f"DELETE of {DECLARED} in {kind}", 200, client.delete(f"/{kind}/{DECLARED}").status_code)
-    expect("disposable patients in the end", 0, len(_marked(client)), see)
-
-
-def _marked(client: Client) -> list[dict[str, Any]]:
-    answer = client.post("/tools/find", json={"Level": "Patient", "Query": {"PatientID": f"{MARK}*"}, "Expand": True})
-    expect("/tools/find for disposable patients", 200, answer.status_code)
-    return [found for found in answer.json() if found["MainDicomTags"]["PatientID"].startswith(MARK)]

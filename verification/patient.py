@@ -199,6 +199,7 @@ DELETED = image("MR_small.dcm", "deleted")
 OTHER = _named("other", "ISO_IR 100", PATIENT_NAME)
 STOWED = image("CT_small.dcm", "dicomweb")
 SENT = image("MR_small.dcm", "modality")
+LENT = image("MR_small.dcm", "lent")
 TOGETHER = [image("MR_small.dcm", "together", number) for number in range(32)]
 SERIES = [_slice(number) for number in (1, 2, 3)]
 DOCUMENT = _pdf()

@@ -68,16 +68,16 @@ class Receiver:
             (evt.EVT_N_EVENT_REPORT, self._promise),
         ]
         try:
-            server = self.entity.start_server((self._host, self._port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+            self.entity.start_server((self._host, self._port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
         except OSError as error:
             if error.errno != 99:
                 raise
             # The address is one that the site sees and this machine does not have: a router stands between.
-            server = self.entity.start_server(("", self._port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+            self.entity.start_server(("", self._port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
         try:
             yield self
         finally:
-            server.shutdown()
+            self.entity.shutdown()
 
     @staticmethod
     def wait(found: Callable[[], Any], seconds: float = 10) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from pydicom import Dataset
 
-from verification.client import Client
+from verification.client import DECLARED, Client
 from verification.expect import expect
+from verification.patient import MARK, NAMES
 
 
 def upload(client: Client, content: bytes) -> Any:
@@ -51,3 +52,27 @@ def unwritable(dataset: Dataset, inside: dict[str, Any]) -> None:
         str(dataset.PatientName).encode(ENCODINGS.get(encoding, "ascii"))
     except UnicodeEncodeError:
         pytest.skip(f"orthanc_settings.DefaultEncoding is {encoding}, which has no letters for this name; Utf8 has all")
+
+
+def sweep(client: Client) -> None:
+    """Remove what this suite made, now or in a run that was killed, and nothing else: it bears our marks.
+
+    :raises Unexpected: if somebody else's patient has an ID of ours, or if something stays.
+    """
+    see = f"playbooks/verify.yml removes what is left of {MARK} when it runs again"
+    for patient in _marked(client):
+        # If it is somebody else's, neither name nor ID is for a report.
+        ours = patient["MainDicomTags"].get("PatientName") in NAMES
+        expect(f"a patient whose ID begins with {MARK} has a name of this suite", True, ours)
+        client.own.add(patient["ID"])
+        expect("DELETE of a disposable patient", 200, client.delete(f"/patients/{patient['ID']}").status_code, see)
+    for kind in ("modalities", "peers"):
+        if DECLARED in client.json_at(f"/{kind}"):
+            expect(f"DELETE of {DECLARED} in {kind}", 200, client.delete(f"/{kind}/{DECLARED}").status_code)
+    expect("disposable patients in the end", 0, len(_marked(client)), see)
+
+
+def _marked(client: Client) -> list[dict[str, Any]]:
+    answer = client.post("/tools/find", json={"Level": "Patient", "Query": {"PatientID": f"{MARK}*"}, "Expand": True})
+    expect("/tools/find for disposable patients", 200, answer.status_code)
+    return [found for found in answer.json() if found["MainDicomTags"]["PatientID"].startswith(MARK)]
