@@ -52,7 +52,7 @@ VARIES = {
     r"(?<=/modalities/)[^/]+|(?<=/peers/)[^/]+|(?<=/plugins/)[^/]+": "{name}",
     rf"{TASK.replace('?P<own>', '?:')}|[0-9a-f]{{8}}(?:-[0-9a-f]{{8}}){{4}}": "{id}",
     r"(?<=/)[0-9a-f]{4}[-,][0-9a-f]{4}(?=/|$)": "{tag}",
-    r"(?<=/)\d+(?:\.\d+){3,}": "{uid}",
+    r"(?<=/)\d+(?:\.\d+){2,}": "{uid}",
 }
 PATIENCE = 30
 # After so many requests in a row that Orthanc did not answer, none is sent any more.

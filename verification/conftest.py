@@ -198,7 +198,8 @@ def _told(request: pytest.FixtureRequest) -> Iterator[None]:
     """Write into the JUnit report what a check has asked of the site."""
     Client.sent.clear()
     yield
-    request.node.user_properties += [("call", call) for call in dict.fromkeys(Client.sent)]
+    if "site" in request.fixturenames:
+        request.node.user_properties += [("call", call) for call in dict.fromkeys(Client.sent)]
 
 
 @pytest.fixture(scope="session")

@@ -79,10 +79,14 @@ def test_array_of_an_image(patient: Client) -> None:
 
 @pytest.mark.since("arrays for numpy")
 def test_array_of_a_series(patient: Client, series: list[Image]) -> None:
+    stack = numpy.stack([scaled(image) for image in series])[..., None]
+    expect_array(
+        "/series/…/numpy", stack, numpy.load(io.BytesIO(patient.get(f"/series/{series[0].series}/numpy").content))
+    )
     answer = patient.get(f"/series/{series[0].series}/numpy?compress=1")
     (name,) = (archive := numpy.load(io.BytesIO(answer.content))).files
     expect("name in …/numpy?compress=1", "arr_0", name)
-    expect_array("…/series/…/numpy", numpy.stack([scaled(image) for image in series])[..., None], archive[name])
+    expect_array("/series/…/numpy?compress=1", stack, archive[name])
 
 
 @pytest.mark.parametrize("level", ["patients", "studies", "series"])

@@ -97,6 +97,8 @@ def test_query(patient: Client, site: Site, path: str, receiver: Receiver) -> No
         "the query itself", True, any("fetched" in str(value) for value in patient.json_at(f"{made}/query").values())
     )
     expect("answers of the query", ["0"], patient.json_at(f"{made}/answers"))
+    tag = patient.json_at(f"{made}/answers/0/content")["0010,0020"]
+    expect("PatientID in the answer", PATIENT_ID, tag["Value"])
     content = patient.json_at(f"{made}/answers/0/content?simplify")
     expected = {"PatientID": PATIENT_ID, "PatientName": PATIENT_NAME}
     expect("content of the answer", expected, {key: content.get(key) for key in expected})

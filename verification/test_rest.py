@@ -217,6 +217,13 @@ def test_changes_tell_of_an_upload(patient: Client) -> None:
         expect(f"{kind} is among the changes", True, (kind, identifier) in found)
 
 
+def test_changes_begin_at_the_first(patient: Client) -> None:
+    for path, most in (("/changes", 100), ("/changes?limit=100", 100), ("/changes?limit=1", 1)):
+        page = patient.json_at(path)
+        expect(f"{path} has some", True, 0 < len(page["Changes"]) <= most)
+        expect(f"{path} lacks", set(), {"Changes", "Done", "Last"} - set(page))
+
+
 def changes(client: Client, since: int, limit: int) -> set[tuple[str, str]]:
     """Return what happened after a change, as kinds and identifiers."""
     found, done = set(), False
@@ -229,7 +236,8 @@ def changes(client: Client, since: int, limit: int) -> set[tuple[str, str]]:
 
 
 def test_exports_are_listed(patient: Client) -> None:
-    expect("keys of /exports", {"Done", "Exports", "Last"}, set(patient.json_at("/exports?limit=1")))
+    for path in ("/exports", "/exports?limit=1"):
+        expect(f"keys of {path}", {"Done", "Exports", "Last"}, set(patient.json_at(path)))
 
 
 @pytest.mark.parametrize("level", ["patient", "study", "series", "instance"])
