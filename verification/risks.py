@@ -17,7 +17,14 @@ def risks(site: Site, inside: dict[str, Any]) -> list[str]:
     """
     found = {"recycling": _recycling(inside["options"], inside["statistics"]), "routing": _routing(inside["options"])}
     hint = "; set verification_level: probe, or add {} to verification_accepted_risks"
-    return [text + hint.format(name) for name, text in found.items() if text and name not in site.accepted_risks]
+    reasons = [text + hint.format(name) for name, text in found.items() if text and name not in site.accepted_risks]
+    free = int(inside["free"]) // 2**20
+    if free < MEGABYTES:
+        # What the last megabytes are needed for is not for us to decide, so nobody can accept this.
+        reasons.append(
+            f"{free} MB are free at {site.storage_dir}, {MEGABYTES} are asked for; see orthanc_storage_dir, df"
+        )
+    return reasons
 
 
 def _recycling(options: dict[str, Any], statistics: dict[str, Any]) -> str:
