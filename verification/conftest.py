@@ -7,6 +7,7 @@ import functools
 import getpass
 import json
 import pathlib
+import shutil
 import signal
 import socket
 import ssl
@@ -34,7 +35,7 @@ NEEDS_ANSIBLE = ("_pass", "_password", "_become_method", "_become_exe", "_become
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--sites", type=pathlib.Path, help="folder with one JSON description per host")
+    parser.addoption("--sites", type=pathlib.Path, help="private folder with one JSON description per host; goes away")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -42,6 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
     # Whoever ends the run politely gets the patient removed, as Ctrl-C does.
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.default_int_handler)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    # It holds passwords, and whoever made it may have been interrupted.
+    if config.getoption("--sites"):
+        shutil.rmtree(config.getoption("--sites"), ignore_errors=True)
 
 
 @functools.cache

@@ -21,9 +21,7 @@ def risks(site: Site, inside: dict[str, Any]) -> list[str]:
     free = int(inside["free"]) // 2**20
     if free < MEGABYTES:
         # What the last megabytes are needed for is not for us to decide, so nobody can accept this.
-        reasons.append(
-            f"{free} MB are free at {site.storage_dir}, {MEGABYTES} are asked for; see orthanc_storage_dir, df"
-        )
+        reasons.append(f"{free} MB are free at {site.storage_dir}, {MEGABYTES} are needed; see orthanc_storage_dir, df")
     return reasons
 
 
