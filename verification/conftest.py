@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import getpass
@@ -40,15 +41,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "since(feature): needs what verification/versions.py has under that name")
+    if config.getoption("--sites"):
+        # It holds passwords, and whoever made it may have been interrupted; then even the end has nowhere to print to.
+        atexit.register(shutil.rmtree, config.getoption("--sites"), ignore_errors=True)
     # Whoever ends the run politely gets the patient removed, as Ctrl-C does.
     for name in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.default_int_handler)
-
-
-def pytest_unconfigure(config: pytest.Config) -> None:
-    # It holds passwords, and whoever made it may have been interrupted.
-    if config.getoption("--sites"):
-        shutil.rmtree(config.getoption("--sites"), ignore_errors=True)
 
 
 @functools.cache

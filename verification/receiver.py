@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
+from verification.expect import expect
 from verification.patient import Image, image
 
 # What the receiver offers to those that ask it.
@@ -70,7 +72,10 @@ class Receiver:
         try:
             self.entity.start_server((self._host, self._port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
         except OSError as error:
-            if error.errno != 99:
+            if error.errno == errno.EADDRINUSE:
+                see = "another verification that runs; orthanc_modalities (Port)"
+                expect(f"port {self._port} of this machine, which is modality {self._title}", "free", "in use", see)
+            if error.errno != errno.EADDRNOTAVAIL:
                 raise
             # The address is one that the site sees and this machine does not have: a router stands between.
             self.entity.start_server(("", self._port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
