@@ -119,9 +119,19 @@ def proxied(site: Site) -> Site:
 
 
 @pytest.fixture(scope="session")
-def inside(site: Site, host: Any) -> dict[str, Any]:
+def inside(site: Site, host: Any, facts: dict[str, str]) -> dict[str, Any]:
     """What Orthanc answers on the host itself."""
-    return _inside(site, host)
+    found = _inside(site, host)
+    system, held = found["system"], found["statistics"]
+    facts["Host"] = found["distribution"]
+    facts["Orthanc"] = f"{system.get('Version')}, title {system.get('DicomAet')}"
+    engine = site.database if site.database_index else "sqlite"
+    facts["Index"] = f"{engine}, schema {system.get('DatabaseVersion')}"
+    free, size = (f"{found[key] / 2**30:.1f}" for key in ("free", "size"))
+    facts["Storage"] = f"{'database' if site.database_storage else site.storage_dir}, {free} of {size} GiB free"
+    counts = (f"{held.get(f'Count{level}')} {level.lower()}" for level in ("Patients", "Studies", "Instances"))
+    facts["Held before"] = ", ".join(counts)
+    return found
 
 
 def _inside(site: Site, host: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ no command line shows it. Prints JSON: the status of each request, and what Orth
 import base64
 import glob
 import json
+import platform
 import shutil
 import sys
 import urllib.error
@@ -53,6 +54,7 @@ print(
                     "PythonScript",
                 )
             },
+            "distribution": platform.freedesktop_os_release()["PRETTY_NAME"],
             "free": disk.free,
             "size": disk.total,
             "statistics": json.loads(ask("/statistics", right)[1] or "{}"),
