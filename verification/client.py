@@ -123,7 +123,7 @@ class Client(requests.Session):
         if self.unanswered >= GIVEN_UP:
             reason = f"{self.base} has stopped to answer and is not asked any more; journalctl -u orthanc"
             raise requests.ConnectionError(reason)
-        self.sent.append(self._told(request))
+        self.sent.append(self.call(request))
         try:
             answer = super().send(request, **kwargs)
         except requests.RequestException:
@@ -159,7 +159,7 @@ class Client(requests.Session):
         self.own.update(instances, (str(series["ID"]) for series in self.json_at(f"/studies/{study}/series")))
         return instances
 
-    def _told(self, request: requests.PreparedRequest) -> str:
+    def call(self, request: requests.PreparedRequest) -> str:
         """Name a call as documentation does: without identifiers, and of its query the keys alone."""
         parts = urlsplit(str(request.url))
         path = parts.path[len(urlsplit(self.base).path) :]
