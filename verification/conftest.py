@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import getpass
 import json
 import pathlib
+import shutil
+import signal
 import socket
-from collections.abc import Generator, Iterator
+import ssl
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
 import testinfra  # type: ignore[import-untyped]
 
 from verification.client import Client
 from verification.expect import Unexpected, expect
-from verification.patient import CT, PATIENT_ID, PATIENT_NAME
+from verification.patient import CT, NAMED, SERIES, Image, gallery, zipped
+from verification.receiver import Receiver
+from verification.report import LEFT_OUT
+from verification.risks import risks
 from verification.site import Site
+from verification.steps import sweep, upload
+from verification.versions import lacking
+
+pytest_plugins = ["verification.report"]
 
 # What testinfra's own SSH connection does not do, or does with a password on a command line.
 NEEDS_ANSIBLE = ("_pass", "_password", "_become_method", "_become_exe", "_become_flags")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--sites", type=pathlib.Path, help="folder with one JSON description per host")
+    parser.addoption("--sites", type=pathlib.Path, help="private folder with one JSON description per host; goes away")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "since(feature): needs what verification/versions.py has under that name")
+    if config.getoption("--sites"):
+        # It holds passwords, and whoever made it may have been interrupted; then even the end has nowhere to print to.
+        atexit.register(shutil.rmtree, config.getoption("--sites"), ignore_errors=True)
+    # Whoever ends the run politely gets the patient removed, as Ctrl-C does.
+    for name in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(name, signal.default_int_handler)
 
 
 @functools.cache
@@ -37,15 +60,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("site", sites, ids=[site.name for site in sites], scope="session")
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(call: pytest.CallInfo[None]) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Report a finding by its message alone: no reader of a playbook's output needs the code around it."""
-    report = yield
-    if call.excinfo and isinstance(call.excinfo.value, Unexpected):
-        report.longrepr = str(call.excinfo.value)
-    elif call.excinfo and isinstance(call.excinfo.value, OSError):
-        report.longrepr = call.excinfo.exconly()
-    return report
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what writes, on hosts that are only to be probed."""
+    left: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        site = getattr(item, "callspec", None) and item.callspec.params.get("site")  # type: ignore[attr-defined]
+        probed = isinstance(site, Site) and site.level == "probe"
+        left[probed and "patient" in getattr(item, "fixturenames", ())].append(item)
+    config.stash[LEFT_OUT] = len(left[True])
+    config.hook.pytest_deselected(items=left[True])
+    items[:] = left[False]
 
 
 @pytest.fixture(scope="session")
@@ -94,47 +119,162 @@ def proxied(site: Site) -> Site:
 
 
 @pytest.fixture(scope="session")
+def inside(site: Site, host: Any, facts: dict[str, str]) -> dict[str, Any]:
+    """What Orthanc answers on the host itself."""
+    found = _inside(site, host)
+    system, held = found["system"], found["statistics"]
+    facts["Host"] = found["distribution"]
+    facts["Orthanc"] = f"{system.get('Version')}, title {system.get('DicomAet')}"
+    engine = site.database if site.database_index else "sqlite"
+    facts["Index"] = f"{engine}, schema {system.get('DatabaseVersion')}"
+    free, size = (f"{found[key] / 2**30:.1f}" for key in ("free", "size"))
+    facts["Storage"] = f"{'database' if site.database_storage else site.storage_dir}, {free} of {size} GiB free"
+    counts = (f"{held.get(f'Count{level}')} {level.lower()}" for level in ("Patients", "Studies", "Instances"))
+    facts["Held before"] = ", ".join(counts)
+    return found
+
+
+def _inside(site: Site, host: Any) -> dict[str, Any]:
+    script = pathlib.Path(__file__).with_name("on_host.py").read_text("utf-8")
+    result = host.run("python3 -c %s %s %s %s", script, site.config_dir, str(site.http_port), site.storage_dir)
+    complaint = result.stderr.strip().rpartition("\n")[2]
+    expect("complaint of the script that asks Orthanc on the host", "", complaint, "journalctl -u orthanc")
+    answer: dict[str, Any] = json.loads(result.stdout)
+    return answer
+
+
+@pytest.fixture(scope="session")
+def others(site: Site, pytestconfig: pytest.Config) -> dict[str, tuple[Site, dict[str, Any]]]:
+    """The other hosts of this run that may be written to as well, with what their Orthanc says of itself."""
+    folder, found = pytestconfig.getoption("--sites"), {}
+    for other in _sites(folder):
+        if other.name == site.name or other.level != "conform" or not other.proxied:
+            continue
+        # One that is down has findings of its own.
+        with contextlib.suppress(Unexpected, OSError):
+            inside = _inside(other, _reach(other.name, other.connection, folder))
+            if not risks(other, inside):
+                found[other.name] = (other, inside["system"])
+    return found
+
+
+@pytest.fixture(scope="session")
 def public(proxied: Site) -> Site:
-    """The same, where its port can be reached from here: else each test would wait for an answer."""
+    """The same, where its port can be reached from here and leads to its Orthanc: else each test would wait."""
     socket.create_connection((proxied.host, proxied.port), timeout=10).close()
+    where = f"GET {proxied.url}system"
+    try:
+        answer = Client(proxied.url, proxied.trust(), proxied.login, writes=False).get("/system", timeout=15)
+    except requests.exceptions.SSLError as error:
+        reason = error
+        while isinstance(reason.__context__, Exception) and not isinstance(reason, ssl.SSLError):
+            reason = reason.__context__  # type: ignore[assignment]
+        expected = f"the certificate in {proxied.certificate_file} on {proxied.proxy}"
+        see = "nginx_tls_certificate, nginx_server_name; systemctl reload nginx"
+        expect(where, expected, getattr(reason, "verify_message", "") or str(reason), see)
+        raise
+    except requests.Timeout:
+        expect(where, "an answer within 15 s", "none", "load of the host; journalctl -u orthanc, journalctl -u nginx")
+        raise
+    expect(where, 200, answer.status_code)
     return proxied
 
 
 @pytest.fixture(scope="session")
-def client(public: Site) -> Client:
-    """The first user of the site, through the proxy."""
-    return Client(public.url, public.trust(), public.login)
+def client(public: Site, inside: dict[str, Any]) -> Client:
+    """The first user of the site, through the proxy, once it is sure that it leads to the Orthanc of this host."""
+    made = Client(public.url, public.trust(), public.login, writes=public.level == "conform")
+    here, there = inside["system"], made.json_at("/system")
+    same = {name: here.get(name) for name in ("Name", "DicomAet", "DatabaseServerIdentifier", "Version")}
+    got = {name: there.get(name) for name in same}
+    expect(f"/system at {public.url}, which is that of the Orthanc on {public.name}", same, got, "site.yml; nginx")
+    made.modalities = {public.modality_name} - {""}
+    return made
+
+
+@pytest.fixture(scope="session")
+def running(inside: dict[str, Any]) -> dict[str, str]:
+    """The versions of Orthanc and its plugins, by their names."""
+    versions = {name: str(version) for name, version in inside["versions"].items()}
+    return {**versions, "orthanc": str(inside["system"].get("Version", ""))}
+
+
+@pytest.fixture(autouse=True)
+def _able(request: pytest.FixtureRequest) -> None:
+    """Leave out what the running release cannot do, by the table alone."""
+    for mark in request.node.iter_markers("since"):
+        reason = lacking(mark.args[0], request.getfixturevalue("running"))
+        if reason:
+            pytest.skip(reason)
+
+
+@pytest.fixture(autouse=True)
+def _told(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Write into the JUnit report what a check has asked of the site."""
+    Client.sent.clear()
+    yield
+    if "site" in request.fixturenames:
+        request.node.user_properties += [("call", call) for call in dict.fromkeys(Client.sent)]
 
 
 @pytest.fixture(scope="session")
 def anonymous(public: Site) -> Client:
     """Somebody without a login."""
-    return Client(public.url, public.trust())
+    return Client(public.url, public.trust(), writes=public.level == "conform")
 
 
 @pytest.fixture(scope="session")
-def patient(client: Client) -> Iterator[Client]:
+def patient(client: Client, site: Site, inside: dict[str, Any]) -> Iterator[Client]:
     """The client with a disposable patient who has one CT image, removed at the end whatever happens.
 
     Leftovers of a run that was killed go first.
     """
-    _remove(client)
+    if risks(site, inside):
+        pytest.skip("conform was not begun, see test_conform_may_begin")
+    sweep(client)
     try:
         expect("upload of a CT image", 200, client.post("/instances", data=CT.content).status_code)
         yield client
     finally:
-        _remove(client)
-        expect("the disposable patient in the end", 404, client.get(f"/patients/{CT.patient}").status_code)
+        # A site that fell silent gets one more chance, so that nothing stays there.
+        client.recover()
+        sweep(client)
 
 
-def _remove(client: Client) -> None:
-    """Remove the disposable patient, if it is there and bears our mark."""
-    answer = client.get(f"/patients/{CT.patient}")
-    if answer.status_code == 404:
-        return
-    expect("GET of the disposable patient", 200, answer.status_code, "orthanc_users")
-    name = answer.json()["MainDicomTags"].get("PatientName")
-    # If it is somebody else's, the name is not for a report.
-    expect(f"patient {PATIENT_ID}, whose ID this suite needs, is {PATIENT_NAME}", True, name == PATIENT_NAME)
-    client.own.add(CT.patient)
-    expect("DELETE of the disposable patient", 200, client.delete(f"/patients/{CT.patient}").status_code)
+@pytest.fixture(scope="session")
+def series(patient: Client) -> list[Image]:
+    """A CT series of the disposable patient, on the site."""
+    upload(patient, zipped(SERIES))
+    return SERIES
+
+
+@pytest.fixture(scope="session")
+def stored(patient: Client) -> dict[str, Image]:
+    """Real images of many kinds, on the site."""
+    images = gallery() | NAMED
+    upload(patient, zipped(list(images.values())))
+    return images
+
+
+@pytest.fixture(scope="session")
+def scp(site: Site) -> Site:
+    """The site, where it listens for DICOM."""
+    if not site.settings.get("DicomServerEnabled", True):
+        pytest.skip("orthanc_settings.DicomServerEnabled is false")
+    return site
+
+
+@pytest.fixture(scope="session")
+def modality(scp: Site) -> str:
+    """The title of this machine, if it is a modality of the site."""
+    if not scp.calling_aet:
+        pytest.skip("verification_modality is empty: this machine is a stranger, and only its refusal is checked")
+    return scp.calling_aet
+
+
+@pytest.fixture(scope="session")
+def receiver(scp: Site, modality: str) -> Iterator[Receiver]:
+    """This machine as a modality that listens."""
+    host, port = scp.receiver
+    with Receiver((modality, host, port), (scp.aet, scp.address, scp.dicom_port)).listening() as made:
+        yield made

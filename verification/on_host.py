@@ -1,16 +1,19 @@
 """Ask the Orthanc of this host past the proxy. Runs on the host, as root, with what Debian's Python has.
 
-Arguments: the configuration folder and the port. The login is read where Orthanc reads it, so that
+Arguments: the configuration folder, the port and the storage folder. The login is read where Orthanc reads it, so that
 no command line shows it. Prints JSON: the status of each request, and what Orthanc says of itself.
 """
 
 import base64
+import glob
 import json
+import platform
+import shutil
 import sys
 import urllib.error
 import urllib.request
 
-folder, port = sys.argv[1:]
+folder, port, storage = sys.argv[1:]
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -28,15 +31,45 @@ def ask(path: str, login: str) -> tuple[int, bytes]:
 with open(f"{folder}/credentials.json", encoding="utf-8") as file:
     right = ":".join(next(iter(json.load(file)["RegisteredUsers"].items())))
 
+options = {}
+for name in glob.glob(f"{folder}/*.json"):
+    if not name.endswith("credentials.json"):
+        with open(name, encoding="utf-8") as file:
+            options.update(json.load(file))
+disk = shutil.disk_usage(storage)
+plugins = json.loads(ask("/plugins", right)[1] or "[]")
+
 print(
     json.dumps(
         {
+            # What removes or forwards images by itself, and in which letters it answers.
+            "options": {
+                name: options.get(name)
+                for name in (
+                    "DefaultEncoding",
+                    "LuaScripts",
+                    "MaximumPatientCount",
+                    "MaximumStorageMode",
+                    "MaximumStorageSize",
+                    "PythonScript",
+                )
+            },
+            "distribution": platform.freedesktop_os_release()["PRETTY_NAME"],
+            "free": disk.free,
+            "size": disk.total,
+            "statistics": json.loads(ask("/statistics", right)[1] or "{}"),
             "none": ask("/system", "")[0],
             "default": ask("/system", "orthanc:orthanc")[0],
             "wrong": ask("/system", right + " ")[0],
             "index": ask("/changes?last", right)[0],
             "system": json.loads(ask("/system", right)[1] or "{}"),
-            "plugins": json.loads(ask("/plugins", right)[1] or "[]"),
+            "plugins": plugins,
+            "versions": {
+                name: json.loads(ask(f"/plugins/{name}", right)[1] or "{}").get("Version", "")
+                for name in plugins
+                # The list also has the script of the plugins for the explorer.
+                if not name.endswith(".js")
+            },
         }
     )
 )

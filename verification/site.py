@@ -45,6 +45,9 @@ class Site:
     inner_authorization: str = field(repr=False)
     settings: dict[str, Any] = field(repr=False)
     modality: dict[str, Any] | list[Any] = field(repr=False)
+    modality_name: str
+    level: str
+    accepted_risks: list[str]
 
     @classmethod
     def read(cls, path: pathlib.Path) -> Site:
@@ -86,6 +89,13 @@ class Site:
         if isinstance(self.modality, list):
             return str(self.modality[0])
         return str(self.modality.get("AET", ""))
+
+    @property
+    def receiver(self) -> tuple[str, int]:
+        """Where this machine listens as a modality."""
+        if isinstance(self.modality, list):
+            return str(self.modality[1]), int(self.modality[2])
+        return str(self.modality.get("Host", "")), int(self.modality.get("Port", 0))
 
     @property
     def login(self) -> tuple[str, str]:

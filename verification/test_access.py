@@ -92,8 +92,8 @@ def test_answers_carry_security_headers(public: Site, client: Client, route: str
     ],
     ids=["1.1", "1.2", "1.3"],
 )
-def test_tls_version(public: Site, version: ssl.TLSVersion, expected: str) -> None:
-    context = public.trust()
+def test_tls_version(public: Site, facts: dict[str, str], version: ssl.TLSVersion, expected: str) -> None:
+    context, name = public.trust(), version.name.replace("v", " ").replace("_", ".")
     # Else this side would refuse an old version by itself, and the server would not be asked.
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
     context.minimum_version = context.maximum_version = version
@@ -103,8 +103,10 @@ def test_tls_version(public: Site, version: ssl.TLSVersion, expected: str) -> No
             context.wrap_socket(plain, server_hostname=public.host) as secured,
         ):
             got = secured.version()
+            facts[name] = str((secured.cipher() or ["none"])[0])
     except ssl.SSLError as error:
         got = error.reason
+        facts[name] = "refused"
     expect(f"handshake with {version.name}", expected, got)
 
 

@@ -11,10 +11,11 @@ import requests
 from pydicom import dcmread
 from requests.adapters import BaseAdapter
 
-from verification.client import Client, Refused
-from verification.patient import CT, orthanc_id
+from verification.client import DECLARED, Client, Refused
+from verification.patient import COPY_ID, CT, orthanc_id
 
 OTHER = orthanc_id("somebody else")
+TASK = "01234567-89ab-cdef-0123-456789abcdef"
 
 
 class _Trap(BaseAdapter):
@@ -45,8 +46,30 @@ def guarded() -> Client:
         ("DELETE", f"/patients/{CT.patient}/../{OTHER}"),
         ("DELETE", f"/patients/{CT.patient}%2f..%2f{OTHER}"),
         ("DELETE", "/changes"),
+        ("DELETE", "/exports"),
+        ("DELETE", "/modalities/other"),
+        ("DELETE", "/peers/other"),
+        ("DELETE", f"/queries/{TASK}"),
+        ("DELETE", f"/instances/{OTHER}/metadata/1024"),
+        ("DELETE", f"/instances/{OTHER}/attachments/1024"),
         ("PUT", "/modalities/other"),
-        ("PUT", f"/instances/{CT.instance}/metadata/1024"),
+        ("PUT", "/peers/other"),
+        ("PUT", f"/modalities/{DECLARED}-2"),
+        ("PUT", f"/instances/{OTHER}/metadata/1024"),
+        ("PUT", f"/instances/{OTHER}/attachments/1024"),
+        ("PUT", "/tools/log-level"),
+        ("POST", f"/instances/{OTHER}/attachments/dicom/verify-md5"),
+        ("POST", f"/studies/{OTHER}/archive"),
+        ("POST", f"/studies/{OTHER}/media"),
+        ("POST", f"/studies/{CT.study}/split"),
+        ("POST", f"/studies/{CT.study}/merge"),
+        ("POST", f"/jobs/{TASK}/cancel"),
+        ("POST", f"/queries/{TASK}/retrieve"),
+        ("POST", "/modalities/other/echo"),
+        ("POST", "/modalities/other/query"),
+        ("POST", "/modalities/other/move"),
+        ("POST", "/tools/create-dicom"),
+        ("POST", "/tools/shutdown"),
         ("PATCH", f"/patients/{CT.patient}"),
         ("POST", "/tools/reset"),
         ("POST", "/tools/execute-script"),
@@ -60,6 +83,49 @@ def guarded() -> Client:
 def test_guard_refuses(guarded: Client, method: str, path: str) -> None:
     with pytest.raises(Refused):
         guarded.request(method, path)
+
+
+OURS = {"PatientID": COPY_ID}
+
+
+@pytest.mark.parametrize(
+    "path, body",
+    [
+        # What is not ours stands in the body.
+        ("/tools/bulk-delete", {"Resources": [CT.instance, OTHER]}),
+        ("/tools/bulk-delete", {"Resources": []}),
+        ("/tools/bulk-delete", {}),
+        ("/tools/create-archive", [OTHER]),
+        ("/tools/create-media", {"Resources": [OTHER]}),
+        ("/modalities/ours/store", [CT.instance, OTHER]),
+        ("/modalities/ours/storage-commitment", {"Resources": [OTHER]}),
+        ("/modalities/other/store", [CT.instance]),
+        ("/peers/other/store", [CT.instance]),
+        # A copy that nobody would find again.
+        (f"/patients/{CT.patient}/anonymize", {}),
+        (f"/patients/{CT.patient}/anonymize", {"Replace": {"PatientID": "somebody else"}}),
+        (f"/studies/{CT.study}/anonymize", {"Keep": ["PatientID"]}),
+        (f"/studies/{CT.study}/modify", {"Replace": {"PatientID": "somebody else"}}),
+        (f"/studies/{CT.study}/modify", {"Remove": ["PatientID"]}),
+        (f"/studies/{OTHER}/modify", {"Replace": OURS}),
+        (f"/studies/{OTHER}/anonymize", {"Replace": OURS}),
+    ],
+)
+def test_guard_refuses_by_the_body(guarded: Client, path: str, body: object) -> None:
+    guarded.modalities = {"ours"}
+    with pytest.raises(Refused):
+        guarded.post(path, json=body)
+
+
+@pytest.mark.parametrize(
+    "method, path",
+    [("POST", "/instances"), ("DELETE", f"/patients/{CT.patient}"), ("PUT", f"/modalities/{DECLARED}")],
+)
+def test_guard_refuses_every_write_of_a_probe(guarded: Client, method: str, path: str) -> None:
+    guarded.writes = False
+    with pytest.raises(Refused):
+        guarded.request(method, path, data=CT.content)
+    assert guarded.get(f"/patients/{OTHER}").ok
 
 
 def _foreign(kind: str) -> bytes:
@@ -85,6 +151,11 @@ def test_guard_refuses_images_of_others(guarded: Client, kind: str) -> None:
 
 
 def test_guard_lets_pass_what_is_ours(guarded: Client) -> None:
+    guarded.modalities = {"ours"}
+    assert guarded.post(f"/patients/{CT.patient}/anonymize", json={"Replace": OURS}).ok
+    assert guarded.post("/tools/bulk-delete", json={"Resources": [CT.instance]}).ok
+    assert guarded.post("/modalities/ours/store", data=CT.instance).ok
+    assert guarded.put(f"/instances/{CT.instance}/metadata/1024", data=b"x").ok
     assert guarded.delete(f"/patients/{CT.patient}").ok
     assert guarded.post("/tools/find", json={"Level": "Patient", "Query": {}}).ok
     assert guarded.get(f"/patients/{OTHER}").ok

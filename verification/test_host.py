@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
@@ -14,17 +13,6 @@ from verification.site import Site
 UNIT = "/etc/systemd/system/orthanc.service"
 # Plugins that Orthanc reports under another name than the inventory.
 REPORTED = {"dicomweb": "dicom-web", "webviewer": "web-viewer"}
-
-
-@pytest.fixture(scope="session")
-def inside(site: Site, host: Any) -> dict[str, Any]:
-    """What Orthanc answers on the host itself."""
-    script = pathlib.Path(__file__).with_name("on_host.py").read_text("utf-8")
-    result = host.run("python3 -c %s %s %s", script, site.config_dir, str(site.http_port))
-    complaint = result.stderr.strip().rpartition("\n")[2]
-    expect("complaint of the script that asks Orthanc on the host", "", complaint, "journalctl -u orthanc")
-    answer: dict[str, Any] = json.loads(result.stdout)
-    return answer
 
 
 def modes(host: Any, *paths: str) -> dict[str, str]:

@@ -791,6 +791,8 @@ def test_misspelled(name: str, part: str) -> None:
         ("nginx_client_certificate", "perhaps"),
         ("nginx_ban_after", "ten"),
         ("nginx_audit_query", "perhaps"),
+        ("verification_level", "smoke"),
+        ("verification_accepted_risks", ["lua"]),
     ],
 )
 def test_wrong_type_or_choice(name: str, value: Any) -> None:

@@ -1,0 +1,328 @@
+"""The verification itself: on good sites of two releases, and on bad ones of many kinds."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import tempfile
+import time
+import xml.etree.ElementTree as ElementTree
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import pytest
+import requests
+import yaml
+
+from tests.checks import rows
+from tests.hosts.certificates import pem
+from tests.hosts.conftest import ENVIRONMENT, QUICKSTART, ROOT, Lab
+from verification.patient import CT
+
+LAB = {"name": "verification", "pacs": "trixie", "old": "bookworm"}
+# All that the suite can make use of.
+WANTED = {"orthanc_plugins": ["dicomweb", "gdcm", "worklists"], "orthanc_settings": {"DefaultEncoding": "Utf8"}}
+PROXY = "/etc/nginx/conf.d/orthanc.conf"
+# What needs another topology than a single host with SQLite, whatever its release.
+ELSEWHERE = {
+    "test_access::test_relay_is_for_the_proxy_only",
+    "test_database::test_connection_to_another_host_is_encrypted",
+    "test_database::test_database_is_closed_to_this_machine",
+    "test_database::test_files_are_in_the_database",
+    "test_database::test_login_has_no_power_over_the_server",
+    "test_database::test_login_stays_out_of_other_databases",
+    "test_database::test_plain_connection_from_another_host_is_refused",
+    "test_database::test_settings_are_in_force",
+    "test_database::test_study_is_in_the_database",
+    "test_database::test_wrong_password_is_refused",
+    "test_pair::test_image_is_fetched_from_the_modality",
+    "test_pair::test_modality_takes_several",
+    "test_pair::test_modality_takes_them_by_a_job",
+    "test_pair::test_peer_gets_images_alone",
+    "test_pair::test_peer_takes_one",
+    "test_pair::test_peer_takes_several",
+    "test_pair::test_peer_takes_them_by_a_job",
+    "test_remote::test_peers_answer",
+}
+# What a release cannot do: all that 1.12.7 can, and 1.10.1 cannot.
+LACKING = {
+    "1.12.7": set[str](),
+    "1.10.1": {
+        "test_copies::test_study_is_given_to_another_patient",
+        "test_dicomweb::test_wado_gives_an_uncompressed_image",
+        "test_pictures::test_array_of_a_series",
+        "test_pictures::test_array_of_an_image",
+        "test_rest::test_find_gives_requested_tags",
+    },
+}
+
+
+class Site:
+    """Two hosts of two releases, and how they are verified."""
+
+    def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
+        self.lab = lab
+        self.inventory, self.report = folder / "inventory", folder / "report"
+        self.inventory.mkdir()
+        (self.inventory / "group_vars").symlink_to(QUICKSTART / "group_vars")
+        hosts = {"hosts": {"pacs": None, "old": None}}
+        text = yaml.safe_dump({"orthanc": hosts, "nginx": hosts})
+        (self.inventory / "hosts.yml").write_text(text, encoding="utf-8")
+
+    def deploy(self) -> None:
+        self.lab.play(variables=WANTED, inventory=self.inventory)
+
+    def verify(self, variables: Mapping[str, Any] | None = None, hosts: str = "pacs", good: bool = True) -> str:
+        """Verify, and return what was said, each blank one space."""
+        given = WANTED | {"verification_report_dir": str(self.report)} | dict(variables or {})
+        done = self.lab.play("verify", given, ("--limit", hosts), inventory=self.inventory, check=good)
+        assert good or done.returncode, "a bad site passes"
+        for secret in self.lab.secrets.values():
+            assert secret not in done.stdout
+        # In YAML, a quote inside of a quoted text is doubled.
+        return " ".join(done.stdout.split()).replace("''", "'")
+
+    def cases(self) -> Iterator[tuple[str, str, str, ElementTree.Element]]:
+        """Read the JUnit report: host, name, outcome and the rest of each check."""
+        for case in ElementTree.parse(self.report / "junit.xml").iter("testcase"):
+            test, _, parameters = str(case.get("name")).partition("[")
+            host = next((name for name in self.lab.address if re.match(rf"{name}\b", parameters)), "")
+            outcome = next((child.tag for child in case if child.tag != "properties"), "passed")
+            yield host, f"{case.get('classname')}::{test}", outcome, case
+
+    def seconds(self, host: str) -> float:
+        """Tell how long the checks on a host took."""
+        return sum(float(str(case.get("time"))) for name, _, _, case in self.cases() if name == host)
+
+    def ask(self, method: str, path: str, host: str = "pacs", data: bytes = b"") -> requests.Response:
+        """Ask a site, with a client that may do anything."""
+        certificate = self.lab.folder.with_suffix(".crt")
+        certificate.write_text(self.lab.shell("cat /etc/pacs/nginx/self-signed-*.crt", host), encoding="utf-8")
+        with requests.Session() as session:
+            session.trust_env = False
+            session.verify = str(certificate)
+            session.auth = (b"admin", self.lab.secrets["vault_orthanc_admin_password"].encode())  # type: ignore[assignment]
+            return session.request(method, f"https://{self.lab.address[host]}{path}", data=data, timeout=20)
+
+    def images(self, host: str = "pacs") -> int:
+        """Count the images on a host."""
+        return int(self.ask("GET", "/statistics", host).json()["CountInstances"])
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    made = Site(lab, tmp_path_factory.mktemp("verification"))
+    made.deploy()
+    return made
+
+
+def test_two_releases(site: Site) -> None:
+    """What is left out is just what is known; each call of the documentation is made; nothing stays."""
+    assert ": as wanted." in site.verify(hosts="pacs,old")
+    skipped: dict[str, set[str]] = defaultdict(set)
+    calls: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for host, name, outcome, case in site.cases():
+        assert outcome in ("passed", "skipped")
+        calls[host, name] |= {str(one.get("value")) for one in case.iter("property") if one.get("name") == "call"}
+        if outcome == "skipped" and host:
+            skipped[host].add(name)
+    for host in site.lab.address:
+        release = site.ask("GET", "/system", host).json()["Version"]
+        assert skipped[host] == ELSEWHERE | LACKING[release]
+        assert site.images(host) == 0
+        assert site.seconds(host) < 90
+    for row in rows():
+        name = f"{pathlib.Path(row.file).stem}::{row.test}"
+        if row.on_site and row.call and name not in ELSEWHERE:
+            assert row.call in calls["pacs", name], f"{name} does not call {row.call}"
+
+
+def test_probe_changes_nothing(site: Site) -> None:
+    before = site.ask("GET", "/changes?last").json()["Last"]
+    assert "pacs (probe): as wanted." in site.verify({"verification_level": "probe"})
+    assert site.ask("GET", "/changes?last").json()["Last"] == before
+    assert site.seconds("pacs") < 15
+
+
+def test_logs_are_cleared(site: Site) -> None:
+    """What the verification of a site in use must not do, and its guard refuses."""
+    path = site.ask("POST", "/instances", data=CT.content).json()["Path"]
+    assert site.ask("GET", "/changes").json()["Changes"]
+    for log, key in (("/changes", "Changes"), ("/exports", "Exports")):
+        assert site.ask("DELETE", log).status_code == 200
+        assert site.ask("GET", log).json()[key] == []
+    assert site.ask("DELETE", path).status_code == 200
+
+
+def bad(site: Site, break_it: str, words: str, **variables: Any) -> None:
+    """Break the site by a script, see what the verification makes of it, and put the proxy right again."""
+    site.lab.shell(f"cp -p {PROXY} /root/proxy.conf; {break_it}")
+    begin = time.monotonic()
+    try:
+        said = site.verify(variables, good=False)
+    finally:
+        site.lab.shell(f"cp -p /root/proxy.conf {PROXY}; systemctl start orthanc; systemctl reload nginx")
+    assert words in said
+    assert "NOT AS WANTED" in said
+    assert time.monotonic() - begin < 60
+
+
+def proxied_to(port: int) -> str:
+    return f"sed -i 's|http://127.0.0.1:[0-9]*|http://127.0.0.1:{port}|' {PROXY}; systemctl reload nginx"
+
+
+def test_site_that_does_not_answer_in_time(site: Site) -> None:
+    listen = "import socket, time; s = socket.create_server(('127.0.0.1', 9999)); time.sleep(600)"
+    slow = f'systemd-run --quiet --unit slow python3 -c "{listen}"; {proxied_to(9999)}'
+    try:
+        bad(site, slow, "expected 'an answer within 15 s', got 'none'; see load of the host")
+    finally:
+        site.lab.shell("systemctl stop slow")
+
+
+def test_site_without_orthanc(site: Site) -> None:
+    bad(site, "systemctl stop orthanc", "Orthanc does not run behind the proxy; systemctl status orthanc")
+
+
+def test_site_with_another_certificate(site: Site) -> None:
+    certificate, key = pem(site.lab.address["pacs"])
+    files = f"cat > /root/other.crt <<'END'\n{certificate}END\ncat > /root/other.key <<'END'\n{key}END\n"
+    use = "sed -i -E 's,(ssl_certificate(_key)?) .*[.](crt|key);,\\1 /root/other.\\3;,' "
+    bad(
+        site,
+        f"{files}{use} {PROXY}; systemctl reload nginx",
+        "expected 'the certificate in /etc/pacs/nginx/self-signed-",
+    )
+
+
+def test_site_with_an_expired_certificate(site: Site) -> None:
+    certificate, key = pem(site.lab.address["pacs"], -1)
+    own = site.lab.shell("ls /etc/pacs/nginx/self-signed-*.crt").strip().removesuffix(".crt")
+    site.lab.shell(f"cp -p {own}.crt {own}.key /root")
+    files = f"cat > {own}.crt <<'END'\n{certificate}END\ncat > {own}.key <<'END'\n{key}END\nsystemctl reload nginx"
+    try:
+        bad(site, files, "got 'certificate has expired'; see nginx_tls_certificate")
+    finally:
+        site.lab.shell(f"cp -p /root/{own.rpartition('/')[2]}.* /etc/pacs/nginx; systemctl reload nginx")
+
+
+def test_another_orthanc_behind_the_proxy(site: Site) -> None:
+    impostor = (
+        'mkdir -p /root/other; cd /root/other; jq \'{RegisteredUsers, Name: "other", HttpPort: 8055,'
+        ' DicomServerEnabled: false, StorageDirectory: "/root/other"}\' /etc/pacs/orthanc/credentials.json > o.json;'
+        " systemd-run --quiet --unit other Orthanc /root/other/o.json; sleep 2; " + proxied_to(8055)
+    )
+    site.lab.shell("apt-get install -y -q --no-install-recommends jq")
+    try:
+        bad(site, impostor, "which is that of the Orthanc on pacs: expected {'Name': 'pacs'")
+    finally:
+        site.lab.shell("systemctl stop other")
+
+
+@pytest.fixture
+def options(site: Site) -> Iterator[Any]:
+    """Say something else in Orthanc's configuration, which is read without Orthanc being started again."""
+    file = "/etc/pacs/orthanc/orthanc.json"
+    before = json.loads(site.lab.shell(f"cat {file}"))
+
+    def change(more: dict[str, Any]) -> None:
+        site.lab.shell(f"cat > {file} <<'END'\n{json.dumps(before | more)}\nEND\n")
+
+    yield change
+    change({})
+
+
+def start(site: Site) -> subprocess.Popen[bytes]:
+    """Begin to verify in the background, and wait until images are there."""
+    assert site.images() == 0
+    given = site.lab.folder.with_suffix(".json")
+    given.write_text(json.dumps(WANTED | {"verification_report_dir": str(site.report)}), encoding="utf-8")
+    command = ["ansible-playbook", "-i", str(site.inventory), "-i", str(site.lab.folder), "-e", f"@{given}"]
+    running = subprocess.Popen(
+        [*command, "--limit", "pacs", "playbooks/verify.yml"],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    end = time.monotonic() + 60
+    while not (found := site.images()) and running.poll() is None and time.monotonic() < end:
+        time.sleep(0.1)
+    assert found, "the run wrote nothing, so there is nothing to interrupt"
+    return running
+
+
+def suite(parent: int) -> int:
+    """Find the process of the suite, among those that a process has started."""
+    for child in pathlib.Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="utf-8").split():
+        command = pathlib.Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")
+        found = int(child) if command[1:3] == [b"-m", b"pytest"] else suite(int(child))
+        if found:
+            return found
+    return 0
+
+
+def private() -> set[pathlib.Path]:
+    """List the folders in which passwords are handed to the suite."""
+    return set(pathlib.Path(tempfile.gettempdir()).glob("verification-*"))
+
+
+def test_interrupted_run_leaves_nothing(site: Site) -> None:
+    before = private()
+    running = start(site)
+    (made,) = private() - before
+    os.killpg(running.pid, signal.SIGINT)
+    running.wait(60)
+    end = time.monotonic() + 60
+    # The suite does not hear of it, and ends as always.
+    while made.exists() and time.monotonic() < end:
+        time.sleep(0.5)
+    assert not made.exists()
+    assert site.images() == 0
+
+
+def test_leftovers_are_removed_by_the_next_run(site: Site, options: Any) -> None:
+    """Of a run that was killed; and the next one does not begin where the site would lose or forward images."""
+    running = start(site)
+    os.kill(suite(running.pid), signal.SIGKILL)
+    assert running.wait(60)
+    left = site.images()
+    assert left
+    options({"MaximumPatientCount": 3, "LuaScripts": ["/usr/local/share/route.lua"]})
+    said = site.verify(good=False)
+    assert "MaximumPatientCount is 3" in said
+    assert "or add recycling to verification_accepted_risks" in said
+    assert "LuaScripts: scripts of the site may send our images on" in said
+    assert "or add routing to verification_accepted_risks" in said
+    assert site.images() == left, "it has written, or removed, what it was not to"
+    assert ": as wanted." in site.verify({"verification_accepted_risks": ["recycling", "routing"]})
+    assert site.images() == 0
+
+
+STORAGE = "/var/lib/orthanc/db-v6"
+
+
+@pytest.mark.parametrize(
+    "size, words",
+    [
+        ("size=40M", "MB are free at /var/lib/orthanc/db-v6, 100 are needed; see orthanc_storage_dir, df"),
+        # Room enough, and no new file: it fills up under our hands.
+        ("size=400M,nr_inodes=30", "df, journalctl -u orthanc"),
+    ],
+    ids=["before", "meanwhile"],
+)
+def test_full_disk(site: Site, size: str, words: str) -> None:
+    mount = f"mount -t tmpfs -o {size},mode=0750,uid=$(id -u orthanc),gid=$(id -g orthanc) none {STORAGE}"
+    site.lab.shell(f"systemctl stop orthanc; {mount}; systemctl start orthanc; sleep 1")
+    try:
+        bad(site, "true", words)
+        assert site.images() == 0
+    finally:
+        site.lab.shell(f"systemctl stop orthanc; umount {STORAGE}; systemctl start orthanc; sleep 1")

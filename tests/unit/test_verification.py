@@ -1,0 +1,93 @@
+"""What the verification decides before it writes, and how it names what it did."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import pytest
+import requests
+
+from verification.client import Client
+from verification.patient import CT
+from verification.risks import risks
+from verification.site import Site
+from verification.versions import lacking
+
+ROOM = 10 * 2**30
+
+
+def told(accepted: list[str], free: int = ROOM, statistics: dict[str, Any] | None = None, **options: Any) -> list[str]:
+    site = Site.__new__(Site)
+    vars(site).update(accepted_risks=accepted, storage_dir="/srv/dicom")
+    return risks(site, {"options": options, "statistics": statistics or {}, "free": free})
+
+
+@pytest.mark.parametrize(
+    "options, statistics",
+    [
+        ({}, {}),
+        ({"MaximumStorageSize": 0, "MaximumPatientCount": 0}, {"CountPatients": 9, "TotalDiskSizeMB": 9}),
+        ({"MaximumStorageSize": 1000}, {"TotalDiskSizeMB": 900}),
+        ({"MaximumPatientCount": 100}, {"CountPatients": 90}),
+        # Nothing is recycled then: what is too much is refused.
+        ({"MaximumStorageSize": 10, "MaximumStorageMode": "Reject"}, {"TotalDiskSizeMB": 9}),
+        ({"LuaScripts": [], "PythonScript": ""}, {}),
+    ],
+)
+def test_conform_may_begin(options: dict[str, Any], statistics: dict[str, Any]) -> None:
+    assert told([], statistics=statistics, **options) == []
+
+
+@pytest.mark.parametrize(
+    "risk, options, statistics",
+    [
+        ("recycling", {"MaximumStorageSize": 1000}, {"TotalDiskSizeMB": 901}),
+        ("recycling", {"MaximumPatientCount": 100}, {"CountPatients": 91}),
+        ("routing", {"LuaScripts": ["/srv/route.lua"]}, {}),
+        ("routing", {"PythonScript": "/srv/route.py"}, {}),
+    ],
+)
+def test_conform_may_not_begin_unless_it_is_accepted(
+    risk: str, options: dict[str, Any], statistics: dict[str, Any]
+) -> None:
+    (reason,) = told([], statistics=statistics, **options)
+    assert next(iter(options)) in reason
+    assert f"add {risk} to verification_accepted_risks" in reason
+    assert told([risk], statistics=statistics, **options) == []
+
+
+def test_full_disk_cannot_be_accepted() -> None:
+    (reason,) = told(["recycling", "routing"], free=99 * 2**20)
+    assert reason.startswith("99 MB are free at /srv/dicom")
+
+
+@pytest.mark.parametrize(
+    "running, able",
+    [
+        ({"orthanc": "1.10.1"}, False),
+        ({"orthanc": "1.11.0"}, True),
+        ({"orthanc": "1.12.7"}, True),
+        ({"orthanc": "mainline"}, True),
+        ({}, False),
+    ],
+)
+def test_release_is_compared_by_its_numbers(running: dict[str, str], able: bool) -> None:
+    assert (lacking("arrays for numpy", running) == "") == able
+
+
+@pytest.mark.parametrize(
+    "path, name",
+    [
+        ("/changes?limit=2&since=3", "GET /changes?limit&since"),
+        (f"/instances/{CT.instance}/content/0042,0011", "GET /instances/{id}/content/{tag}"),
+        ("/queries/01234567-89ab-cdef-0123-456789abcdef/answers/0/content", "GET /queries/{id}/answers/0/content"),
+        ("/modalities/ct1/store", "GET /modalities/{name}/store"),
+        ("/dicom-web/studies/1.2.3/metadata", "GET /dicom-web/studies/{uid}/metadata"),
+        ("/storage-commitment/2.25.42", "GET /storage-commitment/{uid}"),
+    ],
+)
+def test_call_is_named_without_what_differs(path: str, name: str) -> None:
+    client = Client("https://site.invalid/orthanc/", ssl.create_default_context())
+    request = client.prepare_request(requests.Request("GET", client.base + path))
+    assert client.call(request) == name

@@ -1,0 +1,169 @@
+"""Orthanc as a client of other systems: a modality on this machine that it sends to, asks and fetches from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from verification.client import DECLARED, Client
+from verification.expect import expect
+from verification.patient import CT, PATIENT_ID, PATIENT_NAME, Image
+from verification.receiver import OFFERED, Receiver
+from verification.site import Site
+from verification.steps import finished
+
+REACH = "orthanc_modalities (Host, Port: where this machine is reached from the site), firewall"
+RIGHTS = "orthanc_modalities (AllowEcho, AllowFind, AllowMove, AllowStore)"
+
+
+@pytest.fixture
+def path(site: Site, receiver: Receiver) -> str:
+    """The modality that this machine is, in REST."""
+    receiver.received.clear()
+    return f"/modalities/{site.modality_name}"
+
+
+@pytest.mark.parametrize("body", [{}, {"Timeout": 10}], ids=["plain", "timeout"])
+def test_echo(patient: Client, path: str, body: dict[str, int]) -> None:
+    expect(f"POST {path}/echo {body}", 200, patient.post(f"{path}/echo", json=body).status_code, REACH)
+
+
+def expect_received(receiver: Receiver, images: list[Image]) -> None:
+    """See whether images have come, whole."""
+    for image in images:
+        came = receiver.took(image)
+        expect("the image has come to the receiver", True, came is not None, REACH)
+        expect(
+            "its pixels are those that were sent", True, came is not None and came.PixelData == image.dataset.PixelData
+        )
+
+
+def test_store_one(patient: Client, path: str, receiver: Receiver) -> None:
+    answer = patient.post(f"{path}/store", data=CT.instance)
+    expect(f"POST {path}/store", 200, answer.status_code, REACH)
+    expect_received(receiver, [CT])
+
+
+def test_store_several(patient: Client, path: str, receiver: Receiver, series: list[Image]) -> None:
+    answer = patient.post(f"{path}/store", json=[series[0].study, CT.instance])
+    expect(f"POST {path}/store of several", 200, answer.status_code, REACH)
+    expect("FailedInstancesCount", 0, answer.json()["FailedInstancesCount"])
+    expect_received(receiver, [*series, CT])
+
+
+def test_store_by_a_job(patient: Client, site: Site, path: str, receiver: Receiver) -> None:
+    body = {
+        "Resources": [CT.instance],
+        "Synchronous": False,
+        "LocalAet": site.aet,
+        "MoveOriginatorAet": site.aet,
+        "MoveOriginatorID": 1234,
+        "Timeout": 10,
+        "StorageCommitment": False,
+    }
+    state = finished(patient, patient.post(f"{path}/store", json=body).json()["ID"])
+    expect("job and the modality that it went to", "DicomModalityStore", state["Type"], REACH)
+    expect_received(receiver, [CT])
+
+
+def test_storage_is_committed(patient: Client, path: str) -> None:
+    """The receiver is asked for it, and tells so over an association of its own."""
+    answer = patient.post(f"{path}/storage-commitment", json={"Resources": [CT.instance]})
+    expect(f"POST {path}/storage-commitment", 200, answer.status_code, REACH)
+    transaction = answer.json()["ID"]
+
+    def state() -> str:
+        return str(patient.json_at(f"/storage-commitment/{transaction}")["Status"])
+
+    Receiver.wait(lambda: state() != "Pending")
+    expect("status of the storage commitment", "Success", state(), f"{RIGHTS}, AllowStorageCommitment")
+
+
+def query(client: Client, path: str, **more: Any) -> str:
+    """Ask the modality for a study, and return the path of the query."""
+    asked = {"PatientID": "", "StudyDescription": "*fetched*", "PatientName": "", "StudyInstanceUID": ""}
+    answer = client.post(f"{path}/query", json={"Level": "Study", "Query": asked, **more})
+    expect(f"POST {path}/query", 200, answer.status_code, REACH)
+    return str(answer.json()["Path"])
+
+
+def test_query(patient: Client, site: Site, path: str, receiver: Receiver) -> None:
+    made = query(patient, path)
+    expect("StudyDescription that the modality was asked for", "*fetched*", receiver.asked[-1].StudyDescription)
+    expect("level of the query", "Study", patient.get(f"{made}/level").text)
+    expect("modality of the query", site.modality_name, patient.get(f"{made}/modality").text)
+    expect(
+        "the query itself", True, any("fetched" in str(value) for value in patient.json_at(f"{made}/query").values())
+    )
+    expect("answers of the query", ["0"], patient.json_at(f"{made}/answers"))
+    tag = patient.json_at(f"{made}/answers/0/content")["0010,0020"]
+    expect("PatientID in the answer", PATIENT_ID, tag["Value"])
+    content = patient.json_at(f"{made}/answers/0/content?simplify")
+    expected = {"PatientID": PATIENT_ID, "PatientName": PATIENT_NAME}
+    expect("content of the answer", expected, {key: content.get(key) for key in expected})
+    expect(f"DELETE {made}", 200, patient.delete(made).status_code)
+
+
+@pytest.mark.parametrize("normalize, sent", [(False, True), (True, False)], ids=["as it is", "normalized"])
+def test_query_is_normalized(patient: Client, path: str, receiver: Receiver, normalize: bool, sent: bool) -> None:
+    """By default what does not belong to the level is not asked for."""
+    asked = {"Level": "Study", "Query": {"SliceThickness": "1"}, "Normalize": normalize}
+    expect(f"POST {path}/query", 200, patient.post(f"{path}/query", json=asked).status_code, REACH)
+    expect("SliceThickness is asked for at the level Study", sent, "SliceThickness" in receiver.asked[-1])
+
+
+@pytest.fixture
+def absent(patient: Client) -> str:
+    """The image that the receiver offers, not on the site."""
+    patient.own.update([OFFERED.study, OFFERED.instance])
+    patient.delete(f"/studies/{OFFERED.study}")
+    return f"/instances/{OFFERED.instance}"
+
+
+@pytest.mark.parametrize("what", ["/retrieve", "/answers/0/retrieve"], ids=["all", "one"])
+def test_retrieve(patient: Client, site: Site, path: str, absent: str, what: str) -> None:
+    made = query(patient, path)
+    answer = patient.post(f"{made}{what}", data=site.aet)
+    expect(f"POST …{what}", 200, answer.status_code, RIGHTS)
+    expect("the retrieved image", 200, patient.get(absent).status_code, RIGHTS)
+
+
+def test_retrieve_by_a_job(patient: Client, site: Site, path: str, absent: str) -> None:
+    made = query(patient, path)
+    answer = patient.post(f"{made}/retrieve", json={"TargetAet": site.aet, "Synchronous": False})
+    state = finished(patient, answer.json()["ID"])
+    expect("type of the job", "DicomMoveScu", state["Type"])
+    expect("the retrieved image", 200, patient.get(absent).status_code, RIGHTS)
+
+
+def test_move(patient: Client, site: Site, path: str, absent: str) -> None:
+    resources = [{"StudyInstanceUID": str(OFFERED.dataset.StudyInstanceUID)}]
+    body = {"Level": "Study", "Resources": resources, "TargetAet": site.aet, "Timeout": 60}
+    expect(f"POST {path}/move", 200, patient.post(f"{path}/move", json=body).status_code, RIGHTS)
+    expect("the image that was moved", 200, patient.get(absent).status_code, RIGHTS)
+
+
+@pytest.mark.parametrize(
+    "kind, body",
+    [
+        # Addresses that are for documents, so that nothing is ever sent there.
+        ("modalities", {"AET": "PACSVERIFY", "Host": "192.0.2.1", "Port": 2002, "AllowEcho": False}),
+        ("peers", {"Url": "https://192.0.2.1/"}),
+    ],
+)
+def test_declared_for_a_moment(patient: Client, kind: str, body: dict[str, Any]) -> None:
+    path = f"/{kind}/{DECLARED}"
+    expect(f"PUT {path}", 200, patient.put(path, json=body).status_code)
+    expect(f"{DECLARED} in /{kind}?expand", True, DECLARED in patient.json_at(f"/{kind}?expand"))
+    expect(f"DELETE {path}", 200, patient.delete(path).status_code)
+    expect(f"{DECLARED} in /{kind} afterwards", False, DECLARED in patient.json_at(f"/{kind}"))
+
+
+def test_peers_answer(client: Client) -> None:
+    """Each peer of the inventory, without anything being sent to it."""
+    peers = client.json_at("/peers")
+    if not peers:
+        pytest.skip("orthanc_settings.OrthancPeers is empty")
+    for peer in peers:
+        expect(f"GET /peers/{peer}/system", 200, client.get(f"/peers/{peer}/system").status_code, "OrthancPeers")
