@@ -160,7 +160,7 @@ def test_certificate_of_the_site(site: Site) -> None:
 
 
 # Values that only Orthanc itself can find wrong.
-BAD = {
+BAD: dict[str, dict[str, Any]] = {
     "Parameter out of range": {"orthanc_settings_unchecked": {"DefaultEncoding": "Klingon"}},
     # It ends by a signal, since it asks a text for a number.
     "Orthanc ended": {"orthanc_settings_unchecked": {"UserMetadata": {"Marker": "1024"}}},
