@@ -78,6 +78,8 @@ def guarded() -> Client:
         ("POST", "/tools/find/../reset"),
         ("DELETE", f"https://site.invalid/patients/{CT.patient}"),
         ("GET", "https://elsewhere.invalid/system"),
+        ("GET", f"/patients/{CT.patient}?_method=DELETE"),
+        ("GET", f"/patients/{CT.patient}?%5fmethod=PUT"),
     ],
 )
 def test_guard_refuses(guarded: Client, method: str, path: str) -> None:

@@ -130,6 +130,9 @@ def test_stop_is_clean_and_survivors_are_ended(site: Site) -> None:
     assert site.release() == "1.13.0"
     site.lab.shell("systemctl restart docker")
     assert site.release() == "1.13.0"
+    site.lab.shell("systemctl stop docker docker.socket; systemctl start docker")
+    site.wait("systemctl is-active orthanc")
+    assert site.release() == "1.13.0"
     site.lab.shell("systemctl stop orthanc")
     assert "Orthanc has stopped" in site.lab.shell("journalctl --unit orthanc --lines 5 --output cat")
     assert site.lab.shell("systemctl show orthanc --property Result --value").strip() == "success"
