@@ -5,7 +5,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: help setup demo test test-quick test-mysql test-matrix lint check verify secrets lsb-lock docs bench bench-database lock clean
+.PHONY: help setup demo test test-quick test-mysql test-matrix lint check verify secrets certificates lsb-lock docs bench bench-database lock clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -41,6 +41,9 @@ verify: setup ## prove that the site of INVENTORY works
 
 secrets: setup ## write the secrets that INVENTORY names and does not have
 	python tools/make_secrets.py $(INVENTORY)
+
+certificates: secrets ## make the certificates of INVENTORY, by an authority of its own, or new ones before they end
+	ansible-playbook -i $(INVENTORY) playbooks/certificates.yml
 
 lsb-lock: setup ## write the checksums of LSB binaries that INVENTORY needs and does not have
 	ansible-playbook -i $(INVENTORY) playbooks/lsb_lock.yml

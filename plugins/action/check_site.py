@@ -91,7 +91,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         if "orthanc" in roles and not wrong:
             refusals, result["warnings"] = security_check.findings(host)
             problems += refusals
-            result["warnings"] += site_check.notices(host)
+        if not problems:
+            result["warnings"] = [*result.get("warnings", []), *site_check.notices(host)]
         if problems:
             name = variables["inventory_hostname"]
             lines = "".join(f"\n- {problem}" for problem in dict.fromkeys(problems))

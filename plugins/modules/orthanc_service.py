@@ -60,9 +60,10 @@ options:
     choices: [sqlite, postgresql, mysql]
     default: sqlite
   storage:
-    description: The database in which the DICOM files have to be; empty for the file system.
+    description:
+      - What has to keep the DICOM files, by a part of the name of its library, such as C(mysql) or
+        C(libDelayedDeletion); empty for Orthanc itself.
     type: str
-    choices: ["", postgresql, mysql]
     default: ""
   timeout:
     description: How long to wait for the first answer, in seconds.
@@ -383,11 +384,11 @@ def differences(params: dict[str, Any], system: dict[str, Any], plugins: list[st
     # Reported is the path of the plugin, or nothing for what is built in.
     for field, asked, variable in (
         ("DatabaseBackendPlugin", params["database"], "orthanc_database"),
-        ("StorageAreaPlugin", params["storage"], "orthanc_database_storage"),
+        ("StorageAreaPlugin", params["storage"], "orthanc_database_storage with orthanc_plugins"),
     ):
         backend = str(system.get(field) or "")
         expected = "" if asked in ("", "sqlite") else str(asked)
-        if (expected not in backend.lower()) or (backend and not expected):
+        if (expected.lower() not in backend.lower()) or (backend and not expected):
             found.append(
                 f"{variable} asks for {asked or 'the file system'}, but {field} is {backend or 'the built-in one'}."
             )
@@ -434,7 +435,7 @@ def main() -> None:
             "version": {"type": "str", "default": ""},
             "plugins": {"type": "list", "elements": "str", "default": []},
             "database": {"type": "str", "choices": ["sqlite", "postgresql", "mysql"], "default": "sqlite"},
-            "storage": {"type": "str", "choices": ["", "postgresql", "mysql"], "default": ""},
+            "storage": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 120},
         },
         supports_check_mode=True,

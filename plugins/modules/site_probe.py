@@ -249,7 +249,7 @@ def main() -> None:
     installed = re.match(r"(?:\d+:)?(\d[\d.]*)", packages.get("orthanc", ""))
     offers = run("apt-cache", "madison", "orthanc") if module.params["offers"] or not installed else ""
     offered = re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offers)
-    names = ("nginx",)
+    names = ("nginx", "fail2ban")
     active, enabled = (run("systemctl", f"is-{state}", *names).split() for state in ("active", "enabled"))
     services = [name for name, *states in zip(names, active, enabled, strict=False) if states == ["active", "enabled"]]
     listening = {}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import ipaddress
 import re
+import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -78,16 +79,35 @@ def _well_known_password(host: Host) -> Iterator[str]:
 
 
 def _plain_dicom(host: Host) -> Iterator[str]:
-    if host.settings.get("DicomTlsEnabled") is True:
+    if host.settings.get("DicomTlsEnabled", bool(host.variables["orthanc_dicom_tls_certificate"])):
         return
     for name, modality in host.variables["orthanc_modalities"].items():
         address = modality.get("Host") if isinstance(modality, Mapping) else modality[1]
-        try:
-            far = ipaddress.ip_address(str(address)).is_global
-        except ValueError:
-            continue
-        if far:
+        if _is_far(address):
             yield f"orthanc_modalities.{name} is at {address}, which is no local network"
+
+
+def _plain_peers(host: Host) -> Iterator[str]:
+    for name, peer in host.variables["orthanc_peers"].items():
+        url = urllib.parse.urlsplit(str(peer.get("Url") if isinstance(peer, Mapping) else peer[0]))
+        if url.scheme == "http" and _is_far(url.hostname):
+            yield f"orthanc_peers.{name} is http:// at {url.hostname}, which is no local network"
+
+
+def _is_far(address: object) -> bool:
+    """Tell whether this is an address beyond the local networks; of a name nobody knows."""
+    try:
+        return ipaddress.ip_address(str(address)).is_global
+    except ValueError:
+        return False
+
+
+def _recycling(host: Host) -> Iterator[str]:
+    # Orthanc takes what it does not know for Recycle.
+    if host.settings.get("MaximumStorageMode") != "Reject":
+        for name in ("MaximumStorageSize", "MaximumPatientCount"):
+            if host.settings.get(name):
+                yield f"orthanc_settings.{name} is {host.settings[name]}"
 
 
 def _old_release(host: Host) -> Iterator[str]:
@@ -145,6 +165,12 @@ RULES = (
         _any(*(_option(f"DicomAlwaysAllow{operation}", True) for operation in ("Find", "FindWorklist", "Get", "Move"))),
     ),
     Rule(
+        "unverified-peers",
+        True,
+        "Whoever is on the way to a peer reads the images and the password",
+        _option("HttpsVerifyPeers", False),
+    ),
+    Rule(
         "webdav",
         False,
         "WebDAV takes and gives images past the rules of the REST API",
@@ -171,8 +197,32 @@ RULES = (
     Rule(
         "plain-dicom",
         False,
-        "DICOM without TLS can be read on the way; see orthanc_settings.DicomTlsEnabled",
+        "DICOM without TLS can be read on the way; see orthanc_dicom_tls_certificate",
         _plain_dicom,
+    ),
+    Rule(
+        "plain-peers",
+        False,
+        "Images and the password travel in plain text; give a URL that begins with https://",
+        _plain_peers,
+    ),
+    Rule(
+        "names-in-logs",
+        False,
+        "Names of patients, or what goes over HTTP with its passwords, end up in the journal",
+        _any(_option("DeidentifyLogs", False), _option("HttpVerbose", True)),
+    ),
+    Rule(
+        "recycling",
+        False,
+        "Orthanc deletes the oldest patients once it is full; MaximumStorageMode Reject takes no new ones instead",
+        _recycling,
+    ),
+    Rule(
+        "unsynced-storage",
+        False,
+        "Images that a modality was told are stored, and has deleted, are lost when the power fails",
+        _option("SyncStorageArea", False),
     ),
     Rule(
         "plain-secret",

@@ -24,6 +24,10 @@ OWN_VARIABLE = {
     "DicomAet": "orthanc_aet",
     "DicomModalities": "orthanc_modalities",
     "DicomPort": "orthanc_dicom_port",
+    "DicomTlsCertificate": "orthanc_dicom_tls_certificate",
+    "DicomTlsPrivateKey": "orthanc_dicom_tls_private_key",
+    "DicomTlsRemoteCertificateRequired": "orthanc_dicom_tls_remote_certificate_required",
+    "DicomTlsTrustedCertificates": "orthanc_dicom_tls_trusted",
     "DicomWeb.Enable": "orthanc_plugins",
     "DicomWeb.Root": "nginx_prefix",
     "HttpPort": "orthanc_http_port",
@@ -201,11 +205,6 @@ def notices(settings: Mapping[str, Any], unchecked: Mapping[str, Any], asked: As
     if unchecked:
         yield f"orthanc_settings_unchecked: {', '.join(unchecked)} is passed on without a check."
     release = version_tuple(asked.release)
-    if settings.get("DicomTlsRemoteCertificateRequired") is False and release and release < (1, 12, 4):
-        yield (
-            f"orthanc_settings.DicomTlsRemoteCertificateRequired: Orthanc {asked.release} takes false for 'verify a"
-            " certificate if there is one'; from 1.12.4 on it is 'ask for none'."
-        )
     for name in ("LoaderThreads", "ZipLoaderThreads"):
         if name in settings and release >= (1, 13):
             yield f"orthanc_settings.{name}: Orthanc {asked.release} does not use it any more; take it out."

@@ -22,6 +22,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import settings_check
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 Variables = Mapping[str, Any]
 Check = Callable[["Host"], Iterator[str]]
@@ -37,6 +38,7 @@ ENGINE_VARIABLE = {
 }
 RANGES = {
     "orthanc_database_connections": (1, 100),
+    "nginx_ban_after": (0, 1000),
     "nginx_timeout": (1, 86400),
     "orthanc_lsb_keep": (1, 100),
     "mysql_reserved_connections": (1, 10_000),
@@ -395,6 +397,47 @@ def notices(host: Host) -> Iterator[str]:
         yield from settings_check.notices(
             variables["orthanc_settings"], variables["orthanc_settings_unchecked"], host.asked, host.known
         )
+        if variables["orthanc_dicom_tls_certificate"]:
+            yield from _dicom_tls_notices(host)
+            yield from _ending("orthanc_dicom_tls_certificate", host.variables)
+    for role in filter(host.has, ("nginx", "postgresql", "mysql")):
+        if host.variables[f"{role}_tls_certificate"]:
+            yield from _ending(f"{role}_tls_certificate", host.variables)
+
+
+def _ending(name: str, variables: Variables) -> Iterator[str]:
+    """Certificates that end within a month: they are good, but somebody has to see to the next one."""
+    end = x509.load_pem_x509_certificate(str(variables[name]).encode()).not_valid_after_utc
+    days = (end - datetime.datetime.now(datetime.UTC)).days
+    if days < 30:
+        yield f"{name}: it expires in {days} days, on {end:%Y-%m-%d}; get a new one, or call make certificates."
+
+
+def _dicom_tls_notices(host: Host) -> Iterator[str]:
+    variables, release = host.variables, host.asked.release
+    if not release or version_tuple(release) >= (1, 12, 4):
+        return
+    required = "orthanc_dicom_tls_remote_certificate_required"
+    if not variables[required]:
+        yield (
+            f"{required}: Orthanc {release} takes false for 'verify a certificate if there is one';"
+            " from 1.12.4 on it is 'ask for none'."
+        )
+    if host.method != "apt":
+        yield (
+            f"orthanc_dicom_tls_minimum_version: Orthanc {release} of these binaries cannot be told, and may take"
+            " TLS 1.0; use 1.12.4 or newer."
+        )
+    try:
+        key = serialization.load_pem_private_key(str(variables["orthanc_dicom_tls_private_key"]).encode(), None)
+    except (ValueError, TypeError):
+        return
+    # Seen with 1.10.1: all of its ciphers for 1.2 are for RSA.
+    if not isinstance(key, rsa.RSAPrivateKey):
+        yield (
+            f"orthanc_dicom_tls_private_key: with a key other than RSA Orthanc {release} takes TLS 1.3 only, and"
+            " modalities that know no more than 1.2 stay outside."
+        )
 
 
 def database(host: Host) -> Iterator[str]:
@@ -471,6 +514,32 @@ def modalities(host: Host) -> Iterator[str]:
         yield from settings_check.modality(here, modality)
 
 
+def dicom_tls(host: Host) -> Iterator[str]:
+    """What encrypted DICOM needs, on this side and for the modalities that are sent to."""
+    variables = host.variables
+    certificate, trusted = (variables[f"orthanc_dicom_tls_{name}"] for name in ("certificate", "trusted"))
+    yield from _pair("orthanc_dicom_tls", variables)
+    if trusted:
+        yield from _pem("orthanc_dicom_tls_trusted", str(trusted))
+    for name, modality in variables["orthanc_modalities"].items():
+        if isinstance(modality, dict) and modality.get("UseDicomTls") and not (certificate and trusted):
+            yield (
+                f"orthanc_modalities.{name}: UseDicomTls needs orthanc_dicom_tls_certificate, and"
+                " orthanc_dicom_tls_trusted to know the modality by."
+            )
+    if certificate and not trusted and variables["orthanc_dicom_tls_remote_certificate_required"]:
+        yield (
+            "orthanc_dicom_tls_trusted: it is empty, so no modality could get in; give the certificates to know them"
+            " by, or set orthanc_dicom_tls_remote_certificate_required to false."
+        )
+    newest = variables["orthanc_dicom_tls_minimum_version"] == "1.3"
+    if newest and host.orthanc_version and version_tuple(host.orthanc_version) < (1, 12, 4):
+        yield (
+            f"orthanc_dicom_tls_minimum_version: Orthanc {host.orthanc_version} cannot be told so, which came with"
+            " 1.12.4; set it to '1.2'."
+        )
+
+
 def site(host: Host) -> Iterator[str]:
     """The public face: name, prefix and certificate."""
     variables = host.variables
@@ -479,33 +548,118 @@ def site(host: Host) -> Iterator[str]:
         yield f"nginx_server_name: '{name}' is neither a host name nor an address."
     if not _PREFIX.fullmatch(str(variables["nginx_prefix"])):
         yield f"nginx_prefix: '{variables['nginx_prefix']}' has to begin and end with a slash, as in /orthanc/."
-    certificate, key = variables["nginx_tls_certificate"], variables["nginx_tls_private_key"]
+    yield from _pair("nginx_tls", variables)
+    yield from _names("nginx_tls_certificate", "nginx_server_name", variables)
+    directory, mail = (str(variables[f"nginx_acme_{option}"]) for option in ("directory", "email"))
+    if directory:
+        if not re.fullmatch(r"https://[^\s/?#]+/\S*", directory):
+            yield f"nginx_acme_directory: '{directory}' is no URL that begins with https:// and has a path."
+        if _is_address(name):
+            yield f"nginx_server_name: '{name}' is an address; nginx_acme_directory needs a name that the public knows."
+        if variables["nginx_tls_certificate"]:
+            yield (
+                "nginx_acme_directory: there is a certificate as well; leave nginx_tls_certificate and"
+                " nginx_tls_private_key empty (''), or take this out."
+            )
+    if mail and not re.fullmatch(r"[^\s@]+@[^\s@]+\.[^\s@]+", mail):
+        yield f"nginx_acme_email: '{mail}' is no address of e-mail."
+    if variables["nginx_acme_ca"]:
+        yield from _pem("nginx_acme_ca", str(variables["nginx_acme_ca"]))
+
+
+def entry(host: Host) -> Iterator[str]:
+    """Who may enter the site, from where, and with what."""
+    variables = host.variables
+    machines, users = variables["nginx_client_names"], variables["nginx_users"]
+    for name in variables["nginx_readonly_users"]:
+        if name not in [*users, *machines]:
+            yield f"nginx_readonly_users: there is no user '{name}'.{nearest(str(name), [*map(str, users), *machines])}"
+    for client in variables["nginx_allowed_clients"]:
+        try:
+            ipaddress.ip_network(client)
+        except ValueError as error:
+            yield f"nginx_allowed_clients: {error}; write it like 192.0.2.7 or 192.0.2.0/24."
+    authority = str(variables["nginx_client_ca"])
+    if authority:
+        yield from _pem("nginx_client_ca", authority)
+    for name in machines:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}", name):
+            yield (
+                f"nginx_client_names: '{name}' is no common name of a machine;"
+                " it has up to 64 letters, digits, blanks, '.', '_' and '-'."
+            )
+        if name in users:
+            yield f"nginx_client_names: '{name}' is a user as well, and the audit trail could not tell them apart."
+    if machines and not authority:
+        yield "nginx_client_ca: it is empty while nginx_client_names lets certificates in; give the authority's."
+    if authority and not machines and variables["nginx_client_certificate"] == "optional":
+        yield (
+            "nginx_client_names: it is empty, so certificates of nginx_client_ca would let nobody in;"
+            " name machines, or set nginx_client_certificate to required."
+        )
+    if not authority and variables["nginx_client_certificate"] == "required":
+        yield "nginx_client_ca: it is empty while nginx_client_certificate is required; give the authority's."
+
+
+def _pem(variable: str, text: str) -> Iterator[str]:
+    """Certificates that are no PEM text or not valid today."""
+    try:
+        found = x509.load_pem_x509_certificates(text.encode())
+    except ValueError:
+        yield f"{variable}: this is no certificate in PEM form; give its text, not its path."
+        return
+    now = datetime.datetime.now(datetime.UTC)
+    for certificate in found:
+        whose = certificate.subject.rfc4514_string()
+        if certificate.not_valid_after_utc < now:
+            yield f"{variable}: that of '{whose}' expired on {certificate.not_valid_after_utc:%Y-%m-%d}; get a new one."
+        if certificate.not_valid_before_utc > now:
+            yield f"{variable}: that of '{whose}' is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}."
+
+
+def _pair(prefix: str, variables: Variables) -> Iterator[str]:
+    """A certificate and its private key, which are a pair, in form and valid, or are both left out."""
+    certificate, key = (str(variables[f"{prefix}_{name}"]) for name in ("certificate", "private_key"))
     if bool(certificate) != bool(key):
         given, missing = ("certificate", "private_key") if certificate else ("private_key", "certificate")
-        yield f"nginx_tls_{missing}: it is missing while nginx_tls_{given} is given; give both or neither."
-    elif certificate:
-        yield from _certificate(str(certificate), str(key), name)
-
-
-def _certificate(certificate: str, key: str, name: str) -> Iterator[str]:
+        yield f"{prefix}_{missing}: it is missing while {prefix}_{given} is given; give both or neither."
+        return
+    if not certificate:
+        return
     try:
         leaf = x509.load_pem_x509_certificates(certificate.encode())[0]
     except ValueError:
-        yield "nginx_tls_certificate: this is no certificate in PEM form."
+        yield f"{prefix}_certificate: this is no certificate in PEM form."
         return
     try:
         private = serialization.load_pem_private_key(key.encode(), password=None)
     except (ValueError, TypeError):
-        yield "nginx_tls_private_key: this is no private key in PEM form without a pass phrase."
+        yield f"{prefix}_private_key: this is no private key in PEM form without a pass phrase."
         return
     form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     if leaf.public_key().public_bytes(*form) != private.public_key().public_bytes(*form):
-        yield "nginx_tls_private_key: it does not belong to nginx_tls_certificate; give the pair."
+        yield f"{prefix}_private_key: it does not belong to {prefix}_certificate; give the pair."
     now = datetime.datetime.now(datetime.UTC)
     if leaf.not_valid_after_utc < now:
-        yield f"nginx_tls_certificate: it expired on {leaf.not_valid_after_utc:%Y-%m-%d}; get a new one."
+        yield f"{prefix}_certificate: it expired on {leaf.not_valid_after_utc:%Y-%m-%d}; get a new one."
     if leaf.not_valid_before_utc > now:
-        yield f"nginx_tls_certificate: it is not valid before {leaf.not_valid_before_utc:%Y-%m-%d}."
+        yield f"{prefix}_certificate: it is not valid before {leaf.not_valid_before_utc:%Y-%m-%d}."
+
+
+def server(host: Host) -> Iterator[str]:
+    """The certificate of a database server."""
+    for engine in filter(host.has, ("postgresql", "mysql")):
+        yield from _pair(f"{engine}_tls", host.variables)
+        yield from _names(f"{engine}_tls_certificate", f"{engine}_address", host.variables)
+
+
+def _names(certificate: str, address: str, variables: Variables) -> Iterator[str]:
+    """A certificate that is for another name than the one by which its server is reached."""
+    name = str(variables[address])
+    try:
+        leaf = x509.load_pem_x509_certificates(str(variables[certificate]).encode())[0]
+    except ValueError:
+        return
     try:
         alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         names = [
@@ -515,7 +669,7 @@ def _certificate(certificate: str, key: str, name: str) -> Iterator[str]:
     except x509.ExtensionNotFound:
         names = []
     if not {name.lower(), "*." + name.lower().partition(".")[2]} & {known.lower() for known in names}:
-        yield f"nginx_tls_certificate: it is for {', '.join(names) or 'no name'}, not for nginx_server_name '{name}'."
+        yield f"{certificate}: it is for {', '.join(names) or 'no name'}, not for {address} '{name}'."
 
 
 def verification(host: Host) -> Iterator[str]:
@@ -595,12 +749,12 @@ def _is_address(value: Any) -> bool:
 
 def problems(host: Host) -> Iterator[str]:
     """All that is wrong with a host whose variables have the right types."""
-    checks: list[Check] = [ports, ranges, users]
+    checks: list[Check] = [ports, ranges, users, server]
     if host.has("orthanc"):
-        checks += [orthanc, container, database, plugins, settings, modalities, peers, verification]
+        checks += [orthanc, container, database, plugins, settings, modalities, dicom_tls, peers, verification]
         checks += [lsb] if host.method == "lsb" else [upstream] if host.upstream else []
     if host.has("nginx"):
-        checks.append(site)
+        checks += [site, entry]
     if host.has("docker_engine"):
         checks.append(engine)
     for check in [*checks, machine]:

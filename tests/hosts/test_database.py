@@ -143,3 +143,16 @@ def test_wrong_password_is_told_in_plain_words(site: Site) -> None:
     site.deploy()
     with site.session() as session:
         assert session.get(site.url("/statistics"), timeout=30).json()["CountInstances"] > 40
+
+
+def test_lost_plugin_opens_no_empty_archive(site: Site) -> None:
+    library = "/usr/share/orthanc/plugins/libOrthancPostgreSQLIndex.so"
+    site.lab.shell(f"mv {library} {library}.lost")
+    done = site.lab.play("orthanc", {"orthanc_ready_timeout": 10, "orthanc_name": "new"}, inventory=SINGLE, check=False)
+    assert done.returncode
+    assert "libOrthancPostgreSQLIndex.so" in done.stdout
+    assert "not found" in site.lab.shell("ls /var/lib/orthanc/db-v6/index || echo not found"), "no index of SQLite"
+    site.lab.shell(f"mv {library}.lost {library}")
+    site.deploy()
+    with site.session() as session:
+        assert session.get(site.url("/statistics"), timeout=30).json()["CountInstances"] > 40

@@ -94,6 +94,18 @@ def test_container_is_closed(site: Site) -> None:
     assert re.search(r"(?m)^NoNewPrivs:\s+1$", status)
     denied = site.lab.shell("docker exec orthanc sh -c 'echo > /usr/x; echo > /etc/pacs/orthanc/x.json' 2>&1; true")
     assert denied.count("Read-only file system") == 2
+    each = "{{range .Mounts}}{{.Destination}}={{.RW}} {{end}}"
+    mounts = dict(mount.split("=") for mount in site.lab.shell(f"docker inspect --format '{each}' orthanc").split())
+    assert {path for path, writable in mounts.items() if writable == "true"} == {
+        "/tmp",
+        "/var/lib/orthanc",
+        "/var/lib/orthanc/db-v6",
+    }
+    assert set(mounts) - {path for path, writable in mounts.items() if writable == "true"} == {
+        "/etc/localtime",
+        "/etc/ssl/certs",
+        "/etc/pacs/orthanc",
+    }
     shown = "{{.HostConfig.NetworkMode}} {{.HostConfig.LogConfig.Type}} {{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}"
     shown += " {{.Path}} {{.Config.Healthcheck.Test}}"
     told = site.lab.shell(f"docker inspect --format '{shown}' orthanc")

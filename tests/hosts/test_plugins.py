@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
+import pydicom
 import pytest
+import requests
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
 from pydicom.data import get_testdata_file
+from pynetdicom import AE
 
 from tests.hosts.conftest import Lab, run
 from tests.repository import ROOT, load
@@ -72,10 +76,8 @@ def test_options_are_those_of_the_table(lab: Lab, version: str, library: str, se
     image = get_testdata_file("CT_small.dcm")
     for file in (ROOT / "tools/plugin_options.py", image):
         run("docker", "cp", str(file), f"pacs-{lab.name}-pacs:/root/")
-    out = lab.shell(
-        f"systemd-run --pipe --quiet --collect python3 /root/plugin_options.py /root/CT_small.dcm {library}"
-    )
-    assert json.loads(out[out.index("\n{") :]) == {version: {section: TABLES[version][section]}}
+    out = lab.shell(f"python3 /root/plugin_options.py /root/CT_small.dcm {library} 2> /dev/null")
+    assert json.loads(out) == {version: {section: TABLES[version][section]}}
 
 
 def test_what_the_plugin_does_not_know_changes_nothing(lab: Lab, version: str) -> None:
@@ -85,7 +87,7 @@ def test_what_the_plugin_does_not_know_changes_nothing(lab: Lab, version: str) -
     said = f"the plugin that goes with Orthanc {version} does not know this option; it was first seen with 1.13.0"
     assert said in " ".join(refused.stdout.split())
     # The knowing way around it.
-    around = {"orthanc_settings_unchecked": {"DicomWeb": {"EnablePerformanceLogs": True}}}
+    around = {"orthanc_settings": {}, "orthanc_settings_unchecked": {"DicomWeb": {"EnablePerformanceLogs": True}}}
     passed = " ".join(lab.play(variables=wanted(version) | around).stdout.split())
     assert "orthanc_settings_unchecked: DicomWeb is passed on without a check." in passed
     found = json.loads(lab.shell("cat /etc/pacs/orthanc/orthanc.json"))["DicomWeb"]
@@ -107,3 +109,74 @@ def test_other_words_are_no_reason_to_restart(lab: Lab, version: str) -> None:
     # An option that is another one is a reason.
     lab.play(variables=wanted(version) | {"orthanc_name": "Renamed"})
     assert lab.shell(start) != before
+
+
+# What a script may do inside the sandbox: call C with a function of its own, and start a process; and what it may not.
+SCRIPT = """
+import ctypes, json, mmap, pathlib, subprocess
+import orthanc
+
+def attempt(action):
+    try:
+        return action()
+    except OSError as error:
+        return type(error).__name__
+
+def answer(output, uri, **request):
+    both = mmap.PROT_WRITE | mmap.PROT_EXEC
+    tried = {
+        "callback": lambda: ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_int)(lambda number: number + 1)(1),
+        "process": lambda: subprocess.run(["id", "-un"], capture_output=True, text=True).stdout,
+        "code": lambda: mmap.mmap(-1, 4096, prot=both) and "made",
+        "configuration": lambda: pathlib.Path("/etc/pacs/orthanc/new.json").write_text("{}"),
+        "others": lambda: sorted(p.name for p in pathlib.Path("/proc").glob("1")),
+    }
+    output.AnswerBuffer(json.dumps({name: attempt(action) for name, action in tried.items()}), "application/json")
+
+orthanc.RegisterRestCallback("/tried", answer)
+"""
+
+
+def test_sandbox(lab: Lab, version: str) -> None:
+    """None of the plugins needs an exception, and all that they do goes on."""
+    exposure = "systemd-analyze security --no-pager"
+    score = r"exposure level for orthanc.service: ([\d.]+)"
+    # Debian's own unit, so that the figure means something.
+    (before,) = re.findall(score, lab.shell(f"{exposure} --offline=true /usr/lib/systemd/system/orthanc.service"))
+    (now,) = re.findall(score, lab.shell(f"{exposure} orthanc.service"))
+    assert float(before) > 8
+    assert float(now) <= 1.5
+
+    lab.shell(f"cat > /etc/orthanc/tried.py <<'END'\n{SCRIPT}\nEND\nchmod 644 /etc/orthanc/tried.py")
+    asked = wanted(version)
+    asked["orthanc_settings"] |= {"PythonScript": "/etc/orthanc/tried.py"}
+    lab.play(variables=asked)
+    with requests.Session() as session, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        session.trust_env = session.verify = False
+        session.auth = (b"admin", lab.secrets["vault_orthanc_admin_password"].encode())  # type: ignore[assignment]
+        site = f"https://{lab.address['pacs']}"
+        assert session.get(f"{site}/tried", timeout=30).json() == {
+            "callback": 2,
+            "process": "orthanc\n",
+            "code": "PermissionError",
+            "configuration": "OSError",
+            "others": [],
+        }
+        # Decoded by DCMTK, and by GDCM alone.
+        for name in ("CT_small.dcm", "JPEG2000.dcm"):
+            image = pydicom.dcmread(str(get_testdata_file(name)))
+            send(lab, image)
+            found = session.post(f"{site}/tools/lookup", data=image.SOPInstanceUID, timeout=30).json()
+            preview = session.get(f"{site}{found[0]['Path']}/preview", timeout=30)
+            assert (preview.status_code, preview.content[:4]) == (200, b"\x89PNG")
+        assert len(session.get(f"{site}/dicom-web/studies", timeout=30).json()) == 2
+
+
+def send(lab: Lab, image: pydicom.Dataset) -> None:
+    entity = AE("VERIFIER")
+    entity.add_requested_context(image.SOPClassUID, image.file_meta.TransferSyntaxUID)
+    association = entity.associate(lab.address["pacs"], 4242, ae_title="ORTHANC")
+    assert association.is_established
+    assert association.send_c_store(image).Status == 0
+    association.release()

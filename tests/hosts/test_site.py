@@ -160,11 +160,11 @@ def test_certificate_of_the_site(site: Site) -> None:
 
 
 # Values that only Orthanc itself can find wrong.
-BAD = {
-    "Parameter out of range": {"DefaultEncoding": "Klingon"},
+BAD: dict[str, dict[str, Any]] = {
+    "Parameter out of range": {"orthanc_settings_unchecked": {"DefaultEncoding": "Klingon"}},
     # It ends by a signal, since it asks a text for a number.
-    "Orthanc ended": {"UserMetadata": {"Marker": "1024"}},
-    "is not ready after 5 s": {"LuaScripts": ["/usr/local/share/hang.lua"]},
+    "Orthanc ended": {"orthanc_settings_unchecked": {"UserMetadata": {"Marker": "1024"}}},
+    "is not ready after 5 s": {"orthanc_settings": {"LuaScripts": ["/usr/local/share/hang.lua"]}},
 }
 
 
@@ -173,8 +173,8 @@ def test_bad_change_leaves_the_last_one_that_worked(site: Site) -> None:
     site.lab.shell("echo 'while true do end' > /usr/local/share/hang.lua")
     files = "sha256sum /etc/pacs/orthanc/* /etc/systemd/system/orthanc.service"
     before = site.lab.shell(files)
-    for words, settings in BAD.items():
-        bad = {"orthanc_settings": settings, "orthanc_ready_timeout": 5, "orthanc_modalities": site.modalities}
+    for words, wrong in BAD.items():
+        bad = {"orthanc_ready_timeout": 5, "orthanc_modalities": site.modalities} | wrong
         done = site.lab.play(variables=bad, check=False)
         assert done.returncode != 0
         said = " ".join(done.stdout.split())
@@ -183,6 +183,22 @@ def test_bad_change_leaves_the_last_one_that_worked(site: Site) -> None:
         assert site.lab.shell(files) == before
         assert site.get("/system").status_code == 200
     # Nothing lingers: the next good run has nothing to do.
+    assert not changed(site.deploy())
+
+
+def test_port_of_another_program(site: Site) -> None:
+    """Seen before anything changes; and where it comes up in between, Orthanc goes back to its own."""
+    site.deploy()
+    site.lab.shell("systemd-run --quiet --unit squatter python3 -m http.server 8099")
+    wanted = {"orthanc_http_port": 8099, "orthanc_modalities": site.modalities}
+    said = " ".join(site.lab.play(variables=wanted, check=False).stdout.split())
+    assert "Nothing was changed." in said
+    assert "orthanc_http_port: port 8099 is taken on this host by python3" in said
+    # This playbook alone does not look beforehand.
+    said = " ".join(site.lab.play("orthanc", variables=wanted, check=False).stdout.split())
+    assert "The configuration that worked last is back, and Orthanc serves with it." in said
+    assert site.get("/system").status_code == 200
+    site.lab.shell("systemctl stop squatter")
     assert not changed(site.deploy())
 
 

@@ -30,6 +30,14 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("unlimited-answers", {"orthanc_settings": {"LimitFindInstances": 0}}, "LimitFindInstances"),
     ("plain-dicom", {"orthanc_modalities": {"far": {"AET": "FAR", "Host": "8.8.8.8", "Port": 104}}}, "8.8.8.8"),
     ("plain-dicom", {"orthanc_modalities": {"far": ["FAR", "2600::1", 104]}}, "2600::1"),
+    ("unverified-peers", {"orthanc_settings": {"HttpsVerifyPeers": False}}, "HttpsVerifyPeers"),
+    ("plain-peers", {"orthanc_peers": {"far": {"Url": "http://8.8.8.8:8042/"}}}, "http:// at 8.8.8.8"),
+    ("plain-peers", {"orthanc_peers": {"far": ["http://[2600::1]/", "user", "key"]}}, "2600::1"),
+    ("names-in-logs", {"orthanc_settings": {"DeidentifyLogs": False}}, "DeidentifyLogs"),
+    ("names-in-logs", {"orthanc_settings": {"HttpVerbose": True}}, "HttpVerbose"),
+    ("recycling", {"orthanc_settings": {"MaximumStorageSize": 100}}, "MaximumStorageSize is 100"),
+    ("recycling", {"orthanc_settings": {"MaximumPatientCount": 9, "MaximumStorageMode": "Recycle"}}, "PatientCount"),
+    ("unsynced-storage", {"orthanc_settings": {"SyncStorageArea": False}}, "SyncStorageArea"),
     ("known-vulnerabilities", {"orthanc_version": "1.12.7"}, "orthanc_apt_source"),
 ]
 RULES = {rule.name: rule for rule in security_check.RULES}
@@ -64,7 +72,26 @@ def test_secret_in_plain_text() -> None:
 
 def test_dicom_with_tls_may_come_from_afar() -> None:
     far = {"orthanc_modalities": {"far": ["FAR", "8.8.8.8", 104]}}
-    assert findings(**far, orthanc_settings={"DicomTlsEnabled": True}) == ([], [])
+    assert findings(**far, orthanc_dicom_tls_certificate="PEM") == ([], [])
+    assert findings(**far, orthanc_dicom_tls_certificate="PEM", orthanc_settings={"DicomTlsEnabled": False})[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "orthanc_peers": {
+                "far": {"Url": "https://8.8.8.8/"},
+                "near": ["http://192.168.1.9/"],
+                "named": ["http://b/"],
+            }
+        },
+        {"orthanc_settings": {"MaximumStorageSize": 100, "MaximumStorageMode": "Reject"}},
+        {"orthanc_settings": {"MaximumStorageSize": 0, "DeidentifyLogs": True, "SyncStorageArea": True}},
+    ],
+)
+def test_what_breaks_no_rule(changes: dict[str, Any]) -> None:
+    assert findings(**changes) == ([], [])
 
 
 def test_every_rule_can_be_accepted_and_is_tried() -> None:

@@ -27,6 +27,11 @@ SYSTEM = {"Version": "1.12.7", "DatabaseBackendPlugin": None}
             },
             ["dicom-web"],
         ),
+        (
+            {"storage": "libDelayedDeletion"},
+            {"StorageAreaPlugin": "/usr/lib/orthanc/libDelayedDeletion.so.1.12.7"},
+            ["dicom-web"],
+        ),
     ],
 )
 def test_no_difference(asked: dict[str, Any], system: dict[str, Any], plugins: list[str]) -> None:
@@ -58,6 +63,8 @@ def test_no_difference(asked: dict[str, Any], system: dict[str, Any], plugins: l
             ["dicom-web"],
             ["StorageAreaPlugin"],
         ),
+        ({"storage": "libDelayedDeletion"}, {}, ["dicom-web"], ["StorageAreaPlugin is the built-in one"]),
+        ({}, {"StorageAreaPlugin": "/x/libDelayedDeletion.so"}, ["dicom-web"], ["asks for the file system"]),
     ],
 )
 def test_difference(asked: dict[str, Any], system: dict[str, Any], plugins: list[str], expected: list[str]) -> None:

@@ -13,7 +13,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils import settings_chec
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.settings_check import OWN_VARIABLE
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -77,9 +77,11 @@ def problems(
 
 
 @functools.cache
-def pair(names: tuple[str, ...] = ("pacs.example.org",), first: int = -1, last: int = 30) -> tuple[str, str]:
-    """Make a certificate for some names, valid between two days from now, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
+def pair(
+    names: tuple[str, ...] = ("pacs.example.org",), first: int = -1, last: int = 60, old: bool = False
+) -> tuple[str, str]:
+    """Make a certificate for some names, valid between two days from now, and its key, of RSA if it is old."""
+    key = rsa.generate_private_key(65537, 2048) if old else ec.generate_private_key(ec.SECP256R1())
     who = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
     now = datetime.datetime.now(datetime.UTC)
     builder = (
@@ -99,6 +101,15 @@ def pair(names: tuple[str, ...] = ("pacs.example.org",), first: int = -1, last: 
 
 def tls(*arguments: Any) -> dict[str, str]:
     return dict(zip(("nginx_tls_certificate", "nginx_tls_private_key"), pair(*arguments), strict=True))
+
+
+ACME = {"nginx_acme_directory": "https://acme.example.org/directory"}
+
+
+def dicom_tls(*arguments: Any, old: bool = True) -> dict[str, str]:
+    certificate, key = pair(*arguments, old=old)
+    given = {"certificate": certificate, "private_key": key, "trusted": pair(("ca.example.org",))[0]}
+    return {f"orthanc_dicom_tls_{name}": text for name, text in given.items()}
 
 
 def modality(**changes: Any) -> dict[str, Any]:
@@ -147,6 +158,8 @@ def peer(value: Any, variable: str, part: str) -> tuple[dict[str, Any], str, str
         tls(("*.example.org",)),
         {"nginx_server_name": "PACS.example.org", **tls()},
         {"nginx_server_name": "192.0.2.1", **tls(("192.0.2.1",))},
+        dicom_tls() | modality(UseDicomTls=True) | {"orthanc_dicom_tls_minimum_version": "1.3"},
+        dicom_tls() | {"orthanc_dicom_tls_trusted": "", "orthanc_dicom_tls_remote_certificate_required": False},
         {"verification_modality": ""},
         {"free": 2**30},
     ],
@@ -157,7 +170,7 @@ def test_good_host(changes: dict[str, Any]) -> None:
 
 def notices(**changes: Any) -> list[str]:
     host = site_check.Host(
-        roles=["orthanc"],
+        roles=["orthanc", "nginx"],
         variables=GOOD | changes,
         plugins=CONSTANTS["__orthanc_plugins"],
         tables=TABLES,
@@ -173,21 +186,63 @@ def notices(**changes: Any) -> list[str]:
         ({"orthanc_install_method": "docker", "orthanc_settings": {"DicomWeb": {"New": 1}}}, "New is nothing that"),
         ({"orthanc_settings_unchecked": {"New": 1, "Newer": 2}}, "New, Newer is passed on without a check"),
         (
-            {"orthanc_version": "1.10.1", "orthanc_settings": {"DicomTlsRemoteCertificateRequired": False}},
+            dicom_tls() | {"orthanc_version": "1.10.1", "orthanc_dicom_tls_remote_certificate_required": False},
             "verify a certificate if there is one",
         ),
+        (
+            dicom_tls(old=False) | {"orthanc_version": "1.10.1"},
+            "with a key other than RSA Orthanc 1.10.1 takes TLS 1.3",
+        ),
+        (
+            dicom_tls() | {"orthanc_version": "1.10.1", "orthanc_install_method": "lsb"},
+            "cannot be told, and may take TLS 1.0",
+        ),
         ({"orthanc_version": "1.13.0", "orthanc_settings": {"ZipLoaderThreads": 4}}, "does not use it any more"),
+        (tls(("pacs.example.org",), -1, 20), "it expires in 19 days, on "),
+        (dicom_tls(("pacs",), -1, 20), "it expires in 19 days, on "),
     ],
 )
 def test_notice(changes: dict[str, Any], part: str) -> None:
     (notice,) = notices(**changes)
-    assert notice.startswith("orthanc_settings")
+    assert notice.startswith(("orthanc_settings", "orthanc_dicom_tls", "nginx_tls"))
     assert part in notice
+
+
+@pytest.mark.parametrize("engine", ["postgresql", "mysql"])
+@pytest.mark.parametrize(
+    "changes, name, message",
+    [
+        ({"private_key": ""}, "private_key", "it is missing"),
+        ({"certificate": ""}, "certificate", "it is missing"),
+        ({"certificate": "/etc/ssl/db.crt"}, "certificate", "no certificate in PEM form"),
+        ({"private_key": pair(("other",))[1]}, "private_key", "does not belong"),
+        (
+            dict(zip(("certificate", "private_key"), pair(("other",)), strict=True)),
+            "certificate",
+            "it is for other, not",
+        ),
+        (dict(zip(("certificate", "private_key"), pair(("db",), -9, -2), strict=True)), "certificate", "it expired on"),
+    ],
+)
+def test_certificate_of_a_database_server(engine: str, changes: dict[str, str], name: str, message: str) -> None:
+    given = dict(zip(("certificate", "private_key"), pair(("db",)), strict=True))
+    common: dict[str, Any] = {f"{engine}_address": "db", f"{engine}_port": 5555}
+
+    def found(values: dict[str, str]) -> list[str]:
+        return problems((engine,), **common | {f"{engine}_tls_{part}": text for part, text in values.items()})
+
+    assert found(given) == []
+    (problem,) = found(given | changes)
+    assert problem.startswith(f"{engine}_tls_{name}: ")
+    assert message in problem
 
 
 def test_nothing_to_notice() -> None:
     assert notices() == []
-    assert notices(orthanc_version="1.12.7", orthanc_settings={"DicomTlsRemoteCertificateRequired": False}) == []
+    lax = {"orthanc_dicom_tls_remote_certificate_required": False}
+    assert notices(orthanc_version="1.12.7", **dicom_tls(), **lax) == []
+    assert notices(orthanc_version="1.10.1", **lax) == []
+    assert notices(orthanc_version="1.12.4", **dicom_tls(old=False)) == []
     assert notices(orthanc_settings={"DicomWeb": {"New": 1}}) == []
 
 
@@ -283,6 +338,23 @@ def test_good_host_with_lsb(changes: dict[str, Any]) -> None:
 def test_options_of_plugins_are_reached() -> None:
     settings = {"PythonScript": "/srv/route.py", "ServeFolders": {"/doc": "/srv"}}
     assert problems(orthanc_settings=settings, orthanc_plugins=["python", "serve-folders"]) == []
+
+
+MACHINES: dict[str, Any] = {"nginx_client_ca": pair(("ca.example.org",))[0], "nginx_client_names": ["ct 1.a_b-c"]}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        MACHINES,
+        MACHINES | {"nginx_readonly_users": ["admin", "ct 1.a_b-c"], "nginx_client_certificate": "required"},
+        MACHINES | {"nginx_client_ca": pair(("a",))[0] + pair(("b",))[0]},
+        MACHINES | {"nginx_client_names": [], "nginx_client_certificate": "required"},
+        {"nginx_allowed_clients": ["192.0.2.7", "192.0.2.0/24", "2001:db8::/32"], "nginx_ban_after": 10},
+    ],
+)
+def test_good_entry(changes: dict[str, Any]) -> None:
+    assert problems(**changes) == []
 
 
 DOCKER: dict[str, Any] = {"orthanc_install_method": "docker"}
@@ -605,6 +677,43 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (tls(("other.example.org",)), "nginx_tls_certificate", "it is for other.example.org, not for"),
     (tls(("*.org",)), "nginx_tls_certificate", "it is for *.org, not for"),
     (tls(()), "nginx_tls_certificate", "it is for no name"),
+    ({"nginx_acme_directory": "http://acme.example.org/directory"}, "nginx_acme_directory", "begins with https://"),
+    ({"nginx_acme_directory": "https://acme.example.org"}, "nginx_acme_directory", "begins with https://"),
+    (ACME | {"nginx_server_name": "192.0.2.7"}, "nginx_server_name", "needs a name that the public knows"),
+    (ACME | tls(), "nginx_acme_directory", "there is a certificate as well"),
+    ({"nginx_acme_email": "somebody"}, "nginx_acme_email", "no address of e-mail"),
+    ({"nginx_acme_ca": "/etc/ssl/ca.crt"}, "nginx_acme_ca", "no certificate in PEM form"),
+    # dicom_tls
+    (dicom_tls() | {"orthanc_dicom_tls_private_key": ""}, "orthanc_dicom_tls_private_key", "it is missing"),
+    (dicom_tls() | {"orthanc_dicom_tls_certificate": ""}, "orthanc_dicom_tls_certificate", "it is missing"),
+    (dicom_tls() | {"orthanc_dicom_tls_certificate": "/a.crt"}, "orthanc_dicom_tls_certificate", "no certificate in"),
+    (dicom_tls() | {"orthanc_dicom_tls_private_key": "/a.key"}, "orthanc_dicom_tls_private_key", "no private key in"),
+    (dicom_tls() | {"orthanc_dicom_tls_private_key": pair(("b",))[1]}, "orthanc_dicom_tls_private_key", "not belong"),
+    (dicom_tls(("pacs",), -9, -2), "orthanc_dicom_tls_certificate", "it expired on"),
+    (dicom_tls(("pacs",), 2, 9), "orthanc_dicom_tls_certificate", "it is not valid before"),
+    (dicom_tls() | {"orthanc_dicom_tls_trusted": "/ca.crt"}, "orthanc_dicom_tls_trusted", "no certificate in PEM form"),
+    (dicom_tls() | {"orthanc_dicom_tls_trusted": pair(("b",), -9, -2)[0]}, "orthanc_dicom_tls_trusted", "expired on"),
+    (dicom_tls() | {"orthanc_dicom_tls_trusted": ""}, "orthanc_dicom_tls_trusted", "no modality could get in"),
+    (modality(UseDicomTls=True), "orthanc_modalities.ct", "UseDicomTls needs orthanc_dicom_tls_certificate"),
+    (
+        dicom_tls() | {"orthanc_dicom_tls_minimum_version": "1.3", "orthanc": "1.10.1"},
+        "orthanc_dicom_tls_minimum_version",
+        "Orthanc 1.10.1 cannot be told so",
+    ),
+    # entry
+    ({"nginx_readonly_users": ["admni"]}, "nginx_readonly_users", "Did you mean 'admin'?"),
+    ({"nginx_allowed_clients": ["clinic.example.org"]}, "nginx_allowed_clients", "like 192.0.2.7 or 192.0.2.0/24"),
+    ({"nginx_allowed_clients": ["192.0.2.7/24"]}, "nginx_allowed_clients", "has host bits set"),
+    (MACHINES | {"nginx_client_ca": "/etc/ssl/ca.crt"}, "nginx_client_ca", "no certificate in PEM form"),
+    (MACHINES | {"nginx_client_ca": pair(("ca.example.org",), -9, -2)[0]}, "nginx_client_ca", "expired on"),
+    (MACHINES | {"nginx_client_ca": pair(("ca.example.org",), 2, 9)[0]}, "nginx_client_ca", "is not valid before"),
+    (MACHINES | {"nginx_client_ca": ""}, "nginx_client_ca", "while nginx_client_names lets certificates in"),
+    (MACHINES | {"nginx_client_names": []}, "nginx_client_names", "would let nobody in"),
+    (MACHINES | {"nginx_client_names": ['ct"1']}, "nginx_client_names", "no common name of a machine"),
+    (MACHINES | {"nginx_client_names": ["admin"]}, "nginx_client_names", "is a user as well"),
+    ({"nginx_client_certificate": "required"}, "nginx_client_ca", "while nginx_client_certificate is required"),
+    ({"nginx_ban_after": -1}, "nginx_ban_after", "out of range"),
+    ({"nginx_ban_after": 1001}, "nginx_ban_after", "out of range"),
     # verification
     ({"verification_modality": "cta"}, "verification_modality", "Did you mean 'ct'?"),
     # the host itself
@@ -674,6 +783,14 @@ def test_misspelled(name: str, part: str) -> None:
         ("orthanc_docker_volumes", "/srv:/srv"),
         ("docker_engine_log_options", ["max-size=1m"]),
         ("docker_engine_live_restore", "perhaps"),
+        ("orthanc_dicom_tls_remote_certificate_required", "perhaps"),
+        ("orthanc_dicom_tls_minimum_version", "1.1"),
+        ("nginx_readonly_users", "guest"),
+        ("nginx_allowed_clients", "192.0.2.0/24"),
+        ("nginx_client_names", "ct1"),
+        ("nginx_client_certificate", "perhaps"),
+        ("nginx_ban_after", "ten"),
+        ("nginx_audit_query", "perhaps"),
         ("verification_level", "smoke"),
         ("verification_accepted_risks", ["lua"]),
     ],

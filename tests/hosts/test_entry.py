@@ -1,0 +1,192 @@
+"""Who enters a site through its proxy, from where and with what, and what the audit trail says of it."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import time
+import warnings
+from typing import Any
+
+import pydicom.data
+import pytest
+import requests
+
+from tests.hosts.certificates import pem
+from tests.hosts.conftest import Lab
+from tests.hosts.test_site import changed
+
+LAB = {"name": "entry", "pacs": "bookworm", "other": "trixie"}
+# What a user may be called, and what nginx could take for something else.
+READER = 'ré"a$1\\t.x'
+USERS = {READER: "a reader's password", "réXa$1\\t.x": "that of another"}
+IMAGE = pathlib.Path(str(pydicom.data.get_testdata_file("CT_small.dcm"))).read_bytes()
+AUTHORITY, FOREIGN = pem("Clinic"), pem("Clinic")
+
+
+class Site:
+    """The site with two users more, and a session with it."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        self.admin = {"admin": lab.secrets["vault_orthanc_admin_password"]}
+
+    def deploy(self, **variables: Any) -> str:
+        return self.lab.play(variables={"orthanc_users": self.admin | USERS} | variables).stdout
+
+    def ask(self, method: str, path: str, user: str = "admin", **options: Any) -> int:
+        """Return the status of an answer; 0 if there is none."""
+        with requests.Session() as session, warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            session.trust_env = False
+            # Who the server is, others test.
+            session.verify = False
+            login = {**self.admin, **USERS}.get(user, "wrong")
+            session.auth = (user.encode(), login.encode()) if user else None  # type: ignore[assignment]
+            try:
+                url = f"https://{self.lab.address['pacs']}{path}"
+                return session.request(method, url, timeout=10, **options).status_code
+            except requests.ConnectionError:
+                return 0
+
+    def audit(self) -> list[dict[str, Any]]:
+        lines = self.lab.shell("cat /var/log/nginx/orthanc-audit.log").splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab) -> Site:
+    made = Site(lab)
+    made.deploy()
+    return made
+
+
+@pytest.fixture
+def patient(site: Site) -> str:
+    """The path of a patient who is there."""
+    assert site.ask("POST", "/instances", data=IMAGE) == 200
+    return "/patients/fa558bce-587a86d3-ad0da9b3-9d043d9d-4f5c5718"
+
+
+def test_readers_change_nothing(site: Site, patient: str) -> None:
+    search = {"data": json.dumps({"Level": "Patient", "Query": {"PatientID": "*"}})}
+    allowed = [
+        ("GET", patient, {}),
+        ("POST", "/tools/find", search),
+        ("POST", "/tools/lookup", {"data": "1CT1"}),
+        ("GET", "/dicom-web/studies", {}),
+    ]
+    forbidden: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", "/instances", {"data": IMAGE}),
+        ("POST", "/dicom-web/studies", {"data": b""}),
+        ("PUT", "/modalities/new", {"data": '["A", "192.0.2.1", 104]'}),
+        ("POST", "/tools/find/", search),
+        ("POST", "/tools/find/../../instances", {"data": IMAGE}),
+        ("POST", "/tools/reset", {}),
+        ("PROPFIND", "/webdav/", {}),
+        ("DELETE", patient, {}),
+    ]
+    asked = [(method, path) for method, path, _ in [*allowed, *forbidden]]
+    expected = [200] * len(allowed) + [403] * len(forbidden)
+    site.deploy()
+    weapon = site.ask("DELETE", patient, READER)
+    assert weapon == 200, "without being a reader only, this user deletes"
+    assert site.ask("POST", "/instances", data=IMAGE) == 200
+    site.deploy(nginx_readonly_users=[READER])
+    got = [site.ask(method, path, READER, **more) for method, path, more in [*allowed, *forbidden]]
+    assert dict(zip(asked, got, strict=True)) == dict(zip(asked, expected, strict=True))
+    assert site.ask("GET", patient) == 200
+    assert site.ask("DELETE", patient, "réXa$1\\t.x") == 200, "a name is no pattern"
+    # Whose password is wrong does not learn that there is such a reader.
+    assert site.ask("DELETE", patient, "nobody") == 401
+
+
+@pytest.mark.parametrize("key", ["_method", "a=b&_method"])
+def test_no_get_is_a_delete(site: Site, patient: str, key: str) -> None:
+    direct = f"curl --silent --config - 'http://127.0.0.1:8042{patient}?{key}=DELETE'"
+    header = {"X-HTTP-Method-Override": "DELETE"}
+    assert site.ask("GET", f"{patient}?{key}=DELETE") == 403
+    assert site.ask("GET", f"{patient}?{key.replace('_', '%5f')}=DELETE") == 403
+    assert site.ask("GET", patient, headers=header) == 200
+    assert site.ask("GET", patient) == 200
+    # Orthanc itself does as it is told.
+    login = f"user = {json.dumps('proxy:' + site.lab.secrets['vault_orthanc_proxy_password'], ensure_ascii=False)}"
+    site.lab.shell(f"{direct} <<'END'\n{login}\nEND")
+    assert site.ask("GET", patient) == 404
+
+
+def test_audit_trail(site: Site, patient: str) -> None:
+    site.deploy(nginx_readonly_users=[READER])
+    assert site.ask("GET", "/patients?name=Secret", READER) == 200
+    assert site.ask("DELETE", f"{patient}?name=Secret", READER) == 403
+    assert site.ask("GET", "/system", "nobody") == 401
+    read, denied, failed = site.audit()[-3:]
+    assert (read["user"], read["method"], read["resource"], read["status"]) == (READER, "GET", "/patients", 200)
+    assert (denied["user"], denied["method"], denied["resource"], denied["status"]) == (READER, "DELETE", patient, 403)
+    assert (failed["user"], failed["status"]) == ("nobody", 401)
+    assert read["sent"] > 0
+    assert read["address"] == site.lab.modalities["verifier"]["Host"]
+    assert "Secret" not in site.lab.shell("cat /var/log/nginx/*.log")
+    assert site.lab.shell("stat --format %a,%U:%G /var/log/nginx/orthanc-audit.log") == "640,www-data:adm\n"
+    site.deploy(nginx_audit_query=True)
+    assert site.ask("GET", "/patients?name=Secret") == 200
+    assert site.audit()[-1]["query"] == "name=Secret"
+
+
+def test_certificates_of_machines(site: Site, tmp_path: pathlib.Path) -> None:
+    files = {}
+    for name, pair in {
+        "gateway": pem("gateway", by=AUTHORITY),
+        "unknown": pem("unknown", by=AUTHORITY),
+        "foreign": pem("gateway", by=FOREIGN),
+    }.items():
+        files[name] = (tmp_path / f"{name}.crt", tmp_path / f"{name}.key")
+        for file, text in zip(files[name], pair, strict=True):
+            file.write_text(text, encoding="utf-8")
+
+    def ask(certificate: str = "", user: str = "", method: str = "GET", path: str = "/system") -> int:
+        return site.ask(method, path, user, cert=tuple(map(str, files[certificate])) if certificate else None)
+
+    machines = {"nginx_client_ca": AUTHORITY[0], "nginx_client_names": ["gateway"]}
+    site.deploy(**machines)
+    assert ask("gateway") == 200
+    assert site.audit()[-1]["user"] == "gateway"
+    # A login sent along does not make it somebody else.
+    assert ask("gateway", "nobody") == 200
+    assert site.audit()[-1]["user"] == "gateway"
+    assert ask("unknown") == 401
+    assert ask("foreign") == 400
+    assert ask() == 401
+    assert ask("", "admin") == 200
+    site.deploy(**machines, nginx_client_certificate="required", nginx_readonly_users=["gateway"])
+    assert ask("", "admin") == 400
+    assert ask("foreign", "admin") == 400
+    assert ask("unknown") == 401
+    assert ask("unknown", "admin") == 200
+    assert ask("gateway") == 200
+    assert ask("gateway", "admin", "POST", "/tools/reset") == 403
+
+
+def test_other_networks_stay_outside(site: Site) -> None:
+    site.deploy()
+    ask = "curl --silent --insecure --output /dev/null --write-out '%{http_code}' https://pacs/system"
+    assert site.lab.shell(ask, "other") == "401"
+    site.deploy(nginx_allowed_clients=[site.lab.modalities["verifier"]["Host"]])
+    assert site.lab.shell(ask, "other") == "403"
+    assert site.ask("GET", "/system") == 200
+
+
+def test_guessing_is_ended(site: Site) -> None:
+    site.deploy(nginx_ban_after=5)
+    assert not changed(site.deploy(nginx_ban_after=5))
+    guess = "curl --silent --insecure --max-time 3 --user guess:word https://pacs/system > /dev/null; echo $?"
+    assert site.lab.shell(guess, "other") == "0\n"
+    assert site.lab.shell(f"for i in $(seq 8); do {guess}; done", "other").startswith("0\n")
+    deadline = time.monotonic() + 20
+    while site.lab.shell(guess, "other") == "0\n":
+        assert time.monotonic() < deadline, "fail2ban lets them guess on"
+        time.sleep(0.5)
+    assert site.ask("GET", "/system") == 200
+    site.deploy()
+    assert site.lab.shell(guess, "other") == "0\n"
+    assert not changed(site.deploy())
