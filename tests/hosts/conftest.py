@@ -93,6 +93,12 @@ class Lab:
         given = ("-i", str(inventory), "-i", str(self.folder), "-e", f"@{file}", *arguments)
         return run("ansible-playbook", *given, f"playbooks/{playbook}.yml", check=check, timeout=180)
 
+    def trust(self, host: str, other: str) -> None:
+        """Have a host trust the certificate that another one has made for itself, as its administrator would."""
+        certificate = self.shell("cat /etc/pacs/nginx/self-signed-*.crt", other)
+        path = f"/usr/local/share/ca-certificates/{other}.crt"
+        self.shell(f"cat > {path} <<'END'\n{certificate.strip()}\nEND\nupdate-ca-certificates", host)
+
     def shell(self, script: str, host: str = "pacs", check: bool = True) -> str:
         """Run a shell script as root on a host and return what it printed."""
         return run("docker", "exec", f"pacs-{self.name}-{host}", "sh", "-c", script, check=check).stdout

@@ -12,7 +12,6 @@ from tests.hosts.conftest import ROOT, Lab
 
 LAB = {"name": "pair", "pacs": "trixie", "archive": "bookworm"}
 PAIR = ROOT / "inventories" / "pair"
-TRUSTED = "/usr/local/share/ca-certificates"
 # A site for machines, who show a certificate and no password.
 MACHINES = """
 server {
@@ -32,8 +31,7 @@ server {
 def pair(lab: Lab) -> Lab:
     lab.play(inventory=PAIR)
     for host, other in (("pacs", "archive"), ("archive", "pacs")):
-        write(lab, host, f"{TRUSTED}/{other}.crt", lab.shell("cat /etc/pacs/nginx/self-signed-*.crt", other))
-        lab.shell("update-ca-certificates", host)
+        lab.trust(host, other)
     return lab
 
 
