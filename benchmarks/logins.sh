@@ -30,5 +30,6 @@ measure apr1
     hashed '$6$0123456789abcdef$' 'sha512-crypt, 5000 rounds (its default)'
     hashed '$2b$10$0123456789abcdefghijku' 'bcrypt, cost 10'
 }
-sed -i 's/auth_basic "Orthanc";/auth_basic off;/' "$site"
+sed -i 's/auth_basic Orthanc;/auth_basic off;/' "$site"
+grep -q 'auth_basic off;' "$site"
 measure 'no login'
