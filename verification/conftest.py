@@ -261,6 +261,8 @@ def scp(site: Site) -> Site:
     """The site, where it listens for DICOM."""
     if not site.settings.get("DicomServerEnabled", True):
         pytest.skip("orthanc_settings.DicomServerEnabled is false")
+    if site.dicom_certificate and site.dicom_asks and not site.identity:
+        pytest.skip("verification_certificate is empty, and the DICOM port of this site asks for one")
     return site
 
 
@@ -275,6 +277,10 @@ def modality(scp: Site) -> str:
 @pytest.fixture(scope="session")
 def receiver(scp: Site, modality: str) -> Iterator[Receiver]:
     """This machine as a modality that listens."""
+    if scp.encrypts and not scp.identity:
+        pytest.skip("verification_certificate is empty, and Orthanc encrypts what it sends to this machine")
     host, port = scp.receiver
-    with Receiver((modality, host, port), (scp.aet, scp.address, scp.dicom_port)).listening() as made:
+    orthanc = (scp.aet, scp.address, scp.dicom_port)
+    listening = scp.dicom(server=True) if scp.encrypts else None
+    with Receiver((modality, host, port), orthanc, scp.dicom(), listening).listening() as made:
         yield made

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -34,9 +35,19 @@ class Receiver:
 
     :param entity: title, address and port of this machine.
     :param orthanc: title, address and port of the site's Orthanc, to which images that it fetches go.
+    :param sending: how associations with it are encrypted; nothing where it speaks plain DICOM.
+    :param listening: how those are that it opens.
     """
 
-    def __init__(self, entity: tuple[str, str, int], orthanc: tuple[str, str, int]) -> None:
+    def __init__(
+        self,
+        entity: tuple[str, str, int],
+        orthanc: tuple[str, str, int],
+        sending: ssl.SSLContext | None = None,
+        listening: ssl.SSLContext | None = None,
+    ) -> None:
+        self._sending: dict[str, Any] = {"tls_args": (sending, None)} if sending else {}
+        self._listening = listening
         self._title, self._host, self._port = entity
         self._orthanc = orthanc
         self.received: list[Dataset] = []
@@ -70,7 +81,7 @@ class Receiver:
             (evt.EVT_N_EVENT_REPORT, self._promise),
         ]
         try:
-            self.entity.start_server((self._host, self._port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+            self._start(self._host, handlers)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 see = "another verification that runs; orthanc_modalities (Port)"
@@ -78,11 +89,15 @@ class Receiver:
             if error.errno != errno.EADDRNOTAVAIL:
                 raise
             # The address is one that the site sees and this machine does not have: a router stands between.
-            self.entity.start_server(("", self._port), block=False, evt_handlers=handlers)  # type: ignore[arg-type]
+            self._start("", handlers)
         try:
             yield self
         finally:
             self.entity.shutdown()
+
+    def _start(self, host: str, handlers: Any) -> None:
+        where = (host, self._port)
+        self.entity.start_server(where, block=False, evt_handlers=handlers, ssl_context=self._listening)
 
     @staticmethod
     def wait(found: Callable[[], Any], seconds: float = 10) -> Any:
@@ -119,7 +134,7 @@ class Receiver:
         if event.move_destination != title:
             yield None, None
             return
-        yield host, port
+        yield host, port, self._sending
         yield 1
         yield PENDING, OFFERED.dataset
 
@@ -136,7 +151,7 @@ class Receiver:
         entity = AE(ae_title=self._title)
         entity.add_requested_context(StorageCommitmentPushModel)
         role = build_role(StorageCommitmentPushModel, scp_role=True)
-        opened = entity.associate(host, port, ae_title=title, ext_neg=[role])
+        opened = entity.associate(host, port, ae_title=title, ext_neg=[role], **self._sending)
         if opened.is_established:
             opened.send_n_event_report(kept, 1, StorageCommitmentPushModel, StorageCommitmentPushModelInstance)
             opened.release()

@@ -6,6 +6,7 @@ import base64
 import json
 import pathlib
 import ssl
+import tempfile
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -43,9 +44,12 @@ class Site:
     proxy_connection: dict[str, Any] = field(repr=False)
     users: dict[str, str] = field(repr=False)
     inner_authorization: str = field(repr=False)
+    identity: str = field(repr=False)
     settings: dict[str, Any] = field(repr=False)
     modality: dict[str, Any] | list[Any] = field(repr=False)
     modality_name: str
+    dicom_certificate: str
+    dicom_asks: bool
     level: str
     accepted_risks: list[str]
 
@@ -91,6 +95,11 @@ class Site:
         return str(self.modality.get("AET", ""))
 
     @property
+    def encrypts(self) -> bool:
+        """Whether Orthanc uses TLS when it sends to this machine."""
+        return isinstance(self.modality, dict) and bool(self.modality.get("UseDicomTls"))
+
+    @property
     def receiver(self) -> tuple[str, int]:
         """Where this machine listens as a modality."""
         if isinstance(self.modality, list):
@@ -119,4 +128,29 @@ class Site:
         context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
         # Newer Pythons would also hold a site's own authority to rules that older ones do not know.
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        return self._introduce(context)
+
+    def dicom(self, server: bool = False) -> ssl.SSLContext | None:
+        """How an association with Orthanc is encrypted, on this side or for what listens here; nothing if it is not."""
+        if not self.dicom_certificate:
+            return None
+        context = self.trust(self.dicom_certificate)
+        # In DICOM a certificate is for a title.
+        context.check_hostname = False
+        if not server:
+            return context
+        listening = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        listening.verify_flags = context.verify_flags
+        listening.verify_mode = ssl.CERT_REQUIRED
+        listening.load_verify_locations(cadata=self.dicom_certificate)
+        return self._introduce(listening)
+
+    def _introduce(self, context: ssl.SSLContext) -> ssl.SSLContext:
+        """Have this machine show its certificate, if it has one."""
+        if self.identity:
+            # Python takes it from a file alone; this one is for its owner, and is gone at once.
+            with tempfile.NamedTemporaryFile(mode="w", encoding="ascii") as file:
+                file.write(self.identity)
+                file.flush()
+                context.load_cert_chain(file.name)
         return context

@@ -66,6 +66,9 @@ def association(
     entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = entity.connection_timeout = 10
     entity.add_requested_context(Verification)
     entity.requested_contexts = [*entity.requested_contexts, *contexts]
+    encrypted = site.dicom()
+    if encrypted:
+        options["tls_args"] = (encrypted, None)
     # Orthanc hangs up right after a rejection; pynetdicom may see the one before the other, and calls
     # that no answer. A server that really gives none does so each time.
     for _ in range(5):

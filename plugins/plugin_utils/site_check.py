@@ -677,6 +677,7 @@ def verification(host: Host) -> Iterator[str]:
     known = host.variables["orthanc_modalities"]
     if name and name not in known:
         yield f"verification_modality: '{name}' is not in orthanc_modalities.{nearest(name, map(str, known))}"
+    yield from _pair("verification", host.variables)
 
 
 def machine(host: Host) -> Iterator[str]:

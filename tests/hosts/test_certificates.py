@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import socket
 import ssl
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +19,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from tests.hosts.certificates import pem
-from tests.hosts.conftest import ENVIRONMENT, QUICKSTART, Lab, run
+from tests.hosts.conftest import ENVIRONMENT, QUICKSTART, ROOT, Lab, run
 from tests.hosts.test_site import changed
 
 # Where a certificate is not what is tested, it is not looked at.
@@ -149,6 +151,33 @@ def test_machine_gets_in_with_its_certificate(own: Site, host: str) -> None:
         association = entity.associate(own.lab.address[host], 4242, ae_title="ORTHANC", tls_args=(context, NAMES[host]))
         assert association.is_established == expected
         association.release()
+
+
+def test_verification_shows_a_certificate(own: Site) -> None:
+    """Where nobody gets in without one: at the proxy, at the DICOM port, and when Orthanc sends."""
+    own.make(certificates_machines=["ct-1", "verifier"])
+    mutual = {
+        "nginx_client_ca": "{{ certificates_authority }}",
+        "nginx_client_names": ["ct-1"],
+        "nginx_client_certificate": "required",
+        "orthanc_dicom_tls_certificate": "{{ site_certificate }}",
+        "orthanc_dicom_tls_private_key": "{{ site_private_key }}",
+        "orthanc_dicom_tls_trusted": "{{ certificates_authority }}",
+        "orthanc_modalities": {name: entry | {"UseDicomTls": True} for name, entry in own.lab.modalities.items()},
+        "verification_certificate": "{{ certificates_made.verifier }}",
+        "verification_private_key": "{{ certificates_private_keys.verifier }}",
+    }
+    own.deploy(**mutual)
+    out = own.lab.play("verify", variables=mutual, inventory=own.inventory).stdout
+    assert re.search(r"[1-9]\d+ passed, 0 failed", out), out
+    report = ElementTree.parse(ROOT / ".cache" / "verification" / "junit.xml")
+    left = {case.get("name", "") for case in report.iter("testcase") if case.find("skipped") is not None}
+    for name in ("test_echo", "test_store", "test_store_one", "test_move", "test_query"):
+        assert not {f"{name}[pacs]", f"{name}[old]"} & left, "DICOM is tried, not left out"
+    without = mutual | {"verification_certificate": "", "verification_private_key": ""}
+    refused = own.lab.play("verify", variables=without, inventory=own.inventory, check=False)
+    assert refused.returncode
+    own.make()
 
 
 def test_second_run_changes_nothing(own: Site) -> None:

@@ -683,6 +683,14 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (ACME | tls(), "nginx_acme_directory", "there is a certificate as well"),
     ({"nginx_acme_email": "somebody"}, "nginx_acme_email", "no address of e-mail"),
     ({"nginx_acme_ca": "/etc/ssl/ca.crt"}, "nginx_acme_ca", "no certificate in PEM form"),
+    # verification
+    ({"verification_certificate": pair()[0]}, "verification_private_key", "it is missing"),
+    ({"verification_private_key": pair()[1]}, "verification_certificate", "it is missing"),
+    (
+        {"verification_certificate": pair()[0], "verification_private_key": pair(("other",))[1]},
+        "verification_private_key",
+        "does not belong",
+    ),
     # dicom_tls
     (dicom_tls() | {"orthanc_dicom_tls_private_key": ""}, "orthanc_dicom_tls_private_key", "it is missing"),
     (dicom_tls() | {"orthanc_dicom_tls_certificate": ""}, "orthanc_dicom_tls_certificate", "it is missing"),
