@@ -190,7 +190,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                 for file in files:
                     constants |= self._load(ROOT / "roles" / role / "vars" / f"{file}.yml")
                 templar = self._templar.copy_with_new_env(available_variables={**values, **variables, **constants})
-                names |= set(templar.template(constants[f"__{role}_packages"]))
+                # Of the relay for a proxy elsewhere no more is known here than what it needs.
+                part = "nginx_relay" if role == "nginx" and "nginx_server_name" not in values else role
+                names |= set(templar.template(constants[f"__{part}_packages"]))
         return names
 
     @staticmethod
