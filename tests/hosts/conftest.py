@@ -91,7 +91,7 @@ class Lab:
         file = self.folder.with_suffix(".json")
         file.write_text(json.dumps(variables or {}), encoding="utf-8")
         given = ("-i", str(inventory), "-i", str(self.folder), "-e", f"@{file}", *arguments)
-        return run("ansible-playbook", *given, f"playbooks/{playbook}.yml", check=check, timeout=180)
+        return run("ansible-playbook", *given, f"playbooks/{playbook}.yml", check=check, timeout=400)
 
     def trust(self, host: str, other: str) -> None:
         """Have a host trust the certificate that another one has made for itself, as its administrator would."""
