@@ -29,10 +29,12 @@ def test_no_file_has(what: str) -> None:
 
 def test_build_leaves_out_secrets_and_what_is_made(tmp_path: pathlib.Path) -> None:
     shutil.copy(ROOT / "galaxy.yml", tmp_path)
-    inside = ["README.md", "inventories/a/hosts.yml", "roles/orthanc/tasks/main.yml"]
+    inside = ["README.md", "inventories/a/hosts.yml", "roles/orthanc/tasks/main.yml", "playbooks/certificates.yml"]
     outside = [
         "inventories/a/group_vars/all/vault.yml",
         "inventories/a/host_vars/pacs/vault.yml",
+        "inventories/a/group_vars/all/certificates.yml",
+        "inventories/a/group_vars/all/authority.key",
         "inventories/a/group_vars/orthanc/site-vault.yml",
         ".cache/lab/keys/user",
         ".venv/bin/python",
