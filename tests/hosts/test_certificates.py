@@ -157,6 +157,8 @@ def test_verification_shows_a_certificate(own: Site) -> None:
     """Where nobody gets in without one: at the proxy, at the DICOM port, and when Orthanc sends."""
     own.make(certificates_machines=["ct-1", "verifier"])
     mutual = {
+        # No server of names knows the others.
+        "nginx_server_name": "{{ ansible_host }}",
         "nginx_client_ca": "{{ certificates_authority }}",
         "nginx_client_names": ["ct-1"],
         "nginx_client_certificate": "required",
