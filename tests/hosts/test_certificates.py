@@ -176,7 +176,7 @@ def test_verification_shows_a_certificate(own: Site) -> None:
     left = {case.get("name", "") for case in report.iter("testcase") if case.find("skipped") is not None}
     for name in ("test_echo", "test_store", "test_store_one", "test_move", "test_query"):
         assert not {f"{name}[pacs]", f"{name}[old]"} & left, "DICOM is tried, not left out"
-    without = mutual | {"verification_certificate": "", "verification_private_key": ""}
+    without = mutual | {"verification_certificate": "", "verification_private_key": "", "verification_level": "probe"}
     refused = own.lab.play("verify", variables=without, inventory=own.inventory, check=False)
     assert refused.returncode
     own.make()
