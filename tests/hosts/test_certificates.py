@@ -19,7 +19,7 @@ from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from tests.hosts.certificates import pem
-from tests.hosts.conftest import ENVIRONMENT, QUICKSTART, ROOT, Lab, run
+from tests.hosts.conftest import ENVIRONMENT, QUICKSTART, Lab, run
 from tests.hosts.test_site import changed
 
 # Where a certificate is not what is tested, it is not looked at.
@@ -166,13 +166,14 @@ def test_verification_shows_a_certificate(own: Site) -> None:
         "orthanc_dicom_tls_private_key": "{{ site_private_key }}",
         "orthanc_dicom_tls_trusted": "{{ certificates_authority }}",
         "orthanc_modalities": {name: entry | {"UseDicomTls": True} for name, entry in own.lab.modalities.items()},
+        "verification_report_dir": str(own.folder / "report"),
         "verification_certificate": "{{ certificates_made.verifier }}",
         "verification_private_key": "{{ certificates_private_keys.verifier }}",
     }
     own.deploy(**mutual)
     out = own.lab.play("verify", variables=mutual, inventory=own.inventory).stdout
     assert re.search(r"[1-9]\d+ passed, 0 failed", out), out
-    report = ElementTree.parse(ROOT / ".cache" / "verification" / "junit.xml")
+    report = ElementTree.parse(own.folder / "report" / "junit.xml")
     left = {case.get("name", "") for case in report.iter("testcase") if case.find("skipped") is not None}
     for name in ("test_echo", "test_store", "test_store_one", "test_move", "test_query"):
         assert not {f"{name}[pacs]", f"{name}[old]"} & left, "DICOM is tried, not left out"
