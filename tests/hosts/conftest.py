@@ -19,6 +19,8 @@ QUICKSTART = ROOT / "inventories" / "quickstart"
 ENVIRONMENT = os.environ | {
     "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
     "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    # On a busy machine sudo may take its time to ask.
+    "ANSIBLE_TIMEOUT": "30",
 }
 
 
