@@ -9,12 +9,13 @@ chmod 0755 /usr/sbin/policy-rc.d
 # Like the playbook: lists that are younger than a day will do.
 [ -n "$(find /var/lib/apt/lists -maxdepth 0 -mtime -1)" ] || apt-get update -q
 apt-get install -y -q --no-install-recommends -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold \
-    orthanc ca-certificates tzdata orthanc-dicomweb nftables nginx openssl
+    orthanc ca-certificates tzdata orthanc-dicomweb nftables nginx openssl logrotate
 rm /usr/sbin/policy-rc.d
 
 rm -f /etc/nginx/sites-enabled/default
 tar --extract --preserve-permissions --file /tmp/files.tar --directory /
-install --owner www-data --group adm --mode 0640 /dev/null /var/log/nginx/orthanc-audit.log
+install --directory /var/log/pacs
+install --owner www-data --group adm --mode 0640 /dev/null /var/log/pacs/audit.log
 install --directory --owner orthanc --group orthanc --mode 0750 /var/lib/orthanc/db-v6
 systemctl daemon-reload
 systemctl enable --now orthanc nginx

@@ -42,16 +42,23 @@ plugins = json.loads(ask("/plugins", right)[1] or "[]")
 print(
     json.dumps(
         {
-            # What removes or forwards images by itself, and in which letters it answers.
+            # What removes or forwards images by itself, in which letters it answers, and whom.
             "options": {
                 name: options.get(name)
                 for name in (
+                    "AuthenticationEnabled",
                     "DefaultEncoding",
+                    "DicomAlwaysAllowFind",
+                    "DicomAlwaysAllowGet",
+                    "DicomAlwaysAllowMove",
+                    "DicomAlwaysAllowStore",
+                    "DicomCheckModalityHost",
                     "LuaScripts",
                     "MaximumPatientCount",
                     "MaximumStorageMode",
                     "MaximumStorageSize",
                     "PythonScript",
+                    "RemoteAccessAllowed",
                 )
             },
             "distribution": platform.freedesktop_os_release()["PRETTY_NAME"],

@@ -70,6 +70,8 @@ class Report:
     checks: dict[str, Check] = field(default_factory=dict)
     exhibits: list[Exhibit] = field(default_factory=list)
     facts: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
+    # Host, port, process, users and protection, by site.
+    listening: dict[str, list[tuple[str, str, str, str, str]]] = field(default_factory=lambda: defaultdict(list))
     began: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
     clock: float = field(default_factory=time.monotonic)
 
@@ -218,6 +220,12 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(report.html(left_out), encoding="utf-8")
         terminalreporter.write_line(f"Report: {file}")
+
+
+@pytest.fixture(scope="session")
+def report(pytestconfig: pytest.Config) -> Report:
+    """What is told in the end."""
+    return pytestconfig.stash[REPORT]
 
 
 @pytest.fixture(scope="session")

@@ -43,26 +43,6 @@ def test_unit_is_ours(site: Site, host: Any) -> None:
     expect("last argument of orthanc.service", [site.config_dir], words[-1:], "orthanc_config_dir")
 
 
-def test_ports_listen(site: Site, host: Any) -> None:
-    ports = {"orthanc_http_port": site.http_port}
-    if site.settings.get("DicomServerEnabled", True):
-        ports["orthanc_dicom_port"] = site.dicom_port
-    if site.relay_port:
-        ports["nginx_relay_port"] = site.relay_port
-    expect_listening(host, ports)
-
-
-def test_ports_of_the_proxy_listen(proxied: Site, proxy_host: Any) -> None:
-    expect_listening(proxy_host, {"nginx_http_port": proxied.plain_port, "nginx_https_port": proxied.port})
-
-
-def expect_listening(host: Any, ports: dict[str, int]) -> None:
-    sockets = [socket for socket in host.socket.get_listening_sockets() if socket.startswith("tcp:")]
-    listening = {int(socket.rpartition(":")[2]) for socket in sockets}
-    for variable, port in ports.items():
-        expect(f"TCP port {port} listens", True, port in listening, variable)
-
-
 def test_configuration_is_for_orthanc_only(site: Site, host: Any) -> None:
     names = host.check_output("ls -A %s", site.config_dir).split()
     missing = {"orthanc.json", "credentials.json"} - set(names)

@@ -38,8 +38,11 @@ ENGINE_VARIABLE = {
 }
 RANGES = {
     "orthanc_database_connections": (1, 100),
+    "nginx_audit_days": (1, 36_500),
     "nginx_ban_after": (0, 1000),
     "nginx_timeout": (1, 86400),
+    "orthanc_journal_days": (0, 36_500),
+    "orthanc_journal_mb": (0, 1_000_000),
     "orthanc_lsb_keep": (1, 100),
     "mysql_reserved_connections": (1, 10_000),
     "postgresql_reserved_connections": (5, 10_000),

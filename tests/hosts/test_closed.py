@@ -119,7 +119,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     lab.destroy()
 
 
-def test_no_secret_leaks(site: Site) -> None:
+def test_no_secret_leaks(site: Site, tmp_path: pathlib.Path) -> None:
     site.watch()
     printed = site.play("-vvv", "--diff")
     # What was changed shows in differences, and a dry run tells of them too.
@@ -129,6 +129,12 @@ def test_no_secret_leaks(site: Site) -> None:
 
     assert site.watched() == []
     assert "orthanc.json" in printed
+    # From here the site has another name, so that the report tells of failures too.
+    verify = VARIABLES | {"verification_report_dir": str(tmp_path)}
+    printed += site.lab.play("verify", verify, ("-vvv", "--diff"), SINGLE, check=False).stdout
+    reports = {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()}
+    assert reports.keys() == {"junit.xml", "report.html"}
+    assert site.found_in(" ".join(reports.values())) == []
     assert site.found_in(printed) == []
     assert site.found_in(site.logs()) == []
     assert site.public() == []

@@ -107,6 +107,18 @@ def test_switch_to_another_database_is_refused_while_there_are_images(site: Site
         assert session.get(site.url("/system"), timeout=30).json()["DatabaseBackendPlugin"]
 
 
+def test_orthanc_without_its_database_gives_way(site: Site) -> None:
+    """One that answers, and with an empty archive in a file of its own: the plugin was told to leave the index alone."""
+    alone = {"orthanc_settings_unchecked": {"PostgreSQL": {"EnableIndex": False}}}
+    with site.session() as session:
+        images = session.get(site.url("/instances"), timeout=30).json()
+        assert images
+        printed = " ".join(site.deploy(alone, check=False).split())
+        assert "orthanc_database asks for postgresql, but DatabaseBackendPlugin is the built-in one." in printed
+        assert "The configuration that worked last is back, and Orthanc serves with it." in printed
+        assert session.get(site.url("/instances"), timeout=30).json() == images
+
+
 @pytest.mark.parametrize(
     "variables, words",
     [

@@ -50,7 +50,7 @@ class Site:
                 return 0
 
     def audit(self) -> list[dict[str, Any]]:
-        lines = self.lab.shell("cat /var/log/nginx/orthanc-audit.log").splitlines()
+        lines = self.lab.shell("cat /var/log/pacs/audit.log").splitlines()
         return [json.loads(line) for line in lines]
 
 
@@ -126,11 +126,26 @@ def test_audit_trail(site: Site, patient: str) -> None:
     assert (failed["user"], failed["status"]) == ("nobody", 401)
     assert read["sent"] > 0
     assert read["address"] == site.lab.modalities["verifier"]["Host"]
-    assert "Secret" not in site.lab.shell("cat /var/log/nginx/*.log")
-    assert site.lab.shell("stat --format %a,%U:%G /var/log/nginx/orthanc-audit.log") == "640,www-data:adm\n"
+    assert "Secret" not in site.lab.shell("cat /var/log/nginx/*.log /var/log/pacs/*.log")
+    assert site.lab.shell("stat --format %a,%U:%G /var/log/pacs/audit.log") == "640,www-data:adm\n"
     site.deploy(nginx_audit_query=True)
     assert site.ask("GET", "/patients?name=Secret") == 200
     assert site.audit()[-1]["query"] == "name=Secret"
+
+
+def test_audit_trail_is_kept(site: Site) -> None:
+    """Each day has a file of its own, as long as was asked for."""
+    site.deploy(nginx_audit_days=2)
+    assert site.ask("GET", "/patients") == 200
+    rotate = "rm -f /var/lib/logrotate/status; logrotate --force /etc/logrotate.conf"
+    site.lab.shell(f"cd /var/log/pacs; touch -d '3 days ago' audit.log-20200101.gz; {rotate}")
+    today = site.lab.shell("date +%Y%m%d").strip()
+    assert site.lab.shell("ls /var/log/pacs").split() == ["audit.log", f"audit.log-{today}"]
+    assert '"resource":"/patients"' in site.lab.shell(f"cat /var/log/pacs/audit.log-{today}")
+    assert site.ask("GET", "/studies") == 200
+    assert [line["resource"] for line in site.audit()] == ["/studies"]
+    assert site.lab.shell("stat --format %a,%U:%G /var/log/pacs/audit.log") == "640,www-data:adm\n"
+    assert site.lab.shell("systemctl is-enabled logrotate.timer") == "enabled\n"
 
 
 def test_certificates_of_machines(site: Site, tmp_path: pathlib.Path) -> None:

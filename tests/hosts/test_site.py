@@ -109,6 +109,17 @@ def test_users_come_and_go(site: Site) -> None:
     assert site.invocation() == before, "Orthanc was restarted though only the proxy's users changed"
 
 
+def test_journal_keeps_to_its_limits(site: Site) -> None:
+    before = site.invocation()
+    said = "journalctl --boot --unit systemd-journald --output cat --lines 5"
+    site.deploy({"orthanc_journal_mb": 64, "orthanc_journal_days": 30})
+    assert "max 64M" in site.lab.shell(said)
+    assert "MaxRetentionSec=30day" in site.lab.shell("systemd-analyze cat-config systemd/journald.conf")
+    site.deploy()
+    assert "max 64M" not in site.lab.shell(said).splitlines()[-1]
+    assert site.invocation() == before, "Orthanc was restarted"
+
+
 def test_foreign_file_in_the_configuration_is_removed(site: Site) -> None:
     # Orthanc ends when a key stands in two files.
     site.lab.shell("""echo '{"Name": "twice"}' > /etc/pacs/orthanc/old.json""")

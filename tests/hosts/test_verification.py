@@ -176,6 +176,46 @@ def proxied_to(port: int) -> str:
     return f"sed -i 's|http://127.0.0.1:[0-9]*|http://127.0.0.1:{port}|' {PROXY}; systemctl reload nginx"
 
 
+LOOSE = """
+[Service]
+CapabilityBoundingSet=CAP_NET_BIND_SERVICE
+AmbientCapabilities=CAP_NET_BIND_SERVICE
+NoNewPrivileges=false
+ProtectSystem=false
+ProtectHome=false
+PrivateDevices=false
+PrivateUsers=false
+RestrictNamespaces=false
+SystemCallFilter=
+"""
+
+
+def test_host_that_was_opened_by_hand(site: Site) -> None:
+    """Its sandbox is loose, its packet filter gone, and nobody keeps its clock."""
+    drop_in, virtual = "/etc/systemd/system/orthanc.service.d", "/usr/local/bin/systemd-detect-virt"
+    start = "systemctl daemon-reload; systemctl restart orthanc; sleep 2"
+    loosen = f"mkdir {drop_in}; cat > {drop_in}/loose.conf <<'END'\n{LOOSE}END\n{start}; nft delete table inet orthanc;"
+    probe: dict[str, Any] = {"verification_level": "probe"}
+    try:
+        # It says that this is no container, whose clock would be that of its host.
+        site.lab.shell(f"{loosen} printf '#!/bin/sh\nexit 1\n' > {virtual}; chmod 755 {virtual}")
+        said = site.verify(probe, good=False)
+        assert "the clock is synchronised: expected True, got False; see timedatectl" in said
+        assert "port 8042 is closed to other hosts: expected True, got False" in said
+        assert re.search(r"what Orthanc's process may do: .* got {'root': 'no', 'capabilities': '400'", said)
+        assert re.search(r"exposure \d\.\d is at most 1.5: expected True, got False", said)
+    finally:
+        site.lab.shell(f"rm -r {drop_in}; {start}")
+    try:
+        accepted = probe | {"verification_accepted_risks": ["clock"]}
+        assert ": as wanted." in site.verify(accepted)
+    finally:
+        site.lab.shell(f"rm {virtual}")
+    page = (site.report / "report.html").read_text(encoding="utf-8")
+    for told in ("4242/tcp on 0.0.0.0", "packet filter refuses other hosts", "not synchronised, 0."):
+        assert told in page
+
+
 def test_site_that_does_not_answer_in_time(site: Site) -> None:
     listen = "import socket, time; s = socket.create_server(('127.0.0.1', 9999)); time.sleep(600)"
     slow = f'systemd-run --quiet --unit slow python3 -c "{listen}"; {proxied_to(9999)}'

@@ -722,6 +722,9 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"nginx_client_certificate": "required"}, "nginx_client_ca", "while nginx_client_certificate is required"),
     ({"nginx_ban_after": -1}, "nginx_ban_after", "out of range"),
     ({"nginx_ban_after": 1001}, "nginx_ban_after", "out of range"),
+    ({"nginx_audit_days": 0}, "nginx_audit_days", "out of range"),
+    ({"orthanc_journal_days": -1}, "orthanc_journal_days", "out of range"),
+    ({"orthanc_journal_mb": -1}, "orthanc_journal_mb", "out of range"),
     # verification
     ({"verification_modality": "cta"}, "verification_modality", "Did you mean 'ct'?"),
     # the host itself
@@ -799,6 +802,9 @@ def test_misspelled(name: str, part: str) -> None:
         ("nginx_client_certificate", "perhaps"),
         ("nginx_ban_after", "ten"),
         ("nginx_audit_query", "perhaps"),
+        ("nginx_audit_days", "year"),
+        ("orthanc_journal_days", "month"),
+        ("orthanc_journal_mb", "2G"),
         ("verification_level", "smoke"),
         ("verification_accepted_risks", ["lua"]),
     ],
