@@ -6,6 +6,7 @@ Usage: make_secrets.py INVENTORY [OVERLAY]
 Every `vault_*` name that the inventory's files use is looked up in group_vars/all/vault.yml of the
 inventory, or of the overlay if one is given. Missing ones are generated and the file is encrypted
 again; those that are there already are kept. Nothing else of the inventory is read or written.
+A private key (`vault_*_private_key`) belongs to a certificate, so it is asked for instead.
 """
 
 import os
@@ -68,8 +69,12 @@ def main() -> None:
             text = vault("view", str(file))
     # As text: what somebody wrote there stays to the letter, tags and comments too.
     missing = sorted(wanted - set(re.findall(r"(?m)^(vault_\w+)[ \t]*:", text)))
+    keys = [name for name in missing if name.endswith("_private_key")]
+    if keys:
+        print(f"Secrets: {', '.join(keys)} belong to certificates; add them with: ansible-vault edit {file}")
+    missing = [name for name in missing if name not in keys]
     if not missing and not plain:
-        print(f"Secrets: {file} has all {len(wanted)} that the inventory names.")
+        print(f"Secrets: {file} has all {len(wanted) - len(keys)} that can be made.")
         return
     lines = [f"{name}: {''.join(secrets.choice(ALPHABET) for _ in range(32))}\n" for name in missing]
     encrypted = vault("encrypt", "--output", "-", text=text.rstrip("\n") + "\n" + "".join(lines))

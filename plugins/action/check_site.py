@@ -143,10 +143,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                     failed.append(f"{name}: it cannot be evaluated: {error}.")
                 elif secret[0] not in self._missing:
                     self._missing.add(secret[0])
-                    failed.append(
-                        f"{name}: it needs {secret[0]}, which is not defined;"
-                        f" run `make secrets INVENTORY={self._inventory(variables)}`."
-                    )
+                    inventory = self._inventory(variables)
+                    # Nobody else can make the key of a certificate.
+                    own = f"add it with `ansible-vault edit {inventory}/group_vars/all/vault.yml`"
+                    way = own if secret[0].endswith("_private_key") else f"run `make secrets INVENTORY={inventory}`"
+                    failed.append(f"{name}: it needs {secret[0]}, which is not defined; {way}.")
         return values, failed
 
     def _facts(

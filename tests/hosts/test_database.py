@@ -108,7 +108,7 @@ def test_switch_to_another_database_is_refused_while_there_are_images(site: Site
 
 
 def test_orthanc_without_its_database_gives_way(site: Site) -> None:
-    """One that answers, and with an empty archive in a file of its own: the plugin was told to leave the index alone."""
+    """One that answers, with an empty archive in a file of its own, since the plugin was told to leave the index."""
     alone = {"orthanc_settings_unchecked": {"PostgreSQL": {"EnableIndex": False}}}
     with site.session() as session:
         images = session.get(site.url("/instances"), timeout=30).json()

@@ -185,7 +185,8 @@ def test_moved_tag(site: Site) -> None:
 def test_to_packages_and_back(site: Site) -> None:
     site.deploy({"orthanc_install_method": "apt"})
     assert site.release() == "1.12.7"
-    assert "docker" not in site.lab.shell("systemctl show orthanc --property Requires,ExecStart")
+    assert "docker" not in site.lab.shell("systemctl show orthanc --property Requires,ExecStart,WantedBy")
+    assert site.lab.shell("ls /etc/pacs/docker") == ""
     site.deploy({"orthanc_docker_image": f"{ORTHANC}:1.12.7"})
     assert site.release() == "1.12.7"
     assert site.lab.shell("docker ps --quiet")

@@ -286,6 +286,31 @@ def test_packages_of_the_makers_and_back(site: Site) -> None:
     site.runs(NEW)
 
 
+CLOSED = (
+    "sha256sum /etc/pacs/orthanc/* /etc/systemd/system/orthanc.service; stat --format '%n %a %U:%G' /etc/pacs/orthanc"
+    " /var/lib/orthanc/db-v6; systemctl show orthanc --property FragmentPath,UnitFileState,ActiveState;"
+    " ss --no-header --listening --numeric --tcp | awk '{print $4}' | sort"
+)
+
+
+def test_upgrade_by_the_administrator(site: Site) -> None:
+    """What apt, or an upgrade at night, does without the playbook opens nothing and leaves a run nothing to do."""
+    site.deploy(variables=upstream(site))
+    source = site.lab.shell("cat /etc/apt/sources.list.d/orthanc.sources")
+    site.deploy()
+    site.lab.shell("apt-get update -q; apt-get install -y -q --allow-downgrades orthanc/trixie")
+    site.deploy()
+    before = site.lab.shell(CLOSED)
+    assert "standin" not in site.lab.shell(VERSION)
+    site.lab.shell(f"cat > /etc/apt/sources.list.d/orthanc.sources <<'END'\n{source}\nEND\napt-get update -q")
+    site.lab.shell("DEBIAN_FRONTEND=noninteractive apt-get upgrade -y -q")
+    assert site.lab.shell(VERSION) == f"{NEW}+standin-1"
+    assert not changed(site.deploy(variables=upstream(site)))
+    assert site.lab.shell(CLOSED) == before
+    site.runs(NEW)
+    site.deploy()
+
+
 def changed(output: str) -> bool:
     """Tell from the end of a run whether it changed the site, or would."""
     return re.search(r"(?m)^pacs +:.* changed=0 ", output) is None

@@ -42,12 +42,18 @@ def test_everything_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
         tmp_path,
         pacs3={"orthanc_dicomport": 104, "orthanc_settings": {"StableAge": "60"}},
         pacs41={"orthanc_plugins": ["dicomwep"]},
+        pacs7={
+            "nginx_tls_private_key": "{{ vault_pacs7_private_key }}",
+            "orthanc_users": {"a": "{{ vault_a_password }}"},
+        },
     )
     assert status != 0
     for words in (
         "wrong for host pacs3: - orthanc_dicomport: no such variable. Did you mean 'orthanc_dicom_port'?",
         "orthanc_settings.StableAge: Orthanc wants a value of type int",
+        "nginx_tls_private_key: it needs vault_pacs7_private_key, which is not defined; add it with `ansible-vault",
+        "orthanc_users: it needs vault_a_password, which is not defined; run `make secrets INVENTORY=",
         "wrong for host pacs41: - orthanc_plugins: there is no plugin 'dicomwep'. Did you mean 'dicomweb'?",
     ):
         assert words in output
-    assert len(re.findall(r"failed=1", output)) == 2
+    assert len(re.findall(r"failed=1", output)) == 3

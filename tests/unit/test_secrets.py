@@ -59,6 +59,19 @@ def mode(path: pathlib.Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+def test_key_of_a_certificate_is_asked_for(inventory: Inventory) -> None:
+    more = "nginx_tls_private_key: '{{ vault_tls_private_key }}'\n"
+    (inventory.vault.parent / "tls.yml").write_text(more, encoding="utf-8")
+    for _time in range(2):
+        done = inventory.make()
+        assert done.returncode == 0, done.stderr
+        assert (
+            f"vault_tls_private_key belong to certificates; add them with: ansible-vault edit {inventory.vault}"
+            in done.stdout
+        )
+        assert "vault_tls_private_key" not in inventory.secrets()
+
+
 def test_secrets_are_made_and_then_kept(inventory: Inventory) -> None:
     done = inventory.make()
     assert done.returncode == 0, done.stderr
