@@ -169,7 +169,8 @@ def bad(site: Site, break_it: str, words: str, **variables: Any) -> None:
         site.lab.shell(f"cp -p /root/proxy.conf {PROXY}; systemctl start orthanc; systemctl reload nginx")
     assert words in said
     assert "NOT AS WANTED" in said
-    assert time.monotonic() - begin < 60
+    # Of a busy machine too; a run that hangs takes an hour.
+    assert time.monotonic() - begin < 150
 
 
 def proxied_to(port: int) -> str:
