@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
+import requests
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -94,6 +95,26 @@ class Lab:
         file.write_text(json.dumps(variables or {}), encoding="utf-8")
         given = ("-i", str(inventory), "-i", str(self.folder), "-e", f"@{file}", *arguments)
         return run("ansible-playbook", *given, f"playbooks/{playbook}.yml", check=check, timeout=400)
+
+    def url(self, path: str, host: str = "pacs") -> str:
+        """Return the URL of a path on the proxy of a host."""
+        return f"https://{self.address[host]}{path}"
+
+    def session(self, host: str = "pacs", user: str = "admin", password: str | None = None) -> requests.Session:
+        """Return a session that trusts the certificate in use on a host alone, and logs in.
+
+        :param password: that of the first user, if it is not given.
+        """
+        used = "sed -n 's/.*ssl_certificate \\(.*\\);/\\1/p' /etc/nginx/conf.d/orthanc.conf | xargs cat"
+        certificate = self.folder.with_name(f"{self.name}-{host}.crt")
+        certificate.write_text(self.shell(used, host), encoding="utf-8")
+        made = requests.Session()
+        made.trust_env = False
+        made.verify = str(certificate)
+        secret = self.secrets["vault_orthanc_admin_password"] if password is None else password
+        # As bytes, since the password is no Latin.
+        made.auth = (user.encode(), secret.encode())  # type: ignore[assignment]
+        return made
 
     def trust(self, host: str, other: str) -> None:
         """Have a host trust the certificate that another one has made for itself, as its administrator would."""

@@ -25,21 +25,9 @@ class Site:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.certificate = lab.folder.with_suffix(".crt")
 
     def deploy(self, variables: Mapping[str, Any] | None = None, check: bool = True) -> str:
         return self.lab.play(variables=variables, inventory=SINGLE, check=check).stdout
-
-    def session(self) -> requests.Session:
-        made = requests.Session()
-        made.trust_env = False
-        self.certificate.write_text(self.lab.shell("cat /etc/pacs/nginx/self-signed-*.crt"), encoding="utf-8")
-        made.verify = str(self.certificate)
-        made.auth = (b"admin", self.lab.secrets["vault_orthanc_admin_password"].encode())  # type: ignore[assignment]
-        return made
-
-    def url(self, path: str) -> str:
-        return f"https://{self.lab.address['pacs']}{path}"
 
 
 def image(number: int) -> bytes:
@@ -67,9 +55,9 @@ def test_restart_of_the_database_is_survived(site: Site) -> None:
     acknowledged: list[str] = []
 
     def upload(number: int) -> None:
-        with site.session() as session:
+        with site.lab.session() as session:
             try:
-                answer = session.post(site.url("/instances"), data=image(number), timeout=120)
+                answer = session.post(site.lab.url("/instances"), data=image(number), timeout=120)
             except requests.ConnectionError:
                 return
             if answer.status_code == 200:
@@ -83,17 +71,17 @@ def test_restart_of_the_database_is_survived(site: Site) -> None:
             task.result()
     upload(900)
     assert len(acknowledged) > 40, "hardly any upload went through"
-    with site.session() as session:
+    with site.lab.session() as session:
         deadline = time.monotonic() + 60
-        while session.get(site.url("/changes?last"), timeout=30).status_code != 200:
+        while session.get(site.lab.url("/changes?last"), timeout=30).status_code != 200:
             assert time.monotonic() < deadline, "Orthanc does not come back after the database has"
             time.sleep(1)
         upload(901)
-        stored = set(session.get(site.url("/instances"), timeout=30).json())
+        stored = set(session.get(site.lab.url("/instances"), timeout=30).json())
         lost = set(acknowledged) - stored
         assert not lost, f"{len(lost)} images that were acknowledged are gone"
         for instance in acknowledged:
-            assert session.get(site.url(f"/instances/{instance}/file"), timeout=30).status_code == 200
+            assert session.get(site.lab.url(f"/instances/{instance}/file"), timeout=30).status_code == 200
     assert acknowledged[-1] in stored, "an upload after the restart was not accepted"
 
 
@@ -103,20 +91,20 @@ def test_switch_to_another_database_is_refused_while_there_are_images(site: Site
     assert "images in postgresql, and with sqlite it would start with none" in printed
     assert "orthanc_database_leave_images_behind" in printed
     assert site.lab.shell("cat /etc/pacs/orthanc/*.json | sha256sum") == before
-    with site.session() as session:
-        assert session.get(site.url("/system"), timeout=30).json()["DatabaseBackendPlugin"]
+    with site.lab.session() as session:
+        assert session.get(site.lab.url("/system"), timeout=30).json()["DatabaseBackendPlugin"]
 
 
 def test_orthanc_without_its_database_gives_way(site: Site) -> None:
     """One that answers, with an empty archive in a file of its own, since the plugin was told to leave the index."""
     alone = {"orthanc_settings_unchecked": {"PostgreSQL": {"EnableIndex": False}}}
-    with site.session() as session:
-        images = session.get(site.url("/instances"), timeout=30).json()
+    with site.lab.session() as session:
+        images = session.get(site.lab.url("/instances"), timeout=30).json()
         assert images
         printed = " ".join(site.deploy(alone, check=False).split())
         assert "orthanc_database asks for postgresql, but DatabaseBackendPlugin is the built-in one." in printed
         assert "The configuration that worked last is back, and Orthanc serves with it." in printed
-        assert session.get(site.url("/instances"), timeout=30).json() == images
+        assert session.get(site.lab.url("/instances"), timeout=30).json() == images
 
 
 @pytest.mark.parametrize(
@@ -153,8 +141,8 @@ def test_wrong_password_is_told_in_plain_words(site: Site) -> None:
     done = site.lab.play("orthanc", {"orthanc_ready_timeout": 10, "orthanc_name": "new"}, inventory=SINGLE, check=False)
     assert "The database refuses the login" in " ".join(done.stdout.split())
     site.deploy()
-    with site.session() as session:
-        assert session.get(site.url("/statistics"), timeout=30).json()["CountInstances"] > 40
+    with site.lab.session() as session:
+        assert session.get(site.lab.url("/statistics"), timeout=30).json()["CountInstances"] > 40
 
 
 def test_lost_plugin_opens_no_empty_archive(site: Site) -> None:
@@ -166,5 +154,5 @@ def test_lost_plugin_opens_no_empty_archive(site: Site) -> None:
     assert "not found" in site.lab.shell("ls /var/lib/orthanc/db-v6/index || echo not found"), "no index of SQLite"
     site.lab.shell(f"mv {library}.lost {library}")
     site.deploy()
-    with site.session() as session:
-        assert session.get(site.url("/statistics"), timeout=30).json()["CountInstances"] > 40
+    with site.lab.session() as session:
+        assert session.get(site.lab.url("/statistics"), timeout=30).json()["CountInstances"] > 40

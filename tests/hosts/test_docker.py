@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
-import requests
 from pydicom.data import get_testdata_file
 
 from tests.hosts.conftest import Lab
@@ -32,20 +31,12 @@ class Site:
         self.deploy(
             {"orthanc_docker_image": "registry:5000/jodogne/orthanc-plugins:1.10.1", "orthanc_version": "1.10.1"}
         )
-        certificate = lab.folder.with_suffix(".crt")
-        certificate.write_text(lab.shell("cat /etc/pacs/nginx/self-signed-*.crt"), encoding="utf-8")
-        self.session = requests.Session()
-        self.session.trust_env = False
-        self.session.verify = str(certificate)
-        self.session.auth = (b"admin", lab.secrets["vault_orthanc_admin_password"].encode())  # type: ignore[assignment]
+        self.session = lab.session()
         file = get_testdata_file("MR_small.dcm", download=False)
         assert isinstance(file, str)
         with open(file, "rb") as image:
-            answer = self.session.post(self.url("/instances"), data=image, timeout=30)
+            answer = self.session.post(self.lab.url("/instances"), data=image, timeout=30)
         self.instance = answer.json()["ID"]
-
-    def url(self, path: str) -> str:
-        return f"https://{self.lab.address['pacs']}{path}"
 
     def deploy(self, variables: Mapping[str, Any], check: bool = True) -> str:
         given = {"orthanc_install_method": "docker"} | dict(variables)
@@ -58,8 +49,8 @@ class Site:
     def release(self) -> str:
         """Return the release that runs, after a look at the image that was uploaded to the first one."""
         self.wait("ss -Hltn | grep -q :8042")
-        assert self.session.get(self.url(f"/instances/{self.instance}/file"), timeout=30).status_code == 200
-        return str(self.session.get(self.url("/system"), timeout=30).json()["Version"])
+        assert self.session.get(self.lab.url(f"/instances/{self.instance}/file"), timeout=30).status_code == 200
+        return str(self.session.get(self.lab.url("/system"), timeout=30).json()["Version"])
 
     def state(self) -> str:
         """Tell one start of Orthanc from another, and one configuration from another."""

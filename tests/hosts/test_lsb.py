@@ -36,7 +36,6 @@ class Site:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.certificate = lab.folder.with_suffix(".crt")
         self.file = lab.folder / "group_vars" / "all" / "lsb-lock.yml"
         self.file.unlink(missing_ok=True)
         self.instance = ""
@@ -55,24 +54,13 @@ class Site:
         found: dict[str, str] = yaml.safe_load(self.file.read_text(encoding="utf-8"))["orthanc_lsb_checksums"]
         return found
 
-    def session(self) -> requests.Session:
-        made = requests.Session()
-        made.trust_env = False
-        self.certificate.write_text(self.lab.shell("cat /etc/pacs/nginx/self-signed-*.crt"), encoding="utf-8")
-        made.verify = str(self.certificate)
-        made.auth = (b"admin", self.lab.secrets["vault_orthanc_admin_password"].encode())  # type: ignore[assignment]
-        return made
-
-    def url(self, path: str) -> str:
-        return f"https://{self.lab.address['pacs']}{path}"
-
     def runs(self, release: str) -> None:
         """Hold the release that runs, and the image in it, against what they should be."""
-        with self.session() as session:
-            assert session.get(self.url("/system"), timeout=30).json()["Version"] == release
-            assert "dicom-web" in session.get(self.url("/plugins"), timeout=30).json()
-            assert session.get(self.url(f"/instances/{self.instance}/file"), timeout=30).content == image(1)
-            assert len(session.get(self.url("/dicom-web/studies"), timeout=30).json()) == 1
+        with self.lab.session() as session:
+            assert session.get(self.lab.url("/system"), timeout=30).json()["Version"] == release
+            assert "dicom-web" in session.get(self.lab.url("/plugins"), timeout=30).json()
+            assert session.get(self.lab.url(f"/instances/{self.instance}/file"), timeout=30).content == image(1)
+            assert len(session.get(self.lab.url("/dicom-web/studies"), timeout=30).json()) == 1
 
 
 @pytest.fixture(scope="module")
@@ -81,8 +69,8 @@ def site(lab: Lab) -> Site:
     made = Site(lab)
     lab.play("../lab/stand-in/prepare")
     made.deploy()
-    with made.session() as session:
-        made.instance = session.post(made.url("/instances"), data=image(1), timeout=30).json()["ID"]
+    with made.lab.session() as session:
+        made.instance = session.post(made.lab.url("/instances"), data=image(1), timeout=30).json()["ID"]
     made.runs(NEW)
     return made
 
@@ -98,10 +86,10 @@ class Watch:
 
     def _ask(self) -> None:
         last = time.monotonic()
-        with self._site.session() as session:
+        with self._site.lab.session() as session:
             while not self._stop.wait(0.02):
                 with contextlib.suppress(requests.RequestException):
-                    if session.get(self._site.url("/changes?last"), timeout=30).status_code == 200:
+                    if session.get(self._site.lab.url("/changes?last"), timeout=30).status_code == 200:
                         now = time.monotonic()
                         self.gap, last = max(self.gap, now - last), now
             self.gap = max(self.gap, time.monotonic() - last)

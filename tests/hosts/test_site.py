@@ -20,24 +20,18 @@ class Site:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        self.certificate = lab.folder.with_suffix(".crt")
         self.users = {"admin": lab.secrets["vault_orthanc_admin_password"]}
         # The other host is a modality, so that it can be shown to get in where a stranger does not.
         self.modalities = lab.modalities | {"other": {"AET": "OTHER", "Host": lab.address["other"], "Port": 104}}
 
     def deploy(self, variables: Mapping[str, Any] | None = None, **options: Any) -> str:
-        done = self.lab.play(variables={"orthanc_modalities": self.modalities} | dict(variables or {}), **options)
-        path = self.lab.shell("sed -n 's/.*ssl_certificate \\(.*\\);/\\1/p' /etc/nginx/conf.d/orthanc.conf").strip()
-        self.certificate.write_text(self.lab.shell(f"cat {path}"), encoding="utf-8")
-        return done.stdout
+        return self.lab.play(
+            variables={"orthanc_modalities": self.modalities} | dict(variables or {}), **options
+        ).stdout
 
-    def get(self, path: str, user: str = "admin", password: str | None = None, port: int = 443) -> requests.Response:
-        with requests.Session() as session:
-            session.trust_env = False
-            session.verify = str(self.certificate)
-            login = f"{user}:{self.users[user] if password is None else password}".encode()
-            session.auth = tuple(login.split(b":", 1))  # type: ignore[assignment]
-            return session.get(f"https://{self.lab.address['pacs']}:{port}{path}", timeout=20, allow_redirects=False)
+    def get(self, path: str, user: str = "admin", password: str | None = None) -> requests.Response:
+        with self.lab.session(user=user, password=self.users[user] if password is None else password) as session:
+            return session.get(self.lab.url(path), timeout=20, allow_redirects=False)
 
     def invocation(self) -> str:
         """Tell one start of Orthanc from another."""
@@ -161,8 +155,9 @@ def test_other_site_stays_and_a_broken_one_stops_the_run(site: Site) -> None:
 def test_certificate_of_the_site(site: Site) -> None:
     certificate, key = pem(site.lab.address["pacs"])
     site.deploy({"nginx_tls_certificate": certificate, "nginx_tls_private_key": key})
-    assert site.certificate.read_text(encoding="utf-8").strip() == certificate.strip()
     answer = site.get("/system")
+    used = site.lab.folder.with_name("site-pacs.crt").read_text(encoding="utf-8")
+    assert used.strip() == certificate.strip()
     assert answer.status_code == 200
     assert "max-age" in answer.headers["Strict-Transport-Security"]
     assert site.lab.shell("stat --format '%a %U' /etc/pacs/nginx/site.key").split() == ["600", "root"]

@@ -27,13 +27,8 @@ class Site:
         (folder / "hosts.yml").write_text(yaml.safe_dump(hosts), encoding="utf-8")
 
     def get(self, path: str, host: str = "proxy") -> requests.Response:
-        certificate = self.lab.folder.with_suffix(".crt")
-        certificate.write_text(self.lab.shell("cat /etc/pacs/nginx/self-signed-*.crt", host), encoding="utf-8")
-        with requests.Session() as session:
-            session.trust_env = False
-            session.verify = str(certificate)
-            session.auth = (b"admin", self.lab.secrets["vault_orthanc_admin_password"].encode())  # type: ignore[assignment]
-            return session.get(f"https://{self.lab.address[host]}{path}", timeout=20)
+        with self.lab.session(host) as session:
+            return session.get(self.lab.url(path, host), timeout=20)
 
 
 @pytest.fixture(scope="module")
