@@ -24,12 +24,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         arguments = dict(self._task.args)
         templar = self._templar.copy_with_new_env(available_variables=given | arguments.pop("template_vars", {}))
         arguments["files"] = [
-            {RENDERED.get(name, name): self._render(templar, value) if name in RENDERED else value for name, value in file.items()}
+            {RENDERED.get(name, name): self._render(templar, name, value) for name, value in file.items()}
             for file in arguments.get("files", [])
         ]
         return dict(self._execute_module("dicom.orthanc.write_files", arguments, task_vars=given))
 
-    def _render(self, templar: Any, name: str) -> str:
-        text = self._loader.get_text_file_contents(self._find_needle("templates", name))
+    def _render(self, templar: Any, name: str, value: Any) -> Any:
+        """Return the value of an option as the module takes it."""
+        if name not in RENDERED:
+            return value
+        text = self._loader.get_text_file_contents(self._find_needle("templates", value))
         # As the template module does it: a backslash is a backslash.
         return str(templar.template(trust_as_template(text), escape_backslashes=False))
