@@ -84,7 +84,7 @@ options:
         description: Command that must succeed before the file is replaced; C(%s) stands for the candidate.
         type: str
   template_vars:
-    description: Variables for all templates, worked out once. One that is derived is derived anew at each use otherwise.
+    description: Variables for all templates, worked out once. Otherwise a derived one is derived at each use.
     type: dict
     default: {}
   purge:
@@ -329,15 +329,19 @@ def main() -> None:
                 "options": attributes
                 | {
                     "content": {"type": "str"},
+                    # The action has rendered it to content, and the other one to secret.
+                    "template": {"type": "str"},
                     "link": {"type": "str"},
                     "made_by": {"type": "str"},
                     "secret": {"type": "str", "no_log": True},
+                    "secret_template": {"type": "str", "no_log": False},
                     "mode": {"type": "str", "default": "0644"},
                     "validate": {"type": "str"},
                 },
                 "mutually_exclusive": [("content", "link", "made_by", "secret")],
                 "required_one_of": [("content", "link", "made_by", "secret")],
             },
+            "template_vars": {"type": "dict", "default": {}},
             "purge": {"type": "list", "elements": "path", "default": []},
             "absent": {"type": "list", "elements": "path", "default": []},
         },
