@@ -330,8 +330,9 @@ class Unit:
 
     def restart(self) -> None:
         self._systemctl("daemon-reload")
-        # It would read all units once more.
-        self._systemctl("enable", "--quiet", "--no-reload", self.name)
+        # The package may have done so. With its script for init, Debian's systemctl then reads all units twice more.
+        if not self.enabled:
+            self._systemctl("enable", "--quiet", self.name)
         # A unit that cannot be started shows as one that ended.
         self._systemctl("restart", self.name, check=False)
 
