@@ -5,7 +5,7 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: help setup demo test test-quick test-mysql test-matrix lint check verify secrets certificates lsb-lock docs bench bench-database lock clean
+.PHONY: help setup demo test test-quick test-mysql test-matrix lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -54,6 +54,9 @@ docs: setup ## docs/variables.md out of the argument specs
 
 bench: setup .venv/done-test ## how fast a deployment is, beside a shell script that does the same
 	python -m benchmarks.deploy
+
+bench-methods: setup .venv/done-test ## the install methods side by side, and how long a switch of release is felt
+	python -m benchmarks.methods
 
 bench-database: setup .venv/done-test ## how fast images go into which database, and by which settings
 	python -m benchmarks.database $(BENCH)

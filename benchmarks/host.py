@@ -45,15 +45,28 @@ class Host:
     :param name: of the lab.
     :param inventory: the shipped one, of the folder ``inventories``.
     :param variables: what the host has beyond it; passwords at least.
+    :param release: what it is made of, as in lab/lab.yml.
+    :param helpers: further hosts that it has something from: name and release.
     """
 
-    def __init__(self, name: str, inventory: str, variables: Mapping[str, Any], release: str = "trixie") -> None:
+    def __init__(
+        self,
+        name: str,
+        inventory: str,
+        variables: Mapping[str, Any],
+        release: str = "trixie",
+        helpers: Mapping[str, str] | None = None,
+    ) -> None:
         self.inventory = inventory
         self.folder = ROOT / ".cache" / "lab" / name
         self.definition = {
             "lab_name": name,
             "lab_fresh": True,
-            "lab_hosts": [{"name": "pacs", "release": release}],
+            "lab_hosts": [
+                # An engine needs a file system beneath its own.
+                {"name": "pacs", "release": release, "volumes": ["/var/lib/docker"]},
+                *({"name": helper, "release": made_of} for helper, made_of in (helpers or {}).items()),
+            ],
             "lab_vars": dict(variables),
         }
 
@@ -66,18 +79,29 @@ class Host:
     def destroy(self) -> None:
         self._lab("destroy")
 
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the lab's inventory says of the host."""
+        hosts = yaml.safe_load((self.folder / "hosts.yml").read_text(encoding="utf-8"))
+        found: dict[str, Any] = hosts["all"]["hosts"]["pacs"]
+        return found
+
     def run(self, script: str, given: bytes = b"") -> bytes:
         """Run a script as root on the host, over SSH like the playbook."""
-        hosts = yaml.safe_load((self.folder / "hosts.yml").read_text(encoding="utf-8"))
-        host: dict[str, Any] = hosts["all"]["hosts"]["pacs"]
+        host = self.variables
         options = shlex.split(host["ansible_ssh_common_args"])
         login = f"{host['ansible_user']}@{host['ansible_host']}"
         key = host["ansible_ssh_private_key_file"]
         return run("ssh", "-i", key, *options, login, f"sudo sh -c {shlex.quote(script)}", given=given)
 
-    def deploy(self, **environment: str) -> bytes:
-        """Run the shipped playbook with the shipped inventory, over a connection that is new each time."""
+    def play(self, playbook: str, *arguments: str, **environment: str) -> bytes:
+        """Run a playbook with the shipped inventory, over a connection that is new each time."""
         with tempfile.TemporaryDirectory() as folder:
             environment["ANSIBLE_SSH_CONTROL_PATH_DIR"] = folder
             inventories = ("--inventory", f"inventories/{self.inventory}", "--inventory", str(self.folder))
-            return run("ansible-playbook", *inventories, "playbooks/site.yml", environment=environment)
+            return run("ansible-playbook", *inventories, playbook, *arguments, environment=environment)
+
+    def deploy(self, variables: Mapping[str, Any] | None = None, **environment: str) -> bytes:
+        """Run the shipped playbook on the host."""
+        given = ("--limit", "pacs", "--extra-vars", json.dumps(dict(variables or {})))
+        return self.play("playbooks/site.yml", *given, **environment)

@@ -104,7 +104,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
 
     def _load(self, path: pathlib.Path) -> dict[str, Any]:
         """Load a file of the collection; the loader keeps it for all hosts, with its templates trusted or not."""
-        loaded: dict[str, Any] = self._loader.load_from_file(str(path), trusted_as_template=True) or {}
+        # "Unsafe" is what it keeps itself, which nobody changes here: to copy it all takes longer than to check it.
+        loaded: dict[str, Any] = self._loader.load_from_file(str(path), unsafe=True, trusted_as_template=True) or {}
         return loaded
 
     def _derived(self) -> set[str]:

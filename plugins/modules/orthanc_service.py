@@ -330,7 +330,9 @@ class Unit:
 
     def restart(self) -> None:
         self._systemctl("daemon-reload")
-        self._systemctl("enable", "--quiet", self.name)
+        # The package may have done so. With its script for init, Debian's systemctl then reads all units twice more.
+        if not self.enabled:
+            self._systemctl("enable", "--quiet", self.name)
         # A unit that cannot be started shows as one that ended.
         self._systemctl("restart", self.name, check=False)
 
@@ -348,7 +350,7 @@ def wait(orthanc: Orthanc, unit: Unit, timeout: int) -> float:
                 raise Unready(f"Orthanc ended after {waited:.0f} s.") from error
             if waited > timeout or " answers 40" in str(error):
                 raise Unready(f"Orthanc is not ready after {waited:.0f} s: {error}.") from error
-            time.sleep(0.25)
+            time.sleep(0.1)
 
 
 def journal(module: AnsibleModule, unit: str) -> str:

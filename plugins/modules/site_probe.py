@@ -249,9 +249,11 @@ def main() -> None:
     installed = re.match(r"(?:\d+:)?(\d[\d.]*)", packages.get("orthanc", ""))
     offers = run("apt-cache", "madison", "orthanc") if module.params["offers"] or not installed else ""
     offered = re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offers)
-    names = ("nginx", "fail2ban")
-    active, enabled = (run("systemctl", f"is-{state}", *names).split() for state in ("active", "enabled"))
-    services = [name for name, *states in zip(names, active, enabled, strict=False) if states == ["active", "enabled"]]
+    names = ("nginx", "fail2ban", "docker")
+    # A paragraph for each, also for one that is not there.
+    shown = run("systemctl", "show", "--property=ActiveState,UnitFileState", *names)
+    running = {"ActiveState=active", "UnitFileState=enabled"}
+    services = [name for name, told in zip(names, shown.split("\n\n"), strict=False) if running <= set(told.split())]
     listening = {}
     for line in run("ss", "-Hltnp").splitlines():
         program = re.search(r'users:\(\("([^"]+)"', line)

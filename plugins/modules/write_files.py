@@ -49,7 +49,12 @@ options:
         type: path
         required: true
       content:
-        description: What the file holds. Give this, O(files[].secret), O(files[].made_by) or O(files[].link).
+        description:
+          - What the file holds. Give this, O(files[].template), O(files[].secret), O(files[].secret_template),
+            O(files[].made_by) or O(files[].link).
+        type: str
+      template:
+        description: Template of the role, which is rendered to O(files[].content) on the control node.
         type: str
       link:
         description: What the path is a symbolic link to.
@@ -59,6 +64,9 @@ options:
         type: str
       secret:
         description: What the file holds, if it must not be shown.
+        type: str
+      secret_template:
+        description: Template of the role, which is rendered to O(files[].secret) on the control node.
         type: str
       owner:
         description: Owning user.
@@ -75,6 +83,10 @@ options:
       validate:
         description: Command that must succeed before the file is replaced; C(%s) stands for the candidate.
         type: str
+  template_vars:
+    description: Variables for all templates, worked out once. Otherwise a derived one is derived at each use.
+    type: dict
+    default: {}
   purge:
     description: Folders in which nothing but the given files and folders may be.
     type: list
@@ -86,6 +98,9 @@ options:
     elements: path
     default: []
 attributes:
+  action:
+    description: Renders the templates on the control node.
+    support: full
   check_mode:
     description: Tells what would change. Validation is left out, as is an owner who is not there yet.
     support: full
@@ -101,7 +116,7 @@ EXAMPLES = r"""
       - {path: /etc/pacs/orthanc, group: orthanc, mode: "0750"}
     files:
       - path: /etc/pacs/orthanc/orthanc.json
-        content: "{{ lookup('ansible.builtin.template', 'etc/pacs/orthanc/orthanc.json.j2') }}"
+        template: etc/pacs/orthanc/orthanc.json.j2
         group: orthanc
         mode: "0640"
     purge: [/etc/pacs/orthanc]
@@ -314,15 +329,19 @@ def main() -> None:
                 "options": attributes
                 | {
                     "content": {"type": "str"},
+                    # The action has rendered it to content, and the other one to secret.
+                    "template": {"type": "str"},
                     "link": {"type": "str"},
                     "made_by": {"type": "str"},
                     "secret": {"type": "str", "no_log": True},
+                    "secret_template": {"type": "str", "no_log": False},
                     "mode": {"type": "str", "default": "0644"},
                     "validate": {"type": "str"},
                 },
                 "mutually_exclusive": [("content", "link", "made_by", "secret")],
                 "required_one_of": [("content", "link", "made_by", "secret")],
             },
+            "template_vars": {"type": "dict", "default": {}},
             "purge": {"type": "list", "elements": "path", "default": []},
             "absent": {"type": "list", "elements": "path", "default": []},
         },

@@ -21,7 +21,6 @@ MAGIC = re.compile(
     r"|python_interpreter|collections|config_file|ssh_\w+|become\w*|play_\w+|run_tags|skip_tags|loop\w*|index_var"
     r"|role_names?|parent_role_\w+|search_path|limit|verbosity|forks)\b"
 )
-LOOKUP = re.compile(r"lookup\('ansible\.builtin\.template', '([^']+)'")
 
 
 def code(path: str) -> str:
@@ -35,10 +34,9 @@ def rendered() -> Iterator[tuple[str, str, str]]:
     for path in YAML:
         role = path.split("/")[1]
         for item in mappings(load(path)):
-            for value in item.values():
-                source = LOOKUP.search(str(value)) if isinstance(value, str) else None
-                if source and "path" in item:
-                    yield source[1], literal(role, item["path"]), role
+            source = item.get("template", item.get("secret_template"))
+            if isinstance(source, str) and "path" in item:
+                yield source, literal(role, item["path"]), role
             if "src" in item and "dest" in item and str(item["src"]).endswith(".j2"):
                 yield str(item["src"]), literal(role, item["dest"]), role
 

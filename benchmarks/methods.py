@@ -1,0 +1,159 @@
+"""Measure the install methods side by side: a run that changes nothing, and how long a switch of release is felt.
+
+Usage: python -m benchmarks.methods [ROUNDS]     (three by default; `make bench-methods` runs it)
+
+Prints Markdown on standard output, and what it is doing on standard error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+
+from benchmarks.deploy import row
+from benchmarks.host import SECRETS, Host, say
+
+OLD, NEW = "1.10.1", "1.12.7"
+IMAGES = {
+    OLD: "registry:5000/jodogne/orthanc-plugins:1.10.1",
+    NEW: "registry:5000/orthancteam/orthanc:1.12.7",
+}
+# What makes a release of the one that runs, by method. With apt a host has one release to choose from.
+SWITCHES: dict[str, dict[str, dict[str, Any]]] = {
+    "lsb": {release: {"orthanc_version": release} for release in IMAGES},
+    "docker": {
+        release: {"orthanc_version": release, "orthanc_docker_image": image} for release, image in IMAGES.items()
+    },
+}
+SECONDS_MORE = 5
+
+
+class Watch:
+    """Asks the site again and again, through its proxy.
+
+    ``gap`` is the longest time that passed from one answer of the index to the next, in seconds.
+    """
+
+    def __init__(self, host: Host) -> None:
+        self.gap = 0.0
+        self._url = f"https://{host.variables['ansible_host']}/changes?last"
+        self._session = requests.Session()
+        self._session.trust_env = False
+        # What is measured is time; the certificate is one that the host made itself.
+        self._session.verify = False
+        self._session.auth = (b"admin", SECRETS["vault_orthanc_admin_password"].encode())  # type: ignore[assignment]
+        self._stop = threading.Event()
+        self._last = time.monotonic()
+        self._thread = threading.Thread(target=self._ask)
+
+    def _ask(self) -> None:
+        while not self._stop.wait(0.02):
+            with contextlib.suppress(requests.RequestException):
+                if self._session.get(self._url, timeout=30).status_code == 200:
+                    now = time.monotonic()
+                    self.gap, self._last = max(self.gap, now - self._last), now
+
+    def __enter__(self) -> Watch:
+        self._last = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        # What ended last is answered too before the watch ends.
+        end = time.monotonic()
+        while self._last < end and time.monotonic() < end + 60:
+            time.sleep(0.02)
+        self._stop.set()
+        self._thread.join()
+        self.gap = max(self.gap, time.monotonic() - self._last)
+
+
+def hosts() -> dict[str, Host]:
+    """Return a host for each method."""
+
+    def variables(method: str) -> dict[str, Any]:
+        return SECRETS | {"orthanc_install_method": method} | SWITCHES[method][NEW]
+
+    return {
+        "apt": Host("bench-apt", "quickstart", SECRETS),
+        "lsb": Host("bench-lsb", "quickstart", variables("lsb"), "lsb", {"mirror": "lsb-mirror"}),
+        "docker": Host("bench-docker", "quickstart", variables("docker"), helpers={"registry": "trixie"}),
+    }
+
+
+def prepare(method: str, host: Host) -> None:
+    """Make the host, with the newer release on it."""
+    say(f"A host for {method}")
+    host.create()
+    if method == "lsb":
+        host.play("lab/stand-in/prepare.yml")
+        host.play("playbooks/lsb_lock.yml", "--extra-vars", f"orthanc_version={OLD}")
+    host.deploy()
+
+
+def unchanged(host: Host) -> float:
+    """Return how long a run that changes nothing takes, in seconds."""
+    start = time.monotonic()
+    output = host.deploy()
+    taken = time.monotonic() - start
+    if b"changed=0" not in output:
+        sys.exit(f"A run that should change nothing did:\n{output.decode()}")
+    return taken
+
+
+def switch(host: Host, variables: Mapping[str, Any]) -> tuple[float, float]:
+    """Return for how long nobody has an answer at a switch of release, and at a plain restart of that release."""
+    with Watch(host) as switching:
+        host.deploy(variables)
+    with Watch(host) as restarting:
+        host.run("systemctl restart orthanc")
+    return switching.gap, restarting.gap
+
+
+def main() -> None:
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
+    seconds: dict[str, list[float]] = {}
+    gaps: dict[str, list[tuple[float, float]]] = {}
+    made = hosts()
+    requests.packages.urllib3.disable_warnings()  # type: ignore[attr-defined]
+    try:
+        for method, host in made.items():
+            prepare(method, host)
+        for number in range(1, rounds + 1):
+            say(f"Round {number} of {rounds}")
+            for method, host in made.items():
+                seconds.setdefault(method, []).append(unchanged(host))
+                say(f"  nothing to change with {method}: {seconds[method][-1]:.1f} s")
+            for method, switches in SWITCHES.items():
+                for release, variables in switches.items():
+                    name = f"{method}, to {release}"
+                    gaps.setdefault(name, []).append(switch(made[method], variables))
+                    say(f"  no answer with {name}, at a restart: %.1f s, %.1f s" % gaps[name][-1])
+    finally:
+        for host in made.values():
+            host.destroy()
+
+    print("| Run that changes nothing, in seconds | Median | In each round |\n| --- | ---: | --- |")
+    for method, values in seconds.items():
+        print(row(method, values, ".1f"))
+    print("\n| Ratio to apt | Median | In each round |\n| --- | ---: | --- |")
+    for method, values in seconds.items():
+        print(row(method, [value / apt for value, apt in zip(values, seconds["apt"], strict=True)], ".2f"))
+    print("\n| Seconds without an answer | Median | In each round |\n| --- | ---: | --- |")
+    for name, pairs in gaps.items():
+        switched, restarted = zip(*pairs, strict=True)
+        print(row(f"{name}: switch", list(switched), ".1f"))
+        print(row(f"{name}: restart", list(restarted), ".1f"))
+    print("\n| Seconds more than a restart | Median | In each round | Goal |\n| --- | ---: | --- | --- |")
+    for name, pairs in gaps.items():
+        print(row(name, [switched - restarted for switched, restarted in pairs], ".1f"), f"under {SECONDS_MORE} |")
+
+
+if __name__ == "__main__":
+    main()
