@@ -12,10 +12,10 @@ from verification.expect import expect
 from verification.patient import CT, LENT, PATIENT_ID, Image
 from verification.site import Site
 from verification.steps import finished, sweep, upload
+from verification.test_remote import PEERS
 
 Others = dict[str, tuple[Site, dict[str, Any]]]
 IDENTITY = ("Name", "DicomAet", "DatabaseServerIdentifier", "Version")
-PEERS = "orthanc_peers (Url, Username, Password, CertificateFile), orthanc_settings.HttpsCACertificates"
 NODES = "orthanc_modalities of both hosts (AET, Host, Port, AllowStore, AllowFind, AllowMove)"
 
 

@@ -14,6 +14,7 @@ from verification.site import Site
 from verification.steps import finished
 
 REACH = "orthanc_modalities (Host, Port: where this machine is reached from the site), firewall"
+PEERS = "orthanc_peers (Url, Username, Password, CertificateFile), orthanc_https_ca; make certificates"
 RIGHTS = "orthanc_modalities (AllowEcho, AllowFind, AllowMove, AllowStore)"
 
 
@@ -164,6 +165,6 @@ def test_peers_answer(client: Client) -> None:
     """Each peer of the inventory, without anything being sent to it."""
     peers = client.json_at("/peers")
     if not peers:
-        pytest.skip("orthanc_settings.OrthancPeers is empty")
+        pytest.skip("orthanc_peers is empty")
     for peer in peers:
-        expect(f"GET /peers/{peer}/system", 200, client.get(f"/peers/{peer}/system").status_code, "OrthancPeers")
+        expect(f"GET /peers/{peer}/system", 200, client.get(f"/peers/{peer}/system").status_code, PEERS)

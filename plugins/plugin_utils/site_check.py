@@ -388,6 +388,9 @@ def settings(host: Host) -> Iterator[str]:
 def peers(host: Host) -> Iterator[str]:
     """Other Orthanc servers that this one could not talk to, or that would end it."""
     yield from settings_check.peers(host.variables["orthanc_peers"])
+    if host.variables["orthanc_https_ca"]:
+        yield from _pem("orthanc_https_ca", str(host.variables["orthanc_https_ca"]))
+    yield from _pair("orthanc_client", host.variables)
 
 
 def notices(host: Host) -> Iterator[str]:
@@ -400,6 +403,8 @@ def notices(host: Host) -> Iterator[str]:
         if variables["orthanc_dicom_tls_certificate"]:
             yield from _dicom_tls_notices(host)
             yield from _ending("orthanc_dicom_tls_certificate", host.variables)
+        if variables["orthanc_client_certificate"]:
+            yield from _ending("orthanc_client_certificate", host.variables)
     for role in filter(host.has, ("nginx", "postgresql", "mysql")):
         if host.variables[f"{role}_tls_certificate"]:
             yield from _ending(f"{role}_tls_certificate", host.variables)
