@@ -306,6 +306,16 @@ def plugins(host: Host) -> Iterator[str]:
     source = host.method if host.method != "apt" else "upstream" if host.upstream else "distribution"
     files_in_database = host.variables["orthanc_database"] != "sqlite" and host.variables["orthanc_database_storage"]
     yield from settings_check.plugins(host.asked, host.known, source, bool(files_in_database))
+    if _weak_gdcm(host) and host.settings.get("IngestTranscoding"):
+        yield (
+            "orthanc_plugins: gdcm of Debian's packages ends Orthanc when it transcodes, which"
+            " orthanc_settings.IngestTranscoding has it do; leave gdcm out, since all but JPEG 2000 needs no plugin."
+        )
+
+
+def _weak_gdcm(host: Host) -> bool:
+    """Whether the plugin gdcm is one that was seen to end Orthanc by a segmentation fault: Debian 12's and 13's."""
+    return "gdcm" in host.variables["orthanc_plugins"] and host.method == "apt" and not host.upstream
 
 
 def upstream(host: Host) -> Iterator[str]:
@@ -400,6 +410,11 @@ def notices(host: Host) -> Iterator[str]:
         yield from settings_check.notices(
             variables["orthanc_settings"], variables["orthanc_settings_unchecked"], host.asked, host.known
         )
+        if _weak_gdcm(host) and host.settings.get("TranscodeDicomProtocol") is not False:
+            yield (
+                "orthanc_plugins: gdcm of Debian's packages ends Orthanc when JPEG 2000 goes to a modality that does"
+                " not take it; orthanc_settings.TranscodeDicomProtocol: false has that transfer fail instead."
+            )
         if variables["orthanc_dicom_tls_certificate"]:
             yield from _dicom_tls_notices(host)
             yield from _ending("orthanc_dicom_tls_certificate", host.variables)
