@@ -42,16 +42,20 @@ plugins = json.loads(ask("/plugins", right)[1] or "[]")
 print(
     json.dumps(
         {
-            # What removes or forwards images by itself, and in which letters it answers.
+            # What removes, forwards or rewrites images by itself, and in which letters it answers.
             "options": {
                 name: options.get(name)
                 for name in (
                     "DefaultEncoding",
+                    "IngestTranscoding",
+                    "IngestTranscodingOfCompressed",
+                    "IngestTranscodingOfUncompressed",
                     "LuaScripts",
                     "MaximumPatientCount",
                     "MaximumStorageMode",
                     "MaximumStorageSize",
                     "PythonScript",
+                    "TranscodeDicomProtocol",
                 )
             },
             "distribution": platform.freedesktop_os_release()["PRETTY_NAME"],
