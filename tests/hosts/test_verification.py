@@ -167,7 +167,8 @@ def bad(site: Site, break_it: str, words: str, **variables: Any) -> None:
         site.lab.shell(f"cp -p /root/proxy.conf {PROXY}; systemctl start orthanc; systemctl reload nginx")
     assert words in said
     assert "NOT AS WANTED" in said
-    assert time.monotonic() - begin < 60
+    # It takes half a minute, and more where other tests run beside it.
+    assert time.monotonic() - begin < 120
 
 
 def proxied_to(port: int) -> str:
