@@ -1,7 +1,9 @@
-"""The table of docs/checks.md: which check makes which call."""
+"""The table of docs/checks.md: which check makes which call; and how the checks of a run have ended."""
 
 import dataclasses
+import pathlib
 import re
+import xml.etree.ElementTree as ElementTree
 
 from tests.repository import ROOT
 
@@ -34,3 +36,24 @@ def rows() -> list[Row]:
             path = file if "/" in file else f"verification/{file}.py"
             found.append(Row(section, match["what"], match["call"] or "", path, test))
     return found
+
+
+def outcomes(report: pathlib.Path, module: str) -> dict[str, str]:
+    """Tell from a JUnit report how each check of a module has ended."""
+    return {
+        str(case.get("name")): next((child.tag for child in case if child.tag != "properties"), "passed")
+        for case in ElementTree.parse(report).iter("testcase")
+        if case.get("classname") == module
+    }
+
+
+def left_out(report: pathlib.Path, host: str) -> set[str]:
+    """Name the checks that were left out on a host, by their module; all others have to have passed."""
+    found = {
+        (f"{case.get('classname')}::{test}", next((child.tag for child in case if child.tag != "properties"), "passed"))
+        for case in ElementTree.parse(report).iter("testcase")
+        for test, _, parameters in [str(case.get("name")).partition("[")]
+        if re.match(rf"{host}\b", parameters)
+    }
+    assert {outcome for _, outcome in found} <= {"passed", "skipped"}
+    return {name for name, outcome in found if outcome == "skipped"}

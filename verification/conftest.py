@@ -12,12 +12,13 @@ import shutil
 import signal
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import requests
 import testinfra  # type: ignore[import-untyped]
+from pydicom.uid import UID
 
 from verification.client import Client
 from verification.expect import Unexpected, expect
@@ -27,6 +28,7 @@ from verification.report import LEFT_OUT
 from verification.risks import risks
 from verification.site import Site
 from verification.steps import sweep, upload
+from verification.transcoding import kept_syntax
 from verification.versions import lacking
 
 pytest_plugins = ["verification.report"]
@@ -197,6 +199,14 @@ def running(inside: dict[str, Any]) -> dict[str, str]:
     """The versions of Orthanc and its plugins, by their names."""
     versions = {name: str(version) for name, version in inside["versions"].items()}
     return {**versions, "orthanc": str(inside["system"].get("Version", ""))}
+
+
+@pytest.fixture(scope="session")
+def kept(inside: dict[str, Any], running: dict[str, str], facts: dict[str, str]) -> Callable[[Image], UID]:
+    """In which transfer syntax the site keeps an image."""
+    if inside["options"]["IngestTranscoding"]:
+        facts["Transcodes to"] = UID(inside["options"]["IngestTranscoding"]).name
+    return functools.partial(kept_syntax, options=inside["options"], gdcm="gdcm" in running)
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ plugins = json.loads(ask("/plugins", right)[1] or "[]")
 print(
     json.dumps(
         {
-            # What removes or forwards images by itself, in which letters it answers, and whom.
+            # What removes, forwards or rewrites images by itself, in which letters it answers, and whom.
             "options": {
                 name: options.get(name)
                 for name in (
@@ -53,12 +53,16 @@ print(
                     "DicomAlwaysAllowMove",
                     "DicomAlwaysAllowStore",
                     "DicomCheckModalityHost",
+                    "IngestTranscoding",
+                    "IngestTranscodingOfCompressed",
+                    "IngestTranscodingOfUncompressed",
                     "LuaScripts",
                     "MaximumPatientCount",
                     "MaximumStorageMode",
                     "MaximumStorageSize",
                     "PythonScript",
                     "RemoteAccessAllowed",
+                    "TranscodeDicomProtocol",
                 )
             },
             "distribution": platform.freedesktop_os_release()["PRETTY_NAME"],

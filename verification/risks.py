@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from verification.site import Site
+from verification.transcoding import KNOWN
 
 # More than the patients and megabytes that the suite uploads.
 PATIENTS, MEGABYTES = 10, 100
@@ -22,6 +23,11 @@ def risks(site: Site, inside: dict[str, Any]) -> list[str]:
     if free < MEGABYTES:
         # What the last megabytes are needed for is not for us to decide, so nobody can accept this.
         reasons.append(f"{free} MB are free at {site.storage_dir}, {MEGABYTES} are needed; see orthanc_storage_dir, df")
+    syntax = inside["options"].get("IngestTranscoding") or ""
+    if syntax and syntax not in KNOWN:
+        # A lossy one gives images other UIDs, by which we would not find them again.
+        text = "IngestTranscoding is {}, and this suite knows only what comes of those without loss, except RLE"
+        reasons.append(f"{text.format(syntax)}; set verification_level: probe")
     return reasons
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy
 import pytest
+from numpy.typing import NDArray
 from pydicom import Dataset
 
 from verification.client import DECLARED, Client
 from verification.expect import expect
-from verification.patient import MARK, NAMES
+from verification.patient import MARK, NAMES, Image
 
 
 def upload(client: Client, content: bytes) -> Any:
@@ -52,6 +54,23 @@ def unwritable(dataset: Dataset, inside: dict[str, Any]) -> None:
         str(dataset.PatientName).encode(ENCODINGS.get(encoding, "ascii"))
     except UnicodeEncodeError:
         pytest.skip(f"orthanc_settings.DefaultEncoding is {encoding}, which has no letters for this name; Utf8 has all")
+
+
+def pam(content: bytes) -> NDArray[Any]:
+    """Read a picture in the PAM format."""
+    head, _, body = content.partition(b"ENDHDR\n")
+    fields = dict(line.split(" ", 1) for line in head.decode().splitlines()[1:])
+    kind = ">u2" if int(fields["MAXVAL"]) > 255 else "u1"
+    return numpy.frombuffer(body, kind).reshape(int(fields["HEIGHT"]), int(fields["WIDTH"]))
+
+
+def expect_pixels(what: str, client: Client, image: Image, route: str = "image-int16", see: str = "") -> None:
+    """Compare the pixels of an image, as Orthanc reads them, with those that were sent: shape, and then values."""
+    answer = client.get(f"/instances/{image.instance}/{route}", headers={"Accept": "image/x-portable-arbitrarymap"})
+    expect(f"GET …/{route} as PAM, {what}", 200, answer.status_code, see)
+    expected, got = image.dataset.pixel_array.astype(int), pam(answer.content).astype(int)
+    expect(f"shape of {what}", expected.shape, got.shape)
+    expect(f"pixels of {what} that differ", 0, int((expected != got).sum()), see)
 
 
 def sweep(client: Client) -> None:

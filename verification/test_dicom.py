@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from pydicom import Dataset
-from pydicom.uid import ExplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian
 from pynetdicom import AE, build_role, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
@@ -112,7 +112,7 @@ def accepts(opened: Association, wanted: PresentationContext) -> bool:
 
 @pytest.mark.parametrize("name", SYNTAXES)
 def test_store_in_every_transfer_syntax(
-    scp: Site, modality: str, patient: Client, stored: dict[str, Image], name: str
+    scp: Site, modality: str, patient: Client, stored: dict[str, Image], kept: Callable[[Image], UID], name: str
 ) -> None:
     image = stored[name]
     context = build_context(str(image.dataset.SOPClassUID), image.syntax)
@@ -121,9 +121,8 @@ def test_store_in_every_transfer_syntax(
         see = "orthanc_settings.AcceptedTransferSyntaxes, AcceptedSopClasses"
         expect(f"{image.syntax.name} is accepted", True, accepts(opened, context), see)
         expect("status of C-STORE", 0, opened.send_c_store(image.dataset).get("Status"), ALLOWED)
-    if not scp.settings.get("IngestTranscoding"):
-        got = patient.get(f"/instances/{image.instance}/metadata/TransferSyntax").text
-        expect("transfer syntax that it has in Orthanc", str(image.syntax), got)
+    got = patient.get(f"/instances/{image.instance}/metadata/TransferSyntax").text
+    expect("transfer syntax that it has in Orthanc", str(kept(image)), got, "orthanc_settings.IngestTranscoding")
 
 
 def ask(site: Site, modality: str, model: Any, level: str, **keys: str) -> list[Dataset]:
@@ -200,9 +199,16 @@ def fetching(site: Site, modality: str, image: Image) -> Iterator[tuple[Associat
 
 
 @pytest.mark.parametrize("name", ["CT, explicit little endian", "MR, RLE", "Colour, JPEG"])
-def test_get(scp: Site, modality: str, stored: dict[str, Image], name: str) -> None:
+def test_get(
+    scp: Site,
+    modality: str,
+    stored: dict[str, Image],
+    kept: Callable[[Image], UID],
+    inside: dict[str, Any],
+    name: str,
+) -> None:
     image = stored[name]
-    if image.syntax.is_compressed and not scp.settings.get("TranscodeDicomProtocol", True):
+    if kept(image).is_compressed and inside["options"]["TranscodeDicomProtocol"] is False:
         pytest.skip("orthanc_settings.TranscodeDicomProtocol is false")
     with fetching(scp, modality, image) as (opened, came):
         *_, (status, _) = opened.send_c_get(request(image), GET)

@@ -11,11 +11,11 @@ from verification.client import Client
 from verification.expect import expect
 from verification.patient import CT, LENT, PATIENT_ID, Image
 from verification.site import Site
-from verification.steps import finished, sweep, upload
+from verification.steps import expect_pixels, finished, sweep, upload
+from verification.test_remote import PEERS
 
 Others = dict[str, tuple[Site, dict[str, Any]]]
 IDENTITY = ("Name", "DicomAet", "DatabaseServerIdentifier", "Version")
-PEERS = "orthanc_peers (Url, Username, Password, CertificateFile), orthanc_settings.HttpsCACertificates"
 NODES = "orthanc_modalities of both hosts (AET, Host, Port, AllowStore, AllowFind, AllowMove)"
 
 
@@ -67,7 +67,7 @@ def expect_moved(name: str, there: Client, images: list[Image], see: str) -> Non
         there.own.update([image.study])
         answer = there.get(f"/instances/{image.instance}/file")
         expect(f"{name} has the image", 200, answer.status_code, see)
-        expect(f"{name} has the image as it was sent", True, image.dataset.PixelData in answer.content)
+        expect_pixels(f"the image at {name}", there, image)
     for study in {image.study for image in images}:
         expect(f"DELETE of the study at {name}", 200, there.delete(f"/studies/{study}").status_code)
 
@@ -145,6 +145,6 @@ def test_image_is_fetched_from_the_modality(site: Site, patient: Client, nodes: 
         patient.own.add(LENT.study)
         got = patient.get(f"/instances/{LENT.instance}/file")
         expect(f"the image that was fetched from {name}", 200, got.status_code, NODES)
-        expect("it is whole", True, LENT.dataset.PixelData in got.content)
+        expect_pixels("the image that was fetched", patient, LENT)
         expect("DELETE of its study here", 200, patient.delete(f"/studies/{LENT.study}").status_code)
         expect_moved(name, there, [LENT], NODES)

@@ -18,7 +18,7 @@ from pydicom.fileset import FileSet
 from verification.client import Client
 from verification.expect import expect
 from verification.patient import CT, DOCUMENT, FILM, PDF, VIDEO, Image
-from verification.steps import finished
+from verification.steps import expect_pixels, finished
 
 PIXELS: NDArray[Any] = CT.dataset.pixel_array
 PATH = f"/instances/{CT.instance}"
@@ -28,14 +28,6 @@ def expect_array(what: str, expected: NDArray[Any], got: NDArray[Any]) -> None:
     """Compare arrays by shape, and then by values."""
     expect(f"shape of {what}", expected.shape, got.shape)
     expect(f"values of {what} that differ", 0, int((expected != got).sum()))
-
-
-def pam(content: bytes) -> NDArray[Any]:
-    """Read a picture in the PAM format."""
-    head, _, body = content.partition(b"ENDHDR\n")
-    fields = dict(line.split(" ", 1) for line in head.decode().splitlines()[1:])
-    kind = ">u2" if int(fields["MAXVAL"]) > 255 else "u1"
-    return numpy.frombuffer(body, kind).reshape(int(fields["HEIGHT"]), int(fields["WIDTH"]))
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])
@@ -58,9 +50,7 @@ def test_pixels_as_png(patient: Client, route: str, most: int) -> None:
 
 @pytest.mark.parametrize("route", ["image-uint16", "image-int16"])
 def test_pixels_as_pam(patient: Client, route: str) -> None:
-    answer = patient.get(f"{PATH}/{route}", headers={"Accept": "image/x-portable-arbitrarymap"})
-    expect(f"GET …/{route} as PAM", 200, answer.status_code)
-    expect_array(f"…/{route} as PAM", PIXELS.astype(int), pam(answer.content).astype(int))
+    expect_pixels("the CT image", patient, CT, route)
 
 
 def scaled(image: Image) -> NDArray[Any]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydicom.uid import UID
 
 from verification.client import DECLARED, Client
 from verification.expect import expect
@@ -12,8 +14,10 @@ from verification.patient import CT, PATIENT_ID, PATIENT_NAME, Image
 from verification.receiver import OFFERED, Receiver
 from verification.site import Site
 from verification.steps import finished
+from verification.transcoding import PLAIN
 
 REACH = "orthanc_modalities (Host, Port: where this machine is reached from the site), firewall"
+PEERS = "orthanc_peers (Url, Username, Password, CertificateFile), orthanc_https_ca; make certificates"
 RIGHTS = "orthanc_modalities (AllowEcho, AllowFind, AllowMove, AllowStore)"
 
 
@@ -29,30 +33,36 @@ def test_echo(patient: Client, path: str, body: dict[str, int]) -> None:
     expect(f"POST {path}/echo {body}", 200, patient.post(f"{path}/echo", json=body).status_code, REACH)
 
 
-def expect_received(receiver: Receiver, images: list[Image]) -> None:
-    """See whether images have come, whole."""
+def expect_received(receiver: Receiver, images: list[Image], kept: Callable[[Image], UID]) -> None:
+    """See whether images have come, whole and as the site keeps them."""
     for image in images:
         came = receiver.took(image)
         expect("the image has come to the receiver", True, came is not None, REACH)
-        expect(
-            "its pixels are those that were sent", True, came is not None and came.PixelData == image.dataset.PixelData
-        )
+        assert came
+        if kept(image) in PLAIN:
+            expect("its pixels are those that were sent", True, came.PixelData == image.dataset.PixelData)
+        else:
+            expect("its transfer syntax", kept(image), came.file_meta.TransferSyntaxUID)
 
 
-def test_store_one(patient: Client, path: str, receiver: Receiver) -> None:
+def test_store_one(patient: Client, path: str, receiver: Receiver, kept: Callable[[Image], UID]) -> None:
     answer = patient.post(f"{path}/store", data=CT.instance)
     expect(f"POST {path}/store", 200, answer.status_code, REACH)
-    expect_received(receiver, [CT])
+    expect_received(receiver, [CT], kept)
 
 
-def test_store_several(patient: Client, path: str, receiver: Receiver, series: list[Image]) -> None:
+def test_store_several(
+    patient: Client, path: str, receiver: Receiver, series: list[Image], kept: Callable[[Image], UID]
+) -> None:
     answer = patient.post(f"{path}/store", json=[series[0].study, CT.instance])
     expect(f"POST {path}/store of several", 200, answer.status_code, REACH)
     expect("FailedInstancesCount", 0, answer.json()["FailedInstancesCount"])
-    expect_received(receiver, [*series, CT])
+    expect_received(receiver, [*series, CT], kept)
 
 
-def test_store_by_a_job(patient: Client, site: Site, path: str, receiver: Receiver) -> None:
+def test_store_by_a_job(
+    patient: Client, site: Site, path: str, receiver: Receiver, kept: Callable[[Image], UID]
+) -> None:
     body = {
         "Resources": [CT.instance],
         "Synchronous": False,
@@ -64,7 +74,7 @@ def test_store_by_a_job(patient: Client, site: Site, path: str, receiver: Receiv
     }
     state = finished(patient, patient.post(f"{path}/store", json=body).json()["ID"])
     expect("job and the modality that it went to", "DicomModalityStore", state["Type"], REACH)
-    expect_received(receiver, [CT])
+    expect_received(receiver, [CT], kept)
 
 
 def test_storage_is_committed(patient: Client, path: str) -> None:
@@ -164,6 +174,6 @@ def test_peers_answer(client: Client) -> None:
     """Each peer of the inventory, without anything being sent to it."""
     peers = client.json_at("/peers")
     if not peers:
-        pytest.skip("orthanc_settings.OrthancPeers is empty")
+        pytest.skip("orthanc_peers is empty")
     for peer in peers:
-        expect(f"GET /peers/{peer}/system", 200, client.get(f"/peers/{peer}/system").status_code, "OrthancPeers")
+        expect(f"GET /peers/{peer}/system", 200, client.get(f"/peers/{peer}/system").status_code, PEERS)

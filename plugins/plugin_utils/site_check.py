@@ -309,6 +309,16 @@ def plugins(host: Host) -> Iterator[str]:
     source = host.method if host.method != "apt" else "upstream" if host.upstream else "distribution"
     files_in_database = host.variables["orthanc_database"] != "sqlite" and host.variables["orthanc_database_storage"]
     yield from settings_check.plugins(host.asked, host.known, source, bool(files_in_database))
+    if _weak_gdcm(host) and host.settings.get("IngestTranscoding"):
+        yield (
+            "orthanc_plugins: gdcm of Debian's packages ends Orthanc when it transcodes, which"
+            " orthanc_settings.IngestTranscoding has it do; leave gdcm out, since all but JPEG 2000 needs no plugin."
+        )
+
+
+def _weak_gdcm(host: Host) -> bool:
+    """Whether the plugin gdcm is one that was seen to end Orthanc by a segmentation fault: Debian 12's and 13's."""
+    return "gdcm" in host.variables["orthanc_plugins"] and host.method == "apt" and not host.upstream
 
 
 def upstream(host: Host) -> Iterator[str]:
@@ -391,6 +401,9 @@ def settings(host: Host) -> Iterator[str]:
 def peers(host: Host) -> Iterator[str]:
     """Other Orthanc servers that this one could not talk to, or that would end it."""
     yield from settings_check.peers(host.variables["orthanc_peers"])
+    if host.variables["orthanc_https_ca"]:
+        yield from _pem("orthanc_https_ca", str(host.variables["orthanc_https_ca"]))
+    yield from _pair("orthanc_client", host.variables)
 
 
 def notices(host: Host) -> Iterator[str]:
@@ -400,9 +413,16 @@ def notices(host: Host) -> Iterator[str]:
         yield from settings_check.notices(
             variables["orthanc_settings"], variables["orthanc_settings_unchecked"], host.asked, host.known
         )
+        if _weak_gdcm(host) and host.settings.get("TranscodeDicomProtocol") is not False:
+            yield (
+                "orthanc_plugins: gdcm of Debian's packages ends Orthanc when JPEG 2000 goes to a modality that does"
+                " not take it; orthanc_settings.TranscodeDicomProtocol: false has that transfer fail instead."
+            )
         if variables["orthanc_dicom_tls_certificate"]:
             yield from _dicom_tls_notices(host)
             yield from _ending("orthanc_dicom_tls_certificate", host.variables)
+        if variables["orthanc_client_certificate"]:
+            yield from _ending("orthanc_client_certificate", host.variables)
     for role in filter(host.has, ("nginx", "postgresql", "mysql")):
         if host.variables[f"{role}_tls_certificate"]:
             yield from _ending(f"{role}_tls_certificate", host.variables)

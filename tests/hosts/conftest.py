@@ -20,6 +20,8 @@ QUICKSTART = ROOT / "inventories" / "quickstart"
 ENVIRONMENT = os.environ | {
     "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
     "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+    # Any text is a password.
+    "PACS_VAULT_PASSWORD_FILE": str(ROOT / "lab" / "secrets.yml"),
     # On a busy machine sudo may take its time to ask.
     "ANSIBLE_TIMEOUT": "30",
 }
@@ -115,12 +117,6 @@ class Lab:
         # As bytes, since the password is no Latin.
         made.auth = (user.encode(), secret.encode())  # type: ignore[assignment]
         return made
-
-    def trust(self, host: str, other: str) -> None:
-        """Have a host trust the certificate that another one has made for itself, as its administrator would."""
-        certificate = self.shell("cat /etc/pacs/nginx/self-signed-*.crt", other)
-        path = f"/usr/local/share/ca-certificates/{other}.crt"
-        self.shell(f"cat > {path} <<'END'\n{certificate.strip()}\nEND\nupdate-ca-certificates", host)
 
     def shell(self, script: str, host: str = "pacs", check: bool = True) -> str:
         """Run a shell script as root on a host and return what it printed."""

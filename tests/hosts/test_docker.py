@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +10,10 @@ from typing import Any
 import pytest
 from pydicom.data import get_testdata_file
 
+from tests.checks import left_out
+from tests.hosts.certificates import pem
 from tests.hosts.conftest import Lab
+from tests.hosts.test_verification import ELSEWHERE, LACKING
 
 LAB = {"name": "docker-host", "pacs": {"release": "trixie", "volumes": ["/var/lib/docker"]}, "registry": "trixie"}
 ORTHANC = "registry:5000/orthancteam/orthanc"
@@ -19,6 +23,10 @@ STABLE = {
     "orthanc_docker_pull": "always",
     "orthanc_docker_memory": "1g",
     "orthanc_docker_cpus": 1.5,
+    "orthanc_https_ca": pem("ca")[0],
+    # All that the suite can make use of, of what the stand-ins have.
+    "orthanc_plugins": ["dicomweb", "worklists"],
+    "orthanc_settings": {"DefaultEncoding": "Utf8"},
 }
 
 
@@ -96,11 +104,21 @@ def test_container_is_closed(site: Site) -> None:
         "/etc/localtime",
         "/etc/ssl/certs",
         "/etc/pacs/orthanc",
+        "/run/orthanc",
     }
+    # The host's own authorities, and the one that was given.
+    assert int(site.lab.shell("docker exec orthanc cat /run/orthanc/https-ca.crt | grep -c BEGIN")) > 100
     shown = "{{.HostConfig.NetworkMode}} {{.HostConfig.LogConfig.Type}} {{.HostConfig.Memory}} {{.HostConfig.NanoCpus}}"
     shown += " {{.Path}} {{.Config.Healthcheck.Test}}"
     told = site.lab.shell(f"docker inspect --format '{shown}' orthanc")
     assert told.split() == ["host", "none", str(1 << 30), "1500000000", "Orthanc", "[NONE]"]
+
+
+def test_newest_release_is_as_wanted(site: Site, tmp_path: pathlib.Path) -> None:
+    """The whole verification; what is left out is just what takes another topology."""
+    assert site.release() == "1.13.0"
+    site.lab.play("verify", STABLE | {"verification_report_dir": str(tmp_path)})
+    assert left_out(tmp_path / "junit.xml", "pacs") == ELSEWHERE | LACKING["1.13.0"]
 
 
 def test_no_secret_is_told(site: Site) -> None:

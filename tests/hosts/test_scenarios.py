@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from tests.checks import outcomes
 from tests.hosts.conftest import ROOT, run
 
 SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
@@ -21,3 +22,7 @@ def test_scenario(scenario: str, logs: pathlib.Path) -> None:
     for step in ("check", "converge", "idempotence", "side_effect", "verify"):
         assert f"{scenario} ➜ {step}: Executed: Successful" in plain, f"{step} did not run; see {log}"
     assert " passed" in done.stdout, f"the verification ran no test; see {log}"
+    if scenario == "pair":
+        found = outcomes(logs / scenario / "junit.xml", "test_pair")
+        assert len(found) == 18
+        assert set(found.values()) == {"passed"}, found

@@ -200,11 +200,15 @@ def notices(**changes: Any) -> list[str]:
         ({"orthanc_version": "1.13.0", "orthanc_settings": {"ZipLoaderThreads": 4}}, "does not use it any more"),
         (tls(("pacs.example.org",), -1, 20), "it expires in 19 days, on "),
         (dicom_tls(("pacs",), -1, 20), "it expires in 19 days, on "),
+        ({"orthanc_plugins": ["gdcm"]}, "gdcm of Debian's packages ends Orthanc when JPEG 2000"),
+        ({"orthanc_client_certificate": pair(("pacs",), -1, 20)[0]}, "it expires in 19 days, on "),
     ],
 )
 def test_notice(changes: dict[str, Any], part: str) -> None:
     (notice,) = notices(**changes)
-    assert notice.startswith(("orthanc_settings", "orthanc_dicom_tls", "nginx_tls"))
+    assert notice.startswith(
+        ("orthanc_settings", "orthanc_dicom_tls", "orthanc_client", "orthanc_plugins", "nginx_tls")
+    )
     assert part in notice
 
 
@@ -602,6 +606,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_plugins": ["ohif"]}, "orthanc_plugins", "neither Debian nor Ubuntu has a package of it"),
     (DOCKER | {"orthanc_plugins": ["stone-webviewer"]}, "orthanc_plugins", "needs 'dicomweb'; add it"),
     ({"orthanc_plugins": ["dicomweb", "dicomweb"]}, "orthanc_plugins", "'dicomweb' stands there twice"),
+    (
+        {"orthanc_plugins": ["gdcm"], "orthanc_settings": {"IngestTranscoding": "1.2.840.10008.1.2.1"}},
+        "orthanc_plugins",
+        "gdcm of Debian's packages ends Orthanc",
+    ),
     ({"orthanc_plugins": ["libOrthancGdcm.so"]}, "orthanc_plugins", "Did you mean 'gdcm'?"),
     ({"orthanc_plugins": ["postgresql"]}, "orthanc_plugins", "comes with orthanc_database"),
     (
@@ -691,6 +700,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "verification_private_key",
         "does not belong",
     ),
+    # peers
+    ({"orthanc_https_ca": "/etc/ssl/ca.crt"}, "orthanc_https_ca", "no certificate in PEM form"),
+    ({"orthanc_https_ca": pair(("ca.example.org",), -9, -2)[0]}, "orthanc_https_ca", "expired on"),
+    ({"orthanc_client_certificate": pair()[0]}, "orthanc_client_private_key", "it is missing"),
     # dicom_tls
     (dicom_tls() | {"orthanc_dicom_tls_private_key": ""}, "orthanc_dicom_tls_private_key", "it is missing"),
     (dicom_tls() | {"orthanc_dicom_tls_certificate": ""}, "orthanc_dicom_tls_certificate", "it is missing"),

@@ -7,11 +7,23 @@ from typing import Any
 
 import pytest
 import requests
+from pydicom.uid import (
+    JPEG2000,
+    UID,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from verification.client import Client
-from verification.patient import CT
+from verification.patient import CT, gallery
 from verification.risks import risks
 from verification.site import Site
+from verification.transcoding import kept_syntax
 from verification.versions import lacking
 
 ROOM = 10 * 2**30
@@ -57,6 +69,13 @@ def test_conform_may_not_begin_unless_it_is_accepted(
     assert told([risk], statistics=statistics, **options) == []
 
 
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEG2000, RLELossless])
+def test_images_that_would_not_be_found_again_cannot_be_accepted(syntax: UID) -> None:
+    (reason,) = told(["recycling", "routing"], IngestTranscoding=syntax)
+    assert reason.startswith(f"IngestTranscoding is {syntax}")
+    assert reason.endswith("set verification_level: probe")
+
+
 def test_full_disk_cannot_be_accepted() -> None:
     (reason,) = told(["recycling", "routing"], free=99 * 2**20)
     assert reason.startswith("99 MB are free at /srv/dicom")
@@ -91,3 +110,40 @@ def test_call_is_named_without_what_differs(path: str, name: str) -> None:
     client = Client("https://site.invalid/orthanc/", ssl.create_default_context())
     request = client.prepare_request(requests.Request("GET", client.base + path))
     assert client.call(request) == name
+
+
+# Images that have something special about them, and an ordinary one.
+ORDINARY, NEVER, READ_BY_GDCM = "MR, RLE", "Video", "MR, JPEG 2000"
+ONE_BIT, WIDE, NO_PIXELS = "Segmentation, one bit", "Dose, 15 frames", "Structured report"
+
+
+@pytest.mark.parametrize(
+    "wanted, gdcm, changed, unchanged",
+    [
+        (None, False, [], [ORDINARY, READ_BY_GDCM, NEVER, NO_PIXELS]),
+        (ImplicitVRLittleEndian, False, [ORDINARY, ONE_BIT, NO_PIXELS], [READ_BY_GDCM, NEVER]),
+        (ExplicitVRLittleEndian, True, [ORDINARY, WIDE, READ_BY_GDCM], [NEVER]),
+        (JPEGLosslessSV1, False, [ORDINARY, NO_PIXELS], [READ_BY_GDCM, NEVER, ONE_BIT, WIDE]),
+        (JPEGLSLossless, False, [ORDINARY, NO_PIXELS], [READ_BY_GDCM, NEVER, ONE_BIT, WIDE]),
+        (JPEG2000Lossless, False, [], [ORDINARY, NEVER, NO_PIXELS]),
+        (JPEG2000Lossless, True, [ORDINARY, WIDE], [ONE_BIT, NEVER, NO_PIXELS]),
+    ],
+)
+def test_syntax_in_which_an_image_is_kept(
+    wanted: UID | None, gdcm: bool, changed: list[str], unchanged: list[str]
+) -> None:
+    images = gallery()
+    options = {"IngestTranscoding": wanted}
+    assert [kept_syntax(images[name], options, gdcm) for name in changed] == [wanted] * len(changed)
+    kept = [kept_syntax(images[name], options, gdcm) for name in unchanged]
+    assert kept == [images[name].syntax for name in unchanged]
+
+
+@pytest.mark.parametrize(
+    "option, name",
+    [("IngestTranscodingOfCompressed", "MR, RLE"), ("IngestTranscodingOfUncompressed", "MR, explicit big endian")],
+)
+def test_part_that_is_kept_as_it_came(option: str, name: str) -> None:
+    image, wanted = gallery()[name], JPEGLosslessSV1
+    assert kept_syntax(image, {"IngestTranscoding": wanted, option: True}, gdcm=False) == wanted
+    assert kept_syntax(image, {"IngestTranscoding": wanted, option: False}, gdcm=False) == image.syntax
