@@ -118,7 +118,9 @@ def test_newest_release_is_as_wanted(site: Site, tmp_path: pathlib.Path) -> None
     """The whole verification; what is left out is just what takes another topology."""
     assert site.release() == "1.13.0"
     site.lab.play("verify", STABLE | {"verification_report_dir": str(tmp_path)})
-    assert left_out(tmp_path / "junit.xml", "pacs") == ELSEWHERE | LACKING["1.13.0"]
+    # Of its process in the container another check tells.
+    container = {"test_hardening::test_sandbox_is_tight"}
+    assert left_out(tmp_path / "junit.xml", "pacs") == ELSEWHERE | LACKING["1.13.0"] | container
 
 
 def test_no_secret_is_told(site: Site) -> None:
