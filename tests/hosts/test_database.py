@@ -105,6 +105,8 @@ def test_orthanc_without_its_database_gives_way(site: Site) -> None:
         assert "orthanc_database asks for postgresql, but DatabaseBackendPlugin is the built-in one." in printed
         assert "The configuration that worked last is back, and Orthanc serves with it." in printed
         assert session.get(site.lab.url("/instances"), timeout=30).json() == images
+    # What that Orthanc made of nothing, and nobody reads.
+    site.lab.shell("rm /var/lib/orthanc/db-v6/index*")
 
 
 @pytest.mark.parametrize(
