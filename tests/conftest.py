@@ -15,10 +15,11 @@ settings.load_profile("repeatable")
 
 
 class ByLab(LoadFileScheduling):  # type: ignore[misc]  # xdist carries no types
-    """Keeps the tests of a file on one worker, since they share a lab; each scenario has a lab of its own."""
+    """Keeps the tests of a file on one worker, since they share a lab, but for those that have one each."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return nodeid if "test_scenario[" in nodeid else str(super()._split_scope(nodeid))
+        own = any(f"{test}[" in nodeid for test in ("test_scenario", "test_matrix"))
+        return nodeid if own else str(super()._split_scope(nodeid))
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLab:

@@ -32,7 +32,9 @@ def lab(inventory: str, method: str, release: str) -> Iterator[Lab]:
     # A registry's images need a file system that can be laid over another.
     volumes = ["/var/lib/docker"] if method == "docker" else []
     each = {"release": release, "volumes": volumes, "vars": METHODS[method]}
-    made = Lab("matrix", **dict.fromkeys(hosts(inventory), each), **BESIDES.get(method, {}))
+    made = Lab(
+        f"matrix-{inventory}-{method}-{release}", **dict.fromkeys(hosts(inventory), each), **BESIDES.get(method, {})
+    )
     if method == "lsb":
         made.play("../lab/stand-in/prepare", inventory=ROOT / "inventories" / inventory)
     yield made
