@@ -290,10 +290,11 @@ def test_upgrade_by_the_administrator(site: Site) -> None:
     site.deploy()
     before = site.lab.shell(CLOSED)
     assert "standin" not in site.lab.shell(VERSION)
-    site.lab.shell(f"cat > /etc/apt/sources.list.d/orthanc.sources <<'END'\n{source}\nEND\napt-get update -q")
+    site.lab.shell(f"cat > /etc/apt/sources.list.d/orthanc.sources <<'END'\n{source.strip()}\nEND\napt-get update -q")
     site.lab.shell("DEBIAN_FRONTEND=noninteractive apt-get upgrade -y -q")
     assert site.lab.shell(VERSION) == f"{NEW}+standin-1"
-    assert not changed(site.deploy(variables=upstream(site)))
+    done = site.deploy(variables=upstream(site))
+    assert not changed(done), done
     assert site.lab.shell(CLOSED) == before
     site.runs(NEW)
     site.deploy()

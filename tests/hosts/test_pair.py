@@ -57,7 +57,7 @@ def test_peers_know_each_other_by_their_certificates(pair: Lab, tmp_path: pathli
     assert {name.rpartition("[")[2].partition("-")[0].rstrip("]") for name in found} == set(pair.address)
     assert len(found) == 18
     assert set(found.values()) == {"passed"}, found
-    trail = pair.shell("cat /var/log/nginx/orthanc-audit.log", "archive")
+    trail = pair.shell("cat /var/log/pacs/audit.log", "archive")
     stored = [entry for entry in map(json.loads, trail.splitlines()) if entry["method"] == "POST"]
     assert ("pacs", "/instances", 200) in {(entry["user"], entry["resource"], entry["status"]) for entry in stored}
 
