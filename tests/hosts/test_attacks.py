@@ -182,7 +182,7 @@ def routes(attacker: Attacker) -> list[str]:
     documented += re.findall(r"without API documentation: \w+ (/\S*)", shell("cat /root/routes.log", "weak"))
     plugins = re.findall(r"registered a REST callback.* on: (/\S+)", shell("cat /root/plugins.log", "weak"))
     assert len(set(documented)) > 200
-    assert len(set(plugins)) > 50
+    assert len(set(plugins)) > 40
     with Admin(attacker.lab) as admin:
         known = {level: admin.get(f"{admin.base}/{level}", timeout=30).json()[0] for level in LEVELS}
     filled = [re.sub(r"\([^)]*\)", "1", route).replace("\\", "") for route in plugins]
@@ -216,7 +216,10 @@ def test_weak_site_gives_all_away(attacker: Attacker, routes: list[str]) -> None
     for (method, _, _), (status, _) in zip(asked, got, strict=True):
         successes[method] += status // 100 == 2
     assert successes["GET"] > 100
-    assert min(successes[method] for method in ("POST", "PUT", "DELETE")) > 3, successes
+    assert min(successes[method] for method in ("POST", "DELETE")) > 3, successes
+    # Of 1.10.1 no route takes a PUT that says nothing.
+    put = """curl -sk -o /dev/null -w '%{http_code}' -X PUT -d '["A", "192.0.2.1", 104]' https://weak/modalities/new"""
+    assert attacker.shell(put) == "200"
     assert sum(not is_nginx(method, *answer) for (method, _, _), answer in zip(asked, got, strict=True)) > 0.9 * len(
         got
     )
