@@ -16,7 +16,10 @@ import ansible_mitogen  # type: ignore[import-untyped]
 from benchmarks.host import SECRETS, Host, say
 
 # What the playbook writes; that it is all of it is checked.
-WRITTEN = "etc/pacs etc/orthanc/README.pacs etc/nginx/conf.d/orthanc.conf etc/systemd/system/orthanc.service"
+WRITTEN = (
+    "etc/pacs etc/orthanc/README.pacs etc/nginx/conf.d/orthanc.conf etc/logrotate.d/pacs"
+    " etc/systemd/system/orthanc.service"
+)
 # All packages, and all of /etc but what differs from one start of a host to the next.
 STATE = r"""
 dpkg-query --show --showformat '${Package} ${Version} ${Status}\n'

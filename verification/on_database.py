@@ -71,10 +71,14 @@ if engine == "postgresql":
     elsewhere = refusal(dbname="postgres")
     plain = refusal(sslmode="disable")
 else:
+    role = ask("SELECT CURRENT_ROLE()")[0] or ""
+    # MySQL tells what its quoted roles give only of those that are named; MariaDB has one at most, and tells.
+    of_roles = f" FOR CURRENT_USER() USING {role}".replace("%", "%%") if role.startswith("`") else ""
     powers = [
         grant
-        for grant in ask("SHOW GRANTS")
-        if "WITH GRANT OPTION" in grant or ("ON *.*" in grant and not grant.startswith("GRANT USAGE"))
+        for grant in ask(f"SHOW GRANTS{of_roles}")
+        if grant.endswith(("WITH GRANT OPTION", "WITH ADMIN OPTION"))
+        or ("ON *.*" in grant and not grant.startswith("GRANT USAGE"))
     ]
     tls = options["EnableSsl"]
     encrypted = bool(ask("SHOW SESSION STATUS LIKE 'Ssl_cipher'")[0])

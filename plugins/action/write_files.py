@@ -1,6 +1,6 @@
 # Copyright the dicom.orthanc authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Render the templates of a role, then write its files; documented in plugins/modules/write_files.py."""
+"""Render the templates of a role, then run the module of this name, which writes its files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             {RENDERED.get(name, name): self._render(templar, name, value) for name, value in file.items()}
             for file in arguments.get("files", [])
         ]
-        return dict(self._execute_module("dicom.orthanc.write_files", arguments, task_vars=given))
+        return dict(self._execute_module(self._task.action, arguments, task_vars=given))
 
     def _render(self, templar: Any, name: str, value: Any) -> Any:
         """Return the value of an option as the module takes it."""

@@ -80,7 +80,7 @@ import os
 import re
 import ssl
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
@@ -270,6 +270,28 @@ def mysql_refusal(code: int, message: str, name: str, user: str, tls: bool) -> F
     return Finding(f"orthanc_database_host: the server does not let Orthanc in: {message}.")
 
 
+def granted(grants: Iterable[str], name: str) -> set[str]:
+    """Return the rights in a database.
+
+    :param grants: what the server answers to ``SHOW GRANTS``.
+    """
+    rights: set[str] = set()
+    for statement in grants:
+        found = re.match(r"GRANT (.+?) ON (\*|`.+?`)\.\* TO ", statement)
+        if found and re.fullmatch(_pattern(found[2].strip("`")), name, re.DOTALL):
+            given = set(found[1].split(", "))
+            # Those of the server that go by names of their own do not come with a single database.
+            everything = PRIVILEGES | ({"SUPER"} if found[2] == "*" else set())
+            rights |= everything if "ALL PRIVILEGES" in given else given
+    return rights
+
+
+def _pattern(name: str) -> str:
+    """Turn the name of a database in a grant, in which ``%`` and ``_`` stand for others, into a regular expression."""
+    signs = {"*": ".*", "%": ".*", "_": "."}
+    return "".join(signs.get(part) or re.escape(part.removeprefix("\\")) for part in re.findall(r"\\.|.", name))
+
+
 def mysql_findings(found: Mapping[str, Any], name: str, user: str, newest: int | None) -> Iterator[Finding]:
     """Hold what the server tells after the login against what the plugin needs.
 
@@ -278,9 +300,8 @@ def mysql_findings(found: Mapping[str, Any], name: str, user: str, newest: int |
     :param found: what ``ask_mysql`` returns.
     :param newest: the newest revision of the schema that the plugin reads, if that is known.
     """
-    missing = sorted(PRIVILEGES - set(found["privileges"]))
-    # What comes by a role does not stand in the tables that were asked.
-    if missing and not found["role"]:
+    missing = sorted(PRIVILEGES - found["privileges"])
+    if missing:
         yield Finding(
             f"orthanc_database_user: {user} lacks rights in {name}: {', '.join(missing)}.",
             grant(name, user, found["address"]),
@@ -435,18 +456,13 @@ def ask_mysql(driver: Any, params: Mapping[str, Any], ca: str) -> dict[str, Any]
         message = " ".join(" ".join(map(str, words)).split())
         raise Refused(mysql_refusal(code, message, params["name"], params["user"], params["tls"])) from error
     try:
-        user, address = rows(connection, "SELECT CURRENT_USER()")[0][0].rsplit("@", 1)
-        grantee = f"'{user}'@'{address}'"
+        address = rows(connection, "SELECT CURRENT_USER()")[0][0].rpartition("@")[2]
+        role = rows(connection, "SELECT CURRENT_ROLE()")[0][0] or ""
+        # MySQL tells what its quoted roles give only of those that are named; MariaDB has one at most, and tells.
+        of_roles = f" FOR CURRENT_USER() USING {role}".replace("%", "%%") if role.startswith("`") else ""
+        grants = [row[0] for row in rows(connection, f"SHOW GRANTS{of_roles}")]
+        privileges = granted(grants, params["name"])
         variables = dict(rows(connection, "SHOW GLOBAL VARIABLES"))
-        everywhere = rows(
-            connection, "SELECT PRIVILEGE_TYPE FROM information_schema.USER_PRIVILEGES WHERE GRANTEE = %s", [grantee]
-        )
-        here = rows(
-            connection,
-            "SELECT PRIVILEGE_TYPE FROM information_schema.SCHEMA_PRIVILEGES"
-            " WHERE GRANTEE = %s AND %s LIKE TABLE_SCHEMA",
-            [grantee, params["name"]],
-        )
         tables = rows(
             connection,
             "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_TYPE = 'BASE TABLE'",
@@ -454,9 +470,8 @@ def ask_mysql(driver: Any, params: Mapping[str, Any], ca: str) -> dict[str, Any]
         )
         found: dict[str, Any] = {
             "address": address,
-            "privileges": [row[0] for row in everywhere + here],
-            "powerful": any(row[0] != "USAGE" for row in everywhere),
-            "role": rows(connection, "SELECT CURRENT_ROLE()")[0][0] not in (None, "NONE"),
+            "privileges": privileges,
+            "powerful": any(" ON *.* " in grant and not grant.startswith("GRANT USAGE ON") for grant in grants),
             "binary_log": variables.get("log_bin") == "ON",
             # A server that does not know it any more does not ask for it.
             "trust": variables.get("log_bin_trust_function_creators", "ON") == "ON",
@@ -464,7 +479,7 @@ def ask_mysql(driver: Any, params: Mapping[str, Any], ca: str) -> dict[str, Any]
             "tables": {row[0]: True for row in tables},
             "properties": {},
         }
-        if "GlobalProperties" in found["tables"] and ("SELECT" in found["privileges"] or found["role"]):
+        if "GlobalProperties" in found["tables"] and "SELECT" in privileges:
             found["properties"] = dict(rows(connection, "SELECT property, value FROM GlobalProperties"))
         return found
     finally:

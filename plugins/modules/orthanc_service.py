@@ -1,15 +1,17 @@
 #!/usr/bin/python
 # Copyright the dicom.orthanc authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Bring the service to what is on the disk, prove that it works, or go back to what worked last."""
+"""Write the files of Orthanc, run it with them, prove that it works, or go back to what worked last."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: orthanc_service
-short_description: Run Orthanc with its configuration, or with the last one that worked
+short_description: Write Orthanc's configuration and run it, or go back to the last one that worked
 version_added: 0.1.0
 description:
+  - Writes the configuration and the unit first. In the same call, since each costs about half a second per host, and
+    so that nothing can come in between that leaves one without the other.
   - Restarts the unit if it does not run, or if its configuration, its file or one of O(programs) is newer than it.
     A configuration that was only written in other words is the same.
   - Polls C(/changes?last), which reads the index. C(/system) is answered from memory even while the database is down.
@@ -32,19 +34,10 @@ options:
     type: list
     elements: path
     default: []
-  links:
-    description: Symbolic links that say which release runs; they go back with the configuration.
-    type: list
-    elements: path
-    default: []
   state_dir:
     description: Folder, for root alone, that keeps what worked last.
     type: path
     default: /var/lib/pacs/orthanc
-  written:
-    description: Whether a dry run would have changed the configuration; it counts in check mode only.
-    type: bool
-    default: false
   version:
     description: Release that has to run, such as C(1.12.7). Empty if any will do.
     type: str
@@ -69,21 +62,32 @@ options:
     description: How long to wait for the first answer, in seconds.
     type: int
     default: 120
+extends_documentation_fragment: dicom.orthanc.files
 attributes:
   check_mode:
-    description: Tells whether the service would be restarted; compares it if not.
+    description: Tells what would be written and whether the service would be restarted; compares it if not.
     support: full
 """
 
 EXAMPLES = r"""
 - name: Run Orthanc
   dicom.orthanc.orthanc_service:
+    files:
+      - path: /etc/pacs/orthanc/orthanc.json
+        template: etc/pacs/orthanc/orthanc.json.j2
+        group: orthanc
+        mode: "0640"
     config_dir: /etc/pacs/orthanc
     programs: [/usr/sbin/Orthanc]
     plugins: [dicom-web]
 """
 
 RETURN = r"""
+paths:
+  description: What was changed, made or removed.
+  type: list
+  elements: str
+  returned: always
 version:
   description: The release that runs.
   type: str
@@ -113,6 +117,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_folder
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, write
 
 # What a database says, and what it means in the terms of the inventory.
 MEANINGS = (
@@ -426,14 +431,13 @@ def back(module: AnsibleModule, unit: Unit, kept: Kept) -> str:
 
 
 def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
+    module = QuietModule(
+        argument_spec=ARGUMENTS
+        | {
             "config_dir": {"type": "path", "required": True},
             "unit": {"type": "path", "default": "/etc/systemd/system/orthanc.service"},
             "programs": {"type": "list", "elements": "path", "default": []},
-            "links": {"type": "list", "elements": "path", "default": []},
             "state_dir": {"type": "path", "default": "/var/lib/pacs/orthanc"},
-            "written": {"type": "bool", "default": False},
             "version": {"type": "str", "default": ""},
             "plugins": {"type": "list", "elements": "str", "default": []},
             "database": {"type": "str", "choices": ["sqlite", "postgresql", "mysql"], "default": "sqlite"},
@@ -443,22 +447,26 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
+    written = write(module)
+    if module.check_mode and written.paths:
+        module.exit_json(changed=True, paths=written.paths, diff=written.diffs)
+
     unit = Unit(module, os.path.basename(params["unit"]))
     folder = params["config_dir"]
     files = [folder, params["unit"], *(entry.path for entry in os.scandir(folder))] if os.path.isdir(folder) else []
-    kept = Kept(params["state_dir"], folder, params["unit"], params["links"])
-    programs = params["programs"] + params["links"]
-    changed = (
-        (module.check_mode and params["written"])
-        or not (unit.active and unit.enabled)
-        or newest([], programs) > unit.started
+    # The links say which release runs; they go back with the configuration.
+    links = [item["path"] for item in params["files"] if item["link"]]
+    kept = Kept(params["state_dir"], folder, params["unit"], links)
+    restart = (
+        not (unit.active and unit.enabled)
+        or newest([], params["programs"] + links) > unit.started
         # Files that were written anew may still say the same.
         or (newest(files, []) > unit.started and not kept.runs(unit.start))
     )
-    if module.check_mode and changed:
-        module.exit_json(changed=True)
+    if module.check_mode and restart:
+        module.exit_json(changed=True, paths=[])
 
-    if changed:
+    if restart:
         unit.restart()
     try:
         proven = prove(module, unit)
@@ -466,7 +474,7 @@ def main() -> None:
         module.fail_json(f"{error}{'' if module.check_mode else back(module, unit, kept)}".strip())
     if not module.check_mode:
         kept.keep(unit.start)
-    module.exit_json(changed=changed, **proven)
+    module.exit_json(changed=restart or bool(written.paths), paths=written.paths, diff=written.diffs, **proven)
 
 
 if __name__ == "__main__":

@@ -98,7 +98,7 @@ services:
   type: list
   elements: str
   returned: always
-  sample: [nginx]
+  sample: [docker]
 free:
   description: Free space in bytes on the file system of the storage folder.
   type: int
@@ -249,7 +249,7 @@ def main() -> None:
     installed = re.match(r"(?:\d+:)?(\d[\d.]*)", packages.get("orthanc", ""))
     offers = run("apt-cache", "madison", "orthanc") if module.params["offers"] or not installed else ""
     offered = re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offers)
-    names = ("nginx", "fail2ban", "docker")
+    names = ("fail2ban", "docker")
     # A paragraph for each, also for one that is not there.
     shown = run("systemctl", "show", "--property=ActiveState,UnitFileState", *names)
     running = {"ActiveState=active", "UnitFileState=enabled"}

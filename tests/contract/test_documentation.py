@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils import basic
 
 from tests.repository import ROOT, run
 
@@ -48,14 +49,18 @@ def test_documented_options_are_the_arguments(name: str, monkeypatch: pytest.Mon
         asked.update(argument_spec)
         raise Asked
 
-    # A module without one documents an action.
-    if hasattr(module, "AnsibleModule"):
-        monkeypatch.setattr(module.AnsibleModule, "__init__", ask)
+    # A module without a program documents an action.
+    if hasattr(module, "main"):
+        monkeypatch.setattr(basic.AnsibleModule, "__init__", ask)
         with pytest.raises(Asked):
             module.main()
     else:
         asked = python(f"action.{name}").ActionModule.ARGUMENTS
-    documented = yaml.safe_load(module.DOCUMENTATION).get("options", {})
+    documentation = yaml.safe_load(module.DOCUMENTATION)
+    documented = documentation.get("options", {})
+    if "extends_documentation_fragment" in documentation:
+        _, _, fragment = documentation["extends_documentation_fragment"].rpartition(".")
+        documented |= yaml.safe_load(python(f"doc_fragments.{fragment}").ModuleDocFragment.DOCUMENTATION)["options"]
     assert facets(documented, "suboptions") == facets(asked, "options")
 
 

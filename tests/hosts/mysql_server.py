@@ -87,6 +87,22 @@ def test_rights_that_are_missing(site: Site) -> None:
     site.administrate(site.refused("lacks rights in orthanc: ALTER, TRIGGER", "binary log"), "\\'")
 
 
+def test_rights_that_come_by_a_role(site: Site) -> None:
+    """Those of a role count as soon as the login has them from the start."""
+    by_role = """
+        CREATE ROLE pacs;
+        GRANT ALL PRIVILEGES ON orthanc.* TO pacs;
+        REVOKE ALTER ON orthanc.* FROM pacs;
+        GRANT pacs TO {login};
+        SET DEFAULT ROLE pacs TO {login};
+        REVOKE ALL PRIVILEGES ON orthanc.* FROM {login};
+    """
+    login = f"orthanc@'{site.lab.shell('cat /tmp/from', host='db').strip()}'"
+    site.lab.shell(f"mysql -e {shlex.quote(by_role.format(login=login))}", host="db")
+    site.refused("lacks rights in orthanc: ALTER.")
+    site.lab.shell('mysql -e "GRANT ALTER ON orthanc.* TO pacs"', host="db")
+
+
 def test_site_works_with_what_was_asked_for(site: Site) -> None:
     everything: dict[str, Any] = {"orthanc_database_storage": True}
     assert "failed=0" in site.play(**everything)

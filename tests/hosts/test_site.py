@@ -152,6 +152,27 @@ def test_other_site_stays_and_a_broken_one_stops_the_run(site: Site) -> None:
         site.deploy()
 
 
+def test_nginx_that_does_not_start(site: Site) -> None:
+    """The run says why, and the next one does what this one could not."""
+    site.deploy()
+    override = "/run/systemd/system/nginx.service.d"
+    wrong = '[Service]\\nExecStartPre=sh -c "echo out of luck; false"'
+    site.lab.shell(f"mkdir -p {override}; printf '{wrong}' > {override}/wrong.conf; systemctl daemon-reload")
+    try:
+        site.lab.shell("systemctl stop nginx")
+        said = " ".join(site.lab.play("nginx", check=False).stdout.split())
+        assert "nginx does not serve what was written: http://127.0.0.1:80/ answers" in said
+        assert "Connection refused instead of 301" in said
+        assert "out of luck" in said
+    finally:
+        site.lab.shell(f"rm -r {override}; systemctl daemon-reload")
+    site.lab.shell("systemctl start nginx")
+    assert "changed=1" in site.lab.play("nginx", arguments=["--check"]).stdout
+    assert "changed=1" in site.lab.play("nginx").stdout
+    assert "changed=0" in site.lab.play("nginx").stdout
+    assert site.get("/system").status_code == 200
+
+
 def test_certificate_of_the_site(site: Site) -> None:
     certificate, key = pem(site.lab.address["pacs"])
     site.deploy({"nginx_tls_certificate": certificate, "nginx_tls_private_key": key})

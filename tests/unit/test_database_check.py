@@ -8,6 +8,7 @@ from ansible_collections.dicom.orthanc.plugins.modules.database_check import (
     PRIVILEGES,
     Finding,
     advice,
+    granted,
     mysql_findings,
     mysql_refusal,
     newest_revision,
@@ -26,8 +27,7 @@ POSTGRESQL: dict[str, Any] = {
 }
 MYSQL: dict[str, Any] = {
     "address": "192.0.2.7",
-    "privileges": [*PRIVILEGES, "EVENT"],
-    "role": False,
+    "privileges": PRIVILEGES | {"EVENT"},
     "binary_log": False,
     "trust": False,
     "tables": {},
@@ -183,11 +183,29 @@ def test_good_postgresql(found: dict[str, Any]) -> None:
         {"binary_log": True, "trust": True},
         # Only while the schema is made.
         {"binary_log": True, "tables": OURS, "properties": PROPERTIES},
-        {"privileges": [], "role": True},
     ],
 )
 def test_good_mysql(found: dict[str, Any]) -> None:
     assert list(mysql_findings(MYSQL | found, "d", "u", 1)) == []
+
+
+@pytest.mark.parametrize(
+    "grants, rights",
+    [
+        ([], set()),
+        (["GRANT USAGE ON *.* TO `u`@`%` REQUIRE SSL"], {"USAGE"}),
+        (["GRANT ALL PRIVILEGES ON `d\\_1`.* TO `u`@`%`"], PRIVILEGES),
+        # By a role, which MariaDB names without an address.
+        (["GRANT `r` TO `u`@`%`", "GRANT SELECT, LOCK TABLES ON `d\\_1`.* TO `r`"], {"SELECT", "LOCK TABLES"}),
+        (["GRANT ALL PRIVILEGES ON *.* TO `u`@`%` WITH GRANT OPTION"], PRIVILEGES | {"SUPER"}),
+        (["GRANT SELECT ON `d_%`.* TO `u`@`%`", "GRANT INSERT ON `d%`.* TO `u`@`%`"], {"SELECT", "INSERT"}),
+        # Another database, a table of this one, and somebody whom the login may speak for.
+        (["GRANT SELECT ON `d`.* TO `u`@`%`", "GRANT SELECT ON `d\\_2`.* TO `u`@`%`"], set()),
+        (["GRANT SELECT, INSERT (`a`) ON `d_1`.`t` TO `u`@`%`", "GRANT PROXY ON ''@'%' TO 'u'@'%'"], set()),
+    ],
+)
+def test_rights_that_grants_give(grants: list[str], rights: set[str]) -> None:
+    assert granted(grants, "d_1") == rights
 
 
 def test_schema_is_judged_by_the_version_of_the_plugin(tmp_path: pathlib.Path) -> None:

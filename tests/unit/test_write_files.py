@@ -1,10 +1,10 @@
-"""The module write_files, where a host could make it behave otherwise."""
+"""How files are written, where a host could make it behave otherwise."""
 
 import os
 import pathlib
 import stat
 
-from ansible_collections.dicom.orthanc.plugins.modules.write_files import make_folders
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import make_folders
 
 
 def test_umask_of_the_host_closes_no_folder(tmp_path: pathlib.Path) -> None:

@@ -1,0 +1,108 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the modules that write files take."""
+
+from __future__ import annotations
+
+
+class ModuleDocFragment:
+    """The options whose arguments are in plugins/module_utils/files.py."""
+
+    DOCUMENTATION = r"""
+description:
+  - Files are written in the order of the list, each replaced in one step, with its owner and mode set beforehand.
+  - Contents given as O(files[].secret) appear neither in diffs nor in logs.
+options:
+  folders:
+    description: Folders to have. Missing ones above them are made too, for root and with mode 0755.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Absolute path.
+        type: path
+        required: true
+      owner:
+        description: Owning user.
+        type: str
+        default: root
+      group:
+        description: Owning group.
+        type: str
+        default: root
+      mode:
+        description: Mode as an octal number in quotes.
+        type: str
+        default: "0755"
+  files:
+    description: Files to have. Their folders have to be there or in O(folders).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path:
+        description: Absolute path.
+        type: path
+        required: true
+      content:
+        description:
+          - What the file holds. Give this, O(files[].template), O(files[].secret), O(files[].secret_template),
+            O(files[].made_by) or O(files[].link).
+        type: str
+      template:
+        description: Template of the role, which is rendered to O(files[].content) on the control node.
+        type: str
+      link:
+        description: What the path is a symbolic link to.
+        type: str
+      made_by:
+        description: Shell command that makes the file where it is missing. Otherwise only owner and mode are set.
+        type: str
+      secret:
+        description: What the file holds, if it must not be shown.
+        type: str
+      secret_template:
+        description: Template of the role, which is rendered to O(files[].secret) on the control node.
+        type: str
+      owner:
+        description: Owning user.
+        type: str
+        default: root
+      group:
+        description: Owning group.
+        type: str
+        default: root
+      mode:
+        description: Mode as an octal number in quotes.
+        type: str
+        default: "0644"
+      validate:
+        description: Command that must succeed before the file is replaced; C(%s) stands for the candidate.
+        type: str
+  template_vars:
+    description: Variables for all templates, worked out once. Otherwise a derived one is derived at each use.
+    type: dict
+    default: {}
+  purge:
+    description: Folders in which nothing but the given files and folders may be.
+    type: list
+    elements: path
+    default: []
+  absent:
+    description: Files and links that may not be there.
+    type: list
+    elements: path
+    default: []
+  restart:
+    description: Services that are restarted at once when a file has changed, by the path of that file.
+    type: dict
+    default: {}
+attributes:
+  action:
+    description: Renders the templates on the control node.
+    support: full
+  diff_mode:
+    description: Shows the difference of every file whose content is no secret.
+    support: full
+"""
