@@ -13,8 +13,8 @@ description:
   - Writes the files, then reloads nginx, or starts it where it does not run, if any of them has changed, if a run
     before was cut off in between, or if nginx does not answer as asked for.
   - In one call, since each costs about half a second per host.
-  - Fails with the newest lines of nginx's log if the answer is another one in the end. What was written stays, since
-    each file that nginx reads has been tried beforehand.
+  - Waits until nginx answers, and until no process with the configuration of before takes requests any more. Fails with
+    the newest lines of nginx's logs if that does not come. What was written stays, since it was tried beforehand.
 author: The dicom.orthanc authors
 options:
   url:
@@ -72,6 +72,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, write
 
 UNIT = "nginx"
+ERRORS = pathlib.Path("/var/log/nginx/error.log")
 # Is there from before the first file is written until nginx has served it.
 UNSERVED = pathlib.Path("/run/pacs-nginx-unserved")
 
@@ -94,10 +95,26 @@ def answer(url: str, server_name: str, ca: str | None) -> str:
         return str(error) or type(error).__name__
 
 
-def runs(module: AnsibleModule) -> bool:
-    """Tell whether nginx runs, and is started at boot."""
-    shown = module.run_command(["systemctl", "show", "--property=ActiveState,UnitFileState", UNIT])[1]
-    return {"ActiveState=active", "UnitFileState=enabled"} <= set(shown.split())
+def workers(module: AnsibleModule) -> set[str]:
+    """Return the processes of nginx that take requests, without those that only bring theirs to an end."""
+    master = module.run_command(["systemctl", "show", "--property=MainPID", "--value", UNIT])[1].strip()
+    found = set()
+    try:
+        for pid in pathlib.Path(f"/proc/{master}/task/{master}/children").read_text(encoding="ascii").split():
+            if pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().strip(b"\0 ") == b"nginx: worker process":
+                found.add(pid)
+    except OSError:
+        # It does not run, or a process has just ended.
+        pass
+    return found
+
+
+def logged(module: AnsibleModule) -> str:
+    """Return the newest lines of what systemd and nginx itself say of it."""
+    lines = module.run_command(["journalctl", "--unit", UNIT, "--lines", "6", "--output", "cat"])[1].splitlines()
+    if ERRORS.exists():
+        lines += ERRORS.read_text(encoding="utf-8", errors="replace").splitlines()[-3:]
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -119,20 +136,24 @@ def main() -> None:
     if not module.check_mode:
         UNSERVED.touch()
     written = write(module)
-    changed = bool(written.paths) or cut_off or not runs(module) or answer(*asked) != wanted
+    enabled = module.run_command(["systemctl", "is-enabled", UNIT])[1].strip() == "enabled"
+    changed = bool(written.paths) or cut_off or not enabled or answer(*asked) != wanted
     if changed and not module.check_mode:
-        module.run_command(["systemctl", "enable", "--quiet", UNIT], check_rc=True)
+        # The package may have done so. With its script for init, Debian's systemctl then reads all units twice more.
+        if not enabled:
+            module.run_command(["systemctl", "enable", "--quiet", UNIT], check_rc=True)
+        old = workers(module)
         # What keeps it from starting is in its log. A start is over when nginx listens; a reload goes on after that.
         module.run_command(["systemctl", "reload-or-restart", UNIT])
         deadline = time.monotonic() + params["timeout"]
-        while (got := answer(*asked)) != wanted:
+        while (got := answer(*asked)) != wanted or old & workers(module):
             if time.monotonic() > deadline:
-                log = module.run_command(["journalctl", "--unit", UNIT, "--lines", "5", "--output", "cat"])[1]
+                found = "it goes on as before" if got == wanted else f"{params['url']} gives {got} instead of {wanted}"
                 module.fail_json(
-                    f"nginx does not serve what was written: {params['url']} answers {got} instead of {wanted}."
-                    f" Its log (journalctl -u {UNIT}) says:\n{log}"
+                    f"nginx does not serve what was written: {found}. Its logs (journalctl -u {UNIT}, {ERRORS}) say:\n"
+                    + logged(module)
                 )
-            time.sleep(0.1)
+            time.sleep(0.05)
     if not module.check_mode:
         UNSERVED.unlink()
     module.exit_json(changed=changed, paths=written.paths, diff=written.diffs)
