@@ -98,7 +98,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             lines = "".join(f"\n- {problem}" for problem in dict.fromkeys(problems))
             result.update(failed=True, msg=f"Nothing was changed. The inventory is wrong for host {name}:{lines}")
         elif host.probe:
-            result["ansible_facts"] = self._facts(parts, values, variables, host.probe)
+            result["ansible_facts"] = self._facts(parts, values, variables, host)
         result["changed"] = False
         return result
 
@@ -152,9 +152,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         return values, failed
 
     def _facts(
-        self, roles: list[str], values: dict[str, Any], variables: dict[str, Any], probe: Mapping[str, Any]
+        self, roles: list[str], values: dict[str, Any], variables: dict[str, Any], host: site_check.Host
     ) -> dict[str, Any]:
-        """Return what was seen of the host, so that no role has to ask again, which costs a second for each."""
+        """Return what was seen of the host, so that no role has to ask again, which costs half a second for each."""
+        probe: Mapping[str, Any] = host.probe or {}
         facts = {"pacs_release": f"{probe['distribution']}-{probe['release']}", "pacs_packages": probe["packages"]}
         variables["ansible_facts"] = variables.get("ansible_facts", {}) | facts
         missing = sorted(self._packages(roles, values, variables) - set(probe["packages"]))
@@ -164,10 +165,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),
             "pacs_missing_packages": missing,
             "pacs_apt_upstream": probe["apt_upstream"],
-            "pacs_orthanc": {"command": [self._program(roles, values, variables)], "installed": True, **probe["binary"]}
-            if probe["binary"]["version"]
-            else {},
+            "pacs_orthanc": {"command": [self._program(roles, values, variables)], **self._binary(host, probe)},
         }
+
+    @staticmethod
+    def _binary(host: site_check.Host, probe: Mapping[str, Any]) -> dict[str, Any]:
+        """Return version and options of the binary that is there, or of the one that apt is going to install."""
+        expected = not probe["orthanc"] and host.installs_what_is_offered and probe["offered"][:1]
+        if expected and expected[0] in host.tables:
+            return {"version": expected[0], "options": host.tables[expected[0]], "expected": True}
+        return {**probe["binary"], "expected": False}
 
     def _program(self, roles: list[str], values: dict[str, Any], variables: dict[str, Any]) -> str:
         """Return the path of the Orthanc binary on the host, or nothing where there is no such file."""

@@ -355,7 +355,7 @@ def wait(orthanc: Orthanc, unit: Unit, timeout: int) -> float:
                 raise Unready(f"Orthanc ended after {waited:.0f} s.") from error
             if waited > timeout or " answers 40" in str(error):
                 raise Unready(f"Orthanc is not ready after {waited:.0f} s: {error}.") from error
-            time.sleep(0.1)
+            time.sleep(0.05)
 
 
 def journal(module: AnsibleModule, unit: str) -> str:

@@ -115,6 +115,12 @@ class Host:
         return self.method == "apt" and self.variables.get("orthanc_apt_source") == "upstream"
 
     @property
+    def installs_what_is_offered(self) -> bool:
+        """Whether it is the release that the distribution offers now."""
+        asked = self.variables.get("orthanc_version")
+        return self.has("orthanc") and self.method == "apt" and not self.upstream and not asked
+
+    @property
     def orthanc_version(self) -> str:
         """The release that this host has, or will get; empty if that is not known."""
         asked = str(self.variables.get("orthanc_version") or "")
