@@ -303,17 +303,13 @@ class Unit:
 
     def show(self) -> dict[str, str]:
         """Return its state, and in microseconds of the monotonic clock when its process was started."""
-        names = "ActiveState,SubState,ExecMainStartTimestampMonotonic"
+        names = "ActiveState,SubState,UnitFileState,ExecMainStartTimestampMonotonic"
         lines = self._systemctl("show", self.name, f"--property={names}").splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     @property
-    def active(self) -> bool:
-        return self.show()["ActiveState"] == "active"
-
-    @property
     def enabled(self) -> bool:
-        return self._systemctl("is-enabled", self.name, check=False).strip() == "enabled"
+        return self.show()["UnitFileState"] == "enabled"
 
     @property
     def ended(self) -> bool:
@@ -324,14 +320,7 @@ class Unit:
     @property
     def start(self) -> str:
         """The start of its process: which boot of the host, and how many microseconds later."""
-        boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {self.show()['ExecMainStartTimestampMonotonic']}"
-
-    @property
-    def started(self) -> float:
-        """When its process was started, in seconds since 1970."""
-        ago = time.monotonic() - int(self.show()["ExecMainStartTimestampMonotonic"] or 0) / 1e6
-        return time.time() - ago
+        return start_of(self.show())
 
     def restart(self) -> None:
         self._systemctl("daemon-reload")
@@ -340,6 +329,11 @@ class Unit:
             self._systemctl("enable", "--quiet", self.name)
         # A unit that cannot be started shows as one that ended.
         self._systemctl("restart", self.name, check=False)
+
+
+def start_of(state: dict[str, str]) -> str:
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot} {state['ExecMainStartTimestampMonotonic']}"
 
 
 def wait(orthanc: Orthanc, unit: Unit, timeout: int) -> float:
@@ -457,11 +451,14 @@ def main() -> None:
     # The links say which release runs; they go back with the configuration.
     links = [item["path"] for item in params["files"] if item["link"]]
     kept = Kept(params["state_dir"], folder, params["unit"], links)
+    state = unit.show()
+    # In seconds since 1970.
+    started = time.time() - time.monotonic() + int(state["ExecMainStartTimestampMonotonic"] or 0) / 1e6
     restart = (
-        not (unit.active and unit.enabled)
-        or newest([], params["programs"] + links) > unit.started
+        (state["ActiveState"], state["UnitFileState"]) != ("active", "enabled")
+        or newest([], params["programs"] + links) > started
         # Files that were written anew may still say the same.
-        or (newest(files, []) > unit.started and not kept.runs(unit.start))
+        or (newest(files, []) > started and not kept.runs(start_of(state)))
     )
     if module.check_mode and restart:
         module.exit_json(changed=True, paths=[])
