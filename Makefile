@@ -26,9 +26,9 @@ test-mysql: setup .venv/done-test ## a real MySQL 9.7, which only Debian unstabl
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
 	pytest tests/hosts/mysql_server.py
 
-test-matrix: setup .venv/done-test ## every inventory with every install method on every release, and the attacks on Debian 12
+test-matrix: setup .venv/done-test ## every inventory with every install method on every release, and attacks and leaks on Debian 12
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
-	PACS_RELEASE=bookworm pytest tests/hosts/matrix.py tests/hosts/test_attacks.py -n 2 --dist loadfile -rA --tb=short
+	PACS_RELEASE=bookworm pytest tests/hosts/matrix.py tests/hosts/test_attacks.py tests/hosts/test_closed.py -n 2 --dist loadfile -rA --tb=short
 
 lint: setup .venv/done-test ## ansible-lint, yamllint, ruff, mypy
 	pytest tests/contract/test_lint.py

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import concurrent.futures
 import json
-import os
 import pathlib
 import re
 import time
@@ -16,11 +15,9 @@ import pydicom.data
 import pytest
 import requests
 
-from tests.hosts.conftest import Lab, run
+from tests.hosts.conftest import RELEASE, Lab, run
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-# The other release takes as long again: `make test-matrix` has it.
-RELEASE = os.environ.get("PACS_RELEASE", "trixie")
 LAB = {"name": "attacks", "pacs": RELEASE, "weak": RELEASE, "attacker": "trixie"}
 IMAGE = pathlib.Path(str(pydicom.data.get_testdata_file("CT_small.dcm")))
 READER = {"ward": "r'ead0nly-Ward-2026"}

@@ -196,7 +196,14 @@ def test_good_mysql(found: dict[str, Any]) -> None:
         (["GRANT USAGE ON *.* TO `u`@`%` REQUIRE SSL"], {"USAGE"}),
         (["GRANT ALL PRIVILEGES ON `d\\_1`.* TO `u`@`%`"], PRIVILEGES),
         # By a role, which MariaDB names without an address.
-        (["GRANT `r` TO `u`@`%`", "GRANT SELECT, LOCK TABLES ON `d\\_1`.* TO `r`"], {"SELECT", "LOCK TABLES"}),
+        (
+            [
+                "GRANT `r` TO `u`@`%`",
+                "GRANT SELECT, LOCK TABLES ON `d\\_1`.* TO `r`",
+                "SET DEFAULT ROLE `r` FOR `u`@`%`",
+            ],
+            {"SELECT", "LOCK TABLES"},
+        ),
         (["GRANT ALL PRIVILEGES ON *.* TO `u`@`%` WITH GRANT OPTION"], PRIVILEGES | {"SUPER"}),
         (["GRANT SELECT ON `d_%`.* TO `u`@`%`", "GRANT INSERT ON `d%`.* TO `u`@`%`"], {"SELECT", "INSERT"}),
         # Another database, a table of this one, and somebody whom the login may speak for.
