@@ -171,9 +171,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
     @staticmethod
     def _binary(host: site_check.Host, probe: Mapping[str, Any]) -> dict[str, Any]:
         """Return version and options of the binary that is there, or of the one that apt is going to install."""
-        expected = not probe["orthanc"] and host.installs_what_is_offered and probe["offered"][:1]
-        if expected and expected[0] in host.tables:
-            return {"version": expected[0], "options": host.tables[expected[0]], "expected": True}
+        offered = next(iter(probe["offered"]), "")
+        if not probe["orthanc"] and host.installs_what_is_offered and offered in host.tables:
+            return {"version": offered, "options": host.tables[offered], "expected": True}
         return {**probe["binary"], "expected": False}
 
     def _program(self, roles: list[str], values: dict[str, Any], variables: dict[str, Any]) -> str:

@@ -317,11 +317,6 @@ class Unit:
         state = self.show()
         return state["ActiveState"] in ("failed", "inactive") or state["SubState"] == "auto-restart"
 
-    @property
-    def start(self) -> str:
-        """The start of its process: which boot of the host, and how many microseconds later."""
-        return start_of(self.show())
-
     def restart(self) -> None:
         self._systemctl("daemon-reload")
         # The package may have done so. With its script for init, Debian's systemctl then reads all units twice more.
@@ -332,6 +327,7 @@ class Unit:
 
 
 def start_of(state: dict[str, str]) -> str:
+    """Return the start of a unit's process: which boot of the host, and how many microseconds later."""
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot} {state['ExecMainStartTimestampMonotonic']}"
 
@@ -470,7 +466,7 @@ def main() -> None:
     except Unready as error:
         module.fail_json(f"{error}{'' if module.check_mode else back(module, unit, kept)}".strip())
     if not module.check_mode:
-        kept.keep(unit.start)
+        kept.keep(start_of(unit.show()))
     module.exit_json(changed=restart or bool(written.paths), paths=written.paths, diff=written.diffs, **proven)
 
 
