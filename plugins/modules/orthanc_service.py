@@ -437,16 +437,22 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    written = write(module)
-    if module.check_mode and written.paths:
-        module.exit_json(changed=True, paths=written.paths, diff=written.diffs)
-
-    unit = Unit(module, os.path.basename(params["unit"]))
-    folder = params["config_dir"]
-    files = [folder, params["unit"], *(entry.path for entry in os.scandir(folder))] if os.path.isdir(folder) else []
+    unit, folder = Unit(module, os.path.basename(params["unit"])), params["config_dir"]
     # The links say which release runs; they go back with the configuration.
     links = [item["path"] for item in params["files"] if item["link"]]
     kept = Kept(params["state_dir"], folder, params["unit"], links)
+    try:
+        written = write(module)
+    except OSError as error:
+        # Half of a change is none: the next start would take it.
+        kept.restore()
+        module.fail_json(
+            f"{error.filename}: {error.strerror}. Orthanc runs as before, and its files are those of before."
+        )
+    if module.check_mode and written.paths:
+        module.exit_json(changed=True, paths=written.paths, diff=written.diffs)
+
+    files = [folder, params["unit"], *(entry.path for entry in os.scandir(folder))] if os.path.isdir(folder) else []
     state = unit.show()
     # In seconds since 1970.
     started = time.time() - time.monotonic() + int(state["ExecMainStartTimestampMonotonic"] or 0) / 1e6

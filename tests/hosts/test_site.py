@@ -229,6 +229,25 @@ def test_bad_change_leaves_the_last_one_that_worked(site: Site) -> None:
     assert not changed(site.deploy())
 
 
+def test_half_of_a_change_is_none(site: Site) -> None:
+    """The disk is full after the first of several files."""
+    site.deploy()
+    folder = "/etc/pacs/orthanc"
+    # The folder in a file system of its own, too small for what is to come second.
+    site.lab.shell(f"cp --archive {folder} /root/small; mount -t tmpfs -o size=64k,mode=0750 tmpfs {folder}")
+    site.lab.shell(f"cp --archive /root/small/. {folder}; rm -r /root/small")
+    try:
+        before = site.lab.shell(f"cd {folder} && sha256sum *")
+        big = {"orthanc_name": "NEW", "orthanc_peers": {"other": ["https://192.0.2.9/", "peer", "p" * 100_000]}}
+        said = " ".join(site.lab.play(variables=big, check=False).stdout.split())
+        assert "No space left on device. Orthanc runs as before, and its files are those of before." in said
+        assert site.lab.shell(f"cd {folder} && sha256sum *") == before
+        assert site.get("/system").json()["Name"] != "NEW"
+    finally:
+        site.lab.shell(f"umount --lazy {folder}")
+    assert not changed(site.deploy())
+
+
 def test_port_of_another_program(site: Site) -> None:
     """Seen before anything changes; and where it comes up in between, Orthanc goes back to its own."""
     site.deploy()
