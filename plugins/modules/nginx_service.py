@@ -62,6 +62,7 @@ paths:
   returned: always
 """
 
+import contextlib
 import http.client
 import pathlib
 import ssl
@@ -98,23 +99,21 @@ def answer(url: str, server_name: str, ca: str | None) -> str:
 def workers(module: AnsibleModule) -> set[str]:
     """Return the processes of nginx that take requests, without those that only bring theirs to an end."""
     master = module.run_command(["systemctl", "show", "--property=MainPID", "--value", UNIT])[1].strip()
-    found = set()
-    try:
-        for pid in pathlib.Path(f"/proc/{master}/task/{master}/children").read_text(encoding="ascii").split():
+    found: set[str] = set()
+    children = pathlib.Path(f"/proc/{master}/task/{master}/children")
+    for pid in children.read_text(encoding="ascii").split() if children.exists() else []:
+        # One that has just ended takes none either.
+        with contextlib.suppress(OSError):
             if pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().strip(b"\0 ") == b"nginx: worker process":
                 found.add(pid)
-    except OSError:
-        # It does not run, or a process has just ended.
-        pass
     return found
 
 
 def logged(module: AnsibleModule) -> str:
     """Return the newest lines of what systemd and nginx itself say of it."""
-    lines = module.run_command(["journalctl", "--unit", UNIT, "--lines", "6", "--output", "cat"])[1].splitlines()
-    if ERRORS.exists():
-        lines += ERRORS.read_text(encoding="utf-8", errors="replace").splitlines()[-3:]
-    return "\n".join(lines)
+    journal = module.run_command(["journalctl", "--unit", UNIT, "--lines", "6", "--output", "cat"])[1]
+    # Nothing where it never started.
+    return str(journal + module.run_command(["tail", "--lines", "3", str(ERRORS)])[1])
 
 
 def main() -> None:
