@@ -79,6 +79,7 @@ class Lab:
         self._playbook("create")
         made = yaml.safe_load((self.folder / "hosts.yml").read_text(encoding="utf-8"))["all"]["hosts"]
         self.address: dict[str, str] = {host: variables["ansible_host"] for host, variables in made.items()}
+        self.prefix: str = made["pacs"]["lab_prefix"]
         self.modalities: dict[str, Any] = made["pacs"]["orthanc_modalities"]
 
     def _playbook(self, name: str) -> None:
@@ -121,9 +122,13 @@ class Lab:
         made.auth = (user.encode(), secret.encode())  # type: ignore[assignment]
         return made
 
+    def container(self, host: str = "pacs") -> str:
+        """Return the name of a host's container."""
+        return f"{self.prefix}-{host}"
+
     def shell(self, script: str, host: str = "pacs", check: bool = True) -> str:
         """Run a shell script as root on a host and return what it printed."""
-        return run("docker", "exec", f"pacs-{self.name}-{host}", "sh", "-c", script, check=check).stdout
+        return run("docker", "exec", self.container(host), "sh", "-c", script, check=check).stdout
 
 
 @pytest.fixture(scope="module")

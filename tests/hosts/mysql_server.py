@@ -19,7 +19,6 @@ from tests.hosts.conftest import Lab, run
 from tests.hosts.test_foreign_database import CERTIFICATE, KEY, Site
 
 LAB = {"name": "foreign-mysql", "pacs": "trixie"}
-NAME = f"pacs-{LAB['name']}-db"
 IMAGE = "pacs-lab:mysql"
 START = f"""
 echo {shlex.quote(CERTIFICATE)} > /var/lib/mysql/db.crt
@@ -45,18 +44,19 @@ def image() -> None:
 @pytest.fixture(scope="module")
 def site(lab: Lab) -> Iterator[Site]:
     image()
+    name = lab.container("db")
     label = f"pacs.lab={lab.folder.parent}"
-    run("docker", "rm", "--force", NAME, check=False)
+    run("docker", "rm", "--force", name, check=False)
     run(
-        *("docker", "run", "--detach", "--name", NAME, "--label", label),
-        *("--network", f"pacs-{lab.name}", "--network-alias", "db", IMAGE, "sh", "-c", START),
+        *("docker", "run", "--detach", "--name", name, "--label", label),
+        *("--network", lab.prefix, "--network-alias", "db", IMAGE, "sh", "-c", START),
     )
     deadline = time.monotonic() + 120
     while "alive" not in lab.shell("mysqladmin ping 2>&1", host="db", check=False):
-        assert time.monotonic() < deadline, run("docker", "logs", NAME).stdout
+        assert time.monotonic() < deadline, run("docker", "logs", name).stdout
         time.sleep(1)
     yield Site(lab, "mysql", "mysql")
-    run("docker", "rm", "--force", "--volumes", NAME)
+    run("docker", "rm", "--force", "--volumes", name)
 
 
 def test_it_is_mysql(site: Site) -> None:

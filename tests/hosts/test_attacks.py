@@ -107,8 +107,8 @@ systemctl restart orthanc nginx
 class Attacker:
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
-        run("docker", "cp", str(pathlib.Path(__file__).with_name("attack.py")), f"pacs-{lab.name}-attacker:/root/")
-        run("docker", "cp", str(IMAGE), f"pacs-{lab.name}-attacker:/root/image.dcm")
+        run("docker", "cp", str(pathlib.Path(__file__).with_name("attack.py")), f"{lab.container('attacker')}:/root/")
+        run("docker", "cp", str(IMAGE), f"{lab.container('attacker')}:/root/image.dcm")
         lab.shell(
             "apt-get update -q && apt-get install -y -q --no-install-recommends curl dcmtk nmap slowhttptest sslscan",
             "attacker",
@@ -117,7 +117,7 @@ class Attacker:
     def _run(self, host: str, wish: dict[str, Any]) -> Any:
         file = self.lab.folder.with_suffix(".wish")
         file.write_text(json.dumps(wish), encoding="utf-8")
-        run("docker", "cp", str(file), f"pacs-{self.lab.name}-attacker:/root/wish.json")
+        run("docker", "cp", str(file), f"{self.lab.container('attacker')}:/root/wish.json")
         return json.loads(self.lab.shell(f"python3 /root/attack.py {host} < /root/wish.json", "attacker"))
 
     def ask(self, host: str, wish: list[tuple[str, str, str]]) -> list[tuple[int, str]]:

@@ -100,8 +100,8 @@ class Site:
         file = self.lab.folder.with_suffix(".text")
         file.write_text(text, encoding="utf-8")
         self.lab.shell(f"install -d -m 700 {pathlib.PurePosixPath(path).parent}")
-        run("docker", "exec", f"pacs-{self.lab.name}-pacs", "true")
-        run("sh", "-c", f"docker exec -i pacs-{self.lab.name}-pacs sh -c 'cat > {path}' < {file}")
+        run("docker", "exec", self.lab.container(), "true")
+        run("sh", "-c", f"docker exec -i {self.lab.container()} sh -c 'cat > {path}' < {file}")
 
     def ports(self) -> str:
         return self.lab.shell("ss -Hltn | awk '{print $4}' | grep -v ^127.0.0.11 | sort")
@@ -177,7 +177,7 @@ def test_nothing_opens_again(site: Site) -> None:
     assert (site.lab.shell(state), site.ports()) == (before, ports)
     assert not site.is_open(8042)
     assert re.findall(r" changed=(\d+) ", site.play()) == ["0"]
-    run("docker", "restart", f"pacs-{site.lab.name}-pacs")
+    run("docker", "restart", site.lab.container())
     settle(site)
     assert (site.lab.shell(state), site.ports()) == (before, ports)
     assert site.is_open(443)

@@ -30,7 +30,7 @@ def control(lab: Lab, copy: pathlib.Path, tmp_path_factory: pytest.TempPathFacto
     # Past the link to this clone, which would pass for the installed collection.
     empty = {"ANSIBLE_COLLECTIONS_PATH": str(folder / "collections")}
     run("ansible-galaxy", "collection", "install", built, "-p", folder / "collections", env=empty)
-    container = f"pacs-{lab.name}-pacs"
+    container = lab.container()
     run("docker", "cp", copy, f"{container}:{FOLDER}")
     lab.shell(f"mkdir {FOLDER}/.cache")
     run("docker", "cp", folder / "collections", f"{container}:{COLLECTIONS}")
@@ -51,7 +51,7 @@ def inside(control: Lab, *command: str, timeout: int = 400) -> str:
         "LC_ALL": "C.UTF-8",
     }
     environment = [part for name, value in setup.items() for part in ("--env", f"{name}={value}")]
-    done = run("docker", "exec", *environment, f"pacs-{control.name}-pacs", *command, timeout=timeout)
+    done = run("docker", "exec", *environment, control.container(), *command, timeout=timeout)
     return done.stdout
 
 

@@ -39,7 +39,9 @@ def test_demo_twice_and_clean(clone: pathlib.Path) -> None:
     # No password in what a user sees, or copies into a ticket.
     assert password[1] not in first.stdout
     certificate = clone / "site.crt"
-    shell = ("docker", "exec", "pacs-demo-test-pacs", "sh", "-c")
+    container = re.search(r"docker exec -it (\S+)-pacs bash", first.stdout)
+    assert container
+    shell = ("docker", "exec", f"{container[1]}-pacs", "sh", "-c")
     certificate.write_text(run(*shell, "cat /etc/pacs/nginx/self-signed-*.crt").stdout, encoding="utf-8")
     with requests.Session() as session:
         session.trust_env = False
@@ -55,5 +57,5 @@ def test_demo_twice_and_clean(clone: pathlib.Path) -> None:
     run("make", "clean", cwd=clone, env=APART)
     assert not (clone / ".venv").exists()
     assert not (clone / ".cache").exists()
-    assert not run("docker", "ps", "--all", "--quiet", "--filter", "name=pacs-demo-test-").stdout
+    assert not run("docker", "ps", "--all", "--quiet", "--filter", f"name={container[1]}").stdout
     assert not run("docker", "image", "ls", "--quiet", APART["PACS_LAB_IMAGE"]).stdout

@@ -88,7 +88,7 @@ def test_options_are_those_of_the_table(lab: Lab, version: str, library: str, se
         pytest.skip("Orthanc 1.10.1 does not have this plugin")
     image = get_testdata_file("CT_small.dcm")
     for file in (ROOT / "tools/plugin_options.py", image):
-        run("docker", "cp", str(file), f"pacs-{lab.name}-pacs:/root/")
+        run("docker", "cp", str(file), f"{lab.container()}:/root/")
     out = lab.shell(f"python3 /root/plugin_options.py /root/CT_small.dcm {library} 2> /dev/null")
     assert json.loads(out) == {version: {section: TABLES[version][section]}}
 
