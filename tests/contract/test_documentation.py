@@ -1,17 +1,19 @@
 """What people read about the plugins and the variables is there, and true."""
 
 import importlib
+import re
 from typing import Any
 
 import pytest
 import yaml
 from ansible.module_utils import basic
 
-from tests.repository import ROOT, run
+from tests.repository import ROOT, names, run
 
 MODULES = sorted(path.stem for path in ROOT.glob("plugins/modules/*.py"))
 FILTERS = sorted(path.stem for path in ROOT.glob("plugins/filter/*.yml"))
 TESTS = sorted(path.stem for path in ROOT.glob("plugins/test/*.yml"))
+DOCUMENTS = names("", suffix=".md")
 # How documentation and argument spec call the same thing.
 FACETS: dict[str, Any] = {
     "type": "str",
@@ -95,3 +97,16 @@ def test_variables_reference_is_up_to_date() -> None:
     printed = run("python", "tools/variables.py")
     assert printed.returncode == 0, printed.stderr
     assert printed.stdout == (ROOT / "docs" / "variables.md").read_text(encoding="utf-8"), "run `make docs`"
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    text = re.sub(r"(?ms)^```.*?^```", "", (ROOT / name).read_text(encoding="utf-8"))
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
+    assert not [link for link in links if not ((ROOT / name).parent / link).exists()]
+
+
+def test_each_document_is_found_from_the_readme() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150, "what a reader needs later has its place in docs/"
+    assert not [name for name in names("docs/", suffix=".md") if f"]({name})" not in text]
