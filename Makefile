@@ -5,7 +5,10 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-.PHONY: help setup demo test test-quick test-mysql test-matrix lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock clean
+# What `make test` has no time for; each takes less than an hour.
+SHARDS := test-scenarios test-later test-mysql test-matrix
+
+.PHONY: help setup demo test test-quick test-all test-scenarios test-later test-mysql test-matrix lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -14,13 +17,23 @@ setup: .venv/done .cache/collections/ansible_collections/dicom/orthanc ## the Py
 demo: setup ## a throw-away host in a container with a verified Orthanc on it
 	tools/demo
 
-test: setup .venv/done-test ## everything: lint, unit tests, scenarios
+test: setup .venv/done-test ## lint, unit tests, and what each change has to pass on hosts, in half an hour
 	@echo "Installs docker.io, mmdebstrap and openssh-client where they are missing, and starts a Docker engine if none runs."
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
-	pytest tests -n 3 --dist loadfile --durations 25
+	pytest tests -m "not later" -n 3 --dist loadfile --durations 25
 
 test-quick: setup .venv/done-test ## what needs no host: lint, unit and contract tests
 	pytest tests/unit tests/contract
+
+test-all: test $(SHARDS) ## `make test`, and every shard of what takes longer
+
+test-scenarios: setup .venv/done-test ## the scenarios that `make test` leaves out
+	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+	pytest tests/hosts/test_scenarios.py -m later -n 2 --dist loadfile -rA --tb=short
+
+test-later: setup .venv/done-test ## the other tests on hosts that `make test` leaves out
+	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+	pytest tests/hosts -m later -n 2 --dist loadfile -rA --tb=short --ignore tests/hosts/test_scenarios.py
 
 test-mysql: setup .venv/done-test ## a real MySQL 9.7, which only Debian unstable has, as a server run by others
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'

@@ -95,3 +95,16 @@ def test_role_sets_options_that_exist() -> None:
     base = load("roles/orthanc/vars/main.yml")["__orthanc_base"]
     assert set(base) <= {name for table in KNOWN_OPTIONS.values() for name in table}
     assert set(base) <= set(KNOWN_OPTIONS["1.13.0"])
+
+
+def test_public_workflow_runs_every_shard() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    shards = re.search(r"(?m)^SHARDS := (.*)$", makefile)
+    assert shards
+    matrix = load(".github/workflows/test.yml")["jobs"]["test"]["strategy"]["matrix"]["target"]
+    assert matrix == ["test", *shards[1].split()]
+    # The files that hold a shard alone are not collected by `make test`, so one without a target would never run.
+    apart = {path.name for path in (ROOT / "tests" / "hosts").glob("*.py") if "def test_" in path.read_text("utf-8")}
+    assert {name for name in apart if not name.startswith("test_")} <= set(
+        re.findall(r"tests/hosts/(\w+\.py)", makefile)
+    )

@@ -11,6 +11,7 @@ import pytest
 from tests.checks import outcomes
 from tests.hosts.conftest import ROOT, Lab
 
+pytestmark = pytest.mark.later
 LAB = {"name": "peers", "pacs": "trixie", "archive": "bookworm"}
 PAIR = ROOT / "inventories" / "pair"
 VERIFIER = {
