@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # What `make test` has no time for; each takes less than an hour.
 SHARDS := test-scenarios test-later test-mysql test-matrix
 
-.PHONY: help setup demo test test-quick test-all test-scenarios test-later test-mysql test-matrix lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock clean
+.PHONY: help setup demo test test-quick test-all test-scenarios test-later test-mysql test-matrix lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -74,8 +74,11 @@ bench-database: setup .venv/done-test ## how fast images go into which database,
 	python -m benchmarks.database $(BENCH)
 
 lock: ## requirements*.txt out of requirements*.in
-	uv pip compile --quiet --universal --python-version 3.11 --no-header requirements.in -o requirements.txt
-	uv pip compile --quiet --universal --python-version 3.11 --no-header requirements-test.in -o requirements-test.txt
+	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header requirements.in -o requirements.txt
+	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header requirements-test.in -o requirements-test.txt
+
+release: setup ## what a release consists of, from the version in galaxy.yml: the collection, its checksum, what changed
+	tools/release
 
 clean: ## remove the lab's hosts, images and network, and .venv and .cache
 	tools/clean

@@ -8,7 +8,8 @@ import tarfile
 
 import pytest
 
-from tests.repository import ROOT, files, load, run
+from tests.contract.test_lint import LINTERS
+from tests.repository import ROOT, files, load, names, run
 
 # In pieces, so that this file is none that it finds.
 FORBIDDEN = {
@@ -57,6 +58,8 @@ def test_lock_holds_what_is_asked_for(name: str) -> None:
     asked, locked = pins(f"{name}.in"), pins(f"{name}.txt")
     assert {pin for pin in asked if "==" in pin} <= locked
     assert all("==" in pin for pin in locked)
+    text = (ROOT / f"{name}.txt").read_text(encoding="utf-8")
+    assert text.count(" \\\n    --hash=sha256:") >= text.count("=="), "run `make lock`"
     assert {pin.partition("==")[0] for pin in asked} <= {pin.partition("==")[0] for pin in locked}
 
 
@@ -66,7 +69,7 @@ def test_locks_agree() -> None:
 
 def pins(name: str) -> set[str]:
     """Return the packages of a requirements file and of those that it includes, without their markers."""
-    lines = [line.partition(";")[0].strip() for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
+    lines = [line.partition(";")[0].strip(" \\") for line in (ROOT / name).read_text(encoding="utf-8").splitlines()]
     included = [pin for line in lines if line.startswith("-r ") for pin in pins(line.removeprefix("-r "))]
     return {line.lower() for line in lines if line and not line.startswith(("#", "-"))} | set(included)
 
@@ -108,3 +111,54 @@ def test_public_workflow_runs_every_shard() -> None:
     assert {name for name in apart if not name.startswith("test_")} <= set(
         re.findall(r"tests/hosts/(\w+\.py)", makefile)
     )
+
+
+# What is imported under another name than that of its package.
+LIBRARIES = {
+    "psycopg2-binary": "psycopg2",
+    "pytest-testinfra": "testinfra",
+    "pytest-xdist": "xdist",
+    "types-pyyaml": "yaml",
+    "types-requests": "requests",
+}
+# What nothing imports, and what needs it.
+PROGRAMS = {"ansible": "all of it", "libpass": "Ansible's filter password_hash", "mitogen": "the benchmark"}
+
+
+@pytest.mark.parametrize("name", ["requirements", "requirements-test"])
+def test_every_requirement_is_used(name: str) -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in files() if path.suffix == ".py")
+    programs = (ROOT / "Makefile").read_text(encoding="utf-8") + " ".join(LINTERS)
+    for requirement in {pin.partition("==")[0] for pin in pins(f"{name}.in")} - set(PROGRAMS):
+        library = LIBRARIES.get(requirement, requirement.replace("-", "_"))
+        imported = re.search(rf"(?mi)^\s*(import|from) {library}\b", code)
+        called = f'"{requirement}"' in code or re.search(rf"\b{requirement}\b", programs)
+        assert imported or called, f"nothing uses {requirement}"
+
+
+def test_collections_that_are_used_are_declared() -> None:
+    text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in names("roles/", "playbooks/", "templates/"))
+    used = set(re.findall(r"\bcommunity\.\w+(?=\.\w)", text))
+    assert used == set(load("galaxy.yml")["dependencies"])
+
+
+def test_release_is_made_of_the_version_in_one_place(tmp_path: pathlib.Path) -> None:
+    for name in ("galaxy.yml", "CHANGELOG.md", "README.md", "LICENSE", "tools/release"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    (tmp_path / ".gitignore").write_text(".cache\n", encoding="utf-8")
+    commit = "-c user.name=x -c user.email=x@x commit -q -a -m x"
+    for command in ("init -q", "add -A", commit):
+        assert run("git", *command.split(), cwd=tmp_path).returncode == 0
+    done = run("sh", "tools/release", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    version = load("galaxy.yml")["version"]
+    made = tmp_path / ".cache" / "release"
+    assert {path.name for path in made.iterdir()} == {f"dicom-orthanc-{version}.tar.gz", "SHA256SUMS", "notes.md"}
+    assert (made / "notes.md").read_text("utf-8").startswith(f"## {version}\n")
+    assert run("sha256sum", "--check", "SHA256SUMS", cwd=made).returncode == 0
+
+    (tmp_path / "galaxy.yml").write_text("version: 9.9.9\n", encoding="utf-8")
+    assert "git status" in run("sh", "tools/release", cwd=tmp_path).stderr
+    assert run("git", *commit.split(), cwd=tmp_path).returncode == 0
+    assert "'## 9.9.9'" in run("sh", "tools/release", cwd=tmp_path).stderr
