@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour.
-SHARDS := test-scenarios test-later test-mysql test-matrix
+SHARDS := test-sanity test-scenarios test-later test-mysql test-matrix
 
-.PHONY: help setup demo test test-quick test-all test-scenarios test-later test-mysql test-matrix lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo test test-quick test-all test-sanity test-scenarios test-later test-mysql test-matrix lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -26,6 +26,9 @@ test-quick: setup .venv/done-test ## what needs no host: lint, unit and contract
 	pytest tests/unit tests/contract
 
 test-all: test $(SHARDS) ## `make test`, and every shard of what takes longer
+
+test-sanity: setup ## ansible-test's sanity tests
+	tools/sanity
 
 test-scenarios: setup .venv/done-test ## the scenarios that `make test` leaves out
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write the secrets that an inventory names and does not have yet into its vault file.
 
 Usage: make_secrets.py INVENTORY [OVERLAY]

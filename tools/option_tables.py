@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Write the options that known Orthanc releases accept, from the samples that their binaries print.
 
 Usage: option_tables.py VERSION=FILE[,FILE] ... > roles/orthanc/files/known_options.json

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Find out which options the plugins of this host's Orthanc read, and of which type, by giving them wrong ones.
 
 Usage: python3 plugin_options.py IMAGE.dcm [LIBRARY ...]     (on a host with Debian's packages; Python 3.11 or newer)

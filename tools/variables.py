@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Print the reference of all variables in Markdown, out of the roles' argument specs and defaults.
 
 Usage: variables.py > docs/variables.md

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Prove a source of packages and its key, without telling the host of it."""
 
@@ -13,7 +14,7 @@ description:
   - Lets apt read a source of packages in a folder of its own, and fails with the reason if apt does not accept it.
     A source that apt refuses, once in place, would stop every other update of the host too.
   - Changes nothing, in check mode or otherwise.
-author: The dicom.orthanc authors
+author: The dicom.orthanc authors (!UNKNOWN)
 options:
   url:
     description: Address of the source. Empty takes the one of Orthanc's makers for this distribution.

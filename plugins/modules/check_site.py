@@ -1,4 +1,5 @@
 # Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The documentation of the action of the same name, which does the work on the control node."""
 
@@ -12,7 +13,7 @@ description:
   - Checks, for the roles that bear the names of the host's groups, that every variable exists, has the right type and
     makes sense together with the others, and that the host can do what they ask for.
   - Fails with one sentence per problem, which names the variable and the remedy. Changes nothing.
-author: The dicom.orthanc authors
+author: The dicom.orthanc authors (!UNKNOWN)
 options:
   reach:
     description: Look at the host too. Without it no host is connected to, and the inventory alone is checked.

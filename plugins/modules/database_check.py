@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Ask a database server that somebody else runs whether Orthanc can work with it."""
 
@@ -13,7 +14,7 @@ description:
   - Logs in from this host as Orthanc will, and looks at TLS, the rights of the login, and what is in the database.
   - Fails with one sentence per problem, and with the SQL that the administrator of that server has to run.
   - Changes nothing on the server. Needs C(psycopg2) or C(pymysql) on this host.
-author: The dicom.orthanc authors
+author: The dicom.orthanc authors (!UNKNOWN)
 options:
   engine:
     description: What the server is.

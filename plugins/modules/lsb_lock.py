@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write down the checksums of LSB binaries."""
 
@@ -13,7 +14,7 @@ description:
   - Orthanc's download site publishes no checksums. This downloads what a site needs, once, and writes the SHA-256 of
     each file as C(orthanc_lsb_checksums), which every later download is held against.
   - What stands there already stays as it is, and is not asked for again.
-author: The dicom.orthanc authors
+author: The dicom.orthanc authors (!UNKNOWN)
 options:
   url:
     description: Root of the download site or of a mirror of it.

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Have the files of an Orthanc release in a folder of their own."""
 
@@ -15,7 +16,7 @@ description:
   - Nothing is put in place before everything has come whole, has the right checksum, and the binary runs on this host.
     Which release runs is for somebody else to say, by the link C(path/current).
   - Removes the releases that were left the longest ago; never the one that the link names.
-author: The dicom.orthanc authors
+author: The dicom.orthanc authors (!UNKNOWN)
 options:
   url:
     description: Root of the download site or of a mirror of it.

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write the files of nginx, have it serve them, and prove that it does."""
 
@@ -15,7 +16,7 @@ description:
   - In one call, since each costs about half a second per host.
   - Waits until nginx answers, and until no process with the configuration of before takes requests any more. Fails with
     the newest lines of nginx's logs if that does not come. What was written stays, since it was tried beforehand.
-author: The dicom.orthanc authors
+author: The dicom.orthanc authors (!UNKNOWN)
 options:
   url:
     description: What is asked for on this host, past any proxy that the environment names.

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Ask the Orthanc binary of a host for its version and for the options that it knows."""
 
@@ -13,7 +14,7 @@ description:
   - Runs the binary with C(--version) and C(--config=-) and reads the options out of the sample that it prints.
   - Where the binary is not installed yet, tells the version that the package source offers.
   - Changes nothing, in check mode or otherwise.
-author: The dicom.orthanc authors
+author: The dicom.orthanc authors (!UNKNOWN)
 options:
   command:
     description:

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write the files of Orthanc, run it with them, prove that it works, or go back to what worked last."""
 
@@ -19,7 +20,7 @@ description:
   - What worked is kept in O(state_dir). If Orthanc does not work, the configuration and the unit that worked last come
     back, Orthanc is started with them, and the module fails with Orthanc's own error lines from the journal.
   - Port and login are read from the configuration itself.
-author: The dicom.orthanc authors
+author: The dicom.orthanc authors (!UNKNOWN)
 options:
   config_dir:
     description: Folder of the configuration, with nothing else in it.

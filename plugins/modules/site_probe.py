@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Look at a host before anything is changed on it."""
 
@@ -11,7 +12,7 @@ short_description: What a host brings for a deployment
 version_added: 0.1.0
 description:
   - Reads what the checks of the action C(dicom.orthanc.check_site) compare the inventory with. Changes nothing.
-author: The dicom.orthanc authors
+author: The dicom.orthanc authors (!UNKNOWN)
 options:
   storage_dir:
     description: Where the DICOM files are or will be.

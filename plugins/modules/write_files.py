@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write the files of a role in one go."""
 
@@ -12,7 +13,7 @@ version_added: 0.1.0
 description:
   - Does for a whole list of files what M(ansible.builtin.template), M(ansible.builtin.file) and M(ansible.builtin.find)
     do one by one. Each task costs about half a second per host, and a role has some ten files.
-author: The dicom.orthanc authors
+author: The dicom.orthanc authors (!UNKNOWN)
 extends_documentation_fragment: dicom.orthanc.files
 attributes:
   check_mode:
