@@ -5,24 +5,22 @@ from __future__ import annotations
 import atexit
 import contextlib
 import functools
-import getpass
 import json
 import pathlib
 import shutil
 import signal
-import socket
 import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import requests
-import testinfra  # type: ignore[import-untyped]
 from pydicom.uid import UID
 
 from verification.client import Client
 from verification.expect import Unexpected, expect
 from verification.patient import CT, NAMED, SERIES, Image, gallery, zipped
+from verification.reach import Host, expect_open
 from verification.receiver import Receiver
 from verification.report import LEFT_OUT
 from verification.risks import risks
@@ -33,8 +31,8 @@ from verification.versions import lacking
 
 pytest_plugins = ["verification.report"]
 
-# What testinfra's own SSH connection does not do, or does with a password on a command line.
-NEEDS_ANSIBLE = ("_pass", "_password", "_become_method", "_become_exe", "_become_flags")
+# Asks for a connection, as a modality would.
+KNOCK = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5).close()"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -76,40 +74,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(scope="session")
-def host(site: Site, pytestconfig: pytest.Config) -> Any:
+def host(site: Site, pytestconfig: pytest.Config) -> Host:
     """The host of Orthanc."""
-    return _reach(site.name, site.connection, pytestconfig.getoption("--sites"))
+    return Host(site.name, site.connection, pytestconfig.getoption("--sites"))
 
 
 @pytest.fixture(scope="session")
-def proxy_host(proxied: Site, host: Any, pytestconfig: pytest.Config) -> Any:
+def proxy_host(proxied: Site, host: Host, pytestconfig: pytest.Config) -> Host:
     """The host of its proxy, which may be the same."""
     if proxied.proxy == proxied.name:
         return host
-    return _reach(proxied.proxy, proxied.proxy_connection, pytestconfig.getoption("--sites"))
-
-
-def _reach(name: str, described: dict[str, Any], private: pathlib.Path) -> Any:
-    """Reach a host over the connection that the inventory describes, as root."""
-    connection = dict(described)
-    local = connection.get("ansible_connection") == "local"
-    user = getpass.getuser() if local else connection.get("ansible_user")
-    connection["ansible_become"] = user != "root"
-    # Inside the private folder, which the role removes.
-    folder = private / name
-    folder.mkdir(0o700, exist_ok=True)
-    if connection.get("ansible_connection", "ssh") in ("ssh", "smart"):
-        # One connection for all commands.
-        shared = f"-o ControlMaster=auto -o ControlPersist=10s -o ControlPath={folder}/ssh"
-        connection["ansible_ssh_common_args"] = f"{connection.get('ansible_ssh_common_args', '')} {shared}".strip()
-    inventory = folder / "hosts.json"
-    inventory.touch(0o600)
-    inventory.write_text(json.dumps({"all": {"hosts": {name: connection}}}), "utf-8")
-    return testinfra.get_host(
-        f"ansible://{name}",
-        ansible_inventory=str(inventory),
-        force_ansible=any(name.endswith(NEEDS_ANSIBLE) for name in connection),
-    )
+    return Host(proxied.proxy, proxied.proxy_connection, pytestconfig.getoption("--sites"))
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +96,7 @@ def proxied(site: Site) -> Site:
 
 
 @pytest.fixture(scope="session")
-def inside(site: Site, host: Any, facts: dict[str, str]) -> dict[str, Any]:
+def inside(site: Site, host: Host, facts: dict[str, str]) -> dict[str, Any]:
     """What Orthanc answers on the host itself."""
     found = _inside(site, host)
     system, held = found["system"], found["statistics"]
@@ -136,10 +111,10 @@ def inside(site: Site, host: Any, facts: dict[str, str]) -> dict[str, Any]:
     return found
 
 
-def _inside(site: Site, host: Any) -> dict[str, Any]:
+def _inside(site: Site, host: Host) -> dict[str, Any]:
     script = pathlib.Path(__file__).with_name("on_host.py").read_text("utf-8")
     result = host.run("python3 -c %s %s %s %s", script, site.config_dir, str(site.http_port), site.storage_dir)
-    complaint = result.stderr.strip().rpartition("\n")[2]
+    complaint = result.stderr.strip().rpartition("\n")[2] if result.rc else ""
     expect("complaint of the script that asks Orthanc on the host", "", complaint, "journalctl -u orthanc")
     answer: dict[str, Any] = json.loads(result.stdout)
     return answer
@@ -154,7 +129,7 @@ def others(site: Site, pytestconfig: pytest.Config) -> dict[str, tuple[Site, dic
             continue
         # One that is down has findings of its own.
         with contextlib.suppress(Unexpected, OSError):
-            inside = _inside(other, _reach(other.name, other.connection, folder))
+            inside = _inside(other, Host(other.name, other.connection, folder))
             if not risks(other, inside):
                 found[other.name] = (other, inside["system"])
     return found
@@ -163,7 +138,7 @@ def others(site: Site, pytestconfig: pytest.Config) -> dict[str, tuple[Site, dic
 @pytest.fixture(scope="session")
 def public(proxied: Site) -> Site:
     """The same, where its port can be reached from here and leads to its Orthanc: else each test would wait."""
-    socket.create_connection((proxied.host, proxied.port), timeout=10).close()
+    expect_open("which is the proxy's", proxied.host, proxied.port, "nginx_https_port; systemctl status nginx")
     where = f"GET {proxied.url}system"
     try:
         answer = Client(proxied.url, proxied.trust(), proxied.login, writes=False).get("/system", timeout=15)
@@ -273,6 +248,8 @@ def scp(site: Site) -> Site:
         pytest.skip("orthanc_settings.DicomServerEnabled is false")
     if site.dicom_certificate and site.dicom_asks and not site.identity:
         pytest.skip("verification_certificate is empty, and the DICOM port of this site asks for one")
+    see = "orthanc_dicom_port; systemctl status orthanc"
+    expect_open("which takes DICOM", site.address, site.dicom_port, see)
     return site
 
 
@@ -285,12 +262,16 @@ def modality(scp: Site) -> str:
 
 
 @pytest.fixture(scope="session")
-def receiver(scp: Site, modality: str) -> Iterator[Receiver]:
-    """This machine as a modality that listens."""
+def receiver(scp: Site, modality: str, host: Host) -> Iterator[Receiver]:
+    """This machine as a modality that listens, and that the site reaches."""
     if scp.encrypts and not scp.identity:
         pytest.skip("verification_certificate is empty, and Orthanc encrypts what it sends to this machine")
-    host, port = scp.receiver
+    address, port = scp.receiver
     orthanc = (scp.aet, scp.address, scp.dicom_port)
     listening = scp.dicom(server=True) if scp.encrypts else None
-    with Receiver((modality, host, port), orthanc, scp.dicom(), listening).listening() as made:
+    with Receiver((modality, address, port), orthanc, scp.dicom(), listening).listening() as made:
+        knocked = host.run("python3 -c %s %s %s", KNOCK, address, str(port))
+        complaint = knocked.stderr.strip().rpartition("\n")[2] if knocked.rc else ""
+        see = "a firewall on the way to this machine; orthanc_modalities (Host, Port)"
+        expect(f"port {port} of {address}, which is this machine, asked by {scp.name}", "", complaint, see)
         yield made

@@ -14,6 +14,7 @@ from cryptography import x509
 from verification.client import Client
 from verification.expect import expect
 from verification.patient import CT
+from verification.reach import expect_open
 from verification.site import Site
 
 ROUTES = ["/", "/system", "/patients", "/instances", "/changes", "/app/explorer.html", "/dicom-web/studies"]
@@ -61,6 +62,7 @@ def test_every_user_gets_in(public: Site) -> None:
 
 
 def test_http_leads_to_https(public: Site) -> None:
+    expect_open("which leads to HTTPS", public.host, public.plain_port, "nginx_http_port")
     connection = http.client.HTTPConnection(public.host, public.plain_port, timeout=10)
     connection.request("GET", f"{public.prefix}system")
     answer = connection.getresponse()
@@ -114,6 +116,7 @@ def test_relay_is_for_the_proxy_only(site: Site) -> None:
     if not site.relay_port:
         pytest.skip(f"the proxy of {site.name} is on the same host, or there is none")
     context = site.trust(site.relay_certificate)
+    expect_open("which is for the proxy", site.address, site.relay_port, "nginx_relay_port")
     # The certificate is for the name in the inventory.
     with (
         socket.create_connection((site.address, site.relay_port), timeout=10) as plain,

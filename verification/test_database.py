@@ -14,13 +14,14 @@ import pytest
 from verification.client import Client
 from verification.expect import expect
 from verification.patient import CT
+from verification.reach import Host
 from verification.site import Site
 
 ON_DATABASE = (pathlib.Path(__file__).parent / "on_database.py").read_text("utf-8")
 
 
 @pytest.fixture(scope="session")
-def database(site: Site, host: Any, patient: Client) -> dict[str, Any]:
+def database(site: Site, host: Host, patient: Client) -> dict[str, Any]:
     """What the database says while the disposable patient is in it."""
     del patient
     if site.database == "sqlite":

@@ -10,6 +10,7 @@ import pytest
 
 from verification.expect import expect
 from verification.hardening import ASK_CLOCK, LOOK, Clock, Listener, listeners, privileges, protection
+from verification.reach import Host
 from verification.report import Report
 from verification.site import Site
 
@@ -18,20 +19,20 @@ EXPOSURE = 1.5
 
 
 @pytest.fixture(scope="session")
-def listening(site: Site, host: Any, inside: dict[str, Any], report: Report) -> list[Listener]:
+def listening(site: Site, host: Host, inside: dict[str, Any], report: Report) -> list[Listener]:
     """What listens on Orthanc's host."""
     return look(site, host, inside, report, site.name)
 
 
 @pytest.fixture(scope="session")
 def proxy_listening(
-    proxied: Site, proxy_host: Any, inside: dict[str, Any], report: Report, listening: list[Listener]
+    proxied: Site, proxy_host: Host, inside: dict[str, Any], report: Report, listening: list[Listener]
 ) -> list[Listener]:
     """What listens on the host of its proxy, which may be the same."""
     return listening if proxied.proxy == proxied.name else look(proxied, proxy_host, inside, report, proxied.proxy)
 
 
-def look(site: Site, host: Any, inside: dict[str, Any], report: Report, name: str) -> list[Listener]:
+def look(site: Site, host: Host, inside: dict[str, Any], report: Report, name: str) -> list[Listener]:
     """See what listens on a host, and tell it in the report."""
     found = listeners(host.check_output(LOOK))
     told = [(one, protection(site, one, inside["options"], name == site.proxy)) for one in found]
@@ -40,7 +41,7 @@ def look(site: Site, host: Any, inside: dict[str, Any], report: Report, name: st
 
 
 @pytest.fixture(scope="session")
-def process(site: Site, host: Any, listening: list[Listener], facts: dict[str, str]) -> dict[str, str]:
+def process(site: Site, host: Host, listening: list[Listener], facts: dict[str, str]) -> dict[str, str]:
     """What Orthanc's process may do, be it in a container or not."""
     pids = [pid for one in listening if one.port == site.http_port and one.process == "Orthanc" for pid in one.pids]
     expect(f"processes of Orthanc that listen on port {site.http_port}", 1, len(pids), "orthanc_http_port")
@@ -84,7 +85,7 @@ def test_orthanc_has_no_power(process: dict[str, str]) -> None:
     expect("what Orthanc's process may do", expected, got, "systemctl cat orthanc; playbooks/orthanc.yml")
 
 
-def test_sandbox_is_tight(host: Any, process: dict[str, str], facts: dict[str, str]) -> None:
+def test_sandbox_is_tight(host: Host, process: dict[str, str], facts: dict[str, str]) -> None:
     if host.check_output("systemctl show orthanc --property=MainPID --value") != process["pid"]:
         pytest.skip("Orthanc runs in a container: not the unit is its sandbox, and its process was looked at instead")
     said = host.check_output("systemd-analyze security orthanc.service --no-pager")
@@ -93,7 +94,7 @@ def test_sandbox_is_tight(host: Any, process: dict[str, str], facts: dict[str, s
     expect(f"exposure {exposure} is at most {EXPOSURE}", True, exposure <= EXPOSURE, "systemctl cat orthanc")
 
 
-def test_clock_is_right(site: Site, host: Any, facts: dict[str, str]) -> None:
+def test_clock_is_right(site: Site, host: Host, facts: dict[str, str]) -> None:
     # The first command pays for the connection.
     host.run("true")
     asked = time.time()

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from verification.expect import expect
+from verification.reach import Host
 from verification.site import Site
 
 UNIT = "/etc/systemd/system/orthanc.service"
@@ -15,26 +16,26 @@ UNIT = "/etc/systemd/system/orthanc.service"
 REPORTED = {"dicomweb": "dicom-web", "webviewer": "web-viewer"}
 
 
-def modes(host: Any, *paths: str) -> dict[str, str]:
+def modes(host: Host, *paths: str) -> dict[str, str]:
     """Return ``mode owner:group`` of each path that is there."""
     found = host.run("stat --format='%%n %%a %%U:%%G' " + " ".join(["%s"] * len(paths)), *paths).stdout
     return dict(line.split(" ", 1) for line in found.splitlines())
 
 
-def test_orthanc_runs_now_and_at_boot(host: Any) -> None:
+def test_orthanc_runs_now_and_at_boot(host: Host) -> None:
     expect_service(host, "orthanc")
 
 
-def test_proxy_runs_now_and_at_boot(proxy_host: Any) -> None:
+def test_proxy_runs_now_and_at_boot(proxy_host: Host) -> None:
     expect_service(proxy_host, "nginx")
 
 
-def expect_service(host: Any, service: str) -> None:
+def expect_service(host: Host, service: str) -> None:
     state = host.run(f"systemctl is-active {service}; systemctl is-enabled {service}").stdout.split()
     expect(f"{service}.service", ["active", "enabled"], state, f"journalctl -u {service}")
 
 
-def test_unit_is_ours(site: Site, host: Any) -> None:
+def test_unit_is_ours(site: Site, host: Host) -> None:
     shown = host.check_output("systemctl show orthanc --property=FragmentPath,MainPID")
     unit = dict(line.split("=", 1) for line in shown.splitlines())
     expect("file of orthanc.service", UNIT, unit["FragmentPath"])
@@ -43,7 +44,7 @@ def test_unit_is_ours(site: Site, host: Any) -> None:
     expect("last argument of orthanc.service", [site.config_dir], words[-1:], "orthanc_config_dir")
 
 
-def test_configuration_is_for_orthanc_only(site: Site, host: Any) -> None:
+def test_configuration_is_for_orthanc_only(site: Site, host: Host) -> None:
     names = host.check_output("ls -A %s", site.config_dir).split()
     missing = {"orthanc.json", "credentials.json"} - set(names)
     expect(f"what {site.config_dir} does not have", set(), missing, "playbooks/site.yml")
@@ -52,12 +53,12 @@ def test_configuration_is_for_orthanc_only(site: Site, host: Any) -> None:
     expect("modes of orthanc_config_dir", expected, modes(host, *expected))
 
 
-def test_storage_is_for_orthanc_only(site: Site, host: Any) -> None:
+def test_storage_is_for_orthanc_only(site: Site, host: Host) -> None:
     expected = {site.storage_dir: "750 orthanc:orthanc"}
     expect("mode of orthanc_storage_dir", expected, modes(host, *expected))
 
 
-def test_secrets_of_the_proxy_are_not_public(proxied: Site, proxy_host: Any) -> None:
+def test_secrets_of_the_proxy_are_not_public(proxied: Site, proxy_host: Host) -> None:
     certificate = pathlib.PurePosixPath(proxied.certificate_file)
     expected = {
         str(certificate): "644 root:root",
@@ -68,15 +69,15 @@ def test_secrets_of_the_proxy_are_not_public(proxied: Site, proxy_host: Any) -> 
     expect("modes of the proxy's files", expected, modes(proxy_host, *expected))
 
 
-def test_no_public_file_of_orthanc_holds_a_password(site: Site, host: Any) -> None:
+def test_no_public_file_of_orthanc_holds_a_password(site: Site, host: Host) -> None:
     expect_no_password(site, host)
 
 
-def test_no_public_file_of_the_proxy_holds_a_password(proxied: Site, proxy_host: Any) -> None:
+def test_no_public_file_of_the_proxy_holds_a_password(proxied: Site, proxy_host: Host) -> None:
     expect_no_password(proxied, proxy_host)
 
 
-def expect_no_password(site: Site, host: Any) -> None:
+def expect_no_password(site: Site, host: Host) -> None:
     # What anybody there can read may travel; the passwords stay here. Not every host has all of the folders.
     public = host.run("find /etc/pacs /etc/orthanc /etc/nginx %s -type f -perm -o=r -exec cat {} +", UNIT).stdout
     expect("public files are found", True, bool(public))
@@ -84,7 +85,7 @@ def expect_no_password(site: Site, host: Any) -> None:
     expect("users whose password anybody on the host can read", [], leaks, "grep -r in /etc/pacs and /etc/nginx")
 
 
-def test_log_is_in_the_journal(host: Any) -> None:
+def test_log_is_in_the_journal(host: Host) -> None:
     lines = host.check_output("journalctl --unit orthanc --lines 1 --output cat --quiet")
     expect("journalctl -u orthanc has lines", True, bool(lines))
 

@@ -29,6 +29,12 @@ LAB = {"name": "verification", "pacs": "trixie", "old": "bookworm"}
 # All that the suite can make use of.
 WANTED = {"orthanc_plugins": ["dicomweb", "gdcm", "worklists"], "orthanc_settings": {"DefaultEncoding": "Utf8"}}
 PROXY = "/etc/nginx/conf.d/orthanc.conf"
+# What hosts of hospitals say before, and login shells beside what they are asked.
+NOISE = """
+echo 'For authorised use only.' > /etc/issue.net; echo 'Banner /etc/issue.net' > /etc/ssh/sshd_config.d/banner.conf
+for home in /root /home/deploy; do sed -i '1i echo Welcome; echo Mind the gap >&2' $home/.bashrc; done
+systemctl reload ssh
+"""
 # What needs another topology than a single host with SQLite, whatever its release.
 ELSEWHERE = {
     "test_access::test_relay_is_for_the_proxy_only",
@@ -119,6 +125,8 @@ class Site:
 @pytest.fixture(scope="module")
 def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
     made = Site(lab, tmp_path_factory.mktemp("verification"))
+    for host in lab.address:
+        lab.shell(NOISE, host)
     made.deploy()
     return made
 
@@ -213,6 +221,23 @@ def test_host_that_was_opened_by_hand(site: Site) -> None:
     page = (site.report / "report.html").read_text(encoding="utf-8")
     for told in ("4242/tcp on 0.0.0.0", "packet filter refuses other hosts", "not synchronised, 0."):
         assert told in page
+
+
+def test_firewall_that_drops_is_told_once(site: Site) -> None:
+    """Each port that is silent costs its time once, and is named, with its host."""
+    wall = "add table inet wall; add chain inet wall i { type filter hook input priority -10; }"
+    site.lab.shell(f"nft '{wall}; add rule inet wall i tcp dport {{ 443, 4242 }} drop'")
+    try:
+        said = site.verify({"verification_level": "probe"}, good=False)
+    finally:
+        site.lab.shell("nft delete table inet wall")
+    address = site.lab.address["pacs"]
+    for port, what in ((443, "which is the proxy's"), (4242, "which takes DICOM")):
+        found = f"TCP port {port} of {address}, {what}: expected 'an answer', got 'silence for 5 s'; see a firewall"
+        assert said.count(found) == 1, said
+    assert re.search(r"TimeoutError|timed out|no answer", said) is None
+    # A port that is closed has its own time-out, the rest none.
+    assert site.seconds("pacs") < 40
 
 
 def test_site_that_does_not_answer_in_time(site: Site) -> None:
