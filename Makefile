@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour.
-SHARDS := test-sanity test-scenarios test-later test-mysql test-matrix
+SHARDS := test-sanity test-scenarios test-later test-mysql test-matrix test-many
 
-.PHONY: help setup demo test test-quick test-all test-sanity test-scenarios test-later test-mysql test-matrix lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo test test-quick test-all test-sanity test-scenarios test-later test-mysql test-matrix test-many lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -45,6 +45,10 @@ test-mysql: setup .venv/done-test ## a real MySQL 9.7, which only Debian unstabl
 test-matrix: setup .venv/done-test ## every inventory with every install method on every release, and attacks and leaks on Debian 12
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
 	PACS_RELEASE=bookworm pytest tests/hosts/matrix.py tests/hosts/test_attacks.py tests/hosts/test_closed.py -n 2 --dist loadfile -rA --tb=short
+
+test-many: setup .venv/done-test ## twenty Orthancs, proved side by side in under a minute
+	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+	pytest tests/hosts/many.py -rA --tb=short
 
 lint: setup .venv/done-test ## ansible-lint, yamllint, ruff, mypy
 	pytest tests/contract/test_lint.py

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import fcntl
 import functools
 import json
 import pathlib
 import shutil
-import signal
 import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,12 +24,13 @@ from verification.reach import Host, expect_open
 from verification.receiver import Receiver
 from verification.report import LEFT_OUT
 from verification.risks import risks
+from verification.side_by_side import stop_once
 from verification.site import Site
 from verification.steps import sweep, upload
 from verification.transcoding import kept_syntax
 from verification.versions import lacking
 
-pytest_plugins = ["verification.report"]
+pytest_plugins = ["verification.report", "verification.side_by_side"]
 
 # Asks for a connection, as a modality would.
 KNOCK = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5).close()"
@@ -44,9 +45,8 @@ def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--sites"):
         # It holds passwords, and whoever made it may have been interrupted; then even the end has nowhere to print to.
         atexit.register(shutil.rmtree, config.getoption("--sites"), ignore_errors=True)
-    # Whoever ends the run politely gets the patient removed, as Ctrl-C does.
-    for name in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, signal.default_int_handler)
+    # Whoever ends the run politely gets the patient removed.
+    stop_once()
 
 
 @functools.cache
@@ -261,17 +261,19 @@ def modality(scp: Site) -> str:
     return scp.calling_aet
 
 
-@pytest.fixture(scope="session")
-def receiver(scp: Site, modality: str, host: Host) -> Iterator[Receiver]:
-    """This machine as a modality that listens, and that the site reaches."""
+@pytest.fixture(scope="module")
+def receiver(scp: Site, modality: str, host: Host, pytestconfig: pytest.Config) -> Iterator[Receiver]:
+    """This machine as a modality that listens, and that the site reaches; each host of the run in its turn."""
     if scp.encrypts and not scp.identity:
         pytest.skip("verification_certificate is empty, and Orthanc encrypts what it sends to this machine")
     address, port = scp.receiver
     orthanc = (scp.aet, scp.address, scp.dicom_port)
     listening = scp.dicom(server=True) if scp.encrypts else None
-    with Receiver((modality, address, port), orthanc, scp.dicom(), listening).listening() as made:
-        knocked = host.run("python3 -c %s %s %s", KNOCK, address, str(port))
-        complaint = knocked.stderr.strip().rpartition("\n")[2] if knocked.rc else ""
-        see = "a firewall on the way to this machine; orthanc_modalities (Host, Port)"
-        expect(f"port {port} of {address}, which is this machine, asked by {scp.name}", "", complaint, see)
-        yield made
+    with (pytestconfig.getoption("--sites") / f"port-{port}").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        with Receiver((modality, address, port), orthanc, scp.dicom(), listening).listening() as made:
+            knocked = host.run("python3 -c %s %s %s", KNOCK, address, str(port))
+            complaint = knocked.stderr.strip().rpartition("\n")[2] if knocked.rc else ""
+            see = "a firewall on the way to this machine; orthanc_modalities (Host, Port)"
+            expect(f"port {port} of {address}, which is this machine, asked by {scp.name}", "", complaint, see)
+            yield made

@@ -97,6 +97,19 @@ class Report:
         bad = self.count("failed") or self.count("not run") or not self.count("passed")
         return "NOT AS WANTED" if bad else "as wanted"
 
+    @property
+    def state(self) -> tuple[dict[str, dict[str, str]], dict[str, list[tuple[str, str, str, str, str]]], list[Exhibit]]:
+        """What is told beside the checks."""
+        return dict(self.facts), dict(self.listening), self.exhibits
+
+    def add(self, facts: dict[str, Any], listening: dict[str, Any], exhibits: list[Exhibit]) -> None:
+        """Take in what another process has seen."""
+        for site, told in facts.items():
+            self.facts[site] |= told
+        for site, ports in listening.items():
+            self.listening[site] += ports
+        self.exhibits += exhibits
+
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take a phase of a check in."""
         self.checks[report.nodeid].add(report)

@@ -16,7 +16,7 @@ def risks(site: Site, inside: dict[str, Any]) -> list[str]:
 
     :param inside: what Orthanc's host says of it, see ``on_host.py``.
     """
-    found = {"recycling": _recycling(inside["options"], inside["statistics"]), "routing": _routing(inside["options"])}
+    found = {"recycling": _recycling(inside["options"], inside["statistics"]), "routing": _routing(inside)}
     hint = "; set verification_level: probe, or add {} to verification_accepted_risks"
     reasons = [text + hint.format(name) for name, text in found.items() if text and name not in site.accepted_risks]
     free = int(inside["free"]) // 2**20
@@ -46,7 +46,9 @@ def _recycling(options: dict[str, Any], statistics: dict[str, Any]) -> str:
     return ""
 
 
-def _routing(options: dict[str, Any]) -> str:
+def _routing(inside: dict[str, Any]) -> str:
     """Tell whether scripts of the site could do something with our images."""
-    active = [option for option in ("LuaScripts", "PythonScript") if options.get(option)]
+    active = [option for option in ("LuaScripts", "PythonScript") if inside["options"].get(option)]
+    # What it runs stands in a section of its own, with names that are its own.
+    active += ["the plugin java"] if "java" in inside["plugins"] else []
     return f"{' and '.join(active)}: scripts of the site may send our images on" if active else ""

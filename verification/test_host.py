@@ -6,14 +6,17 @@ import pathlib
 from typing import Any
 
 import pytest
+import yaml
 
 from verification.expect import expect
 from verification.reach import Host
 from verification.site import Site
 
 UNIT = "/etc/systemd/system/orthanc.service"
-# Plugins that Orthanc reports under another name than the inventory.
-REPORTED = {"dicomweb": "dicom-web", "webviewer": "web-viewer"}
+# What the role knows of plugins: under which name Orthanc reports what the inventory has another one for.
+PLUGINS = yaml.safe_load(
+    (pathlib.Path(__file__).parents[1] / "roles" / "orthanc" / "vars" / "main.yml").read_text("utf-8")
+)["__orthanc_plugins"]
 
 
 def modes(host: Host, *paths: str) -> dict[str, str]:
@@ -116,7 +119,7 @@ def test_inside_index_answers(inside: dict[str, Any]) -> None:
 
 
 def test_inside_plugins_are_loaded(site: Site, inside: dict[str, Any]) -> None:
-    missing = [name for name in site.plugins if REPORTED.get(name, name) not in inside["plugins"]]
+    missing = [name for name in site.plugins if PLUGINS[name]["id"] not in inside["plugins"]]
     expect("plugins that Orthanc did not load", [], missing, "orthanc_plugins, journalctl -u orthanc")
 
 

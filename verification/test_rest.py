@@ -47,6 +47,12 @@ def test_system_names_the_server(site: Site, client: Client) -> None:
     expect("DicomAet in /system", site.aet, client.json_at("/system")["DicomAet"], "orthanc_aet")
 
 
+def test_explorer_is_there(client: Client) -> None:
+    answer = client.get("/app/explorer.html")
+    expect("GET /app/explorer.html", 200, answer.status_code)
+    expect("it is a page", "text/html", answer.headers.get("Content-Type", "").partition(";")[0])
+
+
 def test_identifiers_follow_their_definition(patient: Client) -> None:
     answer = upload(patient, CT.content)
     expected = {"ID": CT.instance, "ParentSeries": CT.series, "ParentStudy": CT.study, "ParentPatient": CT.patient}

@@ -95,12 +95,13 @@ class Lab:
         arguments: Sequence[str] = (),
         inventory: pathlib.Path = QUICKSTART,
         check: bool = True,
+        timeout: int = 400,
     ) -> subprocess.CompletedProcess[str]:
         """Run a shipped playbook with a shipped inventory on the lab's hosts."""
         file = self.folder.with_suffix(".json")
         file.write_text(json.dumps(variables or {}), encoding="utf-8")
         given = ("-i", str(inventory), "-i", str(self.folder), "-e", f"@{file}", *arguments)
-        return run("ansible-playbook", *given, f"playbooks/{playbook}.yml", check=check, timeout=400)
+        return run("ansible-playbook", *given, f"playbooks/{playbook}.yml", check=check, timeout=timeout)
 
     def url(self, path: str, host: str = "pacs") -> str:
         """Return the URL of a path on the proxy of a host."""

@@ -235,9 +235,8 @@ def test_firewall_that_drops_is_told_once(site: Site) -> None:
     for port, what in ((443, "which is the proxy's"), (4242, "which takes DICOM")):
         found = f"TCP port {port} of {address}, {what}: expected 'an answer', got 'silence for 5 s'; see a firewall"
         assert said.count(found) == 1, said
+    # Nothing else waits for an answer.
     assert re.search(r"TimeoutError|timed out|no answer", said) is None
-    # A port that is closed has its own time-out, the rest none.
-    assert site.seconds("pacs") < 40
 
 
 def test_site_that_does_not_answer_in_time(site: Site) -> None:

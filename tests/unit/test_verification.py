@@ -20,9 +20,11 @@ from pydicom.uid import (
 )
 
 from verification.client import Client
+from verification.expect import Unexpected
 from verification.patient import CT, gallery
 from verification.risks import risks
 from verification.site import Site
+from verification.test_host import test_inside_plugins_are_loaded as plugins_are_loaded
 from verification.transcoding import kept_syntax
 from verification.versions import lacking
 
@@ -32,7 +34,8 @@ ROOM = 10 * 2**30
 def told(accepted: list[str], free: int = ROOM, statistics: dict[str, Any] | None = None, **options: Any) -> list[str]:
     site = Site.__new__(Site)
     vars(site).update(accepted_risks=accepted, storage_dir="/srv/dicom")
-    return risks(site, {"options": options, "statistics": statistics or {}, "free": free})
+    plugins = options.pop("plugins", [])
+    return risks(site, {"options": options, "plugins": plugins, "statistics": statistics or {}, "free": free})
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,22 @@ def test_conform_may_not_begin_unless_it_is_accepted(
     assert next(iter(options)) in reason
     assert f"add {risk} to verification_accepted_risks" in reason
     assert told([risk], statistics=statistics, **options) == []
+
+
+def test_program_of_a_plugin_may_route() -> None:
+    (reason,) = told([], plugins=["dicom-web", "java"])
+    assert reason.startswith("the plugin java: scripts of the site may send our images on")
+    assert told(["routing"], plugins=["java"]) == []
+
+
+def test_every_plugin_is_known_by_what_orthanc_reports() -> None:
+    """Else a site that has it would fail."""
+    site = Site.__new__(Site)
+    vars(site).update(plugins=["explorer-2", "aws-s3", "azure-blob", "google-storage", "dicomweb"])
+    reported = ["orthanc-explorer-2", "aws-s3-storage", "azure-blob-storage", "google-cloud-storage", "dicom-web"]
+    plugins_are_loaded(site, {"plugins": reported})
+    with pytest.raises(Unexpected, match="'aws-s3'"):
+        plugins_are_loaded(site, {"plugins": [name for name in reported if name != "aws-s3-storage"]})
 
 
 @pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEG2000, RLELossless])
