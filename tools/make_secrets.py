@@ -18,6 +18,8 @@ import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAME = re.compile(r"\bvault_\w+")
+# What Ansible leaves aside in an inventory, beside hidden files.
+IGNORED = ("~", ".bak", ".cfg", ".md", ".orig", ".pyc", ".pyo", ".retry", ".rpm", ".rst", ".swp", ".txt")
 ALPHABET = string.ascii_letters + string.digits
 
 
@@ -55,9 +57,10 @@ def main() -> None:
     file = pathlib.Path(sys.argv[-1]).resolve() / "group_vars" / "all" / "vault.yml"
     wanted = {
         name
-        for path in inventory.rglob("*.yml")
-        if path.name != file.name
-        for name in NAME.findall(re.sub(r"(?m)(^|\s)#.*$", "", path.read_text(encoding="utf-8")))
+        for path in sorted(inventory.rglob("*"))
+        if path.is_file() and path.name != file.name and not path.name.endswith(IGNORED)
+        if not any(part.startswith(".") for part in path.relative_to(inventory).parts)
+        for name in NAME.findall(re.sub(r"(?m)(^|\s)#.*$", "", path.read_text(encoding="utf-8", errors="replace")))
     }
     password_file()
     text, plain = "---\n", False

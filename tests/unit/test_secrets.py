@@ -133,6 +133,24 @@ def test_overlay_takes_the_secrets_instead(inventory: Inventory, tmp_path: pathl
     assert "vault_of_host" in inventory.secrets(overlay / "group_vars" / "all" / "vault.yml")
 
 
+@pytest.mark.parametrize("name", ["main.yaml", "main.json", "../../host_vars/pacs"])
+def test_every_file_that_ansible_reads(inventory: Inventory, name: str) -> None:
+    path = inventory.vault.parent / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"nginx_users": {"guest": "{{ vault_guest }}"}}', encoding="utf-8")
+    assert inventory.make().returncode == 0
+    assert "vault_guest" in inventory.secrets()
+
+
+@pytest.mark.parametrize("name", ["main.yml~", ".git/main.yml"])
+def test_no_file_that_ansible_leaves_aside(inventory: Inventory, name: str) -> None:
+    path = inventory.folder / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b'\xff nginx_users: {guest: "{{ vault_guest }}"}')
+    assert inventory.make().returncode == 0
+    assert "vault_guest" not in inventory.secrets()
+
+
 @pytest.mark.parametrize("arguments", [(), ("no/such/folder",), ("galaxy.yml",)])
 def test_wrong_arguments(arguments: tuple[str, ...]) -> None:
     done = run("python3", "tools/make_secrets.py", *arguments)
@@ -162,3 +180,21 @@ def test_vault_password_is_found(tmp_path: pathlib.Path) -> None:
 def test_missing_vault_password_is_answered_all_the_same(tmp_path: pathlib.Path) -> None:
     missing = tmp_path / "missing"
     assert vault_password(PACS_VAULT_PASSWORD_FILE=str(missing)) == f"no-vault-password-in-{missing}\n"
+
+
+@pytest.mark.parametrize("program", [("ansible-vault",), ("python3", "-m", "ansible", "vault")], ids=" ".join)
+def test_nobody_encrypts_without_a_password(tmp_path: pathlib.Path, program: tuple[str, ...]) -> None:
+    missing = tmp_path / "missing"
+    done = run(*program, "encrypt_string", "text", env={"PACS_VAULT_PASSWORD_FILE": str(missing)})
+    assert done.returncode != 0
+    assert "$ANSIBLE_VAULT" not in done.stdout
+    said = " ".join(done.stderr.split())
+    assert f"There is no {missing}" in said
+    assert "make secrets INVENTORY=" in said
+
+
+def test_inventory_without_secrets_needs_no_password(tmp_path: pathlib.Path) -> None:
+    done = run(
+        "ansible-inventory", "-i", "localhost,", "--list", env={"PACS_VAULT_PASSWORD_FILE": str(tmp_path / "no")}
+    )
+    assert done.returncode == 0, done.stderr
