@@ -64,6 +64,7 @@ _HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 _IMAGE = re.compile(
     r"([A-Za-z0-9.-]+(:\d+)?/)?[a-z0-9._-]+(/[a-z0-9._-]+)*(:[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}|(:[\w.-]+)?@sha256:[0-9a-f]{64})"
 )
+_ROUTE_PART = r"(\*|[A-Za-z0-9._~-]+)"
 _PREFIX = re.compile(r"/((?!\.\.?/)[A-Za-z0-9._~-]+/)*")
 
 
@@ -608,6 +609,12 @@ def entry(host: Host) -> Iterator[str]:
             ipaddress.ip_network(client)
         except ValueError as error:
             yield f"nginx_allowed_clients: {error}; write it like 192.0.2.7 or 192.0.2.0/24."
+    for route in variables["nginx_refused_routes"]:
+        if not re.fullmatch(rf"{_ROUTE_PART}(/{_ROUTE_PART})*", route):
+            yield (
+                f"nginx_refused_routes: '{route}' is no route; write it without a slash at either end, and with * for"
+                " one part of it, as in instances/*/export."
+            )
     authority = str(variables["nginx_client_ca"])
     if authority:
         yield from _pem("nginx_client_ca", authority)

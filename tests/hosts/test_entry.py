@@ -12,6 +12,7 @@ import pydicom.data
 import pytest
 import requests
 
+from tests.hosts import raw
 from tests.hosts.certificates import pem
 from tests.hosts.conftest import Lab
 from tests.hosts.test_site import changed
@@ -21,6 +22,7 @@ LAB = {"name": "entry", "pacs": "bookworm", "other": "trixie"}
 READER = 'ré"a$1\\t.x'
 USERS = {READER: "a reader's password", "réXa$1\\t.x": "that of another"}
 IMAGE = pathlib.Path(str(pydicom.data.get_testdata_file("CT_small.dcm"))).read_bytes()
+PATIENT = "fa558bce-587a86d3-ad0da9b3-9d043d9d-4f5c5718"
 AUTHORITY, FOREIGN = pem("Clinic"), pem("Clinic")
 
 
@@ -50,7 +52,8 @@ class Site:
                 return 0
 
     def audit(self) -> list[dict[str, Any]]:
-        lines = self.lab.shell("cat /var/log/pacs/audit.log").splitlines()
+        # A client may send bytes that are no text.
+        lines = self.lab.shell("iconv -c -f utf-8 -t utf-8 /var/log/pacs/audit.log").splitlines()
         return [json.loads(line) for line in lines]
 
 
@@ -65,7 +68,7 @@ def site(lab: Lab) -> Site:
 def patient(site: Site) -> str:
     """The path of a patient who is there."""
     assert site.ask("POST", "/instances", data=IMAGE) == 200
-    return "/patients/fa558bce-587a86d3-ad0da9b3-9d043d9d-4f5c5718"
+    return f"/patients/{PATIENT}"
 
 
 def test_readers_change_nothing(site: Site, patient: str) -> None:
@@ -113,6 +116,76 @@ def test_no_get_is_a_delete(site: Site, patient: str, key: str) -> None:
     login = f"user = {json.dumps('proxy:' + site.lab.secrets['vault_orthanc_proxy_password'], ensure_ascii=False)}"
     site.lab.shell(f"{direct} <<'END'\n{login}\nEND")
     assert site.ask("GET", patient) == 404
+
+
+@pytest.fixture(scope="module")
+def prefixed(site: Site) -> str:
+    """The path of a patient who is there, on the site under a prefix and with a reader."""
+    site.deploy(nginx_prefix="/orthanc/", nginx_readonly_users=[READER])
+    assert site.ask("POST", "/orthanc/instances", data=IMAGE) == 200
+    return f"/orthanc/patients/{PATIENT}"
+
+
+def test_one_reading_of_a_request(site: Site, prefixed: str) -> None:
+    """What nginx judges is what Orthanc gets; `make test-requests` tries thousands."""
+    address, login = site.lab.address["pacs"], raw.basic(READER, USERS[READER])
+    got = {}
+    for target in raw.of(raw.TRICKS, "/orthanc/", PATIENT):
+        for disguise in (b"", b"?_method=DELETE"):
+            got[target + disguise] = raw.status(raw.send(address, raw.request(target + disguise, login)))
+    assert {target: status for target, status in got.items() if status != 400} == {}
+    for target in raw.of(raw.USUAL, "/orthanc/", PATIENT):
+        assert raw.status(raw.send(address, raw.request(target, login))) in (200, 404), target
+    for key in (b"%5f%6dethod", b"x=%26&_%4DETHOD", b"x=&&_method"):
+        target = f"{prefixed}?".encode() + key + b"=DELETE"
+        assert raw.status(raw.send(address, raw.request(target, login))) == 403, target
+    assert site.ask("GET", prefixed) == 200
+
+
+FOREIGN_PAGES: list[dict[str, str]] = [
+    {"Origin": "https://elsewhere.example"},
+    {"Origin": "null"},
+    {"Origin": "https://{host}.elsewhere.example"},
+    {"Origin": "https://{host}:8443"},
+    {"Origin": "http://{host}"},
+    {"Sec-Fetch-Site": "cross-site"},
+    {"Sec-Fetch-Site": "same-site"},
+    {"Origin": "https://{host}", "Sec-Fetch-Site": "cross-site"},
+]
+OWN_PAGES: list[dict[str, str]] = [
+    {"Origin": "https://{host}", "Sec-Fetch-Site": "same-origin"},
+    {"Origin": "https://pacs.hospital.example", "Host": "pacs.hospital.example", "Sec-Fetch-Site": "same-origin"},
+    # A proxy before this one may ask it by another name.
+    {"Origin": "https://{host}", "Host": "pacs"},
+    {"Sec-Fetch-Site": "none"},
+    {},
+]
+
+
+def test_pages_of_other_sites_change_nothing(site: Site, prefixed: str) -> None:
+    search = {"data": json.dumps({"Level": "Patient", "Query": {}})}
+    for page in FOREIGN_PAGES + OWN_PAGES:
+        headers = {name: value.replace("{host}", site.lab.address["pacs"]) for name, value in page.items()}
+        own = page in OWN_PAGES
+        assert site.ask("POST", "/orthanc/tools/find", headers=headers, **search) == (200 if own else 403), page
+        assert site.ask("DELETE", f"{prefixed}x", headers=headers) == (404 if own else 403), page
+        # Anybody may link to an image.
+        assert site.ask("GET", prefixed, headers=headers) == 200
+
+
+def test_nobody_ends_orthanc(site: Site, prefixed: str) -> None:
+    started = "systemctl show orthanc --property=InvocationID --value"
+    before = site.lab.shell(started)
+    for route in ("tools/shutdown", "tools/shutdown/", "tools/reset", "instances/x/export"):
+        assert site.ask("POST", f"/orthanc/{route}", data="/tmp/written") == 403, route
+    assert site.lab.shell(started) == before
+    # Who may end it does not leave it down.
+    site.deploy(nginx_refused_routes=[])
+    assert site.ask("POST", "/tools/shutdown") == 200
+    deadline = time.monotonic() + 60
+    while site.lab.shell(started) == before or site.ask("GET", "/changes") != 200:
+        assert time.monotonic() < deadline, "Orthanc stays down"
+        time.sleep(0.5)
 
 
 def test_audit_trail(site: Site, patient: str) -> None:
