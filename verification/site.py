@@ -24,6 +24,7 @@ class Site:
     proxy: str
     url: str
     plain_port: int
+    ban_after: int
     relay_port: int
     relay_certificate: str
     certificate: str

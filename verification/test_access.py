@@ -30,21 +30,26 @@ def test_nobody_gets_in_without_a_login(anonymous: Client, route: str) -> None:
     expect(f"GET {route} without a login", 401, anonymous.get(route).status_code, "nginx_users")
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_nobody_gets_in_with_a_wrong_login(public: Site, route: str) -> None:
+def test_nobody_gets_in_with_a_wrong_login(public: Site) -> None:
+    spare(public)
     user, password = public.login
-    wrong = {"password": (user, f"{password} "), "user": (f"{user}-", password), "empty password": (user, "")}
-    for what, login in wrong.items():
-        status = Client(public.url, public.trust(), login).get(route).status_code
-        expect(f"GET {route} with a wrong {what}", 401, status, "nginx_users")
+    status = Client(public.url, public.trust(), (user, f"{password} ")).get("/system").status_code
+    expect("GET /system with a wrong password", 401, status, "nginx_users")
 
 
 def test_login_of_the_proxy_is_not_for_the_public(public: Site, anonymous: Client) -> None:
+    spare(public)
     user, _, password = base64.b64decode(public.inner_authorization.split()[1]).decode().partition(":")
     if public.users.get(user) == password:
         pytest.skip("orthanc_users has the very login of orthanc_proxy_user")
     answer = anonymous.get("/system", headers={"Authorization": public.inner_authorization})
     expect("GET /system as orthanc_proxy_user through the proxy", 401, answer.status_code, "nginx_users")
+
+
+def spare(site: Site) -> None:
+    """Leave out a wrong login where a few of them, of a few runs, would shut this machine out."""
+    if 0 < site.ban_after < 10:
+        pytest.skip(f"nginx_ban_after is {site.ban_after}: wrong logins of this machine would be counted too")
 
 
 def test_nobody_uploads_or_deletes_without_a_login(anonymous: Client, patient: Client) -> None:

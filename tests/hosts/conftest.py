@@ -129,7 +129,7 @@ class Lab:
 
     def shell(self, script: str, host: str = "pacs", check: bool = True) -> str:
         """Run a shell script as root on a host and return what it printed."""
-        return run("docker", "exec", self.container(host), "sh", "-c", script, check=check).stdout
+        return run("docker", "exec", self.container(host), "sh", "-c", script, check=check, errors="replace").stdout
 
 
 @pytest.fixture(scope="module")

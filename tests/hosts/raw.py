@@ -92,7 +92,7 @@ USUAL = [
     b"{}patients?since=0&limit=10&expand=",
     b"{}studies?x=%2F..%2F%23%5C%00%252e//../",
     b"{}dicom-web/studies?PatientName=M%C3%BCller%5EJ*&includefield=00081030&limit=5&fuzzymatching=true",
-    b"{}dicom-web/studies?PatientName=Doe^J*&StudyDate=20200101-20261231&00100020=[a]|{b}\"<c>",
+    b'{}dicom-web/studies?PatientName=Doe^J*&StudyDate=20200101-20261231&00100020=[a]|{b}"<c>',
     b"{}dicom-web/instances?StudyInstanceUID=1.2.3,4.5.6",
     b"{}wado?requestType=WADO&contentType=application/dicom%2Bjson&studyUID=1.2",
     b"{}modalities/a%20b",
