@@ -63,6 +63,16 @@ options:
     description: How long to wait for the first answer, in seconds.
     type: int
     default: 120
+  guard:
+    description: >-
+      What C(nft) is told for the table C(inet orthanc), where the one that is there has been flushed or changed. Empty
+      has that table removed.
+    type: str
+    default: ""
+  guard_rule:
+    description: The rule by which that table is known, without quotes.
+    type: str
+    default: ""
 extends_documentation_fragment: dicom.orthanc.files
 attributes:
   check_mode:
@@ -163,6 +173,7 @@ MEANINGS = (
 
 # Under which name the start of a process stands among the files that it runs with.
 STARTED = "started"
+NFT = "/usr/sbin/nft"
 
 
 class Unready(Exception):
@@ -349,6 +360,15 @@ def wait(orthanc: Orthanc, unit: Unit, timeout: int) -> float:
             time.sleep(0.05)
 
 
+def guarded(module: AnsibleModule) -> bool:
+    """Tell whether the packet filter has our table as it is to be: with the rule, or not at all."""
+    params = module.params
+    if not os.path.exists(NFT):
+        return not params["guard"]
+    there, out, _err = module.run_command([NFT, "list", "table", "inet", "orthanc"])
+    return params["guard_rule"] in out.replace('"', "") if params["guard"] else there != 0
+
+
 def journal(module: AnsibleModule, unit: str) -> str:
     """Return the newest error lines of the unit, or its last lines where none is marked so."""
     _rc, out, _err = module.run_command(
@@ -434,6 +454,8 @@ def main() -> None:
             "database": {"type": "str", "choices": ["sqlite", "postgresql", "mysql"], "default": "sqlite"},
             "storage": {"type": "str", "default": ""},
             "timeout": {"type": "int", "default": 120},
+            "guard": {"type": "str", "default": ""},
+            "guard_rule": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )
@@ -463,18 +485,27 @@ def main() -> None:
         # Files that were written anew may still say the same.
         or (newest(files, []) > started and not kept.runs(start_of(state)))
     )
-    if module.check_mode and restart:
+    unguarded = not guarded(module)
+    if module.check_mode and (restart or unguarded):
         module.exit_json(changed=True, paths=[])
 
     if restart:
         unit.restart()
+    elif any(path.startswith("/etc/systemd/system/") for path in written.paths):
+        module.run_command(["systemctl", "daemon-reload"], check_rc=True)
+    # The unit has done so where it was started.
+    if unguarded and not guarded(module):
+        words = [params["guard"]] if params["guard"] else ["delete", "table", "inet", "orthanc"]
+        module.run_command([NFT, *words], check_rc=True)
     try:
         proven = prove(module, unit)
     except Unready as error:
         module.fail_json(f"{error}{'' if module.check_mode else back(module, unit, kept)}".strip())
     if not module.check_mode:
         kept.keep(start_of(unit.show()))
-    module.exit_json(changed=restart or bool(written.paths), paths=written.paths, diff=written.diffs, **proven)
+    module.exit_json(
+        changed=restart or unguarded or bool(written.paths), paths=written.paths, diff=written.diffs, **proven
+    )
 
 
 if __name__ == "__main__":
