@@ -100,7 +100,7 @@ def protection(site: Site, listener: Listener, options: dict[str, Any], proxy: b
     elif listener.process == "nginx" and proxy and listener.port == site.plain_port:
         known = ["leads to HTTPS"]
     elif listener.process == "nginx" and listener.port == site.relay_port:
-        known = ["TLS", "login", "the proxy's address"]
+        known = ["TLS", "the proxy's certificate", "login"]
     if listener.filtered:
         known += ["packet filter refuses other hosts"]
     if listener.local:

@@ -130,8 +130,8 @@ def test_relay_is_for_the_proxy_only(site: Site) -> None:
         request = f"GET /system HTTP/1.0\r\nAuthorization: {site.inner_authorization}\r\n\r\n"
         secured.sendall(request.encode())
         answer = secured.recv(100).decode("latin-1")
-    # With the login of the proxy, but from an address that is not its own.
-    expect("GET /system at the relay from here", "403", answer[9:12], "nginx_relay_clients")
+    # With the login of the proxy, but without its certificate.
+    expect("GET /system at the relay without the proxy's certificate", "400", answer[9:12], "nginx_upstream_server")
 
 
 def test_http_port_of_orthanc_is_closed_from_here(site: Site) -> None:

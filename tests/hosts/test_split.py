@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import pathlib
+import ssl
 
 import pytest
 import requests
 import yaml
 
+from tests.hosts import raw
+from tests.hosts.certificates import pem
 from tests.hosts.conftest import QUICKSTART, ROOT, Lab
 from tests.repository import load
 
@@ -51,11 +54,38 @@ def test_options_of_later_releases_are_left_out(site: Site) -> None:
 
 
 def test_prefix_is_the_one_of_the_proxy(site: Site) -> None:
-    site.lab.play(inventory=site.inventory, variables={"nginx_prefix": "/orthanc/"})
+    # And the proxy may be one whose address is not known.
+    changes = {"nginx_prefix": "/orthanc/", "nginx_relay_clients": ["proxy.hospital.example"]}
+    site.lab.play(inventory=site.inventory, variables=changes)
     assert site.get("/orthanc/system").json()["Name"] == "pacs"
     assert site.get("/orthanc/dicom-web/studies").status_code == 200
+
+
+def test_relay_serves_the_proxy_alone(site: Site, tmp_path: pathlib.Path) -> None:
+    """By its certificate, also where its address is not known; and what is not in normal form gets nowhere."""
+    assert "allow" not in site.lab.shell("cat /etc/nginx/conf.d/orthanc-relay.conf")
+    login = raw.basic("proxy", site.lab.secrets["vault_orthanc_proxy_password"])
+
+    def ask(target: bytes, certificate: str = "") -> int:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        if certificate:
+            file = tmp_path / "shown.pem"
+            file.write_text(certificate, encoding="ascii")
+            context.load_cert_chain(file)
+        return raw.status(raw.send(site.lab.address["pacs"], raw.request(target, login), 8043, context))
+
+    own = site.lab.shell(f"cat {RELAY}-client.crt {RELAY}-client.key")
+    assert ask(b"/system", own) == 200
+    assert ask(b"/dicom-web/#/../system", own) == 400
+    assert ask(b"/system") == 400
+    # Of the same name, and the relay's own.
+    assert ask(b"/system", "".join(pem("Proxy"))) == 400
+    assert ask(b"/system", site.lab.shell(f"cat {RELAY}.crt {RELAY}.key")) == 400
+    assert site.lab.shell("stat --format '%a %U' /etc/pacs/nginx/upstream-client.key", "proxy") == "600 root\n"
     site.lab.play(inventory=site.inventory)
     assert site.get("/system").status_code == 200
+    assert f"allow {site.lab.address['proxy']};" in site.lab.shell("cat /etc/nginx/conf.d/orthanc-relay.conf")
 
 
 def test_impostor_gets_no_password(site: Site) -> None:

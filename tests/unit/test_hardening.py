@@ -59,7 +59,7 @@ def told(port: int, options: dict[str, Any] | None = None, proxy: bool = True, *
         (4242, {}, {"dicom_certificate": "PEM"}, "TLS, certificate of the caller, declared titles"),
         (443, {}, {}, "TLS, login"),
         (443, {}, {"proxy": False}, "not of this toolkit"),
-        (443, {}, {"proxy": False, "relay_port": 443}, "TLS, login, the proxy's address"),
+        (443, {}, {"proxy": False, "relay_port": 443}, "TLS, the proxy's certificate, login"),
         (22, {}, {}, "not of this toolkit"),
     ],
 )
