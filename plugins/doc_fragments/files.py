@@ -35,6 +35,10 @@ options:
         description: Mode as an octal number in quotes.
         type: str
         default: "0755"
+      marked:
+        description: Whether it bears the toolkit's mark, the file C(.pacs), without which nothing is removed there.
+        type: bool
+        default: false
   files:
     description: Files to have. Their folders have to be there or in O(folders).
     type: list
@@ -80,12 +84,18 @@ options:
       validate:
         description: Command that must succeed before the file is replaced; C(%s) stands for the candidate.
         type: str
+      unless:
+        description: With O(files[].link), make it only where nothing is, neither there nor at this path.
+        type: path
   template_vars:
     description: Variables for all templates, worked out once. Otherwise a derived one is derived at each use.
     type: dict
     default: {}
   purge:
-    description: Folders in which nothing but the given files and folders may be.
+    description:
+      - Folders in which no other plain files may be than the given ones. Folders in them stay as they are.
+      - They bear the toolkit's mark. One without it is taken over if it is directly below C(/etc/pacs), or holds none
+        but the given files; otherwise nothing is changed.
     type: list
     elements: path
     default: []

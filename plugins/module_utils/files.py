@@ -4,16 +4,26 @@
 
 from __future__ import annotations
 
+import fcntl
 import grp
 import os
 import pwd
 import shlex
-import shutil
 import stat
 import tempfile
-from typing import Any
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
 
 from ansible.module_utils.basic import AnsibleModule
+
+# Where something may be removed, this file is: the toolkit made the folder, or has taken it over.
+MARK = ".pacs"
+MARK_TEXT = "Deployed by the collection dicom.orthanc, which may remove files here that the inventory does not name.\n"
+# Below it everything is the toolkit's, marked or not: it was before there were marks.
+OURS = "/etc/pacs"
+LOCK = "/run/pacs.lock"
+LOCK_SECONDS = 300
 
 _OWNED: dict[str, Any] = {
     "path": {"type": "path", "required": True},
@@ -25,7 +35,7 @@ ARGUMENTS: dict[str, Any] = {
         "type": "list",
         "elements": "dict",
         "default": [],
-        "options": _OWNED | {"mode": {"type": "str", "default": "0755"}},
+        "options": _OWNED | {"mode": {"type": "str", "default": "0755"}, "marked": {"type": "bool", "default": False}},
     },
     "files": {
         "type": "list",
@@ -42,6 +52,7 @@ ARGUMENTS: dict[str, Any] = {
             "secret_template": {"type": "str", "no_log": False},
             "mode": {"type": "str", "default": "0644"},
             "validate": {"type": "str"},
+            "unless": {"type": "path"},
         },
         "mutually_exclusive": [("content", "link", "made_by", "secret")],
         "required_one_of": [("content", "link", "made_by", "secret")],
@@ -51,6 +62,10 @@ ARGUMENTS: dict[str, Any] = {
     "absent": {"type": "list", "elements": "path", "default": []},
     "restart": {"type": "dict", "default": {}},
 }
+
+
+class Refused(Exception):
+    """Something cannot be written as asked; the message says what and why."""
 
 
 def make_folders(path: str) -> None:
@@ -64,12 +79,96 @@ def make_folders(path: str) -> None:
         os.chmod(path, 0o755)
 
 
+def open_folder(path: str) -> int:
+    """Open a folder, through links of root's alone: who may write beside it could have put another in its place.
+
+    :raises Refused: if a link on the way is somebody else's.
+    """
+    real = "/"
+    for part in path.split("/"):
+        beside = os.path.join(real, part)
+        if os.path.islink(beside) and os.lstat(beside).st_uid:
+            raise Refused(f"{path}: {beside} is a link that is not root's; name the folder that it leads to.")
+        real = os.path.realpath(beside)
+    opened = os.open("/", os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # What became a link since then is none to follow.
+        for part in real.strip("/").split("/"):
+            below = os.open(part or ".", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=opened)
+            os.close(opened)
+            opened = below
+    except OSError:
+        os.close(opened)
+        raise
+    return opened
+
+
+def marked(folder: str) -> bool:
+    """Tell whether a folder bears the toolkit's mark."""
+    return os.path.isfile(os.path.join(folder, MARK))
+
+
+def plain_files(folder: str) -> list[str]:
+    """Return the paths of the files and links in a folder, without the mark and without folders."""
+    entries = sorted(os.scandir(folder), key=lambda entry: entry.name) if os.path.isdir(folder) else []
+    return [entry.path for entry in entries if entry.name != MARK and not entry.is_dir(follow_symlinks=False)]
+
+
+def remove(path: str) -> None:
+    """Remove a file or a link. A folder is none of it: there are images in folders."""
+    os.unlink(path)
+
+
+def sync_folder(path: str) -> None:
+    """Have the names in a folder outlast a loss of power."""
+    opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
+
+
+def put(path: str, content: str, owner: tuple[int, int], mode: int, check: Callable[[str], None] | None = None) -> None:
+    """Write beside the file, for root alone until owner and mode are set, and take its place.
+
+    :param check: is given the path of what was written, and raises what it has against it.
+    """
+    folder, name = os.path.split(path)
+    if not os.path.isdir(folder):
+        raise Refused(f"{path}: its folder is missing.")
+    handle, candidate = tempfile.mkstemp(prefix=f".{name}.", suffix=".new", dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chown(candidate, *owner)
+        os.chmod(candidate, mode)
+        if check:
+            check(candidate)
+        os.replace(candidate, path)
+    finally:
+        if os.path.lexists(candidate):
+            remove(candidate)
+    sync_folder(folder)
+
+
+def put_link(path: str, target: str) -> None:
+    """Have a symbolic link, replaced in one step."""
+    candidate = f"{path}.new"
+    if os.path.lexists(candidate):
+        remove(candidate)
+    os.symlink(target, candidate)
+    os.replace(candidate, path)
+
+
 class Writer:
     """Brings folders and files to the wished state and keeps account of what changed."""
 
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.paths: list[str] = []
+        self.lock: TextIO | None = None
         self.diffs: list[dict[str, str]] = []
 
     def changed(self, path: str, before: str, after: str) -> None:
@@ -83,8 +182,7 @@ class Writer:
         except KeyError as error:
             if self.module.check_mode:
                 return -2, -2
-            self.module.fail_json(f"{item['path']}: {error.args[0]}.")
-            raise
+            raise Refused(f"{item['path']}: {error.args[0]}.") from error
 
     def attributes(self, item: dict[str, Any]) -> str | None:
         """Return owner and mode of what is at the path as text, or nothing if nothing is there."""
@@ -98,15 +196,31 @@ class Writer:
         return f"{ids[0]}:{ids[1]} {int(item['mode'], 8):04o}\n"
 
     def folder(self, item: dict[str, Any]) -> None:
-        ids = self.ids(item)
-        before, after = self.attributes(item), self.wished(item, ids)
-        if before == after and os.path.isdir(item["path"]):
+        path, ids = item["path"], self.ids(item)
+        there = os.path.isdir(path)
+        before = self.attributes({"path": os.path.realpath(path)}) if there else None
+        after = self.wished(item, ids)
+        mark = os.path.join(path, MARK)
+        unmarked = item["marked"] and not marked(path)
+        if before != after:
+            self.changed(path, before or "", after)
+        if unmarked:
+            self.changed(mark, "", MARK_TEXT)
+        if self.module.check_mode or (before == after and not unmarked):
             return
-        self.changed(item["path"], before or "", after)
-        if not self.module.check_mode:
-            make_folders(item["path"])
-            os.chown(item["path"], *ids)
-            os.chmod(item["path"], int(item["mode"], 8))
+        make_folders(path)
+        opened = open_folder(path)
+        try:
+            if unmarked:
+                made = os.open(MARK, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644, dir_fd=opened)
+                with os.fdopen(made, "w", encoding="utf-8") as file:
+                    file.write(MARK_TEXT)
+                    os.fchmod(file.fileno(), 0o644)
+            if before != after:
+                os.fchown(opened, *ids)
+                os.fchmod(opened, int(item["mode"], 8))
+        finally:
+            os.close(opened)
 
     def made(self, item: dict[str, Any]) -> None:
         """Have the file made if it is missing, and set its owner and mode."""
@@ -120,23 +234,20 @@ class Writer:
         if before is None:
             rc, out, err = self.module.run_command(["sh", "-euc", item["made_by"]])
             if rc or not os.path.isfile(item["path"]):
-                self.module.fail_json(f"{item['path']}: the command that makes it fails: {(err or out).strip()}")
+                raise Refused(f"{item['path']}: the command that makes it fails: {(err or out).strip()}")
         os.chown(item["path"], *ids)
         os.chmod(item["path"], int(item["mode"], 8))
 
     def link(self, item: dict[str, Any]) -> None:
-        """Have a symbolic link, replaced in one step."""
         path = item["path"]
+        if item["unless"] and (os.path.lexists(path) or os.path.lexists(item["unless"])):
+            return
         before = os.readlink(path) if os.path.islink(path) else ""
         if before == item["link"]:
             return
         self.changed(path, f"link to {before}\n" if before else "", f"link to {item['link']}\n")
         if not self.module.check_mode:
-            candidate = f"{path}.new"
-            if os.path.lexists(candidate):
-                os.unlink(candidate)
-            os.symlink(item["link"], candidate)
-            os.replace(candidate, path)
+            put_link(path, item["link"])
 
     def file(self, item: dict[str, Any]) -> None:
         if item["link"] is not None:
@@ -165,47 +276,40 @@ class Writer:
             self.replace(item, content, ids)
 
     def replace(self, item: dict[str, Any], content: str, ids: tuple[int, int]) -> None:
-        """Write beside the file, for root alone until owner and mode are set, and take its place."""
-        folder, name = os.path.split(item["path"])
-        if not os.path.isdir(folder):
-            self.module.fail_json(f"{item['path']}: its folder is missing.")
-        handle, candidate = tempfile.mkstemp(prefix=f".{name}.", suffix=".new", dir=folder)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chown(candidate, *ids)
-            os.chmod(candidate, int(item["mode"], 8))
-            if item["validate"]:
-                command = [part.replace("%s", candidate) for part in shlex.split(item["validate"])]
-                rc, out, err = self.module.run_command(command)
-                if rc:
-                    self.module.fail_json(
-                        f"{item['path']}: the new content is refused and was not put in place: {(err or out).strip()}"
-                    )
-            os.replace(candidate, item["path"])
-        finally:
-            if os.path.lexists(candidate):
-                os.unlink(candidate)
+        def check(candidate: str) -> None:
+            command = [part.replace("%s", candidate) for part in shlex.split(item["validate"])]
+            rc, out, err = self.module.run_command(command)
+            if rc:
+                raise Refused(
+                    f"{item['path']}: the new content is refused and was not put in place: {(err or out).strip()}"
+                )
+
+        put(item["path"], content, ids, int(item["mode"], 8), check if item["validate"] else None)
+
+    def take_over(self, folder: str, wanted: set[str]) -> None:
+        """Look whether a folder without a mark may be taken for ours. :raises Refused: if it may not."""
+        foreign = [path for path in plain_files(folder) if path not in wanted]
+        if foreign and not marked(folder) and os.path.dirname(folder) != OURS:
+            raise Refused(
+                f"{folder}: there is {foreign[0]}, which is none of ours, and this folder may hold nothing else than"
+                f" files of ours. Choose another folder; or have the others removed, with `touch {folder}/{MARK}`."
+            )
 
     def purge(self, folder: str, wanted: set[str]) -> None:
-        if not os.path.isdir(folder):
-            return
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if entry.path not in wanted:
-                self.absent(entry.path)
+        """Take out the plain files that are not wanted, of a folder that is ours."""
+        if marked(folder) or (self.module.check_mode and os.path.isdir(folder)):
+            for path in plain_files(folder):
+                if path not in wanted:
+                    self.absent(path)
 
     def absent(self, path: str) -> None:
         if not os.path.lexists(path):
             return
-        self.changed(path, "not in the inventory\n", "")
-        if self.module.check_mode:
-            return
         if os.path.isdir(path) and not os.path.islink(path):
-            shutil.rmtree(path)
-        else:
-            os.unlink(path)
+            raise Refused(f"{path}: it is a folder, where a file was expected that is to be removed.")
+        self.changed(path, "not in the inventory\n", "")
+        if not self.module.check_mode:
+            remove(path)
 
 
 class QuietModule(AnsibleModule):  # type: ignore[misc]
@@ -219,20 +323,56 @@ class QuietModule(AnsibleModule):  # type: ignore[misc]
         self.log("Invoked for " + " ".join(item["path"] for item in self.params["files"]))
 
 
-def write(module: AnsibleModule) -> Writer:
-    """Bring the folders and files that the module was given to the wished state. Return the account of it."""
+def lock(module: AnsibleModule) -> TextIO:
+    """Keep other runs off what this module is about to change, until the file is closed or the process ends."""
+    opened = os.fdopen(os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w", encoding="ascii")
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return opened
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                module.fail_json(
+                    f"Another run has been changing this host for {LOCK_SECONDS} s; wait for its end, and run again."
+                )
+            time.sleep(0.2)
+
+
+def write(module: AnsibleModule, back: Callable[[], str] | None = None) -> Writer:
+    """Bring the folders and files that the module was given to the wished state. Return the account of it.
+
+    :param back: goes back to what was before, and says so; called before the module fails.
+    """
     writer = Writer(module)
     params = module.params
-    for item in params["folders"]:
-        writer.folder(item)
-    for item in params["files"]:
-        writer.file(item)
-    wanted = {item["path"] for kind in ("files", "folders") for item in params[kind]}
-    for folder in params["purge"]:
-        writer.purge(folder, wanted)
-    for path in params["absent"]:
-        writer.absent(path)
-    for path, service in params["restart"].items():
-        if path in writer.paths and not module.check_mode:
-            module.run_command(["systemctl", "restart", service], check_rc=True)
+    if not module.check_mode:
+        writer.lock = lock(module)
+    try:
+        for kind in ("folders", "files"):
+            for item in params[kind]:
+                item["path"] = os.path.normpath(item["path"])
+        wanted = {item["path"] for kind in ("files", "folders") for item in params[kind]}
+        purged = [os.path.normpath(folder) for folder in params["purge"]]
+        for folder in purged:
+            writer.take_over(folder, wanted)
+        for item in params["folders"]:
+            writer.folder(item)
+        for item in params["files"]:
+            writer.file(item)
+        for folder in purged:
+            writer.purge(folder, wanted)
+        for path in params["absent"]:
+            writer.absent(path)
+        for path, service in params["restart"].items():
+            if path in writer.paths and not module.check_mode:
+                rc, _out, err = module.run_command(["systemctl", "restart", service])
+                if rc:
+                    raise Refused(f"{service} cannot be restarted: {err.strip()}")
+    except Exception as error:
+        # Half of a change is none: the next start would take it.
+        told = f"{error.filename}: {error.strerror}." if isinstance(error, OSError) else str(error)
+        if not isinstance(error, OSError | Refused):
+            told = f"This is a mistake of the toolkit: {error!r}."
+        module.fail_json(f"{told} {back() if back and not module.check_mode else ''}".strip())
     return writer

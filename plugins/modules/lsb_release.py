@@ -74,14 +74,23 @@ seconds:
   returned: always
 """
 
+import contextlib
 import os
 import re
-import shutil
 import tempfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, MARK_TEXT, marked, plain_files, remove
 from ansible_collections.dicom.orthanc.plugins.module_utils.lsb import MirrorError, digest, fetch_all
+
+
+def remove_release(folder: str) -> None:
+    """Remove the files in a folder of a release, and the folder if there was nothing else in it."""
+    for path in plain_files(folder):
+        remove(path)
+    with contextlib.suppress(OSError):
+        os.rmdir(folder)
 
 
 def put(module: AnsibleModule, missing: list[str], folder: str) -> None:
@@ -110,14 +119,18 @@ def put(module: AnsibleModule, missing: list[str], folder: str) -> None:
         for target in targets.values():
             os.replace(target, os.path.join(folder, os.path.basename(target)))
     finally:
-        shutil.rmtree(staging, ignore_errors=True)
+        remove_release(staging)
 
 
 def outdated(path: str, release: str, keep: int) -> list[str]:
-    """Return the releases to remove: all but the asked one, the one that the link names, and the latest others."""
+    """Return the releases to remove: all but the asked one, the one that the link names, and the latest others.
+
+    A folder in which is more than the files of a release is somebody's.
+    """
     current = os.path.basename(os.path.realpath(os.path.join(path, "current")))
     found = [entry for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)] if os.path.isdir(path) else []
     others = [entry for entry in found if re.fullmatch(r"\d+\.\d+\.\d+", entry.name) and entry.name != release]
+    others = [entry for entry in others if all(re.fullmatch(r"Orthanc|.*\.so", name) for name in os.listdir(entry))]
     # A folder is touched when its release is asked for.
     others.sort(key=lambda entry: (entry.name == current, entry.stat().st_mtime), reverse=True)
     return [entry.name for entry in others[max(keep, 1) :]]
@@ -140,7 +153,10 @@ def main() -> None:
     missing = [
         source for source in files if digest(os.path.join(folder, os.path.basename(source))) != files[source].lower()
     ]
-    removed = outdated(path, release, module.params["keep"])
+    # Releases of others may be there, if the folder was before us; from before there were marks there is our link.
+    ours = marked(path) or os.path.islink(os.path.join(path, "current"))
+    ours = ours or not os.path.isdir(path) or not os.listdir(path)
+    removed = outdated(path, release, module.params["keep"]) if ours else []
     start = time.monotonic()
     if not module.check_mode:
         try:
@@ -149,6 +165,9 @@ def main() -> None:
             os.chmod(path, 0o755)
             if missing:
                 put(module, missing, folder)
+            if ours and not marked(path):
+                with open(os.path.join(path, MARK), "w", encoding="utf-8") as file:
+                    file.write(MARK_TEXT)
         except MirrorError as error:
             module.fail_json(f"Orthanc {release} is not in place, and nothing has changed: {error}")
         except OSError as error:
@@ -156,7 +175,7 @@ def main() -> None:
         if os.path.realpath(os.path.join(path, "current")) != folder:
             os.utime(folder)
         for name in removed:
-            shutil.rmtree(os.path.join(path, name))
+            remove_release(os.path.join(path, name))
     seconds = round(time.monotonic() - start, 2)
     module.exit_json(changed=bool(missing or removed), downloaded=missing, removed=removed, seconds=seconds)
 

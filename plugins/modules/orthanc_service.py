@@ -116,6 +116,7 @@ seconds:
 """
 
 import base64
+import contextlib
 import json
 import os
 import pathlib
@@ -123,12 +124,21 @@ import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_folder
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, write
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
+    ARGUMENTS,
+    QuietModule,
+    marked,
+    plain_files,
+    put,
+    put_link,
+    remove,
+    write,
+)
 
 # What a database says, and what it means in the terms of the inventory.
 MEANINGS = (
@@ -171,6 +181,10 @@ MEANINGS = (
 )
 
 
+# How long another release may take to raise the schema of its database, in seconds: nothing may come in between.
+SCHEMA = 3600
+# The files with the login to a database.
+DATABASES = ("postgresql.json", "mysql.json")
 # Under which name the start of a process stands among the files that it runs with.
 STARTED = "started"
 NFT = "/usr/sbin/nft"
@@ -180,11 +194,17 @@ class Unready(Exception):
     """Orthanc does not answer as it should; the message says how."""
 
 
+class Starting(Unready):
+    """Orthanc runs, and does not answer yet."""
+
+
 class Orthanc:
     """The REST API of the Orthanc on this host, past any proxy that the environment names."""
 
     def __init__(self, config_dir: str) -> None:
         settings = read_folder(config_dir)
+        if "HttpPort" not in settings or not settings.get("RegisteredUsers"):
+            raise Unready(f"{config_dir} has no configuration of ours.")
         self._base = f"http://127.0.0.1:{settings['HttpPort']}"
         login = ":".join(next(iter(settings["RegisteredUsers"].items())))
         self._headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
@@ -213,7 +233,7 @@ class Kept:
     def _found(self) -> dict[str, list[Any]]:
         """Return content, owner, group and mode of each file there is now, and what each link leads to."""
         found: dict[str, list[Any]] = {}
-        for path in sorted([*self._config_dir.iterdir(), *self._single]):
+        for path in sorted([*map(pathlib.Path, plain_files(str(self._config_dir))), *self._single]):
             if path.is_symlink():
                 found[str(path)] = [os.readlink(path)]
             elif path.is_file():
@@ -224,17 +244,19 @@ class Kept:
 
     def _last(self) -> dict[str, list[Any]]:
         """Return the same of what worked last, or nothing."""
-        if not self._file.exists():
+        try:
+            last = json.loads(self._file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            # Cut short by a loss of power, it says nothing.
             return {}
-        last: dict[str, list[Any]] = json.loads(self._file.read_text(encoding="utf-8"))
-        return last
+        return last if isinstance(last, dict) else {}
 
     def keep(self, started: str) -> None:
         """Take what is there now for what worked last, of the process that was started then."""
         found = self._found() | {STARTED: [started]}
         if found != self._last():
             os.makedirs(self._file.parent, mode=0o700, exist_ok=True)
-            _write(self._file, [json.dumps(found), 0, 0, 0o600])
+            put(str(self._file), json.dumps(found), (os.geteuid(), os.getegid()), 0o600)
 
     def runs(self, started: str) -> bool:
         """Tell whether the process that was started then runs with what is there now, in other words or not.
@@ -258,36 +280,70 @@ class Kept:
                 meant[path] = file[0]
         return meant
 
-    def restore(self) -> bool:
-        """Bring back what worked last. Return whether that is something else than what is there."""
+    @property
+    def known(self) -> bool:
+        """Whether anything worked before."""
+        return bool(self._last())
+
+    def older(self, programs: Iterable[str]) -> bool:
+        """Tell whether another release is there now: a program is newer, or the unit starts something else."""
+        units = [files.get(str(self._single[0]), [""])[0] for files in (self._last(), self._found())]
+        starts = [re.findall("(?m)^ExecStart=.*", unit) for unit in units]
+        return self.known and (newest([], programs) > self._file.stat().st_mtime or starts[0] != starts[1])
+
+    def new_logins(self) -> dict[str, str]:
+        """Return the files of what worked last that log in to a database, with the login that stands there now."""
+        last, found, texts = self._last(), self._found(), {}
+        for path in last.keys() & found.keys():
+            if os.path.basename(path) in DATABASES:
+                with contextlib.suppress(ValueError):
+                    texts[path] = with_login(last[path][0], found[path][0])
+        return {path: text for path, text in texts.items() if text != last[path][0]}
+
+    def restore(self, texts: Mapping[str, str] | None = None) -> bool:
+        """Bring back what worked last. Return whether that is something else than what is there.
+
+        :param texts: what some of its files are to say instead.
+        """
         last, found = self._last(), self._found()
         last.pop(STARTED, None)
+        for path, text in (texts or {}).items():
+            last[path] = [text, *last[path][1:]]
         if not last or {path: file[0] for path, file in last.items()} == {
             path: file[0] for path, file in found.items()
         }:
             return False
         for path in found.keys() - last.keys():
-            os.unlink(path)
+            if pathlib.Path(path) in self._single or marked(str(self._config_dir)):
+                remove(path)
         for path, file in last.items():
             if found.get(path) != file:
-                _write(pathlib.Path(path), file)
+                _write(path, file)
         return True
 
 
-def _write(path: pathlib.Path, file: list[Any]) -> None:
-    """Put a file or a link in place in one step, a file for root alone until its owner and mode are set."""
-    candidate = path.with_name(f".{path.name}.new")
-    candidate.unlink(missing_ok=True)
+def with_login(last: str, new: str) -> str:
+    """Return a text of database sections with the logins of another one, or as it is if these are the same."""
+    sections, others = json.loads(last), json.loads(new)
+    before = json.dumps(sections)
+    for name in sections.keys() & others.keys():
+        section, other = sections[name], others[name]
+        for key in {"Username", "Password"} & section.keys() & other.keys():
+            section[key] = other[key]
+        if "ConnectionUri" in section.keys() & other.keys():
+            uris = section["ConnectionUri"].partition("@"), other["ConnectionUri"].partition("@")
+            section["ConnectionUri"] = uris[1][0] + "".join(uris[0][1:])
+    # As in the templates, since Orthanc expands ${NAME}.
+    return last if json.dumps(sections) == before else json.dumps(sections, indent=4).replace("$", "\\u0024")
+
+
+def _write(path: str, file: list[Any]) -> None:
+    """Put a file or a link back in place."""
     if len(file) == 1:
-        candidate.symlink_to(file[0])
-        candidate.replace(path)
-        return
-    content, owner, group, mode = file
-    candidate.touch(0o600)
-    candidate.write_text(content, encoding="utf-8", errors="surrogateescape")
-    os.chown(candidate, owner, group)
-    candidate.chmod(mode)
-    candidate.replace(path)
+        put_link(path, file[0])
+    else:
+        content, owner, group, mode = file
+        put(path, content, (owner, group), mode)
 
 
 def newest(configuration: Iterable[str], programs: Iterable[str]) -> float:
@@ -356,7 +412,8 @@ def wait(orthanc: Orthanc, unit: Unit, timeout: int) -> float:
             if unit.ended:
                 raise Unready(f"Orthanc ended after {waited:.0f} s.") from error
             if waited > timeout or " answers 40" in str(error):
-                raise Unready(f"Orthanc is not ready after {waited:.0f} s: {error}.") from error
+                kind = Starting if waited > timeout else Unready
+                raise kind(f"Orthanc is not ready after {waited:.0f} s: {error}.") from error
             time.sleep(0.05)
 
 
@@ -413,32 +470,51 @@ def differences(params: dict[str, Any], system: dict[str, Any], plugins: list[st
     return found
 
 
-def prove(module: AnsibleModule, unit: Unit) -> dict[str, Any]:
+def prove(module: AnsibleModule, unit: Unit, timeout: int) -> dict[str, Any]:
     """Return what Orthanc says of itself. :raises Unready: if that is not what was asked for."""
     params = module.params
     try:
         orthanc = Orthanc(params["config_dir"])
-        seconds = wait(orthanc, unit, params["timeout"])
+        seconds = wait(orthanc, unit, timeout)
         system, plugins = orthanc.get("/system"), orthanc.get("/plugins")
         found = differences(params, system, plugins)
         if found:
             raise Unready(" ".join(found))
     except Unready as error:
         lines = journal(module, unit.name)
-        raise Unready(f"{error} {meaning(lines)}Its journal (journalctl -u {unit.name}) says:\n{lines}\n") from error
+        told = f"{error} {meaning(lines)}Its journal (journalctl -u {unit.name}) says:\n{lines}\n"
+        raise type(error)(told) from error
     return {"version": system["Version"], "plugins": plugins, "seconds": seconds}
 
 
-def back(module: AnsibleModule, unit: Unit, kept: Kept) -> str:
-    """Go back to what worked last, if that is something else, and say how it went."""
-    if not kept.restore():
+def back(module: AnsibleModule, unit: Unit, kept: Kept, problem: str) -> str:
+    """Go back to what worked last, if that is something else, and say how it went.
+
+    The login to the database is not part of what was wrong, unless the database said so: by now its server takes the
+    new one only.
+    """
+    if not kept.known:
         return ""
-    unit.restart()
-    try:
-        wait(Orthanc(module.params["config_dir"]), unit, module.params["timeout"])
-    except Unready as error:
-        return f"The configuration that worked last is back, and does not work any more either: {error}"
-    return "The configuration that worked last is back, and Orthanc serves with it."
+    ways = [kept.new_logins(), {}]
+    if MEANINGS[0][1] in problem or not ways[0]:
+        ways.reverse()
+    told = ""
+    for texts in ways if ways[0] != ways[1] else ways[:1]:
+        if not kept.restore(texts):
+            # That is what does not work.
+            continue
+        unit.restart()
+        try:
+            wait(Orthanc(module.params["config_dir"]), unit, module.params["timeout"])
+        except Unready as error:
+            told = f"The configuration that worked last is back, and does not work any more either: {error}"
+            continue
+        if texts:
+            kept.keep(start_of(unit.show()))
+        return "The configuration that worked last is back, and Orthanc serves with it."
+    if told and kept.restore(ways[0]):
+        unit.restart()
+    return told
 
 
 def main() -> None:
@@ -464,18 +540,16 @@ def main() -> None:
     # The links say which release runs; they go back with the configuration.
     links = [item["path"] for item in params["files"] if item["link"]]
     kept = Kept(params["state_dir"], folder, params["unit"], links)
-    try:
-        written = write(module)
-    except OSError as error:
-        # Half of a change is none: the next start would take it.
+
+    def undo() -> str:
         kept.restore()
-        module.fail_json(
-            f"{error.filename}: {error.strerror}. Orthanc runs as before, and its files are those of before."
-        )
+        return "Orthanc runs as before, and its files are those of before." if kept.known else ""
+
+    written = write(module, undo)
     if module.check_mode and written.paths:
         module.exit_json(changed=True, paths=written.paths, diff=written.diffs)
 
-    files = [folder, params["unit"], *(entry.path for entry in os.scandir(folder))] if os.path.isdir(folder) else []
+    files = [folder, params["unit"], *plain_files(folder)]
     state = unit.show()
     # In seconds since 1970.
     started = time.time() - time.monotonic() + int(state["ExecMainStartTimestampMonotonic"] or 0) / 1e6
@@ -489,6 +563,7 @@ def main() -> None:
     if module.check_mode and (restart or unguarded):
         module.exit_json(changed=True, paths=[])
 
+    other = kept.older(params["programs"] + links)
     if restart:
         unit.restart()
     elif any(path.startswith("/etc/systemd/system/") for path in written.paths):
@@ -498,9 +573,16 @@ def main() -> None:
         words = [params["guard"]] if params["guard"] else ["delete", "table", "inet", "orthanc"]
         module.run_command([NFT, *words], check_rc=True)
     try:
-        proven = prove(module, unit)
-    except Unready as error:
-        module.fail_json(f"{error}{'' if module.check_mode else back(module, unit, kept)}".strip())
+        proven = prove(module, unit, max(params["timeout"], SCHEMA) if other else params["timeout"])
+    except Starting as error:
+        if module.check_mode or not other:
+            module.fail_json(f"{error}{'' if module.check_mode else back(module, unit, kept, str(error))}".strip())
+        module.fail_json(
+            f"{error}It was left running: another release may be changing its database, which must be left to its end."
+        )
+    except Exception as error:
+        told = str(error) if isinstance(error, Unready) else f"This is a mistake of the toolkit: {error!r}. "
+        module.fail_json(f"{told}{'' if module.check_mode else back(module, unit, kept, told)}".strip())
     if not module.check_mode:
         kept.keep(start_of(unit.show()))
     module.exit_json(

@@ -25,7 +25,7 @@ EXAMPLES = r"""
 - name: Write the configuration
   dicom.orthanc.write_files:
     folders:
-      - {path: /etc/pacs/orthanc, group: orthanc, mode: "0750"}
+      - {path: /etc/pacs/orthanc, group: orthanc, mode: "0750", marked: true}
     files:
       - path: /etc/pacs/orthanc/orthanc.json
         template: etc/pacs/orthanc/orthanc.json.j2

@@ -12,6 +12,7 @@ import dataclasses
 import datetime
 import difflib
 import ipaddress
+import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -49,6 +50,28 @@ RANGES = {
     "orthanc_ready_timeout": (1, 3600),
     "orthanc_storage_minimum_free_gb": (0, 1_000_000),
 }
+# Folders that are nobody's alone, ...
+SYSTEM_FOLDERS = (
+    *("/", "/bin", "/dev", "/etc", "/etc/pacs", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/proc", "/root"),
+    *("/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/lib", "/usr/local", "/usr/share", "/var", "/var/cache"),
+    *("/var/lib", "/var/log", "/var/spool", "/var/tmp"),
+)
+# ... those in which Orthanc cannot see what is there, or which are gone at the next boot, ...
+CLOSED_FOLDERS = ("/boot", "/dev", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/var/run", "/var/tmp")
+# ... and those of others.
+TAKEN_FOLDERS = (
+    *(
+        "/etc/docker",
+        "/etc/mysql",
+        "/etc/nginx",
+        "/etc/orthanc",
+        "/etc/pacs/docker",
+        "/etc/pacs/mysql",
+        "/etc/pacs/nginx",
+    ),
+    *("/etc/pacs/postgresql", "/etc/postgresql", "/etc/systemd", "/usr/lib/orthanc", "/usr/share/orthanc"),
+    *("/var/lib/docker", "/var/lib/mysql", "/var/lib/pacs", "/var/lib/postgresql", "/var/log"),
+)
 # The programs that may hold the ports of the roles already.
 PROGRAMS = {
     "orthanc": ("Orthanc",),
@@ -239,14 +262,46 @@ def orthanc(host: Host) -> Iterator[str]:
             f"orthanc_aet: '{aet}' is no application entity title;"
             " it has 1 to 16 printable ASCII characters, no backslash."
         )
-    for name in ("orthanc_config_dir", "orthanc_storage_dir", "orthanc_index_dir"):
-        value = str(variables[name])
-        if (value or name != "orthanc_index_dir") and not re.fullmatch(r"/[^\s:%\\\"']+", value):
-            yield f"{name}: '{value}' is not an absolute path without white space, quotes, colon or percent sign."
-    if str(variables["orthanc_config_dir"]).rstrip("/") == "/etc/orthanc":
-        yield "orthanc_config_dir: /etc/orthanc belongs to the packages, whose files collide with ours; choose another."
     if variables["orthanc_version"] and not re.fullmatch(_RELEASE, str(variables["orthanc_version"])):
         yield f"orthanc_version: '{variables['orthanc_version']}' is no release; write it like 1.12.7, with quotes."
+
+
+def folders(host: Host) -> Iterator[str]:
+    """Folders that are not the toolkit's alone: it sets their owner, and removes files in that of the configuration."""
+    found = {name: str(host.variables[name]) for name in ("orthanc_config_dir", "orthanc_storage_dir")}
+    if host.variables["orthanc_index_dir"]:
+        found["orthanc_index_dir"] = str(host.variables["orthanc_index_dir"])
+    if host.method == "lsb":
+        found["orthanc_lsb_dir"] = str(host.variables["orthanc_lsb_dir"])
+    for name, value in list(found.items()):
+        normal = "/" + posixpath.normpath(value).lstrip("/")
+        if not re.fullmatch(r"/[^\s:%\\\"']*", value):
+            yield f"{name}: '{value}' is not an absolute path without white space, quotes, colon or percent sign."
+        elif name == "orthanc_config_dir" and normal == "/etc/orthanc":
+            yield f"{name}: /etc/orthanc belongs to the packages, whose files collide with ours; choose another."
+        elif normal != value:
+            yield f"{name}: write '{value}' as {normal}."
+        elif value in SYSTEM_FOLDERS or value.startswith(tuple(f"{folder}/" for folder in CLOSED_FOLDERS)):
+            yield f"{name}: {value} is a folder of the system or of its users; choose one for Orthanc alone."
+        else:
+            continue
+        del found[name]
+    seen: dict[str, str] = {}
+    for name, value in found.items():
+        others = {folder: other for folder, other in seen.items() if {name, other} != _IMAGES}
+        others |= dict.fromkeys(TAKEN_FOLDERS, "what others have there")
+        seen.setdefault(value, name)
+        if name == "orthanc_config_dir":
+            others["/var/lib/orthanc"] = "the service's own folder"
+        for folder, whose in others.items():
+            common = posixpath.commonpath([value, folder])
+            if common in (value, folder):
+                where = "is" if value == folder else "holds" if common == value else "is in"
+                yield f"{name}: {value} {where} {folder} ({whose}); choose a folder apart from it."
+
+
+# Files and index may share a folder, however they lie: nothing is removed from either.
+_IMAGES = {"orthanc_storage_dir", "orthanc_index_dir"}
 
 
 def container(host: Host) -> Iterator[str]:
@@ -342,12 +397,9 @@ def upstream(host: Host) -> Iterator[str]:
 def lsb(host: Host) -> Iterator[str]:
     """What the download of LSB binaries needs."""
     variables, release = host.variables, host.orthanc_version
-    url, folder = str(variables["orthanc_lsb_url"]), str(variables["orthanc_lsb_dir"])
+    url = str(variables["orthanc_lsb_url"])
     if not re.fullmatch(_URL, url):
         yield f"orthanc_lsb_url: '{url}' is no address of a site; it begins with https:// or http://."
-    # The service runs in a sandbox, where these are empty.
-    if not re.fullmatch(r"(?!/(home|root|run/user|tmp|var/tmp)(/|$))/[^\s:%\\\"']+", folder):
-        yield f"orthanc_lsb_dir: '{folder}' is no absolute path that the service may see; choose one as /opt/orthanc."
     if variables["orthanc_lsb_ca"]:
         try:
             x509.load_pem_x509_certificates(str(variables["orthanc_lsb_ca"]).encode())
@@ -728,6 +780,11 @@ def machine(host: Host) -> Iterator[str]:
             " the roles are made for Debian from 12 and Ubuntu from 22.04."
         )
         return
+    if probe["interrupted"]:
+        yield (
+            "ansible_host: dpkg was interrupted on this host, and no package can be installed. Run"
+            " `dpkg --configure -a` there; what is not configured yet stays closed."
+        )
     if not probe["systemd"]:
         yield "ansible_host: systemd does not run on this host, and the service is a systemd unit."
     if host.has("orthanc"):
@@ -746,8 +803,35 @@ def machine(host: Host) -> Iterator[str]:
 
 
 def _left_behind(variables: Variables, probe: Mapping[str, Any]) -> Iterator[str]:
-    """Find that a host with images would start with an empty archive in another database."""
+    """Find that a host with images would start with an empty archive in another database, or in another folder."""
     database = variables["orthanc_database"]
+    for path in probe["unread"]:
+        yield (
+            f"ansible_host: an Orthanc runs here that others set up, and what it runs with cannot be read: {path} is no"
+            " JSON. Mend that file, or move it away."
+        )
+    if probe["images"]:
+        for folder in probe["lost"]:
+            name = "index" if variables["orthanc_index_dir"] == folder else "storage"
+            yield (
+                f"orthanc_{name}_dir: {folder} had the archive of this host when Orthanc worked last, and is missing or"
+                f" empty. Mount its disk; or, if it is right like this, `mkdir -p {folder} && touch {folder}/.pacs`."
+            )
+    whose = f" of {probe['configuration']}" if probe["configuration"] else ""
+    if probe["images"] and not variables["orthanc_database_leave_images_behind"]:
+        for kind, folder in probe["elsewhere"].items():
+            if kind == "storage" or not (variables["orthanc_database_index"] and database != "sqlite"):
+                yield (
+                    f"orthanc_{kind}_dir: the Orthanc{whose} on this host has its {_KINDS[kind]} in {folder}. Set it to"
+                    f" {folder}, or stop that Orthanc and take everything there to the new folder first."
+                )
+        if probe["other_server"] and probe["database"] == database:
+            there, name = probe["other_server"]
+            yield (
+                f"orthanc_database_host: the Orthanc{whose} on this host has its index in the database '{name}' of"
+                f" {there or 'this host'}. Set it and orthanc_database_name to that; or set"
+                " orthanc_database_leave_images_behind to true, to start with an empty archive."
+            )
     found, asked = probe["database"], database if variables["orthanc_database_index"] else "sqlite"
     if not found or not probe["images"]:
         return
@@ -770,6 +854,9 @@ def _left_behind(variables: Variables, probe: Mapping[str, Any]) -> Iterator[str
     )
 
 
+_KINDS = {"storage": "DICOM files", "index": "index"}
+
+
 def _is_aet(value: Any) -> bool:
     return isinstance(value, str) and bool(re.fullmatch(r"[\x20-\x5b\x5d-\x7e]{1,16}", value)) and bool(value.strip())
 
@@ -788,7 +875,7 @@ def problems(host: Host) -> Iterator[str]:
     """All that is wrong with a host whose variables have the right types."""
     checks: list[Check] = [ports, ranges, users, server]
     if host.has("orthanc"):
-        checks += [orthanc, container, database, plugins, settings, modalities, dicom_tls, peers, verification]
+        checks += [orthanc, folders, container, database, plugins, settings, modalities, dicom_tls, peers, verification]
         checks += [lsb] if host.method == "lsb" else [upstream] if host.upstream else []
     if host.has("nginx"):
         checks += [site, entry]

@@ -1,11 +1,27 @@
 """What the module orthanc_service finds different from what was asked for, and what it goes back to."""
 
+import json
 import os
 import pathlib
+import types
 from typing import Any
 
 import pytest
-from ansible_collections.dicom.orthanc.plugins.modules.orthanc_service import Kept, differences, meaning, newest
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK
+from ansible_collections.dicom.orthanc.plugins.modules import orthanc_service
+from ansible_collections.dicom.orthanc.plugins.modules.orthanc_service import (
+    MEANINGS,
+    Kept,
+    Orthanc,
+    Starting,
+    Unready,
+    back,
+    differences,
+    meaning,
+    newest,
+    wait,
+    with_login,
+)
 
 ASKED = {"version": "1.12.7", "plugins": ["dicom-web"], "database": "sqlite", "storage": ""}
 SYSTEM = {"Version": "1.12.7", "DatabaseBackendPlugin": None}
@@ -103,6 +119,7 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     made.mkdir()
     (made / "orthanc.json").write_text('{"Name": "old ü\\u0024"}', "utf-8")
     (made / "orthanc.json").chmod(0o640)
+    (made / MARK).touch()
     (tmp_path / "orthanc.service").write_text("[Unit]\n", "utf-8")
     return made
 
@@ -121,8 +138,18 @@ def test_what_worked_comes_back_whole(folder: pathlib.Path) -> None:
     assert kept(folder).restore()
     assert (folder / "orthanc.json").read_bytes() == before
     assert (folder / "orthanc.json").stat().st_mode & 0o777 == 0o640
-    assert os.listdir(folder) == ["orthanc.json"]
+    assert sorted(os.listdir(folder)) == [MARK, "orthanc.json"]
     assert (folder.parent / "orthanc.service").read_text("utf-8") == "[Unit]\n"
+
+
+def test_nothing_of_others_goes_on_the_way_back(folder: pathlib.Path) -> None:
+    """As it would where orthanc_config_dir names a folder that the toolkit does not know."""
+    kept(folder).keep("boot 1")
+    other = folder.parent / "other"
+    other.mkdir()
+    (other / "passwd").touch()
+    Kept(str(folder.parent / "state"), str(other), str(folder.parent / "orthanc.service")).restore()
+    assert (other / "passwd").exists()
 
 
 def test_release_comes_back_with_its_configuration(folder: pathlib.Path) -> None:
@@ -171,3 +198,146 @@ def test_newest_is_a_change_that_counts(folder: pathlib.Path, tmp_path: pathlib.
     file.chmod(0o600)
     assert newest([str(file)], []) == 1000, "another mode is not another configuration"
     assert newest([], [str(program), str(tmp_path / "none")]) > 1000, "a program that was put in place is a new one"
+
+
+URI = "postgresql://orthanc:{}@{}:5432/orthanc?sslmode=disable"
+
+
+@pytest.mark.parametrize(
+    "last, new, expected",
+    [
+        (
+            {"PostgreSQL": {"ConnectionUri": URI.format("old", "db1"), "Lock": True}},
+            {"PostgreSQL": {"ConnectionUri": URI.format("ne%40w", "db2"), "Lock": False}},
+            {"PostgreSQL": {"ConnectionUri": URI.format("ne%40w", "db1"), "Lock": True}},
+        ),
+        (
+            {"MySQL": {"Username": "orthanc", "Password": "old", "Host": "db1"}},
+            {"MySQL": {"Username": "orthanc", "Password": "${HOME}", "Host": "db2"}},
+            {"MySQL": {"Username": "orthanc", "Password": "${HOME}", "Host": "db1"}},
+        ),
+        ({"MySQL": {"Password": "old"}}, {"PostgreSQL": {"Password": "new"}}, {"MySQL": {"Password": "old"}}),
+    ],
+)
+def test_login_of_another_configuration(last: dict[str, Any], new: dict[str, Any], expected: dict[str, Any]) -> None:
+    text = with_login(json.dumps(last), json.dumps(new))
+    assert json.loads(text) == expected
+    assert "$" not in text, "Orthanc would look for a variable of that name"
+
+
+class Unit:
+    """A unit of which Orthanc serves with the texts that ``works`` takes."""
+
+    def __init__(self, folder: pathlib.Path, works: Any) -> None:
+        self.name, self.ended, self.starts = "orthanc.service", False, 0
+        self._folder, self._works = folder, works
+
+    def restart(self) -> None:
+        self.starts += 1
+        self.ended = not self._works(self._folder)
+
+    def show(self) -> dict[str, str]:
+        return {"ExecMainStartTimestampMonotonic": str(self.starts)}
+
+    def get(self, _path: str) -> list[str]:
+        if self.ended:
+            raise Unready("it does not answer")
+        return []
+
+
+def rotated(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, taken: str, bad: bool = True) -> Unit:
+    """A site whose run brought another password, maybe with a setting that Orthanc does not take."""
+    (folder / "mysql.json").write_text('{"MySQL": {"Password": "old"}}', "utf-8")
+    kept(folder).keep("boot 1")
+    (folder / "mysql.json").write_text('{"MySQL": {"Password": "new"}}', "utf-8")
+    if bad:
+        (folder / "orthanc.json").write_text('{"Name": "bad"}', "utf-8")
+    unit = Unit(folder, lambda folder: password(folder) == taken and "old" in (folder / "orthanc.json").read_text())
+    monkeypatch.setattr(orthanc_service, "Orthanc", lambda _folder: unit)
+    unit.restart()
+    assert unit.ended == (bad or taken != "new")
+    return unit
+
+
+def password(folder: pathlib.Path) -> str:
+    found: str = json.loads((folder / "mysql.json").read_text("utf-8"))["MySQL"]["Password"]
+    return found
+
+
+@pytest.mark.parametrize("taken", ["new", "old"])
+def test_bad_setting_goes_back_and_the_password_that_the_server_takes_stays(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, taken: str
+) -> None:
+    unit = rotated(folder, monkeypatch, taken)
+    module = types.SimpleNamespace(params={"config_dir": str(folder), "timeout": 1})
+    assert "Orthanc serves with it" in back(module, unit, kept(folder), "Bad Name.")  # type: ignore[arg-type]
+    assert (password(folder), unit.ended) == (taken, False)
+    assert '"old' in (folder / "orthanc.json").read_text("utf-8")
+    # And it is what the next bad change goes back to.
+    (folder / "orthanc.json").write_text('{"Name": "worse"}', "utf-8")
+    kept(folder).restore()
+    assert password(folder) == taken
+
+
+def test_password_that_the_server_refuses_goes_back_at_once(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = rotated(folder, monkeypatch, "old", bad=False)
+    module = types.SimpleNamespace(params={"config_dir": str(folder), "timeout": 1})
+    assert "serves with it" in back(module, unit, kept(folder), f"Ended. {MEANINGS[0][1]}")  # type: ignore[arg-type]
+    assert (password(folder), unit.starts) == ("old", 2)
+
+
+def test_new_password_stays_while_nothing_works(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the database is away: its server knows the new one, and Orthanc is started again and again."""
+    unit = rotated(folder, monkeypatch, "another")
+    module = types.SimpleNamespace(params={"config_dir": str(folder), "timeout": 1})
+    assert "does not work any more either" in back(module, unit, kept(folder), "")  # type: ignore[arg-type]
+    assert password(folder) == "new"
+    assert '"old' in (folder / "orthanc.json").read_text("utf-8")
+
+
+def test_what_lives_and_what_ended_are_told_apart(folder: pathlib.Path) -> None:
+    """Of the first, nobody knows whether it is changing its database."""
+    unit = Unit(folder, lambda _folder: True)
+
+    def busy(_path: str) -> None:
+        raise Unready("it does not answer")
+
+    orthanc = types.SimpleNamespace(get=busy)
+    with pytest.raises(Starting):
+        wait(orthanc, unit, 0)  # type: ignore[arg-type]
+    unit.ended = True
+    with pytest.raises(Unready, match="Orthanc ended") as ended:
+        wait(orthanc, unit, 0)  # type: ignore[arg-type]
+    assert not isinstance(ended.value, Starting)
+
+
+def test_another_release_is_known_by_its_program_and_by_what_is_started(folder: pathlib.Path) -> None:
+    program, unit = folder.parent / "Orthanc", folder.parent / "orthanc.service"
+    assert not kept(folder).older([str(program)]), "nothing worked yet"
+    program.touch()
+    kept(folder).keep("boot 1")
+    os.utime(folder.parent / "state" / "last.json", (2**32, 2**32))
+    assert not kept(folder).older([str(program)])
+    unit.write_text("[Unit]\n[Service]\nExecStart=docker run orthanc:2\n", "utf-8")
+    assert kept(folder).older([str(program)])
+    unit.write_text("[Unit]\nDescription=x\n", "utf-8")
+    assert not kept(folder).older([str(program)])
+    os.utime(folder.parent / "state" / "last.json", (1, 1))
+    assert kept(folder).older([str(program)])
+
+
+def test_truncated_state_says_nothing(folder: pathlib.Path) -> None:
+    kept(folder).keep("boot 1")
+    file = folder.parent / "state" / "last.json"
+    file.write_text(file.read_text("utf-8")[:40], "utf-8")
+    assert not kept(folder).restore()
+    assert not kept(folder).runs("boot 1")
+    kept(folder).keep("boot 2")
+    assert kept(folder).runs("boot 2")
+
+
+def test_folder_without_a_configuration_of_ours(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(Unready, match="no configuration of ours"):
+        Orthanc(str(tmp_path))

@@ -1,0 +1,86 @@
+"""Everything that the toolkit can remove on a host: plain files that are known by name, or lie in a marked folder.
+
+No folder tree goes, whatever is asked of it: there may be images in it. What follows is all that there is; a line more
+takes a reason here.
+"""
+
+import re
+
+from tests.repository import ROOT
+
+REMOVES = re.compile(
+    r"rmtree|\bunlink\b|\brmdir\b|removedirs|\bos\.remove\b|\bremove\(|send2trash|TemporaryDirectory\(|shutil\.move"
+    r"|state: absent|\brm -|\brm\b.*\{|find .*-delete|\bpurge\b|autoremove|\babsent\b|\bshred\b|mkfs"
+)
+# By file: each line, and why no image is in the way.
+KNOWN = {
+    "plugins/doc_fragments/files.py": {"purge:": "words", "absent:": "words"},
+    "plugins/module_utils/files.py": {
+        '"purge": {"type": "list", "elements": "path", "default": []},': "the option",
+        '"absent": {"type": "list", "elements": "path", "default": []},': "the option",
+        "def remove(path: str) -> None:": "the one place: a file or a link, since unlink refuses a folder",
+        "os.unlink(path)": "the same",
+        "remove(candidate)": "what it wrote a moment ago, beside the file that it was for",
+        "def purge(self, folder: str, wanted: set[str]) -> None:": "plain files of a folder with our mark",
+        "self.absent(path)": "the same",
+        "def absent(self, path: str) -> None:": "what a role names, below; refuses a folder",
+        "remove(path)": "the same",
+        'purged = [os.path.normpath(folder) for folder in params["purge"]]': "the option",
+        "writer.purge(folder, wanted)": "the option",
+        'for path in params["absent"]:': "the option",
+        "writer.absent(path)": "the option",
+    },
+    "plugins/modules/apt_offer.py": {
+        "with tempfile.TemporaryDirectory() as folder:": "its own, in the system's folder for such",
+    },
+    "plugins/modules/lsb_lock.py": {
+        "with tempfile.TemporaryDirectory() as folder:": "its own, in the system's folder for such",
+    },
+    "plugins/modules/lsb_release.py": {
+        "remove(path)": "the files of a release, in a folder with our mark, or of one that it was downloading",
+        "os.rmdir(folder)": "refuses a folder with something in it",
+    },
+    "plugins/modules/nginx_service.py": {"UNSERVED.unlink()": "a file of its own in /run"},
+    "plugins/modules/orthanc_service.py": {
+        "remove(path)": "the unit, the link to a release, or a plain file of the configuration, with our mark",
+    },
+    "plugins/modules/write_files.py": {"purge: [/etc/pacs/orthanc]": "an example"},
+    "roles/mysql/tasks/provision.yml": {"state: absent": "users of the server, and its test database if it is empty"},
+    "roles/mysql/vars/main.yml": {
+        "umask 022; mkdir -p {{ __mysql_dir }}; cd {{ __mysql_dir }}; rm -f made-for-*;": "our own marks",
+    },
+    "roles/nginx/tasks/main.yml": {
+        'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
+        "absent: >-": "our own files, and the package's example",
+    },
+    "roles/nginx/tasks/relay.yml": {
+        'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
+        "absent: \"{{ __nginx_welcome + ['/etc/nginx/conf.d/orthanc.conf'] }}\"": "our own file, the package's example",
+    },
+    "roles/orthanc/tasks/configure.yml": {
+        'purge: ["{{ orthanc_config_dir }}"]': "which may not hold, nor be in, a folder of images",
+        'absent: "{{ __orthanc_absent + ([] if __orthanc_journal_limited else [__orthanc_journal]) }}"': "ours",
+    },
+    "roles/orthanc/vars/main.yml": {
+        "if [ $$free -lt 32 ]; then rm -f .pacs-reserve;": "a file of our own, which makes room on a full disk",
+    },
+    "roles/orthanc/tasks/install_apt.yml": {"state: absent": "the source of packages that the role wrote"},
+    "roles/postgresql/tasks/provision.yml": {"state: absent": "what everybody may do with our database"},
+    "roles/verification/tasks/prove.yml": {"state: absent": "a new temporary folder on the control node"},
+}
+
+
+def test_every_removal_is_known() -> None:
+    found: dict[str, set[str]] = {}
+    folders = [ROOT / name for name in ("plugins", "roles", "playbooks", "templates")]
+    for path in sorted(path for folder in folders for path in folder.rglob("*")):
+        if path.is_file() and path.suffix != ".pyc":
+            lines = {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if REMOVES.search(line)}
+            lines = {line for line in lines if not re.match(r"#|- [A-Z]|- name:|\"\"\"|:|description:", line)}
+            if lines:
+                found[str(path.relative_to(ROOT))] = lines
+    assert found == {path: set(lines) for path, lines in KNOWN.items()}
+
+
+def test_no_folder_tree_is_removed() -> None:
+    assert not [(path, line) for path, lines in KNOWN.items() for line in lines if "rmtree" in line or "rm -r" in line]
