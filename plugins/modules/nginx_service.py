@@ -141,6 +141,8 @@ def main() -> None:
     if changed and not module.check_mode:
         # The package may have done so. With its script for init, Debian's systemctl then reads all units twice more.
         if not enabled:
+            # Until now it was kept from starting.
+            module.run_command(["systemctl", "unmask", "--quiet", UNIT], check_rc=True)
             module.run_command(["systemctl", "enable", "--quiet", UNIT], check_rc=True)
         old = workers(module)
         # What keeps it from starting is in its log. A start is over when nginx listens; a reload goes on after that.
