@@ -76,6 +76,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                     "config_dir": values.get("orthanc_config_dir", "/etc/pacs/orthanc"),
                     "database": values["orthanc_database"] if values.get("orthanc_database_index") else "sqlite",
                     "files": values["orthanc_database"] if values.get("orthanc_database_storage") else "",
+                    "database_host": values.get("orthanc_database_host", "127.0.0.1"),
+                    "database_name": values.get("orthanc_database_name", "orthanc"),
                     "server": list(map(str, server)),
                     "program": self._program(roles, values, variables),
                     "offers": bool(values.get("orthanc_version")) and values.get("orthanc_install_method") == "apt",

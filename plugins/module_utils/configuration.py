@@ -97,14 +97,38 @@ def unfit(types: Mapping[str, str], options: Mapping[str, str], version: str) ->
     return found
 
 
+_COMMENT = re.compile(r'("(?:\\.|[^"\\])*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
+
+
+def read_text(text: str) -> dict[str, Any]:
+    """Return what a text of Orthanc's configuration says, which is JSON with comments. :raises ValueError: if none."""
+    found = json.loads(_COMMENT.sub(lambda match: match[1] or " ", text))
+    if not isinstance(found, dict):
+        raise ValueError("no object")
+    return found
+
+
+def read_files(path: str) -> tuple[dict[str, Any], list[str]]:
+    """Return what a configuration says, be it a file or a folder of files, and which files cannot be read.
+
+    One that a hand has spoilt, or that was cut short, says nothing.
+    """
+    names = sorted(os.listdir(path)) if os.path.isdir(path) else []
+    files = [os.path.join(path, name) for name in names if name.endswith(".json")]
+    found: dict[str, Any] = {}
+    unread = []
+    for name in files or ([path] if os.path.isfile(path) else []):
+        try:
+            with open(name, encoding="utf-8") as file:
+                found.update(read_text(file.read()))
+        except (OSError, ValueError):
+            unread.append(name)
+    return found, unread
+
+
 def read_folder(folder: str) -> dict[str, Any]:
     """Return what the files in a configuration folder say together, or nothing where it is missing."""
-    found: dict[str, Any] = {}
-    for name in sorted(os.listdir(folder)) if os.path.isdir(folder) else []:
-        if name.endswith(".json"):
-            with open(os.path.join(folder, name), encoding="utf-8") as file:
-                found.update(json.load(file))
-    return found
+    return read_files(folder)[0]
 
 
 def version_tuple(version: str) -> tuple[int, ...]:

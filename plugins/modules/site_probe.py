@@ -34,6 +34,18 @@ options:
     description: The database that is to hold the DICOM files, or empty. Images are only counted if it is another one.
     type: str
     default: ""
+  database_host:
+    description: Name or address of the database server that is asked for.
+    type: str
+    default: 127.0.0.1
+  database_name:
+    description: Name of the database that is asked for.
+    type: str
+    default: orthanc
+  state:
+    description: File in which M(dicom.orthanc.orthanc_service) keeps what worked last.
+    type: path
+    default: /var/lib/pacs/orthanc/last.json
   server:
     description: Name or address and TCP port of a database server that others run, if there is one.
     type: list
@@ -117,6 +129,35 @@ images:
   description: How many instances it holds; -1 if they were not counted or could not be.
   type: int
   returned: always
+elsewhere:
+  description: Folders of the archive, by C(storage) and C(index), that are not the ones asked for, which are empty.
+  type: dict
+  returned: always
+  sample: {storage: /data/dicom}
+lost:
+  description: Folders of what worked last that hold nothing any more, nor the toolkit's mark.
+  type: list
+  elements: str
+  returned: always
+other_server:
+  description: Host and name of the database of an Orthanc that others set up, if it is not the one asked for.
+  type: list
+  elements: str
+  returned: always
+configuration:
+  description: What an Orthanc that others set up is started with, or empty.
+  type: str
+  returned: always
+  sample: /etc/orthanc
+unread:
+  description: Files of it that cannot be read.
+  type: list
+  elements: str
+  returned: always
+interrupted:
+  description: Whether dpkg left something half done.
+  type: bool
+  returned: always
 no_way:
   description: Why the server of others cannot be reached from this host; the first word is C(name) or C(port).
   type: str
@@ -143,16 +184,29 @@ listening:
 """
 
 import base64
+import contextlib
+import fcntl
 import json
 import os
 import re
 import socket
 import sqlite3
+import subprocess
+import urllib.parse
 import urllib.request
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary, read_folder
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import (
+    ask_binary,
+    read_files,
+    read_folder,
+    read_text,
+)
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, marked
+
+# How a host calls itself.
+LOCAL = ("", "localhost", "127.0.0.1", "::1")
 
 
 def os_release() -> dict[str, str]:
@@ -173,42 +227,100 @@ def free_bytes(path: str) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def archive(settings: dict[str, Any], index_dir: str, asked: tuple[str, str]) -> tuple[str, str, int]:
-    """Tell which databases have the index and the DICOM files of this host, and how many images there are.
+class Archive:
+    """The archive of an Orthanc that is on this host, by its configuration."""
 
-    They are counted only if these are not the databases which are asked for; -1 if they were not, or could not be.
-    """
-    index = os.path.join(settings.get("IndexDirectory", index_dir), "index")
-    database, files = (
-        next((name.lower() for name in ("PostgreSQL", "MySQL") if settings.get(name, {}).get(option)), "")
-        for option in ("EnableIndex", "EnableStorage")
-    )
-    if not database and not os.path.exists(index):
-        return "", files, 0
-    found = database or "sqlite", files
-    if found == asked:
-        return *found, -1
-    try:
-        user, password = next(iter(settings["RegisteredUsers"].items()))
-        login = base64.b64encode(f"{user}:{password}".encode()).decode()
-        request = urllib.request.Request(
-            f"http://127.0.0.1:{settings['HttpPort']}/statistics", headers={"Authorization": f"Basic {login}"}
+    def __init__(self, settings: dict[str, Any], folder: str) -> None:
+        """:param folder: that its relative paths start from."""
+        self._settings = settings
+        self.storage = os.path.join(folder, str(settings.get("StorageDirectory", "OrthancStorage")))
+        self.index = os.path.join(folder, str(settings.get("IndexDirectory", self.storage)))
+        # Which databases have the index and the files.
+        self.database, self.files = (
+            next((name.lower() for name in ("PostgreSQL", "MySQL") if self._section(name).get(option)), "")
+            for option in ("EnableIndex", "EnableStorage")
         )
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(request, timeout=30) as answer:
-            return *found, int(json.load(answer)["CountInstances"])
-    except (OSError, ValueError, KeyError, StopIteration):
-        pass
-    if database:
-        return *found, -1
-    # It does not run. While it does, it keeps everybody else off its index.
+        if not self.database and os.path.exists(os.path.join(self.index, "index")):
+            self.database = "sqlite"
+
+    def _section(self, name: str) -> dict[str, Any]:
+        section = self._settings.get(name)
+        return section if isinstance(section, dict) else {}
+
+    @property
+    def server(self) -> tuple[str, str]:
+        """Host and name of the database; the host is empty if it is this one."""
+        section = self._section({"postgresql": "PostgreSQL", "mysql": "MySQL"}.get(self.database, ""))
+        parts = urllib.parse.urlsplit(str(section.get("ConnectionUri", "")))
+        host = parts.hostname or str(section.get("Host", ""))
+        return "" if host in LOCAL else host, parts.path.strip("/") or str(section.get("Database", ""))
+
+    def count(self) -> int:
+        """Return how many images there are; -1 if they cannot be counted."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            users = self._settings.get("RegisteredUsers") or {"": ""}
+            login = base64.b64encode(":".join(next(iter(users.items()))).encode()).decode()
+            url = f"http://127.0.0.1:{self._settings.get('HttpPort', 8042)}/statistics"
+            request = urllib.request.Request(url, headers={"Authorization": f"Basic {login}"})
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+            with opener.open(request, timeout=30) as answer:
+                return int(json.load(answer)["CountInstances"])
+        # It does not run. While it does, it keeps everybody else off its index.
+        if self.database == "sqlite":
+            path = urllib.parse.quote(os.path.join(self.index, "index"))
+            with contextlib.suppress(sqlite3.Error), sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+                # 4 is the level of instances.
+                return int(connection.execute("SELECT COUNT(*) FROM Resources WHERE resourceType=4").fetchone()[0])
+        return -1
+
+
+def holds(folder: str, kind: str) -> bool:
+    """Tell whether a folder holds an index, or DICOM files."""
+    names = os.listdir(folder) if os.path.isdir(folder) else []
+    # Besides the mark there may be the reserve for a full disk.
+    return "index" in names if kind == "index" else not all(name.startswith(MARK) for name in names)
+
+
+def proven(state: str) -> dict[str, Any]:
+    """Return the settings that worked last, or nothing."""
     try:
-        with sqlite3.connect(f"file:{index}?mode=ro", uri=True) as connection:
-            # 4 is the level of instances.
-            counted = connection.execute("SELECT COUNT(*) FROM Resources WHERE resourceType=4").fetchone()[0]
-            return *found, int(counted)
-    except sqlite3.Error:
-        return *found, -1
+        with open(state, encoding="utf-8") as file:
+            kept = json.load(file)
+        texts = [kept[name][0] for name in sorted(kept) if name.endswith(".json")]
+        return {name: value for text in texts for name, value in read_text(text).items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def started_with() -> str:
+    """Return the configuration that an Orthanc of others runs with, or is started with; empty if there is none."""
+    calls = []
+    for process in filter(str.isdigit, os.listdir("/proc")):
+        with contextlib.suppress(OSError):
+            # In a container, paths are others.
+            if os.path.basename(os.readlink(f"/proc/{process}/exe")) == "Orthanc" and os.path.samefile(
+                f"/proc/{process}/root", "/"
+            ):
+                with open(f"/proc/{process}/cmdline", encoding="utf-8", errors="replace") as file:
+                    calls.append(file.read().strip("\0").split("\0")[1:])
+    if not calls:
+        with contextlib.suppress(OSError):
+            shown = subprocess.run(
+                ["systemctl", "show", "orthanc", "--property=ExecStart"], capture_output=True, text=True, check=False
+            ).stdout
+            found = re.search(r"argv\[\]=(\S*Orthanc\b.*?) ;", shown)
+            calls = [found[1].split()[1:]] if found else []
+    return next((word for call in calls for word in reversed(call) if word.startswith("/")), "")
+
+
+def interrupted() -> bool:
+    """Tell whether dpkg left something half done, and does not run."""
+    try:
+        with open("/var/lib/dpkg/lock", "a", encoding="ascii") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return any(name.isdigit() for name in os.listdir("/var/lib/dpkg/updates"))
+    except OSError:
+        return False
 
 
 def no_way(host: str, port: str) -> str:
@@ -222,6 +334,52 @@ def no_way(host: str, port: str) -> str:
     return ""
 
 
+def look(params: dict[str, Any]) -> dict[str, Any]:
+    """Return what archive is on this host, and where it is not where it is asked for."""
+    unread: list[str] = []
+    last = proven(params["state"])
+    path = params["config_dir"]
+    settings = last | read_folder(path)
+    ours = bool(settings)
+    if not ours:
+        path = started_with()
+        settings, unread = read_files(path)
+    there = Archive(settings, path if os.path.isdir(path) else os.path.dirname(path))
+    wanted = {"storage": params["storage_dir"], "index": params["index_dir"]}
+    found = {
+        "storage": there.storage if not there.files else "",
+        "index": there.index if last or there.database else "",
+    }
+    if there.database not in ("", "sqlite"):
+        found["index"] = ""
+    # What is where it is not looked for, unless it was taken there.
+    elsewhere = {
+        kind: folder
+        for kind, folder in found.items()
+        if folder and os.path.realpath(folder) != os.path.realpath(wanted[kind])
+        if holds(folder, kind) and not holds(wanted[kind], kind)
+    }
+    # What was there, and is not: the disk is missing, as its mark is.
+    lost = [
+        folder for kind, folder in found.items() if last and folder and not holds(folder, kind) and not marked(folder)
+    ]
+    server = ("" if params["database_host"] in LOCAL else params["database_host"], params["database_name"])
+    moved = there.server if not ours and there.database not in ("", "sqlite") and there.server != server else ()
+    asked = (params["database"], params["files"])
+    differs = (there.database, there.files) != asked or elsewhere or lost or moved
+    images = 0 if not there.database and not lost else there.count() if differs else -1
+    return {
+        "database": there.database,
+        "files": there.files,
+        "images": images,
+        "elsewhere": elsewhere,
+        "lost": sorted(set(lost)),
+        "other_server": list(moved),
+        "unread": unread,
+        "configuration": "" if ours else path,
+    }
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -230,6 +388,9 @@ def main() -> None:
             "index_dir": {"type": "path", "default": "/var/lib/orthanc/db-v6"},
             "database": {"type": "str", "default": "sqlite"},
             "files": {"type": "str", "default": ""},
+            "database_host": {"type": "str", "default": "127.0.0.1"},
+            "database_name": {"type": "str", "default": "orthanc"},
+            "state": {"type": "path", "default": "/var/lib/pacs/orthanc/last.json"},
             "server": {"type": "list", "elements": "str", "default": []},
             "program": {"type": "str", "default": ""},
             "offers": {"type": "bool", "default": False},
@@ -262,14 +423,10 @@ def main() -> None:
     program = module.params["program"]
     # A binary that does not run any more is no reason to stop: it may be about to be replaced.
     version, options = ask_binary(lambda argument: run(program, argument)) if program else ("", {})
-    settings = read_folder(module.params["config_dir"])
-    asked = (module.params["database"], module.params["files"])
-    database, files, images = archive(settings, module.params["index_dir"], asked)
     module.exit_json(
+        **look(module.params),
+        interrupted=interrupted(),
         binary={"version": version, "options": options},
-        database=database,
-        files=files,
-        images=images,
         no_way=no_way(*module.params["server"]) if module.params["server"] else "",
         apt_upstream=os.path.exists("/etc/apt/sources.list.d/orthanc.sources"),
         machine=os.uname().machine,

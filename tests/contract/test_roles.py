@@ -1,5 +1,6 @@
 """The shape of the roles, as the house style has it."""
 
+import fnmatch
 import pathlib
 import re
 from collections.abc import Iterator
@@ -127,3 +128,24 @@ def test_plugins_are_the_documented_ones() -> None:
     assert sorted(re.findall(r"C\(([^)]+)\)", described)) == sorted(plugins)
     for plugin in plugins.values():
         assert {"package", "library", "id", "settings"} <= set(plugin)
+
+
+def test_apt_waits_for_unattended_upgrades() -> None:
+    """Which hold dpkg's lock for minutes."""
+    asked = [
+        item["ansible.builtin.apt"] for path in YAML for item in mappings(load(path)) if "ansible.builtin.apt" in item
+    ]
+    assert len(asked) > 7
+    assert {options.get("lock_timeout") for options in asked} == {600}
+
+
+@pytest.mark.parametrize(
+    "version, other",
+    [("1.12.1+dfsg-2", "1.12.10+dfsg-2"), ("1.12.1-1~bookworm", "1.12.11-1"), ("1.12.1~rc1-1", "11.12.1-1")],
+)
+def test_release_is_no_beginning_of_another(version: str, other: str) -> None:
+    text = (ROOT / "roles/orthanc/tasks/install_apt.yml").read_text("utf-8")
+    pattern = re.search(r"orthanc_version ~ '([^']+)'", text)
+    assert pattern
+    assert fnmatch.fnmatch(version, f"1.12.1{pattern[1]}")
+    assert not fnmatch.fnmatch(other, f"1.12.1{pattern[1]}")

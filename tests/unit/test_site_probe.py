@@ -1,0 +1,158 @@
+"""Which archive is found on a host, whoever set it up and whatever happened to it since."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import sqlite3
+from typing import Any
+
+import pytest
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_files, read_folder, read_text
+from ansible_collections.dicom.orthanc.plugins.modules import site_probe
+
+HAND_MADE = """
+{
+  // The disk of 2019
+  "StorageDirectory" : "%s", /* "StorageDirectory": "/elsewhere", */
+  "Name" : "http://pacs // no comment"
+}
+"""
+
+
+def index(folder: pathlib.Path, images: int) -> None:
+    """Make an index of SQLite."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with sqlite3.connect(folder / "index") as connection:
+        connection.execute("CREATE TABLE Resources (resourceType INTEGER)")
+        connection.executemany("INSERT INTO Resources VALUES (?)", [(4,)] * images)
+    connection.close()
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A host whose Orthanc, if there is one, reads /etc/orthanc and does not run."""
+    monkeypatch.setattr(site_probe, "started_with", lambda: str(tmp_path / "etc/orthanc"))
+    (tmp_path / "etc/orthanc").mkdir(parents=True)
+    return tmp_path
+
+
+def look(host: pathlib.Path, **asked: str) -> dict[str, Any]:
+    params = {
+        "config_dir": str(host / "etc/pacs/orthanc"),
+        "storage_dir": str(host / "db-v6"),
+        "state": str(host / "last.json"),
+        "database": "sqlite",
+        "files": "",
+        "database_host": "127.0.0.1",
+        "database_name": "orthanc",
+    } | asked
+    # No port of an Orthanc of this machine.
+    return site_probe.look({"index_dir": params["storage_dir"]} | params)
+
+
+def worked(host: pathlib.Path, **settings: Any) -> None:
+    """Note what worked last, as the module orthanc_service does."""
+    kept = {"/etc/pacs/orthanc/orthanc.json": [json.dumps({"HttpPort": 9} | settings), 0, 0, 416], "started": ["x"]}
+    (host / "last.json").write_text(json.dumps(kept), encoding="utf-8")
+
+
+def hand_made(host: pathlib.Path, text: str, name: str = "orthanc.json") -> None:
+    (host / "etc/orthanc/http.json").write_text('{"HttpPort": 9}', encoding="utf-8")
+    (host / "etc/orthanc" / name).write_text(text, encoding="utf-8")
+
+
+def test_new_host(host: pathlib.Path) -> None:
+    found = look(host)
+    assert (found["database"], found["images"]) == ("", 0)
+    assert [found[name] for name in ("elsewhere", "lost", "other_server", "unread")] == [{}, [], [], []]
+
+
+def test_hand_made_archive_in_another_folder(host: pathlib.Path) -> None:
+    hand_made(host, HAND_MADE % (host / "data"))
+    index(host / "data", 3)
+    found = look(host)
+    assert found["elsewhere"] == {"storage": str(host / "data"), "index": str(host / "data")}
+    assert (found["database"], found["images"]) == ("sqlite", 3)
+    assert found["configuration"] == str(host / "etc/orthanc")
+    assert not look(host, storage_dir=str(host / "data"))["elsewhere"]
+    # Nothing is in the way of whoever took it there.
+    index(host / "db-v6", 3)
+    assert not look(host)["elsewhere"]
+
+
+def test_hand_made_archive_where_it_is_asked_for(host: pathlib.Path) -> None:
+    (host / "link").symlink_to("db-v6")
+    hand_made(host, HAND_MADE % (host / "link"))
+    index(host / "db-v6", 3)
+    found = look(host)
+    assert (found["elsewhere"], found["images"]) == ({}, -1)
+
+
+def test_hand_made_archive_beside_its_configuration(host: pathlib.Path) -> None:
+    """Where Orthanc keeps it unless it is told."""
+    hand_made(host, "{}")
+    index(host / "etc/orthanc/OrthancStorage", 2)
+    assert set(look(host)["elsewhere"].values()) == {str(host / "etc/orthanc/OrthancStorage")}
+
+
+@pytest.mark.parametrize(
+    "section, server",
+    [
+        ({"Host": "localhost", "Database": "orthanc"}, []),
+        ({"Host": "localhost", "Database": "archive"}, ["", "archive"]),
+        ({"ConnectionUri": "postgresql://u:p@db.example.org:5432/orthanc"}, ["db.example.org", "orthanc"]),
+    ],
+)
+def test_hand_made_index_in_a_database(host: pathlib.Path, section: dict[str, Any], server: list[str]) -> None:
+    hand_made(host, json.dumps({"PostgreSQL": {"EnableIndex": True} | section}), "postgresql.json")
+    found = look(host)
+    assert (found["database"], found["images"]) == ("postgresql", -1)
+    assert look(host, database="postgresql")["other_server"] == server
+
+
+def test_hand_made_configuration_that_cannot_be_read(host: pathlib.Path) -> None:
+    hand_made(host, "{", "dicomweb.json")
+    assert look(host)["unread"] == [str(host / "etc/orthanc/dicomweb.json")]
+
+
+def test_disk_that_is_not_mounted(host: pathlib.Path) -> None:
+    worked(host, StorageDirectory=str(host / "db-v6"), IndexDirectory=str(host / "db-v6"))
+    for _ in range(2):
+        assert look(host)["lost"] == [str(host / "db-v6")]
+        assert look(host)["images"] == -1
+        (host / "db-v6").mkdir(exist_ok=True)
+    (host / "db-v6/.pacs").touch()
+    assert not look(host)["lost"]
+    (host / "db-v6/.pacs").unlink()
+    index(host / "db-v6", 1)
+    assert not look(host)["lost"]
+
+
+def test_folder_of_images_is_changed(host: pathlib.Path) -> None:
+    worked(host, StorageDirectory=str(host / "db-v6"), IndexDirectory=str(host / "index"))
+    index(host / "index", 5)
+    (host / "db-v6/00").mkdir(parents=True)
+    found = look(host, storage_dir=str(host / "new"), index_dir=str(host / "index"))
+    assert (found["elsewhere"], found["images"]) == ({"storage": str(host / "db-v6")}, 5)
+    assert found["configuration"] == ""
+
+
+def test_spoilt_file_stops_nothing(host: pathlib.Path) -> None:
+    """What it said when it worked last is known."""
+    worked(host, PostgreSQL={"EnableIndex": True, "ConnectionUri": "postgresql://u:p@127.0.0.1:1/orthanc"})
+    folder = host / "etc/pacs/orthanc"
+    folder.mkdir(parents=True)
+    (folder / "orthanc.json").write_text('{"HttpPort": 9} // by hand', encoding="utf-8")
+    (folder / "postgresql.json").write_text('{"Postg', encoding="utf-8")
+    assert read_folder(str(folder)) == {"HttpPort": 9}
+    assert look(host)["database"] == "postgresql"
+    (host / "last.json").write_text('{"/etc/pacs/orth', encoding="utf-8")
+    assert look(host)["database"] == ""
+
+
+def test_comments() -> None:
+    assert read_text('{"a": "/* b */ \\" // c" /* d \n */ } // e') == {"a": '/* b */ " // c'}
+    with pytest.raises(ValueError, match="no object"):
+        read_text("[]")
+    assert read_files("/none") == ({}, [])
