@@ -52,6 +52,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                 {f"{role}_" for role in options},
             )
         ) + self._set_by_inventory(variables)
+        problems += self._groups(roles, variables)
 
         values: dict[str, Any] = {}
         wrong: list[str] = []
@@ -64,6 +65,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             found, failed = self._evaluate(role, spec, variables)
             wrong += failed or site_check.arguments(spec, found)
             values |= found
+        elsewhere = self._elsewhere(set(options) - set(parts), options, variables)
+        wrong += elsewhere
         host = self._host(roles, values)
         host.inventory = self._inventory(variables)
         host.plain_secrets = frozenset().union(*map(security_check.plain_secrets, self._texts(variables)))
@@ -86,7 +89,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                 task_vars=variables,
             )
             if probe.get("failed") or probe.get("unreachable"):
-                return dict(probe)
+                return self._not_reached(dict(probe))
             host.probe = probe
         # What is not of its type cannot be looked at more closely.
         problems += wrong or site_check.problems(host)
@@ -103,6 +106,41 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             result["ansible_facts"] = self._facts(parts, values, variables, host)
         result["changed"] = False
         return result
+
+    @staticmethod
+    def _groups(roles: list[str], variables: dict[str, Any]) -> list[str]:
+        """See whether there is something to do, and whether a proxy has something behind it."""
+        groups, hosts = variables["groups"], variables.get("ansible_play_hosts_all", [])
+        served = [name for name in groups if (ROOT / "playbooks" / f"{name}.yml").exists()]
+        problems = []
+        if not any(host in groups[name] for name in served for host in hosts):
+            problems.append(
+                "no host of this run is in a group of the toolkit, so nothing would be done; see --limit, and the names"
+                f" of the groups in the inventory, which has {', '.join(served) or 'none of them'}."
+            )
+        if "nginx" in roles and not groups.get("orthanc"):
+            problems.append("the group nginx has this host, and the group orthanc is empty: nothing to serve.")
+        return problems
+
+    @staticmethod
+    def _not_reached(probe: dict[str, Any]) -> dict[str, Any]:
+        """Say what the host's sudo wants, if that is why nothing has come back."""
+        said = str(probe.get("module_stderr", "")).strip()
+        if "deserialization" in str(probe.get("msg", "")) and said:
+            way = " Set ansible_pipelining to false for this host." if "tty" in said or "terminal" in said else ""
+            last = said.splitlines()[-1]
+            probe["msg"] = f"Nothing was changed. The host refuses what is to be run there: {last}{way}"
+        return probe
+
+    def _elsewhere(self, roles: set[str], options: dict[str, Any], variables: dict[str, Any]) -> list[str]:
+        """Look at what the inventory sets of roles that this host does not have: other hosts may read it."""
+        problems: list[str] = []
+        for role in sorted(roles):
+            given = {name: option for name, option in options[role].items() if name in variables}
+            found, _ = self._evaluate(role, given, variables)
+            wrong = list(site_check.arguments({name: given[name] for name in found}, found))
+            problems += wrong or site_check.numbers(site_check.Host(roles=[], variables=found))
+        return problems
 
     def _load(self, path: pathlib.Path) -> dict[str, Any]:
         """Load a file of the collection; the loader keeps it for all hosts, with its templates trusted or not."""
@@ -125,9 +163,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             file
             for source in map(pathlib.Path, variables.get("ansible_inventory_sources") or [])
             for folder in [source if source.is_dir() else source.parent]
-            for file in [*folder.glob("*_vars/**/*.y*ml"), *([source] if source.is_file() else folder.glob("*.y*ml"))]
+            for file in [*folder.glob("*_vars/**/*"), *([source] if source.is_file() else folder.glob("*"))]
+            if file.is_file() and file.suffix in ("", ".yml", ".yaml", ".json") and not file.name.startswith(".")
         }
-        return [file.read_text("utf-8") for file in sorted(files)]
+        return [file.read_text("utf-8", errors="replace") for file in sorted(files)]
 
     def _evaluate(self, role: str, spec: dict[str, Any], variables: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
         """Template the role's variables as the role would see them."""

@@ -17,6 +17,8 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.site_check import Ho
 
 # The first release without a known hole: CVE-2026-10528 was closed in it.
 SAFE_RELEASE = "1.13.0"
+# Shorter ones are guessed, whatever they are made of.
+SHORTEST = 8
 # Logins of Orthanc's samples, of its documentation and of the usual recipes.
 WELL_KNOWN = {
     "admin",
@@ -70,12 +72,26 @@ def _any(*checks: Callable[[Host], Iterator[str]]) -> Callable[[Host], Iterator[
     return broken
 
 
-def _well_known_password(host: Host) -> Iterator[str]:
+def _passwords(host: Host) -> Iterator[tuple[str, str, bool]]:
+    """Yield each user with the password, and whether that is one that everybody tries."""
     names = ("orthanc_proxy", "orthanc_database")
-    own = [(host.variables[f"{name}_user"], host.variables[f"{name}_password"]) for name in names]
-    for user, password in [*host.variables["orthanc_users"].items(), *own]:
-        if password and str(password).lower() in WELL_KNOWN | {str(user).lower()}:
+    own = {host.variables[f"{name}_user"]: host.variables[f"{name}_password"] for name in names}
+    for logins in (host.variables["orthanc_users"], own):
+        for user, password in logins.items():
+            if password:
+                yield str(user), str(password), str(password).lower() in WELL_KNOWN | {str(user).lower()}
+
+
+def _well_known_password(host: Host) -> Iterator[str]:
+    for user, _, known in _passwords(host):
+        if known:
             yield f"the password of '{user}' is one that everybody tries"
+
+
+def _short_password(host: Host) -> Iterator[str]:
+    for user, password, known in _passwords(host):
+        if len(password) < SHORTEST and not known:
+            yield f"the password of '{user}' has less than {SHORTEST} characters"
 
 
 def _plain_dicom(host: Host) -> Iterator[str]:
@@ -127,6 +143,12 @@ RULES = (
         True,
         "Take it from a vault_* variable, and let `make secrets` write one",
         _well_known_password,
+    ),
+    Rule(
+        "short-password",
+        True,
+        "It is guessed in no time; take it from a vault_* variable, and let `make secrets` write one",
+        _short_password,
     ),
     Rule(
         "no-authentication",

@@ -85,7 +85,11 @@ RANGES = {
 UIDS = ("DicomScuPreferredTransferSyntax", "IngestTranscoding")
 # Lists of texts that are files of the host, and lists that hold anything else than texts.
 FILES = ("LuaScripts", "ExternalDictionaries")
-_UID = re.compile(r"\d+(\.\d+)+")
+# The transfer syntaxes of DICOM, below 1.2.840.10008.1.2, of those that are for files and associations.
+_SYNTAX = re.compile(
+    r"1\.2\.840\.10008\.1\.2(\.(1(\.9[89])?|2|5"
+    r"|4\.(5\d|6[0-6]|70|8[01]|9[0-5]|10[0-6](\.1)?|10[78]|20[1-5])))?"
+)
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 MANUFACTURERS = "Generic GenericNoWildcardInDates GenericNoUniversalWildcard Vitrea GE SiemensSyngoCT"
 MODALITY = {
@@ -298,8 +302,8 @@ def _value(here: str, name: str, value: Any, kind: str, reader: str) -> Iterator
             yield f"{here}: {value} is out of range; choose a number {to}."
     elif name in CHOICES and value not in CHOICES[name].split():
         yield f"{here}: {value!r} is none of {', '.join(CHOICES[name].split())}."
-    elif name in UIDS and not _UID.fullmatch(value):
-        yield f"{here}: {value!r} is no transfer syntax; write its UID, such as 1.2.840.10008.1.2.1."
+    elif name in UIDS and not _SYNTAX.fullmatch(value):
+        yield f"{here}: {value!r} is no transfer syntax of DICOM; write its UID, such as 1.2.840.10008.1.2.1."
     elif kind == "list":
         for item in value:
             if not isinstance(item, str):

@@ -72,6 +72,8 @@ TAKEN_FOLDERS = (
     *("/etc/pacs/postgresql", "/etc/postgresql", "/etc/systemd", "/usr/lib/orthanc", "/usr/share/orthanc"),
     *("/var/lib/docker", "/var/lib/mysql", "/var/lib/pacs", "/var/lib/postgresql", "/var/log"),
 )
+# What the values of YAML are, in the words of an argument spec; a truth is a number to Python.
+KINDS = ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (list, "list"), (dict, "dict"))
 # The programs that may hold the ports of the roles already.
 PROGRAMS = {
     "orthanc": ("Orthanc",),
@@ -198,8 +200,11 @@ def arguments(spec: Mapping[str, Mapping[str, Any]], variables: Variables) -> It
     for name, kind in (("list", list), ("dict", dict)):
         for wrong in (key for key in spec if spec[key]["type"] == name and key in variables):
             if not isinstance(variables[wrong], kind):
-                yield f"'{wrong}' has to be a {name}, not {type(variables[wrong]).__mro__[-2].__name__}."
+                yield f"'{wrong}' has to be a {name}, not {_kind(variables[wrong])}."
                 variables = {key: value for key, value in variables.items() if key != wrong}
+    for wrong in [key for key, value in variables.items() if key in spec and _has_nothing(value, spec[key]["type"])]:
+        yield f"'{wrong}' has an entry that is empty (null); write it out, or take it out."
+        variables = {key: value for key, value in variables.items() if key != wrong}
     keys = ("type", "elements", "choices", "required", "no_log", "options")
     result = ArgumentSpecValidator(
         {name: {key: option[key] for key in keys if key in option} for name, option in spec.items()}
@@ -207,13 +212,29 @@ def arguments(spec: Mapping[str, Mapping[str, Any]], variables: Variables) -> It
     yield from (message.replace("argument '", "'") + "." for message in result.error_messages)
 
 
+def _kind(value: Any) -> str:
+    """Name the type of a value as an inventory's writer would."""
+    if value is None:
+        return "null"
+    return next((name for kind, name in KINDS if isinstance(value, kind)), "something else")
+
+
+def _has_nothing(value: Any, kind: str) -> bool:
+    return kind == "list" and isinstance(value, list) and None in value
+
+
+def _no_ports(host: Host) -> Iterator[str]:
+    for name in sorted(name for name in host.variables if name.endswith("_port")):
+        if not 1 <= int(host.variables[name]) <= 65535:
+            yield f"{name}: {host.variables[name]} is not a TCP port; choose one from 1 to 65535."
+
+
 def ports(host: Host) -> Iterator[str]:
     """Ports out of range, asked for twice, or taken by another program."""
     seen: dict[int, str] = {}
+    yield from _no_ports(host)
     for name in sorted(name for name in host.variables if name.endswith("_port")):
         value = int(host.variables[name])
-        if not 1 <= value <= 65535:
-            yield f"{name}: {value} is not a TCP port; choose one from 1 to 65535."
         if name == "orthanc_database_port":
             # The port of the server, which may be this host and have a role of its own.
             continue
@@ -231,6 +252,11 @@ def ranges(host: Host) -> Iterator[str]:
             yield f"{name}: {host.variables[name]} is out of range; choose a number from {low} to {high}."
 
 
+def numbers(host: Host) -> list[str]:
+    """Ports and other numbers that are out of range, of roles that the host does not have."""
+    return [*ranges(host), *_no_ports(host)]
+
+
 def users(host: Host) -> Iterator[str]:
     """Logins without which nobody gets in, or with which anybody does."""
     for variable in ("orthanc_users", "nginx_users"):
@@ -238,8 +264,13 @@ def users(host: Host) -> Iterator[str]:
         for name, password in logins.items():
             if not isinstance(password, str) or not password:
                 yield f"{variable}: the password of '{name}' is empty or no text; {_SECRETS}"
+            elif _CONTROL.search(password):
+                yield f"{variable}: the password of '{name}' has a line break or another control character; {_SECRETS}"
             if not name or re.search(r"[:\s\x00-\x1f]", str(name)):
                 yield f"{variable}: the user name '{name}' has a colon or white space in it; choose another."
+    for variable in ("orthanc_proxy_password", "orthanc_database_password", "orthanc_docker_registry_password"):
+        if _CONTROL.search(str(host.variables.get(variable) or "")):
+            yield f"{variable}: it has a line break or another control character; {_SECRETS}"
     if host.has("nginx") and not host.variables["nginx_users"]:
         yield f"orthanc_users: no user is named, so nobody could log in; name one, and {_SECRETS}"
     if host.has("orthanc"):
@@ -250,6 +281,8 @@ def users(host: Host) -> Iterator[str]:
             yield f"orthanc_users: no user is named, so nobody could log in; name one, and {_SECRETS}"
 
 
+# No form, no header and no file of ours takes them; a block of YAML (|) ends with one.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _SECRETS = "take it from a vault_* variable, and let `make secrets INVENTORY=inventories/<site>` write what is missing."
 
 
@@ -571,6 +604,7 @@ def _no_way(server: str, port: int, reason: str) -> str:
 def modalities(host: Host) -> Iterator[str]:
     """Modalities that Orthanc would refuse, or that it would never let in."""
     check_host = host.settings.get("DicomCheckModalityHost", True)
+    seen: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {}
     for name, modality in host.variables["orthanc_modalities"].items():
         here = f"orthanc_modalities.{name}"
         if not settings_check.NAME.fullmatch(str(name)):
@@ -594,6 +628,16 @@ def modalities(host: Host) -> Iterator[str]:
                 " give the address, or set orthanc_settings.DicomCheckModalityHost to false."
             )
         yield from settings_check.modality(here, modality)
+        first, other = seen.setdefault((str(modality["AET"]), str(modality["Host"])), (str(name), modality))
+        if first != name and (modality["Port"] == other["Port"] or _rights(modality) != _rights(other)):
+            yield (
+                f"{here}: title and address are those of orthanc_modalities.{first}, and Orthanc would take one for the"
+                " other; leave one of them, or give both the same rights (AllowStore and others) and another Port each."
+            )
+
+
+def _rights(modality: Mapping[str, Any]) -> dict[str, Any]:
+    return {field: value for field, value in modality.items() if field.startswith("Allow")}
 
 
 def dicom_tls(host: Host) -> Iterator[str]:
@@ -656,6 +700,11 @@ def entry(host: Host) -> Iterator[str]:
     for name in variables["nginx_readonly_users"]:
         if name not in [*users, *machines]:
             yield f"nginx_readonly_users: there is no user '{name}'.{nearest(str(name), [*map(str, users), *machines])}"
+    if users and not {*users, *machines} - {*variables["nginx_readonly_users"]}:
+        yield (
+            "nginx_readonly_users: every user is in it, so nobody could store, correct or delete anything over the"
+            " proxy; leave one out."
+        )
     for client in variables["nginx_allowed_clients"]:
         try:
             ipaddress.ip_network(client)

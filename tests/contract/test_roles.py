@@ -20,7 +20,7 @@ METHODS = [
 MAGIC = re.compile(
     r"ansible_(facts|managed|host|user|port|connection|check_mode|diff_mode|version|inventory_sources|playbook_python"
     r"|python_interpreter|collections|config_file|ssh_\w+|become\w*|play_\w+|run_tags|skip_tags|loop\w*|index_var"
-    r"|role_names?|parent_role_\w+|search_path|limit|verbosity|forks)\b"
+    r"|role_names?|failed_result|failed_task|parent_role_\w+|search_path|limit|verbosity|forks)\b"
 )
 
 

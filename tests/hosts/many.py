@@ -57,7 +57,8 @@ def test_probed_in_a_minute(many: tuple[Lab, pathlib.Path], tmp_path: pathlib.Pa
     said = " ".join(lab.play("verify", options, inventory=inventory, timeout=1800).stdout.split())
     seconds = time.monotonic() - begin
     print(f"{len(HOSTS)} hosts probed in {seconds:.0f} s, with the cores {busy:.1f} times taken")
-    assert f"{HOSTS[-1]} (probe): as wanted." in said
+    assert said.count("(probe)") >= len(HOSTS)
+    assert "(probe): as wanted." in said
     assert seconds < 60 * busy
 
 

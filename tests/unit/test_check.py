@@ -37,6 +37,21 @@ def test_good_inventory_of_fifty_hosts(tmp_path: pathlib.Path) -> None:
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 120
 
 
+def test_proxy_without_orthanc_and_roles_that_are_not_there(tmp_path: pathlib.Path) -> None:
+    variables = {"orthanc_users": {"a": "long enough"}, "mysql_port": 70000, "orthanc_plugins": 7}
+    groups = {"nginx": {"hosts": {"web": None}}, "orthanc": {"hosts": {}}, "all": {"vars": SECRETS | variables}}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
+    done = run("ansible-playbook", "-i", str(tmp_path), "playbooks/check.yml")
+    output = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    for words in (
+        "the group nginx has this host, and the group orthanc is empty",
+        "mysql_port: 70000 is not a TCP port",
+        "'orthanc_plugins' has to be a list, not int.",
+    ):
+        assert words in output
+
+
 def test_everything_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
     status, output = check(
         tmp_path,

@@ -16,6 +16,8 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("known-password", {"orthanc_users": {"jane": "jane"}}, "'jane'"),
     ("known-password", {"orthanc_proxy_password": "changeme"}, "'proxy'"),
     ("known-password", {"orthanc_database_password": "my_password"}, "'orthanc'"),
+    ("short-password", {"orthanc_users": {"jane": "x"}}, "'jane'"),
+    ("short-password", {"orthanc_proxy_password": "1234567"}, "'proxy' has less than 8 characters"),
     ("no-authentication", {"orthanc_settings": {"AuthenticationEnabled": False}}, "AuthenticationEnabled"),
     ("remote-http", {"orthanc_settings": {"RemoteAccessAllowed": True}}, "RemoteAccessAllowed"),
     ("lua", {"orthanc_settings": {"ExecuteLuaEnabled": True}}, "ExecuteLuaEnabled"),

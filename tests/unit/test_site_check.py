@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from pydicom._uid_dict import UID_dictionary
 
 from tests.repository import ROLES, ROOT, defaults, evaluated, load, options
 
@@ -357,7 +358,8 @@ MACHINES: dict[str, Any] = {"nginx_client_ca": pair(("ca.example.org",))[0], "ng
     "changes",
     [
         MACHINES,
-        MACHINES | {"nginx_readonly_users": ["admin", "ct 1.a_b-c"], "nginx_client_certificate": "required"},
+        MACHINES | {"nginx_readonly_users": ["ct 1.a_b-c"], "nginx_client_certificate": "required"},
+        MACHINES | {"nginx_readonly_users": ["admin"]},
         MACHINES | {"nginx_client_ca": pair(("a",))[0] + pair(("b",))[0]},
         MACHINES | {"nginx_client_names": [], "nginx_client_certificate": "required"},
         {"nginx_allowed_clients": ["192.0.2.7", "192.0.2.0/24", "2001:db8::/32"], "nginx_ban_after": 10},
@@ -762,6 +764,40 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "Orthanc 1.10.1 cannot be told so",
     ),
     # entry
+    ({"nginx_readonly_users": ["admin"]}, "nginx_readonly_users", "every user is in it"),
+    (MACHINES | {"nginx_readonly_users": ["admin", "ct 1.a_b-c"]}, "nginx_readonly_users", "every user is in it"),
+    *(
+        ({"orthanc_users": {"admin": f"long{letter}enough"}}, "orthanc_users", "password of 'admin' has a line break")
+        for letter in "\n\r\0\t\x7f"
+    ),
+    ({"orthanc_proxy_password": "long enough\n"}, "orthanc_proxy_password", "it has a line break"),
+    ({"orthanc_database_password": "long enough\0"}, "orthanc_database_password", "it has a line break"),
+    # modalities that are one
+    (
+        {
+            "orthanc_modalities": {
+                "ct": ["CT1", "192.0.2.7", 104],
+                "mr": {"AET": "CT1", "Host": "192.0.2.7", "Port": 104},
+            }
+        },
+        "orthanc_modalities.mr",
+        "those of orthanc_modalities.ct",
+    ),
+    (
+        {
+            "orthanc_modalities": {
+                "ct": ["CT1", "192.0.2.7", 104],
+                "mr": {"AET": "CT1", "Host": "192.0.2.7", "Port": 105, "AllowStore": False},
+            }
+        },
+        "orthanc_modalities.mr",
+        "give both the same rights",
+    ),
+    (
+        {"orthanc_settings": {"IngestTranscoding": "1.2.840.10008.1.2.4.99"}},
+        "orthanc_settings.IngestTranscoding",
+        "no transfer syntax of DICOM",
+    ),
     ({"nginx_readonly_users": ["admni"]}, "nginx_readonly_users", "Did you mean 'admin'?"),
     ({"nginx_allowed_clients": ["clinic.example.org"]}, "nginx_allowed_clients", "like 192.0.2.7 or 192.0.2.0/24"),
     ({"nginx_refused_routes": ["/tools/reset"]}, "nginx_refused_routes", "without a slash at either end"),
@@ -888,6 +924,22 @@ def test_wrong_type_or_choice(name: str, value: Any) -> None:
     assert problem.endswith(".")
 
 
+def test_null_in_a_list() -> None:
+    (problem,) = site_check.arguments(options("orthanc"), GOOD | {"orthanc_plugins": ["dicomweb", None]})
+    assert problem == "'orthanc_plugins' has an entry that is empty (null); write it out, or take it out."
+
+
+@pytest.mark.parametrize("value, kind", [(None, "null"), ("x", "str"), (True, "bool"), (7, "int"), ([], "list")])
+def test_wrong_type_goes_by_the_name_that_it_has_in_an_inventory(value: Any, kind: str) -> None:
+    (problem,) = site_check.arguments(options("orthanc"), GOOD | {"orthanc_users": value})
+    assert problem == f"'orthanc_users' has to be a dict, not {kind}."
+
+
+def test_numbers_of_roles_that_are_not_there() -> None:
+    host = site_check.Host([], {"nginx_timeout": 0, "mysql_port": 70000, "postgresql_port": 5432})
+    assert [problem.partition(":")[0] for problem in site_check.numbers(host)] == ["nginx_timeout", "mysql_port"]
+
+
 def test_arguments_of_a_good_host() -> None:
     for role in ("docker_engine", "nginx", "orthanc", "verification"):
         assert list(site_check.arguments(options(role), GOOD)) == []
@@ -953,8 +1005,23 @@ def good(option: str, kind: str) -> st.SearchStrategy[Any]:
     if option in settings_check.RANGES:
         return st.integers(*settings_check.RANGES[option])
     if option in settings_check.UIDS:
-        return st.lists(st.integers(0, 99), min_size=2).map(lambda numbers: ".".join(map(str, numbers)))
+        return st.sampled_from(SYNTAXES)
     return st.just({}) if option in settings_check.INNER else VALUES[kind]
+
+
+# Without those that are no encoding of a file: of time and video over networks, of XML, and a papyrus's.
+SYNTAXES = [
+    uid
+    for uid, (_, kind, *_) in UID_dictionary.items()
+    if kind == "Transfer Syntax" and not re.match(r"1\.2\.840\.10008\.1\.(20|2\.[67])", uid)
+]
+
+
+def test_every_transfer_syntax_is_known() -> None:
+    for uid in SYNTAXES:
+        assert problems(orthanc_settings={"DicomScuPreferredTransferSyntax": uid}) == []
+    for uid in ("1.2.840.10008.1.2.4", "1.2.840.10008.1.2.3", "1.2.840.10008.1.2.1.1", "1.2.840.10008.1.1", "2.25.1"):
+        assert problems(orthanc_settings={"DicomScuPreferredTransferSyntax": uid})
 
 
 SETTINGS = [
