@@ -266,12 +266,16 @@ class Archive:
             with opener.open(request, timeout=30) as answer:
                 return int(json.load(answer)["CountInstances"])
         # It does not run. While it does, it keeps everybody else off its index.
-        if self.database == "sqlite":
-            path = urllib.parse.quote(os.path.join(self.index, "index"))
-            with contextlib.suppress(sqlite3.Error), sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
-                # 4 is the level of instances.
-                return int(connection.execute("SELECT COUNT(*) FROM Resources WHERE resourceType=4").fetchone()[0])
-        return -1
+        return indexed(self.index) if self.database == "sqlite" else -1
+
+
+def indexed(folder: str) -> int:
+    """Return how many images an index of SQLite has; -1 if they cannot be counted."""
+    path = urllib.parse.quote(os.path.join(folder, "index"))
+    with contextlib.suppress(sqlite3.Error), sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        # 4 is the level of instances.
+        return int(connection.execute("SELECT COUNT(*) FROM Resources WHERE resourceType=4").fetchone()[0])
+    return -1
 
 
 def holds(folder: str, kind: str) -> bool:
@@ -279,6 +283,13 @@ def holds(folder: str, kind: str) -> bool:
     names = os.listdir(folder) if os.path.isdir(folder) else []
     # Besides the mark there may be the reserve for a full disk.
     return "index" in names if kind == "index" else not all(name.startswith(MARK) for name in names)
+
+
+def filled(folder: str, kind: str) -> bool:
+    """Tell whether a folder holds images: Debian's package makes an empty index where it is started once."""
+    if kind == "index":
+        return holds(folder, kind) and indexed(folder) != 0
+    return os.path.isdir(folder) and any(re.fullmatch("[0-9a-f]{2}", name) for name in os.listdir(folder))
 
 
 def proven(state: str) -> dict[str, Any]:
@@ -357,7 +368,7 @@ def look(params: dict[str, Any]) -> dict[str, Any]:
         kind: folder
         for kind, folder in found.items()
         if folder and os.path.realpath(folder) != os.path.realpath(wanted[kind])
-        if holds(folder, kind) and not holds(wanted[kind], kind)
+        if holds(folder, kind) and not filled(wanted[kind], kind)
     }
     # What was there, and is not: the disk is missing, as its mark is.
     lost = [

@@ -76,8 +76,13 @@ def test_hand_made_archive_in_another_folder(host: pathlib.Path) -> None:
     assert (found["database"], found["images"]) == ("sqlite", 3)
     assert found["configuration"] == str(host / "etc/orthanc")
     assert not look(host, storage_dir=str(host / "data"))["elsewhere"]
+    # Debian's package has made an index of its own.
+    index(host / "db-v6", 0)
+    assert set(look(host)["elsewhere"]) == {"storage", "index"}
     # Nothing is in the way of whoever took it there.
+    (host / "db-v6/index").unlink()
     index(host / "db-v6", 3)
+    (host / "db-v6/0f").mkdir()
     assert not look(host)["elsewhere"]
 
 
