@@ -147,6 +147,20 @@ def test_wrong_password_is_told_in_plain_words(site: Site) -> None:
         assert session.get(site.lab.url("/statistics"), timeout=30).json()["CountInstances"] > 40
 
 
+def test_new_password_stays_where_a_bad_setting_goes_back(site: Site) -> None:
+    """The server takes no other one by then."""
+    bad = {"orthanc_settings_unchecked": {"DefaultEncoding": "Klingon"}}
+    said = " ".join(site.deploy({"orthanc_database_password": "a new one"} | bad, check=False).split())
+    assert "The configuration that worked last is back, and Orthanc serves with it." in said
+    site.lab.shell("systemctl restart orthanc")
+    with site.lab.session() as session:
+        deadline = time.monotonic() + 60
+        while session.get(site.lab.url("/changes?last"), timeout=30).status_code != 200:
+            assert time.monotonic() < deadline, "Orthanc does not get into its database"
+            time.sleep(1)
+    site.deploy()
+
+
 def test_lost_plugin_opens_no_empty_archive(site: Site) -> None:
     library = "/usr/share/orthanc/plugins/libOrthancPostgreSQLIndex.so"
     site.lab.shell(f"mv {library} {library}.lost")
