@@ -83,6 +83,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                     "database_name": values.get("orthanc_database_name", "orthanc"),
                     "server": list(map(str, server)),
                     "program": self._program(roles, values, variables),
+                    "engine": "docker_engine" in roles,
                     "offers": bool(values.get("orthanc_version")) and values.get("orthanc_install_method") == "apt",
                     "index_dir": values.get("orthanc_index_dir") or values.get("orthanc_storage_dir", "/var/lib"),
                 },
@@ -202,9 +203,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         missing = sorted(self._packages(roles, values, variables) - set(probe["packages"]))
         return facts | {
             "pacs_services": probe["services"],
-            # A dry run installs nothing, and each role tells what it would install.
-            "pacs_packages": probe["packages"] + ([] if self._task.check_mode else missing),
             "pacs_missing_packages": missing,
+            "pacs_apt_lists": probe["apt_lists"],
             "pacs_apt_upstream": probe["apt_upstream"],
             "pacs_orthanc": {"command": [self._program(roles, values, variables)], **self._binary(host, probe)},
         }

@@ -55,6 +55,10 @@ options:
     description: Where the Orthanc binary is or will be; empty where it is in an image.
     type: str
     default: ""
+  engine:
+    description: Look at the Docker engine too.
+    type: bool
+    default: false
   offers:
     description: Ask the package sources even where Orthanc is installed, which takes half a second.
     type: bool
@@ -168,6 +172,17 @@ machine:
   type: str
   returned: always
   sample: x86_64
+engine:
+  description:
+    - The options of the Docker engine, which of them were added by this toolkit, and the containers of others that
+      would go down with it; empty where that was not asked.
+  type: dict
+  returned: always
+  sample: {problem: "", options: {data-root: /srv/docker}, ours: {}, others: [wiki]}
+apt_lists:
+  description: Whether apt knows any package that it could fetch; cloud images and containers come without.
+  type: bool
+  returned: always
 apt_upstream:
   description: Whether the host knows the packages of Orthanc's makers.
   type: bool
@@ -186,6 +201,7 @@ listening:
 import base64
 import contextlib
 import fcntl
+import glob
 import json
 import os
 import re
@@ -197,6 +213,7 @@ import urllib.request
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import (
     ask_binary,
     read_files,
@@ -404,6 +421,7 @@ def main() -> None:
             "state": {"type": "path", "default": "/var/lib/pacs/orthanc/last.json"},
             "server": {"type": "list", "elements": "str", "default": []},
             "program": {"type": "str", "default": ""},
+            "engine": {"type": "bool", "default": False},
             "offers": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -439,6 +457,8 @@ def main() -> None:
         interrupted=interrupted(),
         binary={"version": version, "options": options},
         no_way=no_way(*module.params["server"]) if module.params["server"] else "",
+        engine=docker_daemon.look(run) if module.params["engine"] else {},
+        apt_lists=bool(glob.glob("/var/lib/apt/lists/*_Packages*")),
         apt_upstream=os.path.exists("/etc/apt/sources.list.d/orthanc.sources"),
         machine=os.uname().machine,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),

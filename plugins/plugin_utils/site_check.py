@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
 from ansible_collections.dicom.orthanc.plugins.module_utils import lsb as site_of_lsb
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest, version_tuple
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import settings_check
@@ -30,13 +31,6 @@ Check = Callable[["Host"], Iterator[str]]
 
 # The oldest releases of the distributions that the roles are made for.
 DISTRIBUTIONS = {"debian": "12", "ubuntu": "22.04"}
-# Options of the engine that have a variable of their own.
-ENGINE_VARIABLE = {
-    "default-address-pools": "docker_engine_address_pools",
-    "live-restore": "docker_engine_live_restore",
-    "log-opts": "docker_engine_log_options",
-    "registry-mirrors": "docker_engine_registry_mirrors",
-}
 RANGES = {
     "orthanc_database_connections": (1, 100),
     "nginx_audit_days": (1, 36_500),
@@ -81,6 +75,30 @@ PROGRAMS = {
     "postgresql": ("postgres",),
     "mysql": ("mariadbd", "mysqld"),
 }
+# Settings of a database server that the role has from elsewhere, and the variable for it, if there is one.
+SERVER_SETTINGS = {
+    "postgresql": {
+        "listen_addresses": "postgresql_address",
+        "port": "postgresql_port",
+        "ssl_cert_file": "postgresql_tls_certificate",
+        "ssl_key_file": "postgresql_tls_private_key",
+        **dict.fromkeys(("config_file", "data_directory", "external_pid_file", "hba_file", "ident_file", "ssl"), ""),
+        "unix_socket_directories": "",
+    },
+    "mysql": {
+        "bind_address": "mysql_listen_addresses",
+        "port": "mysql_port",
+        "ssl_cert": "mysql_tls_certificate",
+        "ssl_key": "mysql_tls_private_key",
+        **dict.fromkeys(("datadir", "pid_file", "skip_grant_tables", "skip_networking", "skip_ssl", "ssl", "user"), ""),
+    },
+}
+# What the servers call their own.
+SERVER_NAMES = re.compile(
+    "postgres|template[01]|public|none|all|sameuser|samerole|replication|pg_.*"
+    "|root|mysql|sys|test|information_schema|performance_schema|mariadb.sys|debian-sys-maint",
+    re.IGNORECASE,
+)
 _RELEASE = r"\d+\.\d+\.\d+"
 _URL = r"https?://[^\s/]+(/\S*)?"
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
@@ -395,8 +413,15 @@ def engine(host: Host) -> Iterator[str]:
         if not good:
             yield f"docker_engine_address_pools: {pool} is no pool; write it like {{base: 10.99.0.0/16, size: 24}}."
     for name in variables["docker_engine_settings"]:
-        if name in ENGINE_VARIABLE:
-            yield f"docker_engine_settings.{name}: this option has a variable of its own; set {ENGINE_VARIABLE[name]}."
+        if name in docker_daemon.VARIABLES:
+            own = docker_daemon.variable(name)
+            yield f"docker_engine_settings.{name}: this option has a variable of its own; set {own}."
+    seen = (host.probe or {}).get("engine")
+    if seen:
+        options = docker_daemon.options(
+            **{name: variables[f"docker_engine_{name}"] for name in (*docker_daemon.VARIABLES.values(), "settings")}
+        )
+        yield from docker_daemon.problems(seen, docker_daemon.merge(seen["options"], seen["ours"], options))
 
 
 def plugins(host: Host) -> Iterator[str]:
@@ -586,6 +611,8 @@ def database(host: Host) -> Iterator[str]:
         # What every server and both plugins take without quotes.
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,31}", str(variables[name])):
             yield f"{name}: '{variables[name]}' is no plain name; use up to 32 letters, digits and underscores."
+        elif SERVER_NAMES.fullmatch(str(variables[name])):
+            yield f"{name}: '{variables[name]}' is a name of the server's own; choose another, such as orthanc."
 
 
 def _no_way(server: str, port: int, reason: str) -> str:
@@ -788,6 +815,12 @@ def server(host: Host) -> Iterator[str]:
     for engine in filter(host.has, ("postgresql", "mysql")):
         yield from _pair(f"{engine}_tls", host.variables)
         yield from _names(f"{engine}_tls_certificate", f"{engine}_address", host.variables)
+        for name in host.variables[f"{engine}_settings"]:
+            plain = str(name).lower().replace("-", "_").removeprefix("loose_")
+            if plain in SERVER_SETTINGS[engine]:
+                own = SERVER_SETTINGS[engine][plain]
+                way = f"this setting has a variable of its own; set {own}." if own else "the role needs it as it is."
+                yield f"{engine}_settings.{name}: {way if own else way + ' Take it out.'}"
 
 
 def _names(certificate: str, address: str, variables: Variables) -> Iterator[str]:

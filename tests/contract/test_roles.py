@@ -149,3 +149,13 @@ def test_release_is_no_beginning_of_another(version: str, other: str) -> None:
     assert pattern
     assert fnmatch.fnmatch(version, f"1.12.1{pattern[1]}")
     assert not fnmatch.fnmatch(other, f"1.12.1{pattern[1]}")
+
+
+@pytest.mark.parametrize("path", [*TASKS, "playbooks/site.yml"])
+def test_lists_of_packages_are_read_where_there_are_none(path: str) -> None:
+    """They may be empty and new, as in images of clouds; and what will be installed is not there yet."""
+    for task in mappings(load(path)):
+        told = task.get("ansible.builtin.apt", {})
+        if told.get("update_cache"):
+            assert "site_apt_valid" in told["cache_valid_time"]
+        assert "pacs_packages" not in str(task)

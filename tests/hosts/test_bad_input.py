@@ -108,7 +108,7 @@ CASES = {
     ),
     "an unknown pull policy": Case(DOCKER | {"orthanc_docker_pull": "daily"}, ["orthanc_docker_pull", "always"]),
     "an engine's option that has a variable": Case(
-        DOCKER | {"docker_engine_settings": {"live-restore": False}}, ["docker_engine_live_restore"]
+        DOCKER | {"docker_engine_settings": {"log-opts": {}}}, ["docker_engine_log_options"]
     ),
     "too little disk": Case({"orthanc_storage_minimum_free_gb": 900000}, ["orthanc_storage_minimum_free_gb", "GiB"]),
     "a modality by name": Case(

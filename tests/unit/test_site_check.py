@@ -56,6 +56,7 @@ PROBE = {
     "binary": {"version": "", "options": {}},
     "no_way": "",
     "interrupted": False,
+    "engine": {},
     "machine": "x86_64",
     "memory": 8 << 30,
     "free": 50 * 2**30,
@@ -248,6 +249,33 @@ def test_certificate_of_a_database_server(engine: str, changes: dict[str, str], 
     assert message in problem
 
 
+@pytest.mark.parametrize("engine", ["postgresql", "mysql"])
+def test_settings_of_a_database_server_that_the_role_has_from_elsewhere(engine: str) -> None:
+    def found(**settings: Any) -> list[str]:
+        return problems((engine,), **{f"{engine}_settings": settings, "free": 50 * 2**30})
+
+    assert found(max_connections=50) == []
+    for name, own in site_check.SERVER_SETTINGS[engine].items():
+        (problem,) = found(**{name: "x"})
+        assert problem.startswith(f"{engine}_settings.{name}: ")
+        assert own in problem
+        assert not own or own in GOOD
+    for name in ("Port", "loose-port"):
+        assert f"set {engine}_port." in found(**{name: 1})[0]
+
+
+def test_engine_that_others_use() -> None:
+    """Before anything changes; what they have is added to, and refused where it is another one."""
+    seen = {"problem": "", "options": {"data-root": "/srv/docker"}, "ours": {}, "others": ["wiki"]}
+    assert problems(engine=seen, docker_engine_registry_mirrors=["https://mirror.example.org"]) == []
+    (problem,) = problems(engine=seen, docker_engine_settings={"data-root": "/data"})
+    assert problem.startswith("docker_engine_settings.data-root: ")
+    (problem,) = problems(engine=seen, docker_engine_address_pools=[{"base": "10.99.0.0/16", "size": 24}])
+    assert problem.startswith("docker_engine_address_pools: ")
+    (problem,) = problems(engine=seen | {"problem": "/etc/docker/daemon.json: broken"})
+    assert problem.startswith("docker_engine_settings: /etc/docker/daemon.json: broken")
+
+
 def test_nothing_to_notice() -> None:
     assert notices() == []
     lax = {"orthanc_dicom_tls_remote_certificate_required": False}
@@ -405,6 +433,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (POSTGRESQL | {"orthanc_database_port": 99999}, "orthanc_database_port", "is not a TCP port"),
     (POSTGRESQL | {"orthanc_database_name": "o'rthanc"}, "orthanc_database_name", "no plain name"),
     (POSTGRESQL | {"orthanc_database_user": ""}, "orthanc_database_user", "no plain name"),
+    *(
+        (POSTGRESQL | {f"orthanc_database_{kind}": name}, f"orthanc_database_{kind}", "a name of the server's own")
+        for kind in ("name", "user")
+        for name in ("postgres", "template1", "pg_monitor", "all", "mysql", "root", "information_schema", "Sys")
+    ),
     (POSTGRESQL | {"orthanc_database_connections": 0}, "orthanc_database_connections", "from 1 to 100"),
     (POSTGRESQL | {"orthanc_settings": {"MySQL": {}}}, "orthanc_settings.MySQL", "orthanc_database is postgresql"),
     (POSTGRESQL | {"database": "sqlite", "images": 7}, "orthanc_database", "has 7 images in sqlite"),
@@ -580,7 +613,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"docker_engine_registry_certificates": {"a:5000": "/ca.crt"}}, "docker_engine_registry_certificates", "PEM form"),
     ({"docker_engine_address_pools": [{"base": "10.99.0.0/16"}]}, "docker_engine_address_pools", "is no pool"),
     ({"docker_engine_address_pools": [{"base": "10.0.0.0/16", "size": 8}]}, "docker_engine_address_pools", "no pool"),
-    ({"docker_engine_settings": {"live-restore": False}}, "docker_engine_settings.live-restore", "variable of its own"),
+    ({"docker_engine_settings": {"log-opts": {}}}, "docker_engine_settings.log-opts", "variable of its own"),
     # plugins
     ({"orthanc_plugins": ["imagej"]}, "orthanc_plugins", "extends ImageJ"),
     ({"orthanc_plugins": ["orthanc-imagej"]}, "orthanc_plugins", "extends ImageJ"),
@@ -901,7 +934,6 @@ def test_misspelled(name: str, part: str) -> None:
         ("orthanc_docker_cpus", "two"),
         ("orthanc_docker_volumes", "/srv:/srv"),
         ("docker_engine_log_options", ["max-size=1m"]),
-        ("docker_engine_live_restore", "perhaps"),
         ("orthanc_dicom_tls_remote_certificate_required", "perhaps"),
         ("orthanc_dicom_tls_minimum_version", "1.1"),
         ("nginx_readonly_users", "guest"),
