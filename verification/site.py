@@ -41,6 +41,7 @@ class Site:
     database_storage: bool
     database_server: str
     database_beside: bool
+    database_closed_port: int
     connection: dict[str, Any] = field(repr=False)
     proxy_connection: dict[str, Any] = field(repr=False)
     users: dict[str, str] = field(repr=False)

@@ -79,6 +79,13 @@ def test_rest_api_is_for_this_host_alone(site: Site, listening: list[Listener], 
     expect(f"port {site.http_port} is closed to other hosts", True, guarded, "playbooks/orthanc.yml; nft list ruleset")
 
 
+def test_database_is_for_this_host_alone(site: Site, listening: list[Listener]) -> None:
+    if not site.database_closed_port:
+        pytest.skip("no database server that is this Orthanc's alone runs on its host")
+    heard = [one.where for one in listening if one.port == site.database_closed_port and not one.local]
+    expect("where other hosts hear the database", [], heard, "postgresql_settings; mysql_settings; ss -ltnp")
+
+
 def test_orthanc_has_no_power(process: dict[str, str]) -> None:
     expected = {"root": "no", "capabilities": "0", "may gain privileges": "no", "system calls": "filtered"}
     got = {name: process[name] for name in expected}

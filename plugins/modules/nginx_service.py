@@ -139,6 +139,8 @@ def main() -> None:
     enabled = module.run_command(["systemctl", "is-enabled", UNIT])[1].strip() == "enabled"
     changed = bool(written.paths) or cut_off or not enabled or answer(*asked) != wanted
     if changed and not module.check_mode:
+        if any(path.startswith("/etc/systemd/") for path in written.paths):
+            module.run_command(["systemctl", "daemon-reload"], check_rc=True)
         # The package may have done so. With its script for init, Debian's systemctl then reads all units twice more.
         if not enabled:
             # Until now it was kept from starting.

@@ -47,6 +47,7 @@ ELSEWHERE = {
     "test_database::test_settings_are_in_force",
     "test_database::test_study_is_in_the_database",
     "test_database::test_wrong_password_is_refused",
+    "test_hardening::test_database_is_for_this_host_alone",
     "test_pair::test_image_is_fetched_from_the_modality",
     "test_pair::test_modality_takes_several",
     "test_pair::test_modality_takes_them_by_a_job",
