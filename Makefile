@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour.
-SHARDS := test-sanity test-scenarios test-later test-mysql test-matrix test-many test-cut-off
+SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off
 
-.PHONY: help setup demo test test-quick test-all test-sanity test-scenarios test-later test-mysql test-matrix test-many test-cut-off lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -41,6 +41,10 @@ test-later: setup .venv/done-test ## the other tests on hosts that `make test` l
 test-mysql: setup .venv/done-test ## a real MySQL 9.7, which only Debian unstable has, as a server run by others
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
 	pytest tests/hosts/mysql_server.py
+
+test-neighbours: setup .venv/done-test ## hosts where others have databases, an engine and web servers, on both releases
+	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+	pytest tests/hosts/neighbours.py -rA --tb=short
 
 test-matrix: setup .venv/done-test ## every inventory with every install method on every release, and attacks and leaks on Debian 12
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'

@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Write the files of a database server, have it run with them, or go back to those that worked."""
 
@@ -14,7 +15,7 @@ description:
     or if the server does not run, it is reloaded or restarted, and asked whether it works.
   - If it does not, the files that were there before come back, the server runs with them, and the module fails with
     what the server said.
-author: The dicom.orthanc authors
+author: The dicom.orthanc authors (!UNKNOWN)
 options:
   unit:
     description: The server's systemd unit.
@@ -83,6 +84,7 @@ paths:
   returned: always
 """
 
+import contextlib
 import json
 import os
 import pathlib
@@ -182,7 +184,9 @@ class Server:
                 return str(out).strip()
             # One that ended by itself does not come in time.
             ended = not self._systemctl("is-active", "--quiet", self._unit)
-            if ended or time.monotonic() > deadline:
+            # After a crash it reads its log first, which takes as long as it takes.
+            recovering = "starting up" in err or "not yet accepting connections" in err
+            if ended or (time.monotonic() > deadline and not recovering):
                 return self._said() or str(err).strip()
             time.sleep(0.2)
 
@@ -232,7 +236,8 @@ def main() -> None:
     before: Files = found([item["path"] for item in params["files"]])
     if cut_off:
         # What worked last is what that run found.
-        before |= json.loads(kept.read_text(encoding="utf-8"))
+        with contextlib.suppress(ValueError):
+            before |= json.loads(kept.read_text(encoding="utf-8"))
     kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     kept.parent.chmod(0o700)
     put(kept, [json.dumps(before), 0, 0, 0o600])

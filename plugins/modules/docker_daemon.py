@@ -1,5 +1,6 @@
 #!/usr/bin/python
 # Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Give a Docker engine options beside those that it has, and run it."""
 
@@ -15,7 +16,7 @@ description:
   - Has the engine read them at a reload, where that is enough. It is restarted only if no containers of others run on
     it that would go down with it. If it does not start, the options that it had come back.
   - Starts it, now and at boot.
-author: The dicom.orthanc authors
+author: The dicom.orthanc authors (!UNKNOWN)
 options:
   log_options:
     description: The option C(log-opts).

@@ -5,6 +5,8 @@ import re
 from typing import Any
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar
 
 from tests.repository import ROLES, ROOT, SITE, defaults, evaluated, load, mappings, names, options
 
@@ -102,3 +104,14 @@ def test_derived_names_that_a_role_uses_exist(role: str) -> None:
         for name in re.findall(r"\bsite_(?!check|probe)\w+", (ROOT / path).read_text(encoding="utf-8"))
     }
     assert used <= set(load(SITE))
+
+
+@pytest.mark.parametrize(
+    "installed, packages",
+    [({}, ["here"]), ({"__site_packages": {"skipped": True}}, ["here"]), ({"__site_packages": {}}, ["here", "new"])],
+)
+def test_packages_that_will_be_installed_are_not_there_yet(installed: dict[str, Any], packages: list[str]) -> None:
+    facts = {"pacs_packages": ["here"], "pacs_missing_packages": ["new"]}
+    loader = DataLoader()
+    site = loader.load_from_file(str(ROOT / SITE), trusted_as_template=True)
+    assert Templar(loader, installed | {"ansible_facts": facts}).template(site["site_packages"]) == packages

@@ -131,6 +131,17 @@ class Lab:
         """Run a shell script as root on a host and return what it printed."""
         return run("docker", "exec", self.container(host), "sh", "-c", script, check=check, errors="replace").stdout
 
+    def kill(self, unit: str, answer: str) -> None:
+        """Kill the main process of a unit, and see that another one answers within seconds.
+
+        :param answer: a command that ends with 0 if it got an answer.
+        """
+        pid = f"$(systemctl show '{unit}' --property MainPID --value)"
+        self.shell(
+            f"first={pid}; kill -9 $first; for i in $(seq 100); do sleep 0.2; now={pid};"
+            f" [ $now = $first ] || [ $now = 0 ] || ! {answer} || exit 0; done; systemctl status '{unit}'; exit 1"
+        )
+
 
 @pytest.fixture(scope="module")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:

@@ -85,6 +85,38 @@ def test_restart_of_the_database_is_survived(site: Site) -> None:
     assert acknowledged[-1] in stored, "an upload after the restart was not accepted"
 
 
+def test_killed_servers_come_back(site: Site) -> None:
+    """systemd said active of all of them, while PostgreSQL or nginx stayed dead."""
+    site.lab.kill("postgresql@*-main", "runuser -u postgres -- psql -Atqc 'SELECT 1'")
+    site.lab.kill("nginx", "python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 443))'")
+    with site.lab.session() as session:
+        deadline = time.monotonic() + 60
+        while session.get(site.lab.url("/changes?last"), timeout=30).status_code != 200:
+            assert time.monotonic() < deadline, "Orthanc does not come back after the database has"
+            time.sleep(0.2)
+
+
+def test_settings_that_the_server_does_not_start_with_go_back(site: Site) -> None:
+    state = "cd /etc && find pacs postgresql -type f | sort | xargs sha256sum"
+    before = site.lab.shell(state)
+    wrong = {"postgresql_settings": {"shared_preload_libraries": "missing"}}
+    printed = " ".join(site.lab.play("postgresql", wrong, inventory=SINGLE, check=False).stdout.split())
+    assert "Those of before are back." in printed, printed
+    assert 'could not access file "missing"' in printed
+    assert site.lab.shell(state) == before
+    site.lab.shell("runuser -u postgres -- psql -Atqc 'SELECT 1'")
+
+
+def test_server_that_others_use_too_is_not_taken_over(site: Site) -> None:
+    state = "cd /etc && find pacs postgresql -type f | sort | xargs sha256sum; cat /run/postgresql/*.pid"
+    site.lab.shell("runuser -u postgres -- psql -c 'CREATE ROLE wiki LOGIN' -c 'CREATE DATABASE wiki OWNER wiki'")
+    before = site.lab.shell(state)
+    printed = " ".join(site.lab.play("postgresql", inventory=SINGLE, check=False).stdout.split())
+    assert "postgresql_shared: others use this server (databases wiki; logins wiki)" in printed, printed
+    assert site.lab.shell(state) == before
+    site.lab.shell("runuser -u postgres -- psql -c 'DROP DATABASE wiki' -c 'DROP ROLE wiki'")
+
+
 def test_switch_to_another_database_is_refused_while_there_are_images(site: Site) -> None:
     before = site.lab.shell("cat /etc/pacs/orthanc/*.json | sha256sum")
     printed = " ".join(site.deploy({"orthanc_database": "sqlite"}, check=False).split())
