@@ -315,6 +315,12 @@ def mysql_findings(found: Mapping[str, Any], name: str, user: str, newest: int |
             " Orthanc needs it until it has started once.",
             [TRUST],
         )
+    if found["snapshot"]:
+        yield Finding(
+            "orthanc_database_host: the server has innodb_snapshot_isolation on, by which many images are refused that"
+            " come over several connections at a time. Have it off in the configuration of the server too.",
+            ["SET GLOBAL innodb_snapshot_isolation = OFF;"],
+        )
     yield from schema_findings(found, name, newest)
 
 
@@ -476,6 +482,7 @@ def ask_mysql(driver: Any, params: Mapping[str, Any], ca: str) -> dict[str, Any]
             "binary_log": variables.get("log_bin") == "ON",
             # A server that does not know it any more does not ask for it.
             "trust": variables.get("log_bin_trust_function_creators", "ON") == "ON",
+            "snapshot": variables.get("innodb_snapshot_isolation") == "ON",
             "packet": int(variables["max_allowed_packet"]),
             "tables": {row[0]: True for row in tables},
             "properties": {},

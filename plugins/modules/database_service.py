@@ -92,7 +92,7 @@ import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, Writer, write
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, Writer, remove, write
 
 BEGIN = "# Begin of what dicom.orthanc manages; the rest of this file is of others and stays."
 END = "# End of what dicom.orthanc manages."
@@ -125,7 +125,8 @@ def put(path: pathlib.Path, file: list[Any]) -> None:
     """Put a file in place in one step, for root alone until its owner and mode are set."""
     content, owner, group, mode = file
     candidate = path.with_name(f".{path.name}.new")
-    candidate.unlink(missing_ok=True)
+    if os.path.lexists(candidate):
+        remove(str(candidate))
     candidate.touch(0o600)
     with candidate.open("w", encoding="utf-8", errors="surrogateescape") as file_:
         file_.write(content)
@@ -139,10 +140,10 @@ def put(path: pathlib.Path, file: list[Any]) -> None:
 def put_back(files: Files) -> None:
     """Bring back the files of before."""
     for path, file in files.items():
-        if file is None:
-            pathlib.Path(path).unlink(missing_ok=True)
-        else:
+        if file is not None:
             put(pathlib.Path(path), file)
+        elif os.path.lexists(path):
+            remove(path)
 
 
 class Server:
@@ -246,7 +247,7 @@ def main() -> None:
     except (OSError, SystemExit):
         # Half of a change is none.
         put_back(before)
-        kept.unlink()
+        remove(str(kept))
         raise
     server.apply()
     wrong = server.wrong()
@@ -254,10 +255,10 @@ def main() -> None:
         put_back(before)
         server.apply()
         again = server.wrong()
-        kept.unlink()
+        remove(str(kept))
         back = f" With those of before it does not work either: {again}" if again else " Those of before are back."
         module.fail_json(f"{params['unit']} does not work with its new settings.{back} It says:\n{wrong}")
-    kept.unlink()
+    remove(str(kept))
     ending(module, True, planned)
 
 

@@ -63,7 +63,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
 from ansible_collections.dicom.orthanc.plugins.module_utils.docker_daemon import DAEMON, OURS
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import make_folders
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import make_folders, remove
 
 # It reads the file before it finds that it cannot run a second time. Debian 12's has no --validate.
 TRY = 'dockerd --host=unix:///dev/null/x --pidfile=/dev/null/x --config-file "$0" 2>&1 | grep "unable to configure"'
@@ -77,7 +77,7 @@ def write(path: str, content: str | None, mode: int) -> None:
     """Put a file in place in one step, or take it away."""
     if content is None:
         if os.path.exists(path):
-            os.unlink(path)
+            remove(path)
         return
     folder, name = os.path.split(path)
     handle, candidate = tempfile.mkstemp(prefix=f".{name}.", dir=folder)

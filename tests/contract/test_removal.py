@@ -33,6 +33,12 @@ KNOWN = {
     "plugins/modules/apt_offer.py": {
         "with tempfile.TemporaryDirectory() as folder:": "its own, in the system's folder for such",
     },
+    "plugins/modules/database_service.py": {
+        "remove(str(candidate))": "what it is about to write, beside the file that it is for",
+        "remove(path)": "a file of a role that was not there before this call wrote it",
+        "remove(str(kept))": "what it kept of the files of before",
+    },
+    "plugins/modules/docker_daemon.py": {"remove(path)": "the engine's options that were not there before this call"},
     "plugins/modules/lsb_lock.py": {
         "with tempfile.TemporaryDirectory() as folder:": "its own, in the system's folder for such",
     },
@@ -45,7 +51,6 @@ KNOWN = {
         "remove(path)": "the unit, the link to a release, or a plain file of the configuration, with our mark",
     },
     "plugins/modules/write_files.py": {"purge: [/etc/pacs/orthanc]": "an example"},
-    "roles/mysql/tasks/provision.yml": {"state: absent": "users of the server, and its test database if it is empty"},
     "roles/mysql/vars/main.yml": {
         "umask 022; mkdir -p {{ __mysql_dir }}; cd {{ __mysql_dir }}; rm -f made-for-*;": "our own marks",
     },

@@ -30,6 +30,7 @@ MYSQL: dict[str, Any] = {
     "privileges": PRIVILEGES | {"EVENT"},
     "binary_log": False,
     "trust": False,
+    "snapshot": False,
     "tables": {},
     "properties": {},
 }
@@ -152,6 +153,7 @@ def test_finding_of_postgresql(found: dict[str, Any], newest: int, words: str, s
     [
         ({"privileges": PRIVILEGES - {"TRIGGER", "ALTER"}}, "lacks rights in d: ALTER, TRIGGER", "GRANT ALL"),
         ({"binary_log": True}, "binary log", "SET GLOBAL log_bin_trust_function_creators = 1;"),
+        ({"snapshot": True}, "innodb_snapshot_isolation", "SET GLOBAL innodb_snapshot_isolation = OFF;"),
         ({"tables": {"invoices": True}}, "something else", ""),
         ({"tables": OURS, "properties": {1: "6", 4: "9"}}, "newer release", ""),
     ],
