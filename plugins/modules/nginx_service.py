@@ -159,7 +159,7 @@ def main() -> None:
                 )
             time.sleep(0.05)
     if not module.check_mode:
-        UNSERVED.unlink()
+        UNSERVED.unlink(missing_ok=True)
     module.exit_json(changed=changed, paths=written.paths, diff=written.diffs)
 
 

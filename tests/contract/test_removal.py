@@ -46,7 +46,7 @@ KNOWN = {
         "remove(path)": "the files of a release, in a folder with our mark, or of one that it was downloading",
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
-    "plugins/modules/nginx_service.py": {"UNSERVED.unlink()": "a file of its own in /run"},
+    "plugins/modules/nginx_service.py": {"UNSERVED.unlink(missing_ok=True)": "a file of its own in /run"},
     "plugins/modules/orthanc_service.py": {
         "remove(path)": "the unit, the link to a release, or a plain file of the configuration, with our mark",
     },

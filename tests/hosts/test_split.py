@@ -88,6 +88,17 @@ def test_relay_serves_the_proxy_alone(site: Site, tmp_path: pathlib.Path) -> Non
     assert f"allow {site.lab.address['proxy']};" in site.lab.shell("cat /etc/nginx/conf.d/orthanc-relay.conf")
 
 
+def test_bad_setting_with_a_new_password_of_the_proxy(site: Site) -> None:
+    """Orthanc goes back to the old one, and the run goes on at the proxy with the new one."""
+    bad = {"orthanc_settings_unchecked": {"DefaultEncoding": "Klingon"}}
+    variables = {"orthanc_proxy_password": "a new one", **bad}
+    said = site.lab.play(inventory=site.inventory, variables=variables, check=False).stdout
+    assert "The configuration that worked last is back, and Orthanc serves with it." in " ".join(said.split())
+    assert site.get("/system").status_code == 200
+    site.lab.play(inventory=site.inventory, variables={"orthanc_proxy_password": "a new one"})
+    assert site.get("/system").status_code == 200
+
+
 def test_impostor_gets_no_password(site: Site) -> None:
     """Somebody in Orthanc's place has no certificate that the proxy knows, whatever name it bears."""
     subject = "-subj /CN=Orthanc -addext subjectAltName=DNS:pacs,DNS:localhost"
