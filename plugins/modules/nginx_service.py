@@ -11,11 +11,12 @@ module: nginx_service
 short_description: Write nginx's files and have them served
 version_added: 0.1.0
 description:
+  - Has nginx try the files, in a mount namespace of their own, before one of them is put in place.
   - Writes the files, then reloads nginx, or starts it where it does not run, if any of them has changed, if a run
     before was cut off in between, or if nginx does not answer as asked for.
   - In one call, since each costs about half a second per host.
   - Waits until nginx answers, and until no process with the configuration of before takes requests any more. Fails with
-    the newest lines of nginx's logs if that does not come. What was written stays, since it was tried beforehand.
+    the newest lines of nginx's logs if that does not come, and puts back what was there before.
 author: The dicom.orthanc authors (!UNKNOWN)
 options:
   url:
@@ -29,6 +30,10 @@ options:
   ca:
     description: The certificates by which the one of an C(https) address is verified, as a file on this host.
     type: path
+  variables:
+    description: Which variable a file comes from, for what nginx says of that file.
+    type: dict
+    default: {}
   status:
     description: The status code that has to come.
     type: int
@@ -65,18 +70,29 @@ paths:
 
 import contextlib
 import http.client
+import os
 import pathlib
+import shutil
 import ssl
+import tempfile
 import time
 import urllib.parse
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, write
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
+    ARGUMENTS,
+    QuietModule,
+    make_folders,
+    put,
+    remove,
+    write,
+)
 
 UNIT = "nginx"
 ERRORS = pathlib.Path("/var/log/nginx/error.log")
 # Is there from before the first file is written until nginx has served it.
 UNSERVED = pathlib.Path("/run/pacs-nginx-unserved")
+CONFIGURATION = "/etc/nginx"
 
 
 def answer(url: str, server_name: str, ca: str | None) -> str:
@@ -110,6 +126,69 @@ def workers(module: AnsibleModule) -> set[str]:
     return found
 
 
+def planned(module: AnsibleModule) -> list[str]:
+    """Return what is to be written, made or removed."""
+    real, module.check_mode = module.check_mode, True
+    try:
+        return write(module).paths
+    finally:
+        module.check_mode = real
+
+
+def refusal(module: AnsibleModule) -> str:
+    """Return what nginx says against the files as they are to be; empty if it takes them."""
+    params = module.params
+    # nginx opens its logs.
+    for folder in params["folders"]:
+        make_folders(folder["path"])
+    tried, commands = [CONFIGURATION, *params["purge"]], []
+    below = tuple(f"{folder}/" for folder in tried)
+    # In memory, and for root alone, since a private key is among them.
+    with tempfile.TemporaryDirectory(prefix="pacs-nginx-", dir="/run") as top:
+        for folder in tried:
+            make_folders(folder)
+            shutil.copytree(folder, top + folder, symlinks=True)
+            commands.append(f"mount --bind '{top}{folder}' '{folder}'")
+        for item in params["files"]:
+            path, content = item["path"], item["content"] if item["secret"] is None else item["secret"]
+            if item["made_by"] is not None:
+                commands += [f"[ -e '{path}' ] || {{ {item['made_by']}; }}"] if path.startswith(below) else []
+            elif path.startswith(below):
+                with open(top + path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                    file.write(content)
+        for path in params["absent"]:
+            if path.startswith(below) and os.path.lexists(top + path):
+                remove(top + path)
+        rc, out, err = module.run_command(["unshare", "--mount", "sh", "-euc", "\n".join([*commands, "nginx -t -q"])])
+    said = (err or out).strip()
+    names = [name for path, name in params["variables"].items() if path in said]
+    return f"{said}{' See ' + ', '.join(names) + '.' if names else ''}" if rc else ""
+
+
+Kept = dict[str, tuple[str, os.stat_result] | None]
+
+
+def kept(paths: list[str]) -> Kept:
+    """Return the files as they are, with nothing for those that are not there; folders stay."""
+    found: Kept = {}
+    for path in map(pathlib.Path, paths):
+        if not path.exists():
+            found[str(path)] = None
+        elif path.is_file():
+            found[str(path)] = (path.read_bytes().decode(errors="surrogateescape"), path.stat())
+    return found
+
+
+def restore(files: Kept) -> str:
+    """Put files back as they were, and say so."""
+    for path, file in files.items():
+        if file:
+            put(path, file[0], (file[1].st_uid, file[1].st_gid), file[1].st_mode & 0o7777)
+        elif os.path.isfile(path):
+            remove(path)
+    return "nginx runs as before, and its files are those of before."
+
+
 def logged(module: AnsibleModule) -> str:
     """Return the newest lines of what systemd and nginx itself say of it."""
     journal = module.run_command(["journalctl", "--unit", UNIT, "--lines", "6", "--output", "cat"])[1]
@@ -126,6 +205,7 @@ def main() -> None:
             "ca": {"type": "path"},
             "status": {"type": "int", "required": True},
             "timeout": {"type": "int", "default": 10},
+            "variables": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -133,9 +213,16 @@ def main() -> None:
     asked = (params["url"], params["server_name"], params["ca"])
     wanted = str(params["status"])
     cut_off = UNSERVED.exists()
+    before: Kept = {}
     if not module.check_mode:
+        paths = planned(module)
+        said = refusal(module) if paths else ""
+        if said:
+            module.fail_json(f"nginx refuses what was to be written, and it was not put in place: {said}")
+        made = {item["path"] for item in params["files"] if item["made_by"] is not None}
+        before = kept([path for path in paths if path not in made])
         UNSERVED.touch()
-    written = write(module)
+    written = write(module, lambda: restore(before))
     enabled = module.run_command(["systemctl", "is-enabled", UNIT])[1].strip() == "enabled"
     changed = bool(written.paths) or cut_off or not enabled or answer(*asked) != wanted
     if changed and not module.check_mode:
@@ -153,10 +240,12 @@ def main() -> None:
         while (got := answer(*asked)) != wanted or old & workers(module):
             if time.monotonic() > deadline:
                 found = "it goes on as before" if got == wanted else f"{params['url']} gives {got} instead of {wanted}"
-                module.fail_json(
-                    f"nginx does not serve what was written: {found}. Its logs (journalctl -u {UNIT}, {ERRORS}) say:\n"
-                    + logged(module)
-                )
+                words = f"Its logs (journalctl -u {UNIT}, {ERRORS}) say:\n{logged(module)}"
+                if before:
+                    restore(before)
+                    module.run_command(["systemctl", "reload-or-restart", UNIT])
+                    found += ". What was there before is back"
+                module.fail_json(f"nginx does not serve what was written: {found}. {words}")
             time.sleep(0.05)
     if not module.check_mode:
         UNSERVED.unlink(missing_ok=True)

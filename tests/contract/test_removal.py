@@ -46,7 +46,14 @@ KNOWN = {
         "remove(path)": "the files of a release, in a folder with our mark, or of one that it was downloading",
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
-    "plugins/modules/nginx_service.py": {"UNSERVED.unlink(missing_ok=True)": "a file of its own in /run"},
+    "plugins/modules/nginx_service.py": {
+        "UNSERVED.unlink(missing_ok=True)": "a file of its own in /run",
+        'with tempfile.TemporaryDirectory(prefix="pacs-nginx-", dir="/run") as top:': "a copy of nginx's files, to try",
+        'tried, commands = [CONFIGURATION, *params["purge"]], []': "the option",
+        'for path in params["absent"]:': "in that copy",
+        "remove(top + path)": "in that copy",
+        "remove(path)": "a file that was not there before this call wrote it",
+    },
     "plugins/modules/orthanc_service.py": {
         "remove(path)": "the unit, the link to a release, or a plain file of the configuration, with our mark",
     },

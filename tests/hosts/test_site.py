@@ -158,8 +158,10 @@ def test_nginx_that_goes_on_as_before(site: Site) -> None:
     site.lab.shell("systemd-run --quiet --unit squatter python3 -m http.server 8099")
     try:
         site.lab.shell("echo 'server { listen 8099; }' > /etc/nginx/conf.d/other.conf")
+        before = site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf")
         said = " ".join(site.lab.play("nginx", variables={"nginx_timeout": 77}, check=False).stdout.split())
-        assert "nginx does not serve what was written: it goes on as before" in said
+        assert "nginx does not serve what was written: it goes on as before. What was there before is back." in said
+        assert site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf") == before
         assert "bind() to 0.0.0.0:8099 failed" in said
     finally:
         site.lab.shell("rm /etc/nginx/conf.d/other.conf; systemctl stop squatter")
@@ -198,6 +200,19 @@ def test_certificate_of_the_site(site: Site) -> None:
     assert answer.status_code == 200
     assert "max-age" in answer.headers["Strict-Transport-Security"]
     assert site.lab.shell("stat --format '%a %U' /etc/pacs/nginx/site.key").split() == ["600", "root"]
+    # One of a key that is too short for nginx, which nobody but nginx finds wrong.
+    name = f"-subj /CN=x -addext subjectAltName=IP:{site.lab.address['pacs']}"
+    site.lab.shell(f"openssl req -x509 -newkey rsa:1024 -noenc {name} -keyout /root/k -out /root/c 2> /dev/null")
+    wrong = {name: site.lab.shell(f"cat /root/{name}") for name in "ck"}
+    files = "cd /etc; sha256sum pacs/nginx/* nginx/conf.d/*; ls -l pacs/nginx"
+    before = site.lab.shell(files)
+    bad = {"nginx_tls_certificate": wrong["c"], "nginx_tls_private_key": wrong["k"], "nginx_timeout": 78}
+    said = " ".join(site.lab.play("nginx", variables=bad, check=False).stdout.split())
+    assert "key too small" in said
+    assert "See nginx_tls_certificate." in said
+    assert site.lab.shell(files) == before
+    assert site.lab.shell("nginx -t 2>&1; ls /run | grep pacs-nginx-; true").count("successful") == 1
+    assert site.get("/system").status_code == 200
     site.deploy()
     assert site.get("/system").status_code == 200
 
