@@ -67,6 +67,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             values |= found
         elsewhere = self._elsewhere(set(options) - set(parts), options, variables)
         wrong += elsewhere
+        if "nginx" in roles and not wrong:
+            upstream = values["nginx_upstream_server"], self._templar.template(variables["site_upstream_proxy"])
+            problems += site_check.proxies(variables["inventory_hostname"], *upstream)
         host = self._host(roles, values)
         host.inventory = self._inventory(variables)
         host.plain_secrets = frozenset().union(*map(security_check.plain_secrets, self._texts(variables)))

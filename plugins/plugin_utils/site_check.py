@@ -693,6 +693,22 @@ def dicom_tls(host: Host) -> Iterator[str]:
         )
 
 
+def proxies(name: str, orthanc: str, proxy: str) -> Iterator[str]:
+    """A proxy before an Orthanc that has another one.
+
+    :param name: the host of the proxy.
+    :param orthanc: the host that it would stand before, if that is another one.
+    :param proxy: the host of the proxy that this Orthanc has.
+    """
+    if orthanc and proxy != name:
+        beside = " beside it" if proxy == orthanc else ""
+        yield (
+            f"nginx_upstream_server: {name} would stand before the Orthanc of {orthanc}, which has the proxy {proxy}"
+            f"{beside}, and one is what it can have; take {name} or {proxy} out of the group 'nginx', or have an"
+            " inventory for each Orthanc."
+        )
+
+
 def site(host: Host) -> Iterator[str]:
     """The public face: name, prefix and certificate."""
     variables = host.variables

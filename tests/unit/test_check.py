@@ -73,3 +73,25 @@ def test_everything_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
     ):
         assert words in output
     assert len(re.findall(r"failed=1", output)) == 3
+
+
+def test_proxies_that_one_orthanc_cannot_have(tmp_path: pathlib.Path) -> None:
+    """Two elsewhere, or one elsewhere and one beside: accepted, they would be broken in silence."""
+    cases = {"two": {"nginx": ["front", "other"]}, "beside": {"nginx": ["front", "pacs"]}, "one": {"nginx": ["front"]}}
+    said = {}
+    for name, groups in cases.items():
+        folder = tmp_path / name
+        shutil.copytree(ROOT / "inventories" / "quickstart" / "group_vars", folder / "group_vars")
+        hosts = {group: {"hosts": dict.fromkeys(members)} for group, members in {"orthanc": ["pacs"], **groups}.items()}
+        known = {
+            host: {"ansible_host": f"2001:db8::{number}"} for number, host in enumerate(("pacs", "front", "other"))
+        }
+        text = yaml.safe_dump(hosts | {"all": {"vars": SECRETS, "hosts": known}}, sort_keys=False)
+        (folder / "hosts.yml").write_text(text, encoding="utf-8")
+        done = run("ansible-playbook", "-i", str(folder), "playbooks/check.yml")
+        said[name] = (done.returncode, " ".join(done.stdout.split()))
+    assert said["one"][0] == 0, said["one"]
+    assert said["two"][0] != 0
+    assert "other would stand before the Orthanc of pacs, which has the proxy front, and one is" in said["two"][1]
+    assert said["beside"][0] != 0
+    assert "front would stand before the Orthanc of pacs, which has the proxy pacs beside it" in said["beside"][1]
