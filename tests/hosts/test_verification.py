@@ -181,7 +181,7 @@ def bad(site: Site, break_it: str, words: str, **variables: Any) -> None:
 
 
 def proxied_to(port: int) -> str:
-    return f"sed -i 's|http://127.0.0.1:[0-9]*|http://127.0.0.1:{port}|' {PROXY}; systemctl reload nginx"
+    return f"sed -i 's|server 127.0.0.1:[0-9]*|server 127.0.0.1:{port}|' {PROXY}; systemctl reload nginx"
 
 
 LOOSE = """
