@@ -136,11 +136,11 @@ class Attacker:
 class Admin(requests.Session):
     """One who may do everything, from the machine that runs the tests."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, host: str = "pacs", prefix: str = "/") -> None:
         super().__init__()
         self.trust_env = self.verify = False
         self.auth = (b"admin", lab.secrets["vault_orthanc_admin_password"].encode())  # type: ignore[assignment]
-        self.base = f"https://{lab.address['pacs']}"
+        self.base = f"https://{lab.address[host]}{prefix}".rstrip("/")
 
     def state(self) -> dict[str, Any]:
         """Return what a change would show in."""
@@ -172,16 +172,19 @@ def deploy(lab: Lab, **variables: Any) -> None:
 
 @pytest.fixture(scope="module")
 def routes(attacker: Attacker) -> list[str]:
+    with Admin(attacker.lab) as admin:
+        return served(attacker.lab, admin)
+
+
+def served(lab: Lab, admin: Admin) -> list[str]:
     """What Orthanc and its plugins say they serve, with the identifiers of the image that is there."""
-    shell = attacker.lab.shell
-    documented = list(json.loads(shell("cat /root/routes.json", "weak"))["paths"])
+    documented = list(json.loads(lab.shell("cat /root/routes.json", "weak"))["paths"])
     # Of these it would have shown an example from elsewhere.
-    documented += re.findall(r"without API documentation: \w+ (/\S*)", shell("cat /root/routes.log", "weak"))
-    plugins = re.findall(r"registered a REST callback.* on: (/\S+)", shell("cat /root/plugins.log", "weak"))
+    documented += re.findall(r"without API documentation: \w+ (/\S*)", lab.shell("cat /root/routes.log", "weak"))
+    plugins = re.findall(r"registered a REST callback.* on: (/\S+)", lab.shell("cat /root/plugins.log", "weak"))
     assert len(set(documented)) > 200
     assert len(set(plugins)) > 40
-    with Admin(attacker.lab) as admin:
-        known = {level: admin.get(f"{admin.base}/{level}", timeout=30).json()[0] for level in LEVELS}
+    known = {level: admin.get(f"{admin.base}/{level}", timeout=30).json()[0] for level in LEVELS}
     filled = [re.sub(r"\([^)]*\)", "1", route).replace("\\", "") for route in plugins]
     for route in documented:
         own = route.replace("{id}", known.get(route.split("/")[1], "1"), 1)

@@ -1,0 +1,463 @@
+"""One reading of a request: what nginx judged and logged is what reached Orthanc. ``make test-requests``.
+
+Thousands of requests go as raw bytes to every topology, with a recorder in Orthanc's place; and readers ask for all
+that Orthanc serves, under a prefix and over a relay, with Orthanc itself.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import ssl
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import unquote_to_bytes
+
+import hypothesis
+import pytest
+import yaml
+from hypothesis import strategies as st
+
+from tests.hosts import raw
+from tests.hosts.certificates import pem
+from tests.hosts.conftest import QUICKSTART, Lab, run
+from tests.hosts.test_attacks import IMAGE, METHODS, PATIENT, REFUSED, WEAK, Admin, every, served
+
+pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+REQUESTS = 2500
+AUTHORITY = pem("Clinic")
+USERS = {"ward": "r'ead0nly-Ward-2026", "desk": "Desk-2026-x8Kq"}
+MACHINES = {name: pem(name, by=AUTHORITY) for name in ("gateway", "scanner")}
+# Who may only read: a person and a machine.
+VARIABLES: dict[str, Any] = {
+    "nginx_users": USERS,
+    "nginx_readonly_users": ["ward", "gateway"],
+    "nginx_client_ca": AUTHORITY[0],
+    "nginx_client_names": list(MACHINES),
+}
+WRITERS = {"desk", "scanner"}
+SEARCHES = {"/tools/find", "/tools/lookup", "/tools/count-resources", "/tools/bulk-content"}
+RECORDER = r"""
+import json, socketserver, sys
+
+class Handler(socketserver.StreamRequestHandler):
+    # Takes a request for what it says, letter by letter, and keeps the connection as Orthanc does.
+    def handle(self):
+        while self.one():
+            pass
+
+    def one(self):
+        line = self.rfile.readline()
+        if not line:
+            return False
+        headers = []
+        while (header := self.rfile.readline()) not in (b"\r\n", b""):
+            headers.append(header.decode("latin-1").rstrip("\r\n"))
+        named = {h.partition(":")[0].lower(): h.partition(":")[2].strip() for h in headers}
+        if named.get("transfer-encoding") == "chunked":
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                self.rfile.read(size + 2)
+            self.rfile.readline()
+        else:
+            self.rfile.read(int(named.get("content-length", 0)))
+        with open("/root/received", "a") as file:
+            file.write(json.dumps({"line": line.decode("latin-1"), "headers": headers}) + "\n")
+        answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+        self.wfile.write(answer if line.startswith(b"HEAD") else answer + b"{}")
+        return named.get("connection", "") != "close"
+
+class Server(socketserver.ThreadingTCPServer):
+    allow_reuse_address = daemon_threads = True
+    request_queue_size = 128
+
+Server(("127.0.0.1", 8042), Handler).serve_forever()
+"""
+PROBE = (
+    'log_format probe escape=json \'{"id":"$http_x_id","method":"$request_method","uri":"$uri",'
+    '"args":"$args","user":"$orthanc_user","origin":"$http_origin","status":$status,"passed":"$upstream_status",'
+    '"request":"$request"}\';'
+)
+
+
+@dataclasses.dataclass
+class Way:
+    """A way to Orthanc: the host of the proxy, the one of Orthanc, and the prefix."""
+
+    proxy: str
+    orthanc: str
+    prefix: str
+
+
+WAYS = [
+    Way("pacs", "pacs", "/"),
+    Way("pacs", "pacs", "/orthanc/"),
+    Way("front", "store", "/"),
+    Way("front", "store", "/orthanc/"),
+]
+
+
+class Site:
+    def __init__(self, release: str, folder: pathlib.Path) -> None:
+        self.lab = Lab(f"requests-{release}", pacs=release, store=release, front=release, weak=release)
+        self.inventory = folder
+        (folder / "group_vars").symlink_to(QUICKSTART / "group_vars")
+        # The proxy elsewhere is before the first one.
+        groups = {"orthanc": ["store", "pacs"], "nginx": ["front", "pacs"]}
+        hosts = {group: {"hosts": dict.fromkeys(names)} for group, names in groups.items()}
+        (folder / "hosts.yml").write_text(yaml.safe_dump(hosts, sort_keys=False), encoding="utf-8")
+
+        self.deploy("/")
+
+    def deploy(self, prefix: str, playbook: str = "site", **variables: Any) -> None:
+        users = {"admin": self.lab.secrets["vault_orthanc_admin_password"]} | USERS
+        given = VARIABLES | {"orthanc_users": users, "nginx_users": users, "nginx_prefix": prefix} | variables
+        self.lab.play(playbook, given, inventory=self.inventory)
+
+    def record(self, host: str) -> None:
+        """Put the recorder in the place of Orthanc."""
+        file = self.lab.folder.with_suffix(".recorder")
+        file.write_text(RECORDER, encoding="utf-8")
+        run("docker", "cp", file, f"{self.lab.container(host)}:/root/recorder.py")
+        self.lab.shell(
+            "systemctl stop orthanc; systemctl is-active --quiet recorder"
+            " || systemd-run --quiet --unit recorder python3 /root/recorder.py; rm -f /root/received;"
+            " for i in $(seq 100); do ss -Hltn | grep -q 127.0.0.1:8042 && exit; sleep 0.1; done; exit 1",
+            host,
+        )
+
+    def probe(self, host: str) -> None:
+        """Have nginx log what it made of each request, beside the audit trail."""
+        file = self.lab.folder.with_suffix(".probe")
+        file.write_text(PROBE, encoding="utf-8")
+        run("docker", "cp", file, f"{self.lab.container(host)}:/etc/nginx/conf.d/00-probe.conf")
+        own = "/etc/nginx/conf.d/orthanc.conf"
+        self.lab.shell(
+            f"grep -q probe.log {own} || sed -i '/pacs_audit;/a access_log /var/log/nginx/probe.log probe;' {own};"
+            " rm -f /var/log/nginx/probe.log; systemctl restart nginx",
+            host,
+        )
+
+    def lines(self, path: str, host: str) -> list[dict[str, Any]]:
+        """Read lines of JSON, each byte of a text one letter."""
+        file = self.lab.folder.with_suffix(".lines")
+        run("docker", "cp", f"{self.lab.container(host)}:{path}", file)
+        return [json.loads(line.decode("latin-1")) for line in file.read_bytes().splitlines()]
+
+
+@pytest.fixture(scope="module", params=["trixie", "bookworm"])
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    made = Site(request.param, tmp_path_factory.mktemp("requests"))
+    yield made
+    if not os.environ.get("PACS_KEEP_LABS"):
+        made.lab.destroy()
+
+
+PARTS = [
+    *(b"patients", PATIENT.encode(), b"dicom-web", b"studies", b"instances", b"export", b"tools", b"find", b"reset"),
+    *(b"shutdown", b"system", b"orthanc", b".may", b"wado", b"", b".", b"..", b"...", b"..find", b"..;", b"%2e%2e"),
+    *(b".%2e", b"%2E", b"%252e%252e", b"%c0%ae", b"\\", b"%5c", b"..\\..", b"#", b"%23", b"?", b"%3f", b"%00", b"\0"),
+    *(b"%0d%0a", b"\t", b" ", b"%20", b"%7f", b"%25", b"%zz", b"%", b"\xff", b"%ff", b"M%C3%BCller%5E", b"a^b[c]|{d}"),
+    *(b"%66ind", b"f%69nd", b"FIND", b";x=1", b"*", b"~", b"&", b"="),
+]
+BETWEEN = [b"/"] * 12 + [b"//", b"\\", b"%2f", b"%2F", b"%5c", b"/./", b"/../", b"/%2e/", b"/.;/", b"#", b"?", b"%252f"]
+QUERIES = [
+    *([b""] * 4),
+    *(b"?_method=DELETE", b"?%5fmethod=DELETE", b"?_%6d%65thod=PUT", b"?x=1&_method=DELETE", b"?x=1;_method=DELETE"),
+    *(b"?_METHOD=DELETE", b"?_method", b"?&&_method=delete", b"?#_method=DELETE", b"#?_method=DELETE", b"?x=%23%00&y"),
+    *(
+        b"?%255fmethod=DELETE",
+        b"?_method%00=DELETE",
+        b"?\0_method=DELETE",
+        b"?x?_method=DELETE",
+        b"?/../../x",
+        b"?x=\xff",
+    ),
+    *(
+        b"?_method=GET&_method=DELETE",
+        b"?+_method=DELETE",
+        b"?x=%",
+        b'?x=a^b[c]|{d}"<e>',
+        b"?limit=5&PatientName=M%C3%BC*",
+    ),
+]
+VERBS = [b"GET"] * 6 + [name.encode() for name in METHODS] + [b"get", b"_GET", b"G\0ET", b"", b"MOVE", b"GETX"]
+VERSIONS = [b" HTTP/1.1"] * 12 + [
+    b" HTTP/1.0",
+    b"",
+    b" HTTP/0.9",
+    b" HTTP/2.0",
+    b" HTTP/1.1x",
+    b"  HTTP/1.1",
+    b" http/1.1",
+]
+HEADERS = [
+    *(b"X-HTTP-Method-Override: DELETE", b"x-http-method-override : DELETE", b"X_HTTP_Method_Override: DELETE"),
+    *(b"X-HTTP-Method-Override:\0DELETE", b"X-HTTP-Method-Override: GET\r\nX-HTTP-Method-Override: DELETE"),
+    *(b"Host: y", b"Host: 127.0.0.1:8042", b"Content-Length: 0", b"Content-Length: 0\r\nContent-Length: 5"),
+    *(b"Content-Length: +0", b"Content-Length: 0x0", b"Content-Length : 0", b"Transfer-Encoding: chunked"),
+    *(b"Transfer-Encoding: chunked\r\nContent-Length: 4", b"Transfer-Encoding: x", b"Transfer-Encoding:\x0bchunked"),
+    *(b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity", b"Transfer-Encoding : chunked", b"TE: chunked"),
+    *(b"Origin: https://elsewhere.example", b"Origin: null", b"Origin: https://x", b"Sec-Fetch-Site: cross-site"),
+    *(b"X-Original-URL: /patients", b"X-Rewrite-URL: /patients", b"Upgrade: h2c", b"Upgrade: websocket"),
+    *(
+        b"Connection: Upgrade, X-Id",
+        b"Connection: close, Authorization",
+        b"Expect: 100-continue",
+        b" folded: x",
+        b"bad",
+    ),
+    *(b"X: y\nX-HTTP-Method-Override: DELETE", b"X: y\rZ: z", b"X-Forwarded-For: 127.0.0.1", b"Range: bytes=0-"),
+    *(b"Authorization: Basic", b"Authorization: Bearer x", b"Proxy-Authorization: Basic eDp5"),
+]
+WHO = ["ward"] * 4 + ["gateway", "gateway", "", "wrong", "desk", "desk", "scanner", "scanner"]
+# What each request has one or two odd things of, since of more nothing gets far.
+ODD = ["start", "parts", "bytes", "query", "verb", "version", "header", "header", "body", "body"]
+PLAIN_PARTS = [
+    *(
+        b"patients",
+        PATIENT.encode(),
+        b"dicom-web",
+        b"studies",
+        b"instances",
+        b"x",
+        b"export",
+        b"tools",
+        b"find",
+        b"reset",
+    ),
+    *(b"shutdown", b"system", b"orthanc", b"wado", b"a%20b", b"M%C3%BCller%5E", b"a^b[c]|{d}", b"%66ind", b"~", b"&="),
+]
+
+
+@st.composite
+def targets(draw: st.DrawFn, odd: set[str]) -> bytes:
+    if "start" in odd and draw(st.booleans()):
+        text = draw(st.sampled_from(raw.TRICKS + raw.USUAL)).replace(b"ID", PATIENT.encode())
+    else:
+        starts = [b"/", b"//", b"", b"http://x{}", b"https://x/", b"\\", b"/.{}", b"*", b"{}dicom-web/", b"{}tools/"]
+        text = draw(st.sampled_from(starts)) if "start" in odd else b"{}"
+        parts, between = (PARTS, BETWEEN) if "parts" in odd else (PLAIN_PARTS, [b"/"])
+        for number, part in enumerate(draw(st.lists(st.sampled_from(parts), min_size=0, max_size=4))):
+            text += (draw(st.sampled_from(between)) if number else b"") + part
+    if "bytes" in odd:
+        at = draw(st.integers(0, len(text)))
+        text = text[:at] + draw(st.binary(min_size=1, max_size=2)) + text[at:]
+    return text + (draw(st.sampled_from(QUERIES)) if "query" in odd else b"")
+
+
+@st.composite
+def single(draw: st.DrawFn, who: str, last: bool, inner: bool = False) -> bytes:
+    """One request, with a number of its own that both sides note down."""
+    odd = set(draw(st.lists(st.sampled_from(ODD), max_size=2)))
+    verb = draw(st.sampled_from(VERBS if "verb" in odd else [b"GET", b"GET", b"POST", b"PUT", b"DELETE", b"HEAD"]))
+    version = draw(st.sampled_from(VERSIONS)) if "version" in odd else b" HTTP/1.1"
+    line = verb + b" " + draw(targets(odd)) + version
+    headers = [b"Host: x", b"X-Id: {id}"]
+    if who in ("ward", "desk", "wrong"):
+        headers.append(raw.basic(who, USERS.get(who, "wrong")).rstrip())
+    if "header" in odd:
+        headers.insert(draw(st.integers(0, len(headers))), draw(st.sampled_from(HEADERS)))
+    body = b""
+    if "body" in odd and not inner:
+        # Something that one of two servers could take for a request of its own.
+        body = draw(single(who, True, inner=True))
+        kind = draw(st.integers(0, 4))
+        if kind == 0:
+            headers.append(b"Content-Length: %d" % len(body))
+        elif kind == 1:
+            headers.append(b"Transfer-Encoding: chunked")
+            body = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
+        elif kind == 2:
+            headers += [b"Transfer-Encoding: chunked", b"Content-Length: %d" % len(body)]
+            body = b"0\r\n\r\n" + body
+        elif kind == 3:
+            headers += [b"Content-Length: 0", b"Content-Length: %d" % len(body)]
+    if last:
+        headers.append(b"Connection: close")
+    return b"\r\n".join([line, *headers, b"", body])
+
+
+@st.composite
+def connections(draw: st.DrawFn) -> tuple[str, list[bytes]]:
+    who = draw(st.sampled_from(WHO))
+    count = draw(st.sampled_from([1] * 6 + [2, 3]))
+    return who, [draw(single(who, number == count - 1)) for number in range(count)]
+
+
+def generated() -> list[tuple[str, list[bytes], bool]]:
+    """The same connections in each run, with all requests numbered."""
+    found: list[tuple[str, list[bytes], bool]] = []
+
+    @hypothesis.settings(
+        max_examples=REQUESTS,
+        derandomize=True,
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    @hypothesis.given(connections())
+    def collect(one: tuple[str, list[bytes]]) -> None:
+        found.append((*one, False))
+
+    collect()
+    login = {who: raw.basic(who, password).rstrip() for who, password in USERS.items()}
+    for target in raw.TRICKS + raw.USUAL:
+        for query in (b"", b"?_method=DELETE"):
+            lines = [b"GET " + target + query + b" HTTP/1.1", b"Host: x", b"X-Id: {id}", login["ward"]]
+            found.append(("ward", [b"\r\n".join([*lines, b"Connection: close", b"", b""])], True))
+    return found
+
+
+@pytest.fixture(scope="module")
+def sent() -> list[tuple[str, list[bytes], bool]]:
+    return generated()
+
+
+def contexts(folder: pathlib.Path) -> dict[str, ssl.SSLContext]:
+    """Return how each machine introduces itself."""
+    made = {}
+    for name, (certificate, key) in MACHINES.items():
+        file = folder / f"{name}.pem"
+        file.write_text(certificate + key, encoding="ascii")
+        made[name] = ssl.create_default_context()
+        made[name].check_hostname = False
+        made[name].verify_mode = ssl.CERT_NONE
+        made[name].load_cert_chain(file)
+    return made
+
+
+def introduce(address: str, context: ssl.SSLContext, text: bytes, whole: bool) -> bytes:
+    """Send a text; of what may be half a request there may be no answer to wait for."""
+    return raw.send(address, text, context=context, wait=30 if whole else 0.4)
+
+
+def normal(path: bytes) -> bool:
+    """Tell whether a path, as Orthanc's web server decodes it, says one thing only."""
+    return path.startswith(b"/") and not re.search(rb"//|/\.|[\\\x00-\x1f\x7f]|%[0-9a-fA-F]{2}", path)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["beside, /", "beside, /orthanc/", "relay, /", "relay, /orthanc/"])
+def test_what_nginx_judged_is_what_orthanc_got(
+    site: Site, way: Way, sent: list[tuple[str, list[bytes], bool]], tmp_path: pathlib.Path
+) -> None:
+    # Orthanc itself need not run.
+    site.deploy(way.prefix, "nginx")
+    site.record(way.orthanc)
+    site.probe(way.proxy)
+    machines, address = contexts(tmp_path), site.lab.address[way.proxy]
+    number = iter(range(10**9))
+
+    def numbered(text: bytes) -> bytes:
+        text = text.replace(b"{}", way.prefix.encode())
+        return re.sub(rb"\{id\}", lambda _: str(next(number)).encode(), text)
+
+    texts = [(who, numbered(b"".join(requests)), whole) for who, requests, whole in sent]
+    begin = time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda one: introduce(address, machines.get(one[0], raw.CONTEXT), *one[1:]), texts))
+    seconds = time.monotonic() - begin
+    # It ends what it has begun, and has logged all then.
+    site.lab.shell("systemctl stop nginx", way.proxy)
+    judged, got = site.lines("/var/log/nginx/probe.log", way.proxy), site.lines("/root/received", way.orthanc)
+    site.lab.shell("systemctl start nginx", way.proxy)
+
+    passed = collections.defaultdict(list)
+    for line in judged:
+        if line["passed"]:
+            passed[line["id"]].append(line)
+    wrong: list[tuple[Any, ...]] = []
+    for one in got:
+        verb, target, version = one["line"].rstrip("\r\n").encode("latin-1").split(b" ")
+        path, _, query = target.partition(b"?")
+        headers = collections.defaultdict(list)
+        for header in one["headers"]:
+            name, _, value = header.partition(":")
+            headers[name.lower()].append(value.strip())
+        ids = headers["x-id"] or [""]
+        known = passed[ids[0]].pop() if len(ids) == 1 and passed[ids[0]] else None
+        if known is None:
+            wrong.append(("nginx knows nothing of it", one))
+            continue
+        uri = known["uri"].encode("latin-1")
+        rest = b"/" + uri[len(way.prefix) :]
+        expected = uri if way.prefix != "/" and rest.startswith(b"/dicom-web/") else rest
+        writes = verb not in (b"GET", b"HEAD", b"OPTIONS") and rest.decode("latin-1") not in SEARCHES
+        faults = {
+            "another method": verb != known["method"].encode(),
+            "another path": unquote_to_bytes(path) != expected,
+            "another query": query != known["args"].encode("latin-1"),
+            "two readings": not normal(unquote_to_bytes(path)) or b"#" in target or version != b"HTTP/1.1",
+            "a disguise": re.search(rb"_method", unquote_to_bytes(query), re.IGNORECASE) is not None
+            or bool(headers["x-http-method-override"]),
+            "a write of a reader": writes and known["user"] not in WRITERS,
+            "a write from elsewhere": verb not in (b"GET", b"HEAD", b"OPTIONS")
+            and (
+                known["origin"] not in ("", "https://x")
+                or bool({"cross-site", "same-site"} & set(headers["sec-fetch-site"]))
+            ),
+            "what nobody gets": re.search(rb"^/(tools/(reset|shutdown)|instances/[^/]+/export)/*$", rest) is not None,
+            "nobody": known["user"] not in {*USERS, *MACHINES},
+            "another login": len(headers["authorization"]) != 1 or headers["authorization"][0] in _logins(),
+            "two lengths": len(headers["content-length"]) + len(headers["transfer-encoding"]) > 1,
+        }
+        wrong += [(fault, one["line"], known) for fault, found in faults.items() if found]
+    counted = collections.Counter(raw.status(answer) for answer in answers)
+    print(f"{way}: {len(texts)} connections, {len(judged)} requests judged, {len(got)} passed on, in {seconds:.0f} s")
+    unsafe = sum(one["line"].split(" ")[0] in ("POST", "PUT", "DELETE") for one in got)
+    print(f"first answers: {dict(counted)}; unsafe ones passed on: {unsafe}")
+    assert wrong == []
+    left = [line for lines in passed.values() for line in lines if line["passed"] == "200"]
+    assert left == [], "nginx says that it passed on what never came"
+    # Else the test would say nothing.
+    assert len(got) > 200
+    assert counted[400] > 500
+    assert unsafe > 5
+    usual = {b"GET " + target.replace(b"{}", way.prefix.encode()) for target in raw.USUAL}
+    for (who, text, _), answer in zip(texts, answers, strict=True):
+        if who == "ward" and any(text.startswith(start + b" HTTP/1.1\r\nHost: x\r\nX-Id") for start in usual):
+            assert raw.status(answer) == 200, text
+
+
+def _logins() -> set[str]:
+    return {raw.basic(who, password).decode().partition(":")[2].strip() for who, password in USERS.items()}
+
+
+def test_readers_change_nothing_anywhere(site: Site) -> None:
+    """All that Orthanc and its plugins serve, under a prefix, beside Orthanc and over a relay."""
+    lab, prefix = site.lab, "/orthanc/"
+    lab.shell(WEAK, "weak")
+    for host in ("pacs", "store"):
+        lab.shell("systemctl stop recorder; true", host)
+    site.deploy(prefix, orthanc_plugins=["dicomweb", "gdcm", "neuro", "webviewer", "wsi"])
+    for host in ("pacs", "front"):
+        with Admin(lab, host, prefix) as admin:
+            admin.post(f"{admin.base}/instances", data=IMAGE.read_bytes(), timeout=30).raise_for_status()
+            routes = served(lab, admin)
+            asked = [
+                (method, route)
+                for method, route, _ in every(routes, "", ("POST", "PUT", "DELETE", "PATCH", "PROPFIND"))
+            ]
+            before = admin.state()
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                got = list(pool.map(lambda one: ask(lab.address[host], prefix.rstrip("/"), *one), asked))  # noqa: B023
+            let = {route for (_, route), status in zip(asked, got, strict=True) if status not in REFUSED}
+            print(f"{host}: {len(asked)} requests of a reader, answered: {dict(collections.Counter(got))}")
+            assert let <= SEARCHES
+            assert admin.state() == before
+            read = [ask(lab.address[host], prefix.rstrip("/"), "GET", route) for route in routes]
+            assert read.count(200) > 100, "reading is what they are there for"
+
+
+def ask(address: str, prefix: str, method: str, route: str) -> int:
+    """Ask as a reader, and return the status."""
+    headers = raw.basic("ward", USERS["ward"]) + (b"" if method == "GET" else b"Content-Length: 2\r\n")
+    body = b"" if method == "GET" else b"{}"
+    target = f"{prefix}{route}".replace(" ", "%20").encode()
+    return raw.status(raw.send(address, raw.request(target, headers, method=method.encode()) + body, wait=30))
