@@ -59,7 +59,7 @@ while :; do
     sleep 0.1
 done
 """
-UNITS = "systemctl show postgresql@*-main mariadb docker apache2 nginx --property=Id,InvocationID,NRestarts"
+UNITS = "systemctl show postgresql@*-main.service mariadb docker apache2 nginx --property=Id,InvocationID,NRestarts"
 # What the ports of others leave.
 PORTS = {"nginx_http_port": 8080, "nginx_https_port": 8443}
 SHARED = {"postgresql_shared": True, "mysql_shared": True}
@@ -146,7 +146,7 @@ def test_orthanc_beside_others(site: Site) -> None:
     state = (
         "cd /etc; sha256sum mysql/mariadb.conf.d/* postgresql/*/main/conf.d/* apache2/*.conf nginx/conf.d/wiki.conf;"
     )
-    state += "systemctl show postgresql@*-main mariadb docker apache2 nginx --property=Id,InvocationID"
+    state += "systemctl show postgresql@*-main.service mariadb docker apache2 nginx --property=Id,InvocationID"
     before = site.lab.shell(state)
     # Debian 13's MariaDB comes with what has Orthanc refuse images.
     if "ON" in site.lab.shell("mariadb -NBe \"SHOW GLOBAL VARIABLES LIKE 'innodb_snapshot_isolation'\""):
@@ -189,7 +189,7 @@ def test_servers_that_others_have_left(site: Site) -> None:
         site.deploy(inventory)
         assert " changed=0 " in site.deploy(inventory)
     assert "the wiki of the hospital" in site.lab.shell("cat /etc/postgresql/*/main/pg_hba.conf")
-    site.lab.kill("postgresql@*-main", "runuser -u postgres -- psql -Atqc 'SELECT 1'")
+    site.lab.kill("postgresql@*-main.service", "runuser -u postgres -- psql -Atqc 'SELECT 1'")
     site.lab.kill("mariadb", "mariadb -e 'DO 0'")
     site.lab.kill("nginx", "curl -sSk -o /dev/null https://127.0.0.1:8443/")
 
@@ -208,5 +208,5 @@ def test_way_back(site: Site, inventory: Any, settings: dict[str, Any], words: s
     assert words in printed, printed
     assert "Those of before are back." in printed
     assert site.lab.shell("cd /etc; find mysql postgresql pacs -type f | sort | xargs sha256sum") == before
-    site.lab.shell("systemctl is-active mariadb postgresql@*-main")
+    site.lab.shell("systemctl is-active mariadb postgresql@*-main.service")
     assert "failed=0" in site.deploy(inventory)

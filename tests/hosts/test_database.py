@@ -87,7 +87,7 @@ def test_restart_of_the_database_is_survived(site: Site) -> None:
 
 def test_killed_servers_come_back(site: Site) -> None:
     """systemd said active of all of them, while PostgreSQL or nginx stayed dead."""
-    site.lab.kill("postgresql@*-main", "runuser -u postgres -- psql -Atqc 'SELECT 1'")
+    site.lab.kill("postgresql@*-main.service", "runuser -u postgres -- psql -Atqc 'SELECT 1'")
     site.lab.kill("nginx", "python3 -c 'import socket; socket.create_connection((\"127.0.0.1\", 443))'")
     with site.lab.session() as session:
         deadline = time.monotonic() + 60
