@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour.
-SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests
+SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are
 
-.PHONY: help setup demo test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -61,6 +61,10 @@ test-cut-off: setup .venv/done-test ## a first deployment that is cut off after 
 test-requests: setup .venv/done-test ## thousands of raw requests to every topology, and all that a reader could ask for
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
 	pytest tests/hosts/requests.py -rA --tb=short
+
+test-as-they-are: setup .venv/done-test ## hosts as they are in hospitals: banners, sudo of many kinds, other languages, locks
+	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+	pytest tests/hosts/as_they_are.py -rA --tb=short
 
 lint: setup .venv/done-test ## ansible-lint, yamllint, ruff, mypy
 	pytest tests/contract/test_lint.py
