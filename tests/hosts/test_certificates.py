@@ -82,7 +82,7 @@ def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         patch.setitem(ENVIRONMENT, "PACS_VAULT_PASSWORD_FILE", str(folder / "password"))
         made = Site(lab, folder)
         refused = made.make(check=False)
-        assert "make one with: make secrets" in refused
+        assert "make a new one with: make secrets" in refused
         assert not (made.all / "certificates.yml").exists()
         (folder / "password").write_text("a password for tests\n", encoding="utf-8")
         made.make()
