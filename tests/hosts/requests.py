@@ -435,7 +435,9 @@ def test_readers_change_nothing_anywhere(site: Site) -> None:
     lab.shell(WEAK, "weak")
     for host in ("pacs", "store"):
         lab.shell("systemctl stop recorder; true", host)
-    site.deploy(prefix, orthanc_plugins=["dicomweb", "gdcm", "neuro", "webviewer", "wsi"])
+    plugins = ["dicomweb", "gdcm", "neuro", "webviewer", "wsi"]
+    # That a patient has become stable is a change as well, if nobody's.
+    site.deploy(prefix, orthanc_plugins=plugins, orthanc_settings={"StableAge": 86400})
     for host in ("pacs", "front"):
         with Admin(lab, host, prefix) as admin:
             admin.post(f"{admin.base}/instances", data=IMAGE.read_bytes(), timeout=30).raise_for_status()

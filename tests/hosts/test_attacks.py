@@ -167,7 +167,9 @@ def attacker(lab: Lab) -> Attacker:
 def deploy(lab: Lab, **variables: Any) -> None:
     plugins = ["dicomweb", "gdcm", "neuro", "webviewer", "wsi"]
     users = {"admin": lab.secrets["vault_orthanc_admin_password"]} | READER
-    lab.play(variables={"orthanc_plugins": plugins, "orthanc_users": users} | variables)
+    # That a patient has become stable is a change as well, if nobody's.
+    settings = {"StableAge": 86400}
+    lab.play(variables={"orthanc_plugins": plugins, "orthanc_users": users, "orthanc_settings": settings} | variables)
 
 
 @pytest.fixture(scope="module")
