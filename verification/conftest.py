@@ -9,6 +9,7 @@ import functools
 import json
 import pathlib
 import shutil
+import signal
 import ssl
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +25,7 @@ from verification.reach import Host, expect_open
 from verification.receiver import Receiver
 from verification.report import LEFT_OUT
 from verification.risks import risks
-from verification.side_by_side import stop_once
+from verification.side_by_side import SIGNALS, stop_once
 from verification.site import Site
 from verification.steps import sweep, upload
 from verification.transcoding import kept_syntax
@@ -221,6 +222,9 @@ def patient(client: Client, site: Site, inside: dict[str, Any]) -> Iterator[Clie
         expect("upload of a CT image", 200, client.post("/instances", data=CT.content).status_code)
         yield client
     finally:
+        # Who asks for the end gets it when the patient is gone.
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
         # A site that fell silent gets one more chance, so that nothing stays there.
         client.recover()
         sweep(client)

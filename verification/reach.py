@@ -74,8 +74,9 @@ class Host:
         folder = private / name
         folder.mkdir(0o700, exist_ok=True)
         if connection.get("ansible_connection", "ssh") in ("ssh", "smart"):
-            # One connection for all commands.
-            shared = f"-o ControlMaster=auto -o ControlPersist=10s -o ControlPath={folder}/ssh"
+            # One connection for all commands, which ends where the host is silent for long.
+            alive = "-o ServerAliveInterval=15 -o ServerAliveCountMax=3"
+            shared = f"{alive} -o ControlMaster=auto -o ControlPersist=10s -o ControlPath={folder}/ssh"
             connection["ansible_ssh_common_args"] = f"{connection.get('ansible_ssh_common_args', '')} {shared}".strip()
         inventory = {"_meta": {"hostvars": {name: connection}}, "all": {"hosts": [name]}}
         special = any(key.endswith(NEEDS_ANSIBLE) for key in connection)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 from collections import defaultdict
 from multiprocessing.connection import Connection, wait
@@ -90,8 +91,10 @@ def _receive(session: pytest.Session, running: dict[Connection, Any]) -> None:
         assert isinstance(pipe, Connection)
         try:
             kind, content = pipe.recv()
-        except EOFError:
+        except (EOFError, OSError, pickle.UnpicklingError):
+            # The end, or half a message of one that was killed while it spoke.
             process = running.pop(pipe)
+            pipe.close()
             process.join()
             # One that was killed has checks left that did not run, which is no success.
             session.testsfailed += process.exitcode != 0

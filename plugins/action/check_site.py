@@ -168,7 +168,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             for source in map(pathlib.Path, variables.get("ansible_inventory_sources") or [])
             for folder in [source if source.is_dir() else source.parent]
             for file in [*folder.glob("*_vars/**/*"), *([source] if source.is_file() else folder.glob("*"))]
-            if file.is_file() and file.suffix in ("", ".yml", ".yaml", ".json") and not file.name.startswith(".")
+            if os.access(file, os.R_OK)
+            and file.is_file()
+            and file.suffix in ("", ".yml", ".yaml", ".json")
+            and not file.name.startswith(".")
         }
         return [file.read_text("utf-8", errors="replace") for file in sorted(files)]
 

@@ -201,7 +201,8 @@ class Writer:
         before = self.attributes({"path": os.path.realpath(path)}) if there else None
         after = self.wished(item, ids)
         mark = os.path.join(path, MARK)
-        unmarked = item["marked"] and not marked(path)
+        # Root may not write to what NFS brings from elsewhere; nothing is ever removed there.
+        unmarked = item["marked"] and not marked(path) and (not there or os.access(path, os.W_OK))
         if before != after:
             self.changed(path, before or "", after)
         if unmarked:
@@ -318,6 +319,11 @@ class QuietModule(AnsibleModule):  # type: ignore[misc]
     Of a text in a list Ansible masks there what has no line break and no quote in it, which leaves keys and whole
     files; and everybody who may read the journal would have them.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        # Where root is reached by `su`, its programs are not in the path: nginx's check, for one.
+        os.environ["PATH"] = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
     def _log_invocation(self) -> None:
         self.log("Invoked for " + " ".join(item["path"] for item in self.params["files"]))

@@ -243,7 +243,8 @@ def main() -> None:
     kept.parent.chmod(0o700)
     put(kept, [json.dumps(before), 0, 0, 0o600])
     try:
-        write(module)
+        # Held to the end: its lock keeps other runs off.
+        written = write(module)
     except (OSError, SystemExit):
         # Half of a change is none.
         put_back(before)
@@ -259,7 +260,7 @@ def main() -> None:
         back = f" With those of before it does not work either: {again}" if again else " Those of before are back."
         module.fail_json(f"{params['unit']} does not work with its new settings.{back} It says:\n{wrong}")
     remove(str(kept))
-    ending(module, True, planned)
+    ending(module, True, written)
 
 
 def ending(module: AnsibleModule, changed: bool, writer: Writer) -> None:

@@ -297,7 +297,11 @@ def indexed(folder: str) -> int:
 
 def holds(folder: str, kind: str) -> bool:
     """Tell whether a folder holds an index, or DICOM files."""
-    names = os.listdir(folder) if os.path.isdir(folder) else []
+    try:
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+    except PermissionError:
+        # Root has no say in what NFS brings from elsewhere. Who made it so has put something there.
+        return True
     # Besides the mark there may be the reserve for a full disk.
     return "index" in names if kind == "index" else not all(name.startswith(MARK) for name in names)
 
@@ -306,7 +310,10 @@ def filled(folder: str, kind: str) -> bool:
     """Tell whether a folder holds images: Debian's package makes an empty index where it is started once."""
     if kind == "index":
         return holds(folder, kind) and indexed(folder) != 0
-    return os.path.isdir(folder) and any(re.fullmatch("[0-9a-f]{2}", name) for name in os.listdir(folder))
+    try:
+        return os.path.isdir(folder) and any(re.fullmatch("[0-9a-f]{2}", name) for name in os.listdir(folder))
+    except PermissionError:
+        return True
 
 
 def proven(state: str) -> dict[str, Any]:
@@ -344,9 +351,12 @@ def started_with() -> str:
 def interrupted() -> bool:
     """Tell whether dpkg left something half done, and does not run."""
     try:
-        with open("/var/lib/dpkg/lock", "a", encoding="ascii") as lock:
+        # The lock is not taken without need: a dpkg that begins meanwhile would not wait for it.
+        if not any(name.isdigit() for name in os.listdir("/var/lib/dpkg/updates")):
+            return False
+        with open("/var/lib/dpkg/lock", "r+", encoding="ascii") as lock:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return any(name.isdigit() for name in os.listdir("/var/lib/dpkg/updates"))
+            return True
     except OSError:
         return False
 

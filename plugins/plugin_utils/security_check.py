@@ -75,11 +75,10 @@ def _any(*checks: Callable[[Host], Iterator[str]]) -> Callable[[Host], Iterator[
 def _passwords(host: Host) -> Iterator[tuple[str, str, bool]]:
     """Yield each user with the password, and whether that is one that everybody tries."""
     names = ("orthanc_proxy", "orthanc_database")
-    own = {host.variables[f"{name}_user"]: host.variables[f"{name}_password"] for name in names}
-    for logins in (host.variables["orthanc_users"], own):
-        for user, password in logins.items():
-            if password:
-                yield str(user), str(password), str(password).lower() in WELL_KNOWN | {str(user).lower()}
+    own = [(host.variables[f"{name}_user"], host.variables[f"{name}_password"]) for name in names]
+    for user, password in [*host.variables["orthanc_users"].items(), *own]:
+        if password:
+            yield str(user), str(password), str(password).lower() in WELL_KNOWN | {str(user).lower()}
 
 
 def _well_known_password(host: Host) -> Iterator[str]:

@@ -87,8 +87,8 @@ UIDS = ("DicomScuPreferredTransferSyntax", "IngestTranscoding")
 FILES = ("LuaScripts", "ExternalDictionaries")
 # The transfer syntaxes of DICOM, below 1.2.840.10008.1.2, of those that are for files and associations.
 _SYNTAX = re.compile(
-    r"1\.2\.840\.10008\.1\.2(\.(1(\.9[89])?|2|5"
-    r"|4\.(5\d|6[0-6]|70|8[01]|9[0-5]|10[0-6](\.1)?|10[78]|20[1-5])))?"
+    r"1\.2\.840\.10008\.1\.2(\.(1(\.9[89])?|2|5|8\.1"
+    r"|4\.(5\d|6[0-6]|70|8[01]|9[0-5]|10[0-6](\.1)?|10[78]|11[0-2]|20[1-5])))?"
 )
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 MANUFACTURERS = "Generic GenericNoWildcardInDates GenericNoUniversalWildcard Vitrea GE SiemensSyngoCT"

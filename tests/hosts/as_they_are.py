@@ -38,6 +38,8 @@ WAYS: dict[str, tuple[str, dict[str, Any]]] = {
         "Defaults requiretty, umask=0077, umask_override\ndeploy ALL=(ALL) NOPASSWD: ALL\n",
         {"ansible_pipelining": False},
     ),
+    # Without sudo: by the password of root, who has no folders for the system's programs in the path then.
+    "su": ("", {"ansible_become_method": "su", "ansible_become_password": PASSWORD}),
 }
 
 
@@ -68,15 +70,16 @@ class Site:
     scope="module",
     params=[
         {"pacs": ("bookworm", "password"), "other": ("trixie", "terminal")},
+        {"pacs": ("trixie", "password"), "other": ("bookworm", "su")},
     ],
-    ids=["sudo"],
+    ids=["sudo", "su"],
 )
 def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     hosts: dict[str, tuple[str, str]] = request.param
     lab = Lab(f"as-they-are-{hosts['other'][1]}", **{host: release for host, (release, _) in hosts.items()})
     for host, (_, way) in hosts.items():
         lab.shell(PECULIAR, host)
-        passwords = f"chpasswd <<'END'\ndeploy:{PASSWORD}\nEND\n"
+        passwords = f"chpasswd <<'END'\ndeploy:{PASSWORD}\nroot:{PASSWORD}\nEND\n"
         lab.shell(f"{passwords}cat > /etc/sudoers.d/deploy <<'END'\n{WAYS[way][0]}END", host)
     made = Site(lab, tmp_path_factory.mktemp("as-they-are"), {host: WAYS[way][1] for host, (_, way) in hosts.items()})
     yield made

@@ -138,8 +138,9 @@ class Lab:
         """
         pid = f"$(systemctl show '{unit}' --property MainPID --value)"
         self.shell(
-            f"first={pid}; kill -9 $first; for i in $(seq 100); do sleep 0.2; now={pid};"
-            f" [ $now = $first ] || [ $now = 0 ] || ! {answer} || exit 0; done; systemctl status '{unit}'; exit 1"
+            f"first={pid}; [ \"${{first:-0}}\" -gt 1 ] || {{ systemctl status '{unit}'; exit 1; }};"
+            f' kill -9 $first; for i in $(seq 300); do sleep 0.2; now={pid}; [ "${{now:-0}}" -gt 1 ] || continue;'
+            f" [ $now = $first ] || ! {answer} || exit 0; done; systemctl status '{unit}'; exit 1"
         )
 
 

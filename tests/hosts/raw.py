@@ -13,7 +13,7 @@ CONTEXT.check_hostname = False
 CONTEXT.verify_mode = ssl.CERT_NONE
 
 
-def send(address: str, data: bytes, port: int = 443, context: ssl.SSLContext = CONTEXT, wait: float = 5) -> bytes:
+def send(address: str, data: bytes, port: int = 443, context: ssl.SSLContext = CONTEXT, wait: float = 60) -> bytes:
     """Send bytes over TLS and return what comes back until the server closes, or is silent for so many seconds."""
     received = b""
     with (

@@ -99,7 +99,9 @@ END
 systemctl stop orthanc
 # What it would look up elsewhere goes without.
 unshare --net Orthanc --openapi=/root/routes.json > /root/routes.log 2>&1
-timeout 3 Orthanc --verbose /etc/orthanc > /root/plugins.log 2>&1
+Orthanc --verbose /etc/orthanc > /root/plugins.log 2>&1 &
+for i in $(seq 600); do grep -q 'Orthanc has started' /root/plugins.log && break; sleep 0.2; done
+kill $!; wait $! || true
 systemctl restart orthanc nginx
 """
 

@@ -172,7 +172,7 @@ def refusals(lab: Lab, state: str, tmp_path_factory: pytest.TempPathFactory) -> 
     groups = {group: {"hosts": hosts} for group in ("orthanc", "nginx")}
     (site / "hosts.yml").write_text(yaml.safe_dump(groups, allow_unicode=True), encoding="utf-8")
     # One machine takes so many logins at once (MaxStartups of sshd), and no more.
-    message = ended(lab, state, inventory=site, arguments=("--forks", "8"))
+    message = ended(lab, state, inventory=site, arguments=("--forks", "8"), timeout=1800)
     return dict(re.findall(r"is wrong for host (\w+): (.*?)(?=Nothing was changed|fatal:|$)", message))
 
 

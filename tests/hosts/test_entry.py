@@ -48,7 +48,7 @@ class Site:
             try:
                 url = f"https://{self.lab.address['pacs']}{path}"
                 return session.request(method, url, timeout=10, **options).status_code
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 return 0
 
     def audit(self) -> list[dict[str, Any]]:

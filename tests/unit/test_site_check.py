@@ -2,6 +2,7 @@
 
 import datetime
 import functools
+import importlib
 import ipaddress
 import json
 import re
@@ -1041,6 +1042,8 @@ def good(option: str, kind: str) -> st.SearchStrategy[Any]:
     return st.just({}) if option in settings_check.INNER else VALUES[kind]
 
 
+# With those that pynetdicom adds (JPEG XL), as soon as anything imports it.
+importlib.import_module("pynetdicom")
 # Without those that are no encoding of a file: of time and video over networks, of XML, and a papyrus's.
 SYNTAXES = [
     uid
