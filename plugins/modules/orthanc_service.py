@@ -539,7 +539,10 @@ def main() -> None:
     unit, folder = Unit(module, os.path.basename(params["unit"])), params["config_dir"]
     # The links say which release runs; they go back with the configuration.
     links = [item["path"] for item in params["files"] if item["link"]]
-    kept = Kept(params["state_dir"], folder, params["unit"], links)
+    # What other units have of ours names a port of the configuration, and goes back with it too.
+    units = {item["path"] for item in params["files"]} | set(params["absent"])
+    beside = sorted(path for path in units - {params["unit"]} if path.startswith("/etc/systemd/system/"))
+    kept = Kept(params["state_dir"], folder, params["unit"], links + beside)
 
     def undo() -> str:
         kept.restore()
