@@ -55,6 +55,7 @@ KNOWN = {
         "remove(path)": "a file that was not there before this call wrote it",
     },
     "plugins/modules/orthanc_service.py": {
+        'units = {item["path"] for item in params["files"]} | set(params["absent"])': "no removal: what may go back",
         "remove(path)": "the unit, the link to a release, or a plain file of the configuration, with our mark",
     },
     "plugins/modules/write_files.py": {"purge: [/etc/pacs/orthanc]": "an example"},
