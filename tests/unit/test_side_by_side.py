@@ -94,10 +94,11 @@ class Run:
     def begin(self, *hosts: str) -> None:
         (self.folder / "hosts").write_text(" ".join(hosts), encoding="utf-8")
         options = ("-q", "--tb=no", "-p", "no:cacheprovider", "--junitxml=junit.xml", "--report=report.html")
+        libraries = os.pathsep.join([str(ROOT), *sys.path])
         self.process = subprocess.Popen(
             [sys.executable, "-m", "pytest", "-c", "pytest.ini", *options, "."],
             cwd=self.folder,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+            env=os.environ | {"PYTHONPATH": libraries, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
