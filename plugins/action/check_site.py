@@ -70,6 +70,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         if "nginx" in roles and not wrong:
             upstream = values["nginx_upstream_server"], self._templar.template(variables["site_upstream_proxy"])
             problems += site_check.proxies(variables["inventory_hostname"], *upstream)
+        if "orthanc" in roles:
+            groups = variables["groups"]
+            elsewhere = [name for name in groups.get("nginx", []) if name not in groups["orthanc"]]
+            proxy = str(self._templar.template(variables["site_proxy"]))
+            problems += site_check.unproxied(variables["inventory_hostname"], proxy, elsewhere)
         host = self._host(roles, values)
         host.inventory = self._inventory(variables)
         host.plain_secrets = frozenset().union(*map(security_check.plain_secrets, self._texts(variables)))

@@ -14,7 +14,7 @@ import difflib
 import ipaddress
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
@@ -706,6 +706,21 @@ def proxies(name: str, orthanc: str, proxy: str) -> Iterator[str]:
             f"nginx_upstream_server: {name} would stand before the Orthanc of {orthanc}, which has the proxy {proxy}"
             f"{beside}, and one is what it can have; take {name} or {proxy} out of the group 'nginx', or have an"
             " inventory for each Orthanc."
+        )
+
+
+def unproxied(name: str, proxy: str, elsewhere: Collection[str]) -> Iterator[str]:
+    """An Orthanc that has no proxy while one is elsewhere, which serves another Orthanc.
+
+    :param name: the host of the Orthanc.
+    :param proxy: the host of its proxy, if it has one.
+    :param elsewhere: the proxies on hosts without an Orthanc.
+    """
+    if elsewhere and not proxy:
+        yield (
+            f"orthanc_proxied: the proxy {next(iter(elsewhere))} stands before the inventory's first Orthanc alone, and"
+            f" that of {name} would have none; put {name} into the group 'nginx' as well, for a proxy beside it, or"
+            " have an inventory for each Orthanc."
         )
 
 

@@ -76,8 +76,14 @@ def test_everything_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
 
 
 def test_proxies_that_one_orthanc_cannot_have(tmp_path: pathlib.Path) -> None:
-    """Two elsewhere, or one elsewhere and one beside: accepted, they would be broken in silence."""
-    cases = {"two": {"nginx": ["front", "other"]}, "beside": {"nginx": ["front", "pacs"]}, "one": {"nginx": ["front"]}}
+    """Two elsewhere, one elsewhere and one beside, one for two Orthancs: they would be broken in silence."""
+    cases = {
+        "two": {"nginx": ["front", "other"]},
+        "beside": {"nginx": ["front", "pacs"]},
+        "one": {"nginx": ["front"]},
+        "several": {"nginx": ["front"], "orthanc": ["pacs", "other"]},
+        "several with theirs": {"nginx": ["front", "other"], "orthanc": ["pacs", "other"]},
+    }
     said = {}
     for name, groups in cases.items():
         folder = tmp_path / name
@@ -91,6 +97,9 @@ def test_proxies_that_one_orthanc_cannot_have(tmp_path: pathlib.Path) -> None:
         done = run("ansible-playbook", "-i", str(folder), "playbooks/check.yml")
         said[name] = (done.returncode, " ".join(done.stdout.split()))
     assert said["one"][0] == 0, said["one"]
+    assert said["several with theirs"][0] == 0, said["several with theirs"]
+    assert said["several"][0] != 0
+    assert "the inventory's first Orthanc alone, and that of other would have none" in said["several"][1]
     assert said["two"][0] != 0
     assert "other would stand before the Orthanc of pacs, which has the proxy front, and one is" in said["two"][1]
     assert said["beside"][0] != 0
