@@ -181,12 +181,15 @@ def test_servers_that_others_have_left(site: Site) -> None:
     site.lab.shell("sed -i /192.0.2.9/d /etc/postgresql/*/main/pg_hba.conf; cat /etc/postgresql/*/main/pg_hba.conf")
     site.lab.shell("runuser -u postgres -- psql -c 'DROP DATABASE wiki' -c 'DROP ROLE wiki'")
     site.lab.shell("mariadb -e \"DROP DATABASE wiki; DROP USER wiki@localhost, orthanc@'192.0.2.9'\"")
+    # But for those who look after them.
+    site.lab.shell("runuser -u postgres -- psql -c 'CREATE ROLE monitor LOGIN' -c 'GRANT pg_monitor TO monitor'")
+    site.lab.shell("mariadb -e 'CREATE USER monitor@localhost; GRANT PROCESS ON *.* TO monitor@localhost'")
     # A file that comes after ours is told of, and what it does.
     printed = site.deploy(SINGLE_MYSQL, check=False)
     assert "set max_connections = 77" in printed, printed
     site.lab.shell("rm /etc/mysql/mariadb.conf.d/99-wiki.cnf; systemctl restart mariadb")
     for inventory in (SINGLE_MYSQL, SINGLE):
-        site.deploy(inventory)
+        assert "without a database of their own: monitor" in site.deploy(inventory)
         assert " changed=0 " in site.deploy(inventory)
     assert "the wiki of the hospital" in site.lab.shell("cat /etc/postgresql/*/main/pg_hba.conf")
     site.lab.kill("postgresql@*-main.service", "runuser -u postgres -- psql -Atqc 'SELECT 1'")

@@ -123,6 +123,26 @@ def test_server_that_others_use_too_is_not_taken_over(site: Site) -> None:
         site.lab.shell("runuser -u postgres -- psql -c 'DROP DATABASE wiki' -c 'DROP ROLE wiki'")
 
 
+def test_login_for_monitoring_stops_nothing(site: Site) -> None:
+    site.lab.shell("runuser -u postgres -- psql -c 'CREATE ROLE monitor LOGIN' -c 'GRANT pg_monitor TO monitor'")
+    try:
+        printed = " ".join(site.lab.play("postgresql", inventory=SINGLE).stdout.split())
+        assert "without a database of their own: monitor. They stay." in printed, printed
+    finally:
+        site.lab.shell("runuser -u postgres -- psql -c 'DROP ROLE monitor'")
+
+
+def test_orthanc_with_its_former_address(site: Site) -> None:
+    """Nobody is cut off, and the message has the way out."""
+    rule = 'hostssl "orthanc" "orthanc" 192.0.2.9/32 scram-sha-256'
+    hba = "/etc/postgresql/*/main/pg_hba.conf"
+    site.lab.shell(f"sed -i '/^host \"orthanc\"/a {rule}' {hba}")
+    printed = " ".join(site.lab.play("postgresql", inventory=SINGLE, check=False).stdout.split())
+    assert "where it is this Orthanc with its former address or user, take that line out" in printed, printed
+    site.lab.shell(f"sed -i /192.0.2.9/d {hba}")
+    site.lab.play("postgresql", inventory=SINGLE)
+
+
 def test_switch_to_another_database_is_refused_while_there_are_images(site: Site) -> None:
     before = site.lab.shell("cat /etc/pacs/orthanc/*.json | sha256sum")
     printed = " ".join(site.deploy({"orthanc_database": "sqlite"}, check=False).split())
