@@ -214,6 +214,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         missing = sorted(self._packages(roles, values, variables) - set(probe["packages"]))
         return facts | {
             "pacs_services": probe["services"],
+            "pacs_masked_services": probe["masked"],
             "pacs_missing_packages": missing,
             "pacs_apt_lists": probe["apt_lists"],
             "pacs_apt_upstream": probe["apt_upstream"],

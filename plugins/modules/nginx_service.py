@@ -38,6 +38,12 @@ options:
     description: The status code that has to come.
     type: int
     required: true
+  readers:
+    description:
+      - Services that read a file of these too, by the path of that file. Where it runs, each is restarted as nginx is
+        reloaded, once nginx answers, if its file has changed or a run before was cut off in between.
+    type: dict
+    default: {}
   timeout:
     description: How long to wait for it, in seconds.
     type: int
@@ -206,6 +212,7 @@ def main() -> None:
             "status": {"type": "int", "required": True},
             "timeout": {"type": "int", "default": 10},
             "variables": {"type": "dict", "default": {}},
+            "readers": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
@@ -226,7 +233,7 @@ def main() -> None:
     enabled = module.run_command(["systemctl", "is-enabled", UNIT])[1].strip() == "enabled"
     changed = bool(written.paths) or cut_off or not enabled or answer(*asked) != wanted
     if changed and not module.check_mode:
-        if any(path.startswith("/etc/systemd/") for path in written.paths):
+        if cut_off or any(path.startswith("/etc/systemd/") for path in written.paths):
             module.run_command(["systemctl", "daemon-reload"], check_rc=True)
         # The package may have done so. With its script for init, Debian's systemctl then reads all units twice more.
         if not enabled:
@@ -247,6 +254,10 @@ def main() -> None:
                     found += ". What was there before is back"
                 module.fail_json(f"nginx does not serve what was written: {found}. {words}")
             time.sleep(0.05)
+        for path, unit in params["readers"].items():
+            runs = module.run_command(["systemctl", "is-active", "--quiet", unit])[0] == 0
+            if runs and (cut_off or path in written.paths):
+                module.run_command(["systemctl", "restart", unit], check_rc=True)
     if not module.check_mode:
         UNSERVED.unlink(missing_ok=True)
     module.exit_json(changed=changed, paths=written.paths, diff=written.diffs)

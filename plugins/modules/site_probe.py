@@ -116,6 +116,12 @@ services:
   elements: str
   returned: always
   sample: [docker]
+masked:
+  description: Those of these services that are kept from starting.
+  type: list
+  elements: str
+  returned: always
+  sample: [nginx]
 free:
   description: Free space in bytes on the file system of the storage folder.
   type: int
@@ -450,11 +456,11 @@ def main() -> None:
     installed = re.match(r"(?:\d+:)?(\d[\d.]*)", packages.get("orthanc", ""))
     offers = run("apt-cache", "madison", "orthanc") if module.params["offers"] or not installed else ""
     offered = re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offers)
-    names = ("fail2ban", "docker")
+    names = ("fail2ban", "docker", "nginx")
     # A paragraph for each, also for one that is not there.
-    shown = run("systemctl", "show", "--property=ActiveState,UnitFileState", *names)
-    running = {"ActiveState=active", "UnitFileState=enabled"}
-    services = [name for name, told in zip(names, shown.split("\n\n"), strict=False) if running <= set(told.split())]
+    shown = run("systemctl", "show", "--property=ActiveState,UnitFileState,LoadState", *names)
+    told = {name: set(part.split()) for name, part in zip(names, shown.split("\n\n"), strict=False)}
+    services = [name for name in told if {"ActiveState=active", "UnitFileState=enabled"} <= told[name]]
     listening = {}
     for line in run("ss", "-Hltnp").splitlines():
         program = re.search(r'users:\(\("([^"]+)"', line)
@@ -477,6 +483,7 @@ def main() -> None:
         systemd=os.path.isdir("/run/systemd/system"),
         packages=sorted(packages),
         services=services,
+        masked=[name for name in told if "LoadState=masked" in told[name]],
         orthanc=installed[1] if installed else "",
         offered=list(dict.fromkeys(offered)),
         free=free_bytes(module.params["storage_dir"]),
