@@ -72,10 +72,15 @@ def evaluated() -> dict[str, Any]:
 
 
 @functools.cache
+def plain() -> dict[str, str]:
+    """Return the environment without what a hook of git is told of the repository that it was called for."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
 def files() -> list[pathlib.Path]:
     """Return the files of the repository, those included that are about to be added."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(command, cwd=ROOT, env=plain(), capture_output=True, text=True, check=True).stdout
     names = sorted(set(listed.split("\0")) - {""})
     return [ROOT / name for name in names if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]
 
@@ -100,7 +105,7 @@ def run(
     """Run a program of the Python environment with the configuration of the repository."""
     folder = pathlib.Path(sys.executable).parent
     environment = {
-        **os.environ,
+        **plain(),
         "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}",
         "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
         "NO_COLOR": "1",

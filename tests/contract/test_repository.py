@@ -142,7 +142,9 @@ def test_collections_that_are_used_are_declared() -> None:
     assert used == set(load("galaxy.yml")["dependencies"])
 
 
-def test_release_is_made_of_the_version_in_one_place(tmp_path: pathlib.Path) -> None:
+def test_release_is_made_of_the_version_in_one_place(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # In a hook of git, the commands of git would be for the repository that has it.
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "of-the-hook"))
     for name in ("galaxy.yml", "CHANGELOG.md", "README.md", "LICENSE", "tools/release"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

@@ -15,12 +15,14 @@ import pytest
 import requests
 import yaml
 
+from tests.repository import plain
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "inventories" / "quickstart"
 # Of the hosts of those tests that take too long to go through on both releases at each change; `make test-matrix` has
 # them on the other one.
 RELEASE = os.environ.get("PACS_RELEASE", "trixie")
-ENVIRONMENT = os.environ | {
+ENVIRONMENT = plain() | {
     "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
     "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
     # Any text is a password.
