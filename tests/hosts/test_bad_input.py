@@ -43,6 +43,8 @@ CASES = {
     "a list that is a number": Case({"orthanc_plugins": 7}, ["orthanc_plugins", "list"]),
     "a truth that is none": Case({"orthanc_proxied": "perhaps"}, ["orthanc_proxied", "bool"]),
     "users as a list": Case({"orthanc_users": ["admin"]}, ["orthanc_users", "dict"]),
+    "a server that is shared perhaps": Case({"postgresql_shared": "perhaps"}, ["postgresql_shared", "bool"]),
+    "a server that is shared with somebody": Case({"mysql_shared": "wiki"}, ["mysql_shared", "bool"]),
     "an unknown install method": Case({"orthanc_install_method": "snap"}, ["orthanc_install_method", "apt"]),
     "binaries without a release": Case({"orthanc_install_method": "lsb"}, ["orthanc_version", "'1.12.7'"]),
     "binaries without checksums": Case(
