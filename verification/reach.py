@@ -7,12 +7,20 @@ stands between two marks that nobody else knows, and only what is between them i
 from __future__ import annotations
 
 import base64
+import configparser
+import contextlib
 import getpass
+import hashlib
 import json
+import os
 import pathlib
+import re
 import secrets
 import shlex
+import signal
 import socket
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +33,14 @@ from verification.expect import Unexpected, expect
 NEEDS_ANSIBLE = ("_pass", "_password", "_become_method", "_become_exe", "_become_flags", "_pipelining", "_tty")
 # Programs of an administrator, which `su` and some settings of sudo leave out; and words that can be read by a program.
 SURROUNDINGS = "PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin LC_ALL=C.UTF-8; export PATH LC_ALL"
+# How ssh says that a host did not let it in at this moment (MaxStartups of sshd, or sshd is started again), and for how
+# many seconds to wait then before it is tried again. The suite asks one host for one thing at a time.
+BUSY = re.compile(r"exchange_identification|Connection (closed|reset|refused)", re.IGNORECASE)
+PAUSES = (1.0, 2.0, 4.0)
+# None of the suite's commands takes a tenth of this; one on a disk that is gone would never end.
+DEADLINE = 300.0
+# What a socket's path may have at most, less the ending that ssh gives it meanwhile.
+LONGEST_SOCKET = 104 - 18
 SEE = "ansible_host, ansible_user, ansible_become and the others by which the inventory has this host reached"
 
 
@@ -58,6 +74,25 @@ def unframed(mark: str, stdout: str, stderr: str) -> Result | None:
     return Result(int(code.split()[0]), said, complaint)
 
 
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """Do something for as long as the deadline lets it.
+
+    :raises TimeoutError: if it goes on then.
+    """
+
+    def late(*_: object) -> None:
+        raise TimeoutError
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, DEADLINE)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
 class Host:
     """A host, as root.
 
@@ -73,14 +108,12 @@ class Host:
         connection["ansible_become"] = user != "root"
         folder = private / name
         folder.mkdir(0o700, exist_ok=True)
-        if connection.get("ansible_connection", "ssh") in ("ssh", "smart"):
-            # One connection for all commands, which ends where the host is silent for long.
-            alive = "-o ServerAliveInterval=15 -o ServerAliveCountMax=3"
-            shared = f"{alive} -o ControlMaster=auto -o ControlPersist=10s -o ControlPath={folder}/ssh"
-            connection["ansible_ssh_common_args"] = f"{connection.get('ansible_ssh_common_args', '')} {shared}".strip()
-        inventory = {"_meta": {"hostvars": {name: connection}}, "all": {"hosts": [name]}}
         special = any(key.endswith(NEEDS_ANSIBLE) for key in connection)
-        made = None if special else get_ansible_host(get_ansible_config(), inventory, name)
+        config = get_ansible_config()
+        if connection.get("ansible_connection", "ssh") in ("ssh", "smart"):
+            self._share(connection, config, private)
+        inventory = {"_meta": {"hostvars": {name: connection}}, "all": {"hosts": [name]}}
+        made = None if special else get_ansible_host(config, inventory, name)
         self._ansible = made is None
         if made is None:
             file = folder / "hosts.json"
@@ -92,6 +125,21 @@ class Host:
         self._backend._encoding = "utf-8"
         self._gone = ""
 
+    def _share(self, connection: dict[str, Any], config: configparser.ConfigParser, private: pathlib.Path) -> None:
+        """Have one connection for all commands, which ends where the host is silent for long.
+
+        ssh takes the first that it is told: what the inventory says, then this, then Ansible's configuration.
+        """
+        given = config.get("ssh_connection", "ssh_args", fallback="", raw=True)
+        words = [connection.pop("ansible_ssh_common_args", ""), "-o ServerAliveInterval=15 -o ServerAliveCountMax=3"]
+        socket_path = private / hashlib.sha256(self.name.encode()).hexdigest()[:8]
+        if len(os.fsencode(socket_path)) <= LONGEST_SOCKET:
+            words.append(f"-o ControlMaster=auto -o ControlPersist=10s -o ControlPath={socket_path}")
+        words.append(connection.get("ansible_ssh_args", given))
+        # One of them is for testinfra, the other for Ansible.
+        config.read_dict({"ssh_connection": {"ssh_args": " ".join(words).strip().replace("%", "%%")}})
+        connection["ansible_ssh_args"] = " ".join(words).strip()
+
     def run(self, command: str, *arguments: str) -> Result:
         """Run a command of the shell, whose arguments are quoted where it has ``%s``.
 
@@ -99,15 +147,31 @@ class Host:
         """
         mark = f"--{secrets.token_hex(12)}--"
         script = framed(command % tuple(map(shlex.quote, arguments)) if arguments else command, mark)
-        if not self._gone:
-            stdout, stderr = self._by_ansible(script) if self._ansible else self._directly(script)
+        result = None if self._gone else self._tried(script, mark)
+        if not result:
+            raise Unexpected(f"a command as root on {self.name}: expected its output, got {self._gone}; see {SEE}")
+        return result
+
+    def _tried(self, script: str, mark: str) -> Result | None:
+        """Run a script, several times if the host does not let ssh in; if it was not run, note why."""
+        for tried, pause in enumerate((*PAUSES, None), 1):
+            try:
+                with ending():
+                    stdout, stderr = self._by_ansible(script) if self._ansible else self._directly(script)
+            except TimeoutError:
+                self._gone = f"none for {DEADLINE:.0f} s (a disk of that host may hang)"
+                return None
             result = unframed(mark, stdout, stderr)
             if result:
                 return result
             # What sudo or ssh complain of comes last.
             lines = [line.strip() for line in (stdout + "\n" + stderr).splitlines() if line.strip()]
-            self._gone = lines[-1] if lines else "nothing"
-        raise Unexpected(f"a command as root on {self.name}: expected its output, got {self._gone!r}; see {SEE}")
+            self._gone = (repr(lines[-1]) if lines else "nothing") + (f" (tried {tried} times)" if tried > 1 else "")
+            # What was begun is not begun again.
+            if pause is None or mark in stdout or not BUSY.search(self._gone):
+                break
+            time.sleep(pause)
+        return None
 
     def check_output(self, command: str, *arguments: str) -> str:
         """Run a command that has to succeed, and return its output without the line's end."""

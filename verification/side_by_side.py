@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import traceback
 from collections import defaultdict
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -113,16 +114,26 @@ def _verify(session: pytest.Session, items: list[pytest.Item], pipe: Connection,
         # Else nobody would see that the parent is gone.
         other.close()
     _be_silent(session.config)
-    session.config.pluginmanager.register(_Courier(session.config, pipe))
-    code = 0
+    courier = _Courier(session.config, pipe)
+    session.config.pluginmanager.register(courier)
+    code, item = 0, items[0]
     try:
         for item, following in zip(items, [*items[1:], None], strict=True):
             session.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
     except KeyboardInterrupt:
         code = 2
     finally:
-        # All that is still set up; after the last check that is nothing.
-        session._setupstate.teardown_exact(None)
+        try:
+            # All that is still set up; after the last check that is nothing.
+            session._setupstate.teardown_exact(None)
+        except BaseException as error:
+            code = code or 1
+            said = session.config.stash[REPORT].clean("".join(traceback.format_exception_only(error)).strip())
+            told = f"what was made could not be removed: {said}"
+            with contextlib.suppress(KeyboardInterrupt):
+                courier.pytest_runtest_logreport(
+                    pytest.TestReport(item.nodeid, item.location, {}, "failed", told, "teardown")
+                )
         with contextlib.suppress(OSError):
             pipe.send(("state", session.config.stash[REPORT].state))
     # Nothing of the parent's is to be ended here.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+import shutil
 import socket
+import tempfile
+import time
 
 import pytest
 
+from verification import reach
 from verification.expect import Unexpected
 from verification.reach import Host, expect_open, framed, unframed
 
@@ -90,6 +94,97 @@ def test_silent_ssh_is_told(programs: pathlib.Path) -> None:
     write(programs / "ssh", "#!/bin/sh\necho 'ssh: connect to host pacs port 22: Connection timed out' >&2; exit 255\n")
     with pytest.raises(Unexpected, match="Connection timed out'; see ansible_host"):
         host(programs).run("true")
+
+
+REFUSED = "kex_exchange_identification: Connection closed by remote host"
+
+
+def refusing(programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch, times: int, complaint: str) -> pathlib.Path:
+    """An ssh that does not get in for so many times; each time is a line in the file that is returned."""
+    monkeypatch.setattr(reach, "PAUSES", (0.0, 0.0, 0.0))
+    asked = programs.parent / "asked"
+    ssh = (programs / "ssh").read_text(encoding="utf-8")
+    refusal = f"echo >> {asked}; [ $(wc -l < {asked}) -gt {times} ] || {{ echo '{complaint}' >&2; exit 255; }}\n"
+    write(programs / "ssh", ssh.replace("#!/bin/sh\n", f"#!/bin/sh\n{refusal}"))
+    return asked
+
+
+def test_host_that_is_busy_is_asked_again(programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = refusing(programs, monkeypatch, 2, REFUSED)
+    made = host(programs)
+    assert made.check_output("echo said") == "said"
+    assert asked.read_text(encoding="utf-8") == "\n" * 3
+
+
+def test_host_that_stays_busy_is_told(programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = refusing(programs, monkeypatch, 99, REFUSED)
+    with pytest.raises(Unexpected, match=rf"got '{REFUSED}' \(tried 4 times\); see ansible_host"):
+        host(programs).run("true")
+    assert asked.read_text(encoding="utf-8") == "\n" * 4
+
+
+def test_who_may_not_get_in_does_not_try_again(programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = refusing(programs, monkeypatch, 99, "deploy@pacs: Permission denied (publickey).")
+    with pytest.raises(Unexpected, match=r"got 'deploy@pacs: Permission denied \(publickey\).'; see"):
+        host(programs).run("true")
+    assert asked.read_text(encoding="utf-8") == "\n"
+
+
+def test_what_was_begun_is_not_begun_again(programs: pathlib.Path) -> None:
+    done = programs.parent / "done"
+    lost = "echo 'client_loop: send disconnect: Connection reset by peer' >&2; exit 255"
+    write(programs / "ssh", SSH.format(run=f'sh -c "$last" 2> /dev/null | head -n 1; {lost}'))
+    with pytest.raises(Unexpected, match="got 'client_loop: send disconnect: Connection reset by peer'; see"):
+        host(programs).run(f"echo >> {done}")
+    assert done.read_text(encoding="utf-8") == "\n"
+
+
+def test_host_that_hangs_after_the_login(programs: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up, once."""
+    monkeypatch.setattr(reach, "DEADLINE", 0.5)
+    write(programs / "ssh", "#!/bin/sh\nexec sleep 600\n")
+    made, begin = host(programs), time.monotonic()
+    for _ in range(2):
+        with pytest.raises(Unexpected, match=r"got none for 0 s \(a disk of that host may hang\); see"):
+            made.run("true")
+    assert time.monotonic() - begin < 300
+
+
+@pytest.mark.parametrize("length", [0, 60, 120])
+def test_one_connection_for_all_commands(
+    request: pytest.FixtureRequest, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, length: int
+) -> None:
+    """As ssh itself understands it, whatever Ansible's configuration says; where a socket's path can be that long."""
+    real = shutil.which("ssh")
+    top = tempfile.TemporaryDirectory(dir="/tmp")
+    request.addfinalizer(top.cleanup)
+    private = pathlib.Path(top.name) / ("x" * length or ".")
+    private.mkdir(exist_ok=True)
+    programs, told = tmp_path / "bin", tmp_path / "told"
+    programs.mkdir()
+    write(programs / "ssh", f'#!/bin/sh\n{real} -G -F none "$@" > {told}\nfor last; do :; done\nsh -c "$last"\n')
+    write(programs / "sudo", SUDO.format(run='exec "$@"'))
+    configuration = tmp_path / "ansible.cfg"
+    configuration.write_text(
+        "[ssh_connection]\nssh_args = -o ControlMaster=auto -o ControlPersist=60s -o ServerAliveInterval=99\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setenv("ANSIBLE_CONFIG", str(configuration))
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    described = {"ansible_ssh_common_args": "-o ServerAliveCountMax=7", "ansible_user": "deploy"}
+    made = Host("a-host-with-a-long-name.of-a-long-department.of-a-hospital.example", described, private)
+    assert made.check_output("echo said") == "said"
+    options = dict(line.split(" ", 1) for line in told.read_text(encoding="utf-8").splitlines() if " " in line)
+    assert options["serveralivecountmax"] == "7", "the inventory comes first"
+    assert options["serveraliveinterval"] == "15"
+    path = options.get("controlpath", "none")
+    # ssh writes to a path with 17 characters more first.
+    assert len(path) + 17 < 104
+    if length < 100:
+        assert path.startswith(str(private))
+        assert options["controlpersist"] == "10"
+    else:
+        assert path == "none"
 
 
 def test_terminal_on_the_way() -> None:

@@ -15,6 +15,8 @@ import pytest
 
 from tests.repository import ROOT
 
+# Of seconds, on a machine that does much else: each wait is for something that comes.
+LIMIT = 600
 # Hosts that have something on them as long as their checks run. Each check waits for what the test here tells it.
 SUITE = """
 import dataclasses, pathlib, time
@@ -42,7 +44,7 @@ def pytest_generate_tests(metafunc):
 
 
 def wait(*files):
-    end = time.monotonic() + 60
+    end = time.monotonic() + 600
     while not all((HERE / file).exists() for file in files):
         assert time.monotonic() < end
         time.sleep(0.01)
@@ -54,6 +56,8 @@ def patient(site, facts):
     path.touch()
     facts["told"] = f"by {site.name}"
     yield path
+    if (HERE / "stuck").exists():
+        raise OSError(f"{path.name} stays")
     path.unlink()
 
 
@@ -106,7 +110,7 @@ class Run:
         )
 
     def until(self, found: Callable[[], bool]) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + LIMIT
         while not found():
             assert self.process.poll() is None, "it has ended"
             assert time.monotonic() < end, "it does not go on"
@@ -125,7 +129,7 @@ class Run:
         (self.folder / "go").touch()
 
     def end(self) -> tuple[int, str]:
-        said, _ = self.process.communicate(timeout=60)
+        said, _ = self.process.communicate(timeout=LIMIT)
         return self.process.returncode, said
 
 
@@ -172,13 +176,25 @@ def test_interrupted(run: Run, end: Callable[[int, int], None], name: signal.Sig
     assert run.patients == []
 
 
+def test_what_cannot_be_removed_is_told(run: Run) -> None:
+    run.begin("a", "b")
+    run.pid("a"), run.pid("b")
+    (run.folder / "stuck").touch()
+    os.kill(run.process.pid, signal.SIGTERM)
+    code, said = run.end()
+    assert code == 2
+    for host in "ab":
+        assert f"FAILED on {host}: One: what was made could not be removed: OSError: patient-{host} stays" in said
+    assert run.patients == ["patient-a", "patient-b"]
+
+
 def test_parent_is_killed(run: Run) -> None:
     run.begin("a", "b")
     run.pid("a"), run.pid("b")
     run.process.kill()
     run.process.wait()
     run.go()
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT
     while run.patients:
         assert time.monotonic() < end
         time.sleep(0.01)
