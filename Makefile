@@ -62,9 +62,9 @@ test-requests: setup .venv/done-test ## thousands of raw requests to every topol
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
 	pytest tests/hosts/requests.py -rA --tb=short
 
-test-as-they-are: setup .venv/done-test ## hosts as they are in hospitals: banners, sudo of many kinds, other languages, locks
+test-as-they-are: setup .venv/done-test ## hosts as they are in hospitals: banners, sudo of many kinds, other languages, locks, names, IPv6
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
-	pytest tests/hosts/as_they_are.py -rA --tb=short
+	pytest tests/hosts/as_they_are.py tests/hosts/addresses.py -rA --tb=short
 
 lint: setup .venv/done-test ## ansible-lint, yamllint, ruff, mypy
 	pytest tests/contract/test_lint.py

@@ -253,7 +253,9 @@ def scp(site: Site) -> Site:
     if site.dicom_certificate and site.dicom_asks and not site.identity:
         pytest.skip("verification_certificate is empty, and the DICOM port of this site asks for one")
     see = "orthanc_dicom_port; systemctl status orthanc"
-    expect_open("which takes DICOM", site.address, site.dicom_port, see)
+    if ":" in site.dicom_address:
+        see = "verification_dicom_address: Orthanc has no DICOM over IPv6, so give the host's address of IPv4"
+    expect_open("which takes DICOM", site.dicom_address, site.dicom_port, see)
     return site
 
 
@@ -271,7 +273,7 @@ def receiver(scp: Site, modality: str, host: Host, pytestconfig: pytest.Config) 
     if scp.encrypts and not scp.identity:
         pytest.skip("verification_certificate is empty, and Orthanc encrypts what it sends to this machine")
     address, port = scp.receiver
-    orthanc = (scp.aet, scp.address, scp.dicom_port)
+    orthanc = (scp.aet, scp.dicom_address, scp.dicom_port)
     listening = scp.dicom(server=True) if scp.encrypts else None
     with (pytestconfig.getoption("--sites") / f"port-{port}").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)

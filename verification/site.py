@@ -34,6 +34,7 @@ class Site:
     config_dir: str
     storage_dir: str
     http_port: int
+    dicom_address: str
     dicom_port: int
     aet: str
     database: str

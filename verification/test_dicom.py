@@ -72,7 +72,7 @@ def association(
     # Orthanc hangs up right after a rejection; pynetdicom may see the one before the other, and calls
     # that no answer. A server that really gives none does so each time.
     for _ in range(5):
-        opened = entity.associate(site.address, site.dicom_port, ae_title=called, **options)
+        opened = entity.associate(site.dicom_address, site.dicom_port, ae_title=called, **options)
         if opened.is_established or opened.is_rejected:
             break
     try:
@@ -86,7 +86,7 @@ def expect_outcome(site: Site, opened: Association, expected: str, see: str) -> 
     """Say how the request for an association has ended."""
     outcome = "accepted" if opened.is_established else "rejected" if opened.is_rejected else "no answer"
     calling, called = opened.requestor.ae_title, opened.acceptor.ae_title
-    expect(f"association of {calling} with {called} at {site.netloc(site.dicom_port)}", expected, outcome, see)
+    expect(f"association of {calling} with {called} at {site.dicom_address}:{site.dicom_port}", expected, outcome, see)
 
 
 def test_echo(scp: Site, modality: str) -> None:

@@ -53,7 +53,7 @@ def nodes(patient: Client, others: Others) -> Iterator[dict[str, Client]]:
     for name, modality in patient.json_at("/modalities?expand").items() if others else []:
         for other, _ in others.values():
             declared = (modality["AET"], modality["Host"], int(modality["Port"]))
-            if declared == (other.aet, other.address, other.dicom_port):
+            if declared == (other.aet, other.dicom_address, other.dicom_port):
                 found[name] = other
     if not found:
         pytest.skip("no entry of orthanc_modalities is another host of this run")

@@ -654,6 +654,8 @@ def modalities(host: Host) -> Iterator[str]:
                 f"{here}: Orthanc compares Host with the address of the sender, and '{modality['Host']}' is a name;"
                 " give the address, or set orthanc_settings.DicomCheckModalityHost to false."
             )
+        elif check_host and ":" in modality["Host"]:
+            yield f"{here}: Orthanc has no DICOM over IPv6; give an address of IPv4, and not {modality['Host']}."
         yield from settings_check.modality(here, modality)
         first, other = seen.setdefault((str(modality["AET"]), str(modality["Host"])), (str(name), modality))
         if first != name and (modality["Port"] == other["Port"] or _rights(modality) != _rights(other)):
@@ -878,6 +880,9 @@ def verification(host: Host) -> Iterator[str]:
     known = host.variables["orthanc_modalities"]
     if name and name not in known:
         yield f"verification_modality: '{name}' is not in orthanc_modalities.{nearest(name, map(str, known))}"
+    address = str(host.variables["verification_dicom_address"])
+    if not _is_address(address) and not _HOST_NAME.fullmatch(address):
+        yield f"verification_dicom_address: '{address}' is neither a host name nor an address."
     yield from _pair("verification", host.variables)
 
 

@@ -58,9 +58,9 @@ class Site:
     def prove(self) -> None:
         """Deploy, see that nothing more is to be done then, and verify."""
         self.lab.play(inventory=self.inventory, timeout=900)
-        again = self.lab.play(inventory=self.inventory).stdout
+        again = self.lab.play(inventory=self.inventory, timeout=900).stdout
         assert set(re.findall(r" changed=(\d+) ", again)) == {"0"}, again
-        said = " ".join(self.lab.play("verify", inventory=self.inventory).stdout.split())
+        said = " ".join(self.lab.play("verify", inventory=self.inventory, timeout=900).stdout.split())
         assert re.search(r"\(conform\): as wanted\.", said), said
         for host in self.lab.address:
             print(host, re.findall(r"\d+ passed, 0 failed.*? s'", said))

@@ -63,9 +63,14 @@ class Lab:
     """A lab with its hosts and the inventory that deploys on them.
 
     A host is given by its Debian release, or by a dictionary with more about it, as in lab/lab.yml.
+
+    :param ipv6: whether the hosts have addresses of IPv6 too.
     """
 
-    def __init__(self, name: str, **hosts: str | dict[str, Any]) -> None:
+    # What a playbook is started by, where this machine is to be another one for it.
+    through: tuple[str | pathlib.Path, ...] = ()
+
+    def __init__(self, name: str, ipv6: bool = False, **hosts: str | dict[str, Any]) -> None:
         self.name = name
         self.folder = ROOT / ".cache" / "lab" / name
         self.secrets: dict[str, str] = yaml.safe_load((ROOT / "lab" / "secrets.yml").read_text(encoding="utf-8"))
@@ -77,6 +82,7 @@ class Lab:
             ],
             "lab_vars": self.secrets,
             "lab_fresh": True,
+            "lab_ipv6": ipv6,
         }
         self._playbook("create")
         made = yaml.safe_load((self.folder / "hosts.yml").read_text(encoding="utf-8"))["all"]["hosts"]
@@ -103,7 +109,8 @@ class Lab:
         file = self.folder.with_suffix(".json")
         file.write_text(json.dumps(variables or {}), encoding="utf-8")
         given = ("-i", str(inventory), "-i", str(self.folder), "-e", f"@{file}", *arguments)
-        return run("ansible-playbook", *given, f"playbooks/{playbook}.yml", check=check, timeout=timeout)
+        command = ("ansible-playbook", *given, f"playbooks/{playbook}.yml")
+        return run(*self.through, *command, check=check, timeout=timeout)
 
     def url(self, path: str, host: str = "pacs") -> str:
         """Return the URL of a path on the proxy of a host."""

@@ -122,6 +122,7 @@ CASES = {
     "a modality with a text for a port": Case(
         {"orthanc_modalities": {"ct": MODALITY | {"Port": "104"}}}, ["orthanc_modalities.ct", "'104'"]
     ),
+    "a DICOM port at a URL": Case({"verification_dicom_address": "dicom://pacs:4242"}, ["verification_dicom_address"]),
     "a verifier that nobody knows": Case({"verification_modality": "verifer"}, ["verification_modality", "'verifier'"]),
     "an option that does not exist": Case(
         {"orthanc_settings": {"HttpThreadCount": 50}}, ["orthanc_settings.HttpThreadCount", "'HttpThreadsCount'"]

@@ -39,6 +39,7 @@ GOOD = {name: evaluated()[name] for role in ROLES for name in defaults(role)} | 
     "orthanc_modalities": {"ct": {"AET": "CT1", "Host": "192.0.2.7", "Port": 104}},
     "orthanc_settings": {"OverwriteInstances": True},
     "verification_modality": "ct",
+    "verification_dicom_address": "192.0.2.1",
 }
 PROBE = {
     "distribution": "debian",
@@ -160,7 +161,7 @@ def peer(value: Any, variable: str, part: str) -> tuple[dict[str, Any], str, str
         {"orthanc_settings": {"DicomCheckModalityHost": False}, **modality(Host="ct.example.org")},
         {"orthanc_modalities": {"ct": ["CT1", "192.0.2.7", 104]}},
         {"orthanc_modalities": {"ct": ["CT1", "192.0.2.7", 104, "Generic"]}},
-        modality(Host="2001:db8::7", AllowStore=True),
+        modality(AllowStore=True),
         {"nginx_prefix": "/orthanc/"},
         {"nginx_server_name": "192.0.2.1"},
         tls(),
@@ -735,6 +736,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (modality(Port=True), "orthanc_modalities.ct", "is not a TCP port"),
     (modality(Host="ct.example.org"), "orthanc_modalities.ct", "is a name"),
     (modality(Host=7), "orthanc_modalities.ct", "compares Host"),
+    (modality(Host="2001:db8::7"), "orthanc_modalities.ct", "no DICOM over IPv6"),
     (modality(Manufacturer="Acme"), "orthanc_modalities.ct.Manufacturer", "none of Generic"),
     (modality(AllowStore="yes"), "orthanc_modalities.ct.AllowStore", "of type bool"),
     (modality(AllowStores=True), "orthanc_modalities.ct.AllowStores", "Did you mean 'AllowStore'?"),
@@ -852,6 +854,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_journal_mb": -1}, "orthanc_journal_mb", "out of range"),
     # verification
     ({"verification_modality": "cta"}, "verification_modality", "Did you mean 'ct'?"),
+    ({"verification_dicom_address": "http://pacs"}, "verification_dicom_address", "neither a host name nor an address"),
     # the host itself
     ({"distribution": "debian", "release": "11"}, "ansible_host", "runs debian 11"),
     ({"distribution": "ubuntu", "release": "20.04"}, "ansible_host", "runs ubuntu 20.04"),
