@@ -47,7 +47,7 @@ docker run --detach --name wiki --network host wiki:1 /usr/bin/busybox httpd -f 
 """
 # Each asks some ten times a second, and writes down what was not answered.
 CLIENTS = {
-    "postgresql": "PGPASSWORD=wiki psql -h 127.0.0.1 -U wiki -d wiki -Atc 'SELECT 1'",
+    "postgresql": "PGPASSWORD=wiki /usr/lib/postgresql/*/bin/psql -h 127.0.0.1 -U wiki -d wiki -Atc 'SELECT 1'",
     "mariadb": "mariadb -uwiki -pwiki wiki -e 'SELECT 1'",
     "docker": "curl -sSf http://127.0.0.1:8090/usr/bin/busybox -o /dev/null",
     "apache": "curl -sSf http://127.0.0.1:80/ -o /dev/null",
