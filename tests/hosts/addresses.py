@@ -23,11 +23,17 @@ RELEASES = {
 OWN_NAME = "{ echo 127.0.0.1 localhost; echo 127.0.1.1 $(hostname); } > /etc/hosts"
 
 
+class Numbered(Lab):
+    """Hosts with addresses of IPv6."""
+
+    ipv6 = True
+
+
 class Site:
     """Proxy, Orthanc and database on three hosts."""
 
     def __init__(self, kind: str, folder: pathlib.Path) -> None:
-        self.lab = Lab(f"addresses-{kind}", ipv6=kind == "ipv6", **RELEASES[kind])
+        self.lab = {"names": Lab, "ipv6": Numbered}[kind](f"addresses-{kind}", **RELEASES[kind])
         self.folder = folder
         (self.lab.folder / "host_vars").mkdir()
         for host in self.lab.address:

@@ -63,14 +63,15 @@ class Lab:
     """A lab with its hosts and the inventory that deploys on them.
 
     A host is given by its Debian release, or by a dictionary with more about it, as in lab/lab.yml.
-
-    :param ipv6: whether the hosts have addresses of IPv6 too.
     """
+
+    # Whether the hosts have addresses of IPv6 too.
+    ipv6 = False
 
     # What a playbook is started by, where this machine is to be another one for it.
     through: tuple[str | pathlib.Path, ...] = ()
 
-    def __init__(self, name: str, ipv6: bool = False, **hosts: str | dict[str, Any]) -> None:
+    def __init__(self, name: str, **hosts: str | dict[str, Any]) -> None:
         self.name = name
         self.folder = ROOT / ".cache" / "lab" / name
         self.secrets: dict[str, str] = yaml.safe_load((ROOT / "lab" / "secrets.yml").read_text(encoding="utf-8"))
@@ -82,7 +83,7 @@ class Lab:
             ],
             "lab_vars": self.secrets,
             "lab_fresh": True,
-            "lab_ipv6": ipv6,
+            "lab_ipv6": self.ipv6,
         }
         self._playbook("create")
         made = yaml.safe_load((self.folder / "hosts.yml").read_text(encoding="utf-8"))["all"]["hosts"]
