@@ -47,6 +47,12 @@ def defaults(role: str) -> dict[str, Any]:
     return found
 
 
+def constants(role: str) -> dict[str, Any]:
+    """Return the internal variables of a role, as they are written."""
+    paths = [f"roles/{role}/vars/main.yml", *names(f"roles/{role}/vars/main/", suffix=".yml")]
+    return {name: value for path in paths for name, value in load(path).items()}
+
+
 @functools.cache
 def evaluated() -> dict[str, Any]:
     """Return all defaults as a host sees them whose inventory sets nothing."""

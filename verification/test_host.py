@@ -15,7 +15,7 @@ from verification.site import Site
 UNIT = "/etc/systemd/system/orthanc.service"
 # What the role knows of plugins: under which name Orthanc reports what the inventory has another one for.
 PLUGINS = yaml.safe_load(
-    (pathlib.Path(__file__).parents[1] / "roles" / "orthanc" / "vars" / "main.yml").read_text("utf-8")
+    (pathlib.Path(__file__).parents[1] / "roles" / "orthanc" / "vars" / "main" / "plugins.yml").read_text("utf-8")
 )["__orthanc_plugins"]
 
 

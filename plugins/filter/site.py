@@ -5,13 +5,11 @@
 from __future__ import annotations
 
 import difflib
-import pathlib
 from collections.abc import Callable, Mapping
 
 from ansible import context
 from ansible.errors import AnsibleFilterError
-
-PLAYBOOKS = pathlib.Path(__file__).resolve().parents[2] / "playbooks"
+from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
 
 
 def hosts_of_site(groups: Mapping[str, list[str]], role: str = "") -> str:
@@ -26,8 +24,7 @@ def hosts_of_site(groups: Mapping[str, list[str]], role: str = "") -> str:
             "--start-at-task: what comes first looks at the hosts, and the rest needs what was seen. Take it out: what"
             " is done already is not done again."
         )
-    # Each group has a playbook of its own.
-    ours = [path.stem for path in sorted(PLAYBOOKS.glob("*.yml")) if f"hosts: {path.stem}\n" in path.read_text("utf-8")]
+    ours = preflight.served()
     for name, hosts in groups.items():
         meant = [] if name in ours else difflib.get_close_matches(name, ours, n=1, cutoff=0.8)
         if meant and not set(hosts) <= set(groups.get(meant[0], [])):

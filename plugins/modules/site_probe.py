@@ -11,7 +11,7 @@ module: site_probe
 short_description: What a host brings for a deployment
 version_added: 0.1.0
 description:
-  - Reads what the checks of the action C(dicom.orthanc.check_site) compare the inventory with. Changes nothing.
+  - Reads what the checks of the action C(dicom.orthanc.preflight) compare the inventory with. Changes nothing.
 author: The dicom.orthanc authors (!UNKNOWN)
 options:
   storage_dir:

@@ -74,7 +74,7 @@ KNOWN = {
         'purge: ["{{ orthanc_config_dir }}"]': "which may not hold, nor be in, a folder of images",
         "absent: >-": "our own files",
     },
-    "roles/orthanc/vars/main.yml": {
+    "roles/orthanc/vars/main/files.yml": {
         "if [ $$free -lt 32 ]; then rm -f .pacs-reserve;": "a file of our own, which makes room on a full disk",
     },
     "roles/orthanc/tasks/install_apt.yml": {"state: absent": "the source of packages that the role wrote"},

@@ -95,7 +95,7 @@ def test_known_options(release: str) -> None:
 
 
 def test_role_sets_options_that_exist() -> None:
-    base = load("roles/orthanc/vars/main.yml")["__orthanc_base"]
+    base = load("roles/orthanc/vars/main/configuration.yml")["__orthanc_base"]
     assert set(base) <= {name for table in KNOWN_OPTIONS.values() for name in table}
     assert set(base) <= set(KNOWN_OPTIONS["1.13.0"])
 

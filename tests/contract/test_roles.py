@@ -4,11 +4,10 @@ import fnmatch
 import pathlib
 import re
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from tests.repository import ROLES, ROOT, defaults, load, mappings, names, options
+from tests.repository import ROLES, ROOT, constants, defaults, load, mappings, names, options
 
 YAML = names("roles/", suffix=".yml")
 TASKS = [path for path in YAML if re.search(r"/(tasks|handlers)/", path)]
@@ -44,8 +43,8 @@ def rendered() -> Iterator[tuple[str, str, str]]:
 
 def literal(role: str, text: str) -> str:
     """Put the role's own constants into a path."""
-    constants: dict[str, Any] = defaults(role) | load(f"roles/{role}/vars/main.yml")
-    return re.sub(r"\{\{ (\w+) \}\}", lambda found: str(constants.get(found[1], found[0])), text)
+    known = defaults(role) | constants(role)
+    return re.sub(r"\{\{ (\w+) \}\}", lambda found: str(known.get(found[1], found[0])), text)
 
 
 def users(template: str) -> set[str]:
@@ -124,7 +123,7 @@ def test_template_is_used(path: str) -> None:
 
 def test_plugins_are_the_documented_ones() -> None:
     described = " ".join(options("orthanc")["orthanc_plugins"]["description"])
-    plugins = load("roles/orthanc/vars/main.yml")["__orthanc_plugins"]
+    plugins = load("roles/orthanc/vars/main/plugins.yml")["__orthanc_plugins"]
     assert sorted(re.findall(r"C\(([^)]+)\)", described)) == sorted(plugins)
     for plugin in plugins.values():
         assert {"package", "library", "id", "settings"} <= set(plugin)
@@ -158,4 +157,4 @@ def test_lists_of_packages_are_read_where_there_are_none(path: str) -> None:
         told = task.get("ansible.builtin.apt", {})
         if told.get("update_cache"):
             assert "site_apt_valid" in told["cache_valid_time"]
-        assert "pacs_packages" not in str(task)
+        assert "site_found.packages" not in str(task)

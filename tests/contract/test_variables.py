@@ -111,7 +111,8 @@ def test_derived_names_that_a_role_uses_exist(role: str) -> None:
     [({}, ["here"]), ({"__site_packages": {"skipped": True}}, ["here"]), ({"__site_packages": {}}, ["here", "new"])],
 )
 def test_packages_that_will_be_installed_are_not_there_yet(installed: dict[str, Any], packages: list[str]) -> None:
-    facts = {"pacs_packages": ["here"], "pacs_missing_packages": ["new"]}
+    seen = {"found": {"packages": ["here"]}, "expected": {"packages": ["new"]}}
     loader = DataLoader()
     site = loader.load_from_file(str(ROOT / SITE), trusted_as_template=True)
-    assert Templar(loader, installed | {"ansible_facts": facts}).template(site["site_packages"]) == packages
+    variables = site | installed | {"__site_preflight": seen}
+    assert Templar(loader, variables).template(site["site_packages"]) == packages

@@ -19,7 +19,7 @@ from tests.hosts.conftest import Lab, run
 from tests.repository import ROOT, load
 
 RELEASES = {"bookworm": "1.10.1", "trixie": "1.12.7"}
-REGISTRY = load("roles/orthanc/vars/main.yml")["__orthanc_plugins"]
+REGISTRY = load("roles/orthanc/vars/main/plugins.yml")["__orthanc_plugins"]
 TABLES = json.loads((ROOT / "roles/orthanc/files/plugin_options.json").read_text(encoding="utf-8"))
 # Of the others a wrong value shows only after a while; all of them take the tool some minutes.
 QUICK = {

@@ -43,7 +43,7 @@ def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
 
 def test_options_of_later_releases_are_left_out(site: Site) -> None:
     """The role sets some that the release at hand does not know, and would not say so."""
-    wanted = load("roles/orthanc/vars/main.yml")["__orthanc_base"]
+    wanted = load("roles/orthanc/vars/main/configuration.yml")["__orthanc_base"]
     written = json.loads(site.lab.shell("cat /etc/pacs/orthanc/orthanc.json"))
     known = json.loads((ROOT / "roles/orthanc/files/known_options.json").read_text(encoding="utf-8"))["1.10.1"]
     later = set(wanted) - set(known)

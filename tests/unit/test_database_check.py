@@ -4,17 +4,18 @@ import pathlib
 from typing import Any
 
 import pytest
-from ansible_collections.dicom.orthanc.plugins.modules.database_check import (
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_answers import Finding
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_mysql import (
     PRIVILEGES,
-    Finding,
-    advice,
     granted,
     mysql_findings,
     mysql_refusal,
-    newest_revision,
+)
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_postgresql import (
     postgresql_findings,
     postgresql_refusal,
 )
+from ansible_collections.dicom.orthanc.plugins.modules.database_check import advice, newest_revision
 
 POSTGRESQL: dict[str, Any] = {
     "encoding": "UTF8",

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 
 from tests.repository import load
 
-VERSIONS = load("roles/orthanc/vars/main.yml")["__orthanc_lsb_versions"]
-PLUGINS = load("roles/orthanc/vars/main.yml")["__orthanc_plugins"]
+VERSIONS = load("roles/orthanc/vars/main/programs.yml")["__orthanc_lsb_versions"]
+PLUGINS = load("roles/orthanc/vars/main/plugins.yml")["__orthanc_plugins"]
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):

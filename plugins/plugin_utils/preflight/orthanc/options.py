@@ -7,17 +7,12 @@ Each limit that stands here ends a real Orthanc of 1.10.1, 1.12.7 or 1.13.0, or 
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import (
-    fits,
-    nearest,
-    type_of,
-    version_tuple,
-)
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import fits, nearest, type_of, version_tuple
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Asked, Known, Orthanc
 
 # Options that have a variable of their own, which other parts read too.
 OWN_VARIABLE = {
@@ -90,87 +85,11 @@ _SYNTAX = re.compile(
     r"1\.2\.840\.10008\.1\.2(\.(1(\.9[89])?|2|5|8\.1"
     r"|4\.(5\d|6[0-6]|70|8[01]|9[0-5]|10[0-6](\.1)?|10[78]|11[0-2]|20[1-5])))?"
 )
-NAME = re.compile(r"[A-Za-z0-9_-]+")
-MANUFACTURERS = "Generic GenericNoWildcardInDates GenericNoUniversalWildcard Vitrea GE SiemensSyngoCT"
-MODALITY = {
-    "AET": "str",
-    "Host": "str",
-    "Port": "int",
-    "Manufacturer": "str",
-    "AllowEcho": "bool",
-    "AllowFind": "bool",
-    "AllowFindWorklist": "bool",
-    "AllowGet": "bool",
-    "AllowMove": "bool",
-    "AllowStore": "bool",
-    "AllowStorageCommitment": "bool",
-    "AllowNAction": "bool",
-    "AllowNEventReport": "bool",
-    "AllowTranscoding": "bool",
-    "UseDicomTls": "bool",
-    "LocalAet": "str",
-    "Timeout": "int",
-    "RetrieveMethod": "str",
-}
-PEER = {
-    "Url": "str",
-    "Username": "str",
-    "Password": "str",
-    "HttpHeaders": "dict",
-    "CertificateFile": "str",
-    "CertificateKeyFile": "str",
-    "CertificateKeyPassword": "str",
-    "Pkcs11": "bool",
-    "Timeout": "int",
-}
 
 
-@dataclasses.dataclass(frozen=True)
-class Known:
-    """What is known of the options.
-
-    :param options: for each release the types of the top-level options.
-    :param plugin_options: for each release and section the types of the plugin's options; those of the section
-        ``""`` stand at the top level.
-    :param plugins: ``__orthanc_plugins`` of the role.
-    """
-
-    options: Mapping[str, Mapping[str, str]]
-    plugin_options: Mapping[str, Mapping[str, Mapping[str, str]]]
-    plugins: Mapping[str, Mapping[str, Any]]
-
-    def readers(self, name: str) -> list[str]:
-        """Return the plugins that read a top-level option or section."""
-        return [
-            plugin
-            for plugin, known in self.plugins.items()
-            if name in (*known.get("settings", {}), *known.get("sections", []), *known.get("options", []))
-        ]
-
-    def tried(self, section: str) -> bool:
-        """Tell whether the options of a section are known."""
-        return any(section in table for table in self.plugin_options.values())
-
-
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """What a host is to have.
-
-    :param release: of Orthanc; empty if it is not known yet.
-    :param plugins: those that are switched on.
-    :param database: ``sqlite``, ``postgresql`` or ``mysql``.
-    :param debian_plugins: whether the plugins are those that Debian has with that release, so that an option which
-        they do not know is none.
-    """
-
-    release: str
-    plugins: list[str]
-    database: str
-    debian_plugins: bool = True
-
-
-def problems(settings: Mapping[str, Any], asked: Asked, known: Known) -> Iterator[str]:
-    """Yield one sentence for each option that must not be, or not so."""
+def problems(orthanc: Orthanc) -> Iterator[str]:
+    """Options that Orthanc would ignore in silence, or end on."""
+    settings, asked, known = orthanc.variables["orthanc_settings"], orthanc.asked, orthanc.known
     for name, value in settings.items():
         here = f"orthanc_settings.{name}"
         if name in OWN_VARIABLE:
@@ -186,10 +105,18 @@ def problems(settings: Mapping[str, Any], asked: Asked, known: Known) -> Iterato
             yield from _of_plugin(name, value, asked, known)
         else:
             yield from _of_orthanc(name, value, asked, known)
+    for name in orthanc.variables["orthanc_settings_unchecked"]:
+        # Others read these too, so that there is no way around the variable.
+        if name in OWN_VARIABLE:
+            yield _own(f"orthanc_settings_unchecked.{name}", name)
+        elif name in settings:
+            yield f"orthanc_settings_unchecked.{name}: it stands in orthanc_settings as well; leave one of them."
 
 
-def notices(settings: Mapping[str, Any], unchecked: Mapping[str, Any], asked: Asked, known: Known) -> Iterator[str]:
-    """Yield one sentence for each option that nobody has looked at, or that is not what it seems to be."""
+def notices(orthanc: Orthanc) -> Iterator[str]:
+    """Options that nobody has looked at, or that are not what they seem to be."""
+    settings, unchecked = (orthanc.variables[f"orthanc_settings{part}"] for part in ("", "_unchecked"))
+    asked, known = orthanc.asked, orthanc.known
     for name, value in settings.items():
         table = _table(known.plugin_options, asked.release, name)
         if not isinstance(value, Mapping) or (name not in DATABASE_SECTIONS and not known.readers(name)):
@@ -359,96 +286,4 @@ INNER: Mapping[str, Callable[[str, Any], str]] = {
     "UserContentType": _number_of_own,
     "UserMetadata": _number_of_own,
     "Warnings": _truth,
-}
-
-
-def _entry(here: str, entry: Mapping[str, Any], fields: Mapping[str, str]) -> Iterator[str]:
-    """Check the fields of a modality or a peer, all of which Orthanc ignores when they are misspelled."""
-    for field, value in entry.items():
-        if field not in fields:
-            yield f"{here}.{field}: there is no such field.{nearest(str(field), fields)}"
-        elif not fits(value, fields[field]):
-            yield f"{here}.{field}: Orthanc wants a value of type {fields[field]}, not {value!r} ({type_of(value)})."
-
-
-def modality(here: str, entry: Mapping[str, Any]) -> Iterator[str]:
-    """Check what goes beyond title, address and port of a modality."""
-    # Those three have been looked at more closely.
-    yield from _entry(
-        here, {key: value for key, value in entry.items() if key not in ("AET", "Host", "Port")}, MODALITY
-    )
-    for field, choices in (("Manufacturer", MANUFACTURERS), ("RetrieveMethod", "C-MOVE C-GET SystemDefault")):
-        if isinstance(entry.get(field), str) and entry[field] not in choices.split():
-            yield f"{here}.{field}: {entry[field]!r} is none of {', '.join(choices.split())}."
-
-
-def peers(found: Mapping[str, Any]) -> Iterator[str]:
-    """Check the other Orthanc servers."""
-    for name, peer in found.items():
-        here = f"orthanc_peers.{name}"
-        if not NAME.fullmatch(str(name)):
-            yield f"{here}: a name has letters, digits, '-' and '_' only."
-        if isinstance(peer, list) and len(peer) in (1, 3):
-            peer = dict(zip(("Url", "Username", "Password"), peer, strict=False))
-        if not isinstance(peer, Mapping) or "Url" not in peer:
-            yield f"{here}: give Url, and Username and Password where it asks for them."
-            continue
-        yield from _entry(here, peer, PEER)
-        if isinstance(peer["Url"], str) and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", peer["Url"]):
-            yield f"{here}.Url: '{peer['Url']}' is not like https://pacs.example.org/; a login has fields of its own."
-        if bool(peer.get("Username")) != bool(peer.get("Password")):
-            given, other = ("Username", "Password") if peer.get("Username") else ("Password", "Username")
-            yield f"{here}.{other}: it is missing while {given} is given."
-
-
-def plugins(asked: Asked, known: Known, source: str, files_in_database: bool) -> Iterator[str]:
-    """Find plugins that do not exist, not here, not yet, or not together.
-
-    :param source: where the host gets them from: ``distribution``, ``upstream``, ``lsb`` or ``docker``.
-    :param files_in_database: whether the database keeps the DICOM files.
-    """
-    by_library = {str(plugin["library"]).lower(): name for name, plugin in known.plugins.items()}
-    for name in asked.plugins:
-        plugin = known.plugins.get(name, {})
-        lacking, since = plugin.get("lacking", {}).get(source), str(plugin.get("since", ""))
-        if name in ("imagej", "orthanc-imagej"):
-            yield (
-                "orthanc_plugins: orthanc-imagej extends ImageJ on a workstation;"
-                " it is no plugin of the server. Take it out."
-            )
-        elif name in DATABASE_SECTIONS.values():
-            yield f"orthanc_plugins: '{name}' comes with orthanc_database; set that to {name} and take this out."
-        elif not plugin:
-            file = by_library.get(str(name).rpartition("/")[2].lower())
-            meant = f" Did you mean '{file}'?" if file else nearest(name, known.plugins)
-            yield f"orthanc_plugins: there is no plugin '{name}'.{meant}"
-        elif lacking:
-            yield (
-                f"orthanc_plugins: '{name}' is not to be had with {SOURCES[source]}: {lacking}."
-                " Take it out or choose another install method."
-            )
-        elif asked.release and since and version_tuple(asked.release) < version_tuple(since):
-            yield (
-                f"orthanc_plugins: '{name}' came with Orthanc {since}, and this host has {asked.release};"
-                " take it out or use a newer release."
-            )
-        for needed in plugin.get("needs", []):
-            if needed not in asked.plugins:
-                yield f"orthanc_plugins: '{name}' needs '{needed}'; add it."
-    for name in sorted({name for name in asked.plugins if asked.plugins.count(name) > 1}):
-        yield f"orthanc_plugins: '{name}' stands there twice."
-    keepers = [name for name in asked.plugins if known.plugins.get(name, {}).get("storage")]
-    keepers += ["orthanc_database_storage"] if files_in_database else []
-    if len(keepers) > 1:
-        yield (
-            f"orthanc_plugins: {' and '.join(keepers)} each want to keep the DICOM files, and Orthanc would use one of"
-            " them without a word; leave one."
-        )
-
-
-SOURCES = {
-    "distribution": "the distribution's packages",
-    "upstream": "the packages of Orthanc's makers",
-    "lsb": "orthanc_install_method lsb",
-    "docker": "orthanc_install_method docker",
 }

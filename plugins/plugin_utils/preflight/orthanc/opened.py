@@ -6,14 +6,12 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import re
 import urllib.parse
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import yaml
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.site_check import Host
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
 # The first release without a known hole: CVE-2026-10528 was closed in it.
 SAFE_RELEASE = "1.13.0"
@@ -36,7 +34,6 @@ WELL_KNOWN = {
     "root",
     "secret",
 }
-_SECRET = re.compile(r"vault_|.*(password|passphrase|secret|token|private_key)$", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,60 +47,60 @@ class Rule:
     name: str
     refused: bool
     why: str
-    broken: Callable[[Host], Iterator[str]]
+    broken: Callable[[Orthanc], Iterator[str]]
 
 
-def _option(name: str, *bad: Any) -> Callable[[Host], Iterator[str]]:
+def _option(name: str, *bad: Any) -> Callable[[Orthanc], Iterator[str]]:
     """Look at an option that the role has closed and the inventory opens."""
 
-    def broken(host: Host) -> Iterator[str]:
-        value = host.settings.get(name)
+    def broken(orthanc: Orthanc) -> Iterator[str]:
+        value = orthanc.settings.get(name)
         if any(value == wrong and type(value) is type(wrong) for wrong in bad):
             yield f"orthanc_settings.{name} is {str(value).lower()}"
 
     return broken
 
 
-def _any(*checks: Callable[[Host], Iterator[str]]) -> Callable[[Host], Iterator[str]]:
-    def broken(host: Host) -> Iterator[str]:
+def _any(*checks: Callable[[Orthanc], Iterator[str]]) -> Callable[[Orthanc], Iterator[str]]:
+    def broken(orthanc: Orthanc) -> Iterator[str]:
         for check in checks:
-            yield from check(host)
+            yield from check(orthanc)
 
     return broken
 
 
-def _passwords(host: Host) -> Iterator[tuple[str, str, bool]]:
+def _passwords(orthanc: Orthanc) -> Iterator[tuple[str, str, bool]]:
     """Yield each user with the password, and whether that is one that everybody tries."""
     names = ("orthanc_proxy", "orthanc_database")
-    own = [(host.variables[f"{name}_user"], host.variables[f"{name}_password"]) for name in names]
-    for user, password in [*host.variables["orthanc_users"].items(), *own]:
+    own = [(orthanc.variables[f"{name}_user"], orthanc.variables[f"{name}_password"]) for name in names]
+    for user, password in [*orthanc.variables["orthanc_users"].items(), *own]:
         if password:
             yield str(user), str(password), str(password).lower() in WELL_KNOWN | {str(user).lower()}
 
 
-def _well_known_password(host: Host) -> Iterator[str]:
-    for user, _, known in _passwords(host):
+def _well_known_password(orthanc: Orthanc) -> Iterator[str]:
+    for user, _, known in _passwords(orthanc):
         if known:
             yield f"the password of '{user}' is one that everybody tries"
 
 
-def _short_password(host: Host) -> Iterator[str]:
-    for user, password, known in _passwords(host):
+def _short_password(orthanc: Orthanc) -> Iterator[str]:
+    for user, password, known in _passwords(orthanc):
         if len(password) < SHORTEST and not known:
             yield f"the password of '{user}' has less than {SHORTEST} characters"
 
 
-def _plain_dicom(host: Host) -> Iterator[str]:
-    if host.settings.get("DicomTlsEnabled", bool(host.variables["orthanc_dicom_tls_certificate"])):
+def _plain_dicom(orthanc: Orthanc) -> Iterator[str]:
+    if orthanc.settings.get("DicomTlsEnabled", bool(orthanc.variables["orthanc_dicom_tls_certificate"])):
         return
-    for name, modality in host.variables["orthanc_modalities"].items():
+    for name, modality in orthanc.variables["orthanc_modalities"].items():
         address = modality.get("Host") if isinstance(modality, Mapping) else modality[1]
         if _is_far(address):
             yield f"orthanc_modalities.{name} is at {address}, which is no local network"
 
 
-def _plain_peers(host: Host) -> Iterator[str]:
-    for name, peer in host.variables["orthanc_peers"].items():
+def _plain_peers(orthanc: Orthanc) -> Iterator[str]:
+    for name, peer in orthanc.variables["orthanc_peers"].items():
         url = urllib.parse.urlsplit(str(peer.get("Url") if isinstance(peer, Mapping) else peer[0]))
         if url.scheme == "http" and _is_far(url.hostname):
             yield f"orthanc_peers.{name} is http:// at {url.hostname}, which is no local network"
@@ -117,22 +114,22 @@ def _is_far(address: object) -> bool:
         return False
 
 
-def _recycling(host: Host) -> Iterator[str]:
+def _recycling(orthanc: Orthanc) -> Iterator[str]:
     # Orthanc takes what it does not know for Recycle.
-    if host.settings.get("MaximumStorageMode") != "Reject":
+    if orthanc.settings.get("MaximumStorageMode") != "Reject":
         for name in ("MaximumStorageSize", "MaximumPatientCount"):
-            if host.settings.get(name):
-                yield f"orthanc_settings.{name} is {host.settings[name]}"
+            if orthanc.settings.get(name):
+                yield f"orthanc_settings.{name} is {orthanc.settings[name]}"
 
 
-def _old_release(host: Host) -> Iterator[str]:
-    release = host.orthanc_version
+def _old_release(orthanc: Orthanc) -> Iterator[str]:
+    release = orthanc.release
     if release and version_tuple(release) < version_tuple(SAFE_RELEASE):
         yield f"Orthanc {release} has known vulnerabilities, which {SAFE_RELEASE} closes"
 
 
-def _plain_secrets(host: Host) -> Iterator[str]:
-    for name in sorted(host.plain_secrets):
+def _plain_secrets(orthanc: Orthanc) -> Iterator[str]:
+    for name in sorted(orthanc.host.plain_secrets):
         yield f"{name} stands in a file of the inventory that is not encrypted"
 
 
@@ -260,45 +257,15 @@ RULES = (
 )
 
 
-def findings(host: Host) -> tuple[list[str], list[str]]:
+def findings(orthanc: Orthanc) -> tuple[list[str], list[str]]:
     """Return what stops a run, and what is a warning; what the inventory accepts is in neither."""
     refusals: list[str] = []
     warnings: list[str] = []
     for rule in RULES:
-        if rule.name in host.variables["orthanc_accepted_risks"]:
+        if rule.name in orthanc.variables["orthanc_accepted_risks"]:
             continue
-        for what in rule.broken(host):
+        for what in rule.broken(orthanc):
             (refusals if rule.refused else warnings).append(
                 f"{what}. {rule.why}. If that is meant, add {rule.name} to orthanc_accepted_risks."
             )
     return refusals, warnings
-
-
-class _Loader(yaml.SafeLoader):
-    """Reads a file of an inventory; what bears a tag, as an encrypted value does, is nothing."""
-
-
-_Loader.add_multi_constructor("!", lambda _loader, _suffix, _node: None)
-
-
-def plain_secrets(text: str) -> set[str]:
-    """Name the variables in the text of an inventory's file whose secret can be read there."""
-    if text.startswith("$ANSIBLE_VAULT"):
-        return set()
-    try:
-        return set(_plain(yaml.load(text, _Loader)))  # a subclass of the safe loader
-    except yaml.YAMLError:
-        # Ansible has said so already.
-        return set()
-
-
-def _plain(value: Any, within_users: bool = False) -> Iterator[str]:
-    if isinstance(value, Mapping):
-        for name, inner in value.items():
-            secret = within_users or _SECRET.match(str(name))
-            if secret and isinstance(inner, str) and inner and "{{" not in inner:
-                yield str(name)
-            yield from _plain(inner, within_users=str(name).endswith("_users"))
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _plain(inner)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from ansible_collections.dicom.orthanc.plugins.plugin_utils import security_check, site_check
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import secrets
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import opened
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
 from tests.repository import options
-from tests.unit.test_site_check import GOOD
+from tests.unit.good_host import host
 
 # For each rule what breaks it, and a word of what is said then.
 BROKEN: list[tuple[str, dict[str, Any], str]] = [
@@ -42,13 +44,14 @@ BROKEN: list[tuple[str, dict[str, Any], str]] = [
     ("unsynced-storage", {"orthanc_settings": {"SyncStorageArea": False}}, "SyncStorageArea"),
     ("known-vulnerabilities", {"orthanc_version": "1.12.7"}, "orthanc_apt_source"),
 ]
-RULES = {rule.name: rule for rule in security_check.RULES}
+RULES = {rule.name: rule for rule in opened.RULES}
 
 
 def findings(**changes: Any) -> tuple[list[str], list[str]]:
-    secrets = changes.pop("plain_secrets", frozenset())
-    variables = GOOD | {"orthanc_version": "1.13.0"} | changes
-    return security_check.findings(site_check.Host(["orthanc", "nginx"], variables, plain_secrets=secrets))
+    plain = changes.pop("plain_secrets", frozenset())
+    good = host(("orthanc", "nginx"), {"orthanc_version": "1.13.0"} | changes)
+    good.plain_secrets = plain
+    return opened.findings(Orthanc(good))
 
 
 def test_good_site_breaks_no_rule() -> None:
@@ -119,4 +122,4 @@ def test_every_rule_can_be_accepted_and_is_tried() -> None:
     ],
 )
 def test_plain_secrets(text: str, names: set[str]) -> None:
-    assert security_check.plain_secrets(text) == names
+    assert secrets.plain(text) == names

@@ -1,0 +1,135 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What holds for every role: types, names, ports, numbers, and the host itself."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest, version_tuple
+from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.values import Variables
+
+# The oldest releases of the distributions that the roles are made for.
+DISTRIBUTIONS = {"debian": "12", "ubuntu": "22.04"}
+# What the values of YAML are, in the words of an argument spec; a truth is a number to Python.
+KINDS = ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (list, "list"), (dict, "dict"))
+
+
+def misspelled(names: set[str], known: set[str], derived: set[str], prefixes: set[str]) -> Iterator[str]:
+    """Find the names that look like variables of the toolkit and are none.
+
+    :param names: the names that the inventory gives this host.
+    :param known: the public variables of all roles.
+    :param derived: the ``site_*`` names, which are not for an inventory to set.
+    :param prefixes: the prefixes of the roles, such as ``orthanc_``.
+    """
+    for name in sorted(names - known):
+        if name in derived:
+            yield f"{name}: this name is derived; set the role's variable that it comes from, see docs/variables.md."
+        elif name.startswith((*prefixes, "site_")) or difflib.get_close_matches(name, known, n=1, cutoff=0.85):
+            yield f"{name}: no such variable.{nearest(name, known)}"
+
+
+def arguments(spec: Mapping[str, Mapping[str, Any]], variables: Variables) -> Iterator[str]:
+    """Hold the variables against the argument spec of a role: type, choices, required."""
+    # Ansible's own check would turn a number into a list of one, and leave the role with the number.
+    for name, kind in (("list", list), ("dict", dict)):
+        for wrong in (key for key in spec if spec[key]["type"] == name and key in variables):
+            if not isinstance(variables[wrong], kind):
+                yield f"'{wrong}' has to be a {name}, not {_kind(variables[wrong])}."
+                variables = {key: value for key, value in variables.items() if key != wrong}
+    for wrong in [key for key, value in variables.items() if key in spec and _has_nothing(value, spec[key]["type"])]:
+        yield f"'{wrong}' has an entry that is empty (null); write it out, or take it out."
+        variables = {key: value for key, value in variables.items() if key != wrong}
+    keys = ("type", "elements", "choices", "required", "no_log", "options")
+    result = ArgumentSpecValidator(
+        {name: {key: option[key] for key in keys if key in option} for name, option in spec.items()}
+    ).validate({name: variables[name] for name in spec if name in variables})
+    yield from (message.replace("argument '", "'") + "." for message in result.error_messages)
+
+
+def _kind(value: Any) -> str:
+    """Name the type of a value as an inventory's writer would."""
+    if value is None:
+        return "null"
+    return next((name for kind, name in KINDS if isinstance(value, kind)), "something else")
+
+
+def _has_nothing(value: Any, kind: str) -> bool:
+    return kind == "list" and isinstance(value, list) and None in value
+
+
+def _no_ports(host: Host) -> Iterator[str]:
+    for name in sorted(name for name in host.variables if name.endswith("_port")):
+        if not 1 <= int(host.variables[name]) <= 65535:
+            yield f"{name}: {host.variables[name]} is not a TCP port; choose one from 1 to 65535."
+
+
+def ports(host: Host) -> Iterator[str]:
+    """Ports out of range, asked for twice, or taken by another program."""
+    seen: dict[int, str] = {}
+    yield from _no_ports(host)
+    for name in sorted(name for name in host.variables if name.endswith("_port")):
+        value = int(host.variables[name])
+        role = preflight.role_of(name)
+        if name in preflight.of(role, "PORTS_ELSEWHERE", ()):
+            continue
+        if value in seen:
+            yield f"{name}: port {value} is the one of {seen[value]} already; choose another."
+        seen.setdefault(value, name)
+        holder = (host.probe or {}).get("listening", {}).get(str(value))
+        if holder and holder not in preflight.of(role, "PROGRAMS", ()):
+            yield f"{name}: port {value} is taken on this host by {holder}; choose another or stop that program."
+
+
+def ranges(host: Host) -> Iterator[str]:
+    limits = {name: limit for role in preflight.ROLES for name, limit in preflight.of(role, "RANGES", {}).items()}
+    for name, (low, high) in limits.items():
+        if name in host.variables and not low <= int(host.variables[name]) <= high:
+            yield f"{name}: {host.variables[name]} is out of range; choose a number from {low} to {high}."
+
+
+def numbers(host: Host) -> list[str]:
+    """Ports and other numbers that are out of range, of roles that the host does not have."""
+    return [*ranges(host), *_no_ports(host)]
+
+
+def machine(host: Host) -> Iterator[str]:
+    """What was found on the host itself."""
+    probe = host.probe
+    if not probe:
+        return
+    oldest = DISTRIBUTIONS.get(probe["distribution"])
+    if oldest is None or version_tuple(probe["release"]) < version_tuple(oldest):
+        yield (
+            f"ansible_host: this host runs {probe['distribution'] or 'an unknown system'} {probe['release']};"
+            " the roles are made for Debian from 12 and Ubuntu from 22.04."
+        )
+        return
+    if probe["interrupted"]:
+        yield (
+            "ansible_host: dpkg was interrupted on this host, and no package can be installed. Run"
+            " `dpkg --configure -a` there; what is not configured yet stays closed."
+        )
+    if not probe["systemd"]:
+        yield "ansible_host: systemd does not run on this host, and the service is a systemd unit."
+
+
+def problems(host: Host) -> Iterator[str]:
+    """All that is wrong with a host whose variables have the right types."""
+    yield from ports(host)
+    yield from ranges(host)
+    for role in host.roles:
+        yield from preflight.ask(role, "problems", host, ())
+    yield from machine(host)
+
+
+def notices(host: Host) -> Iterator[str]:
+    """What nobody has looked at, or what is not what it seems to be."""
+    for role in host.roles:
+        yield from preflight.ask(role, "notices", host, ())

@@ -1,0 +1,148 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role nginx asks of an inventory."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator
+
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
+
+_ROUTE_PART = r"(\*|[A-Za-z0-9._~-]+)"
+_PREFIX = re.compile(r"/((?!\.\.?/)[A-Za-z0-9._~-]+/)*")
+RANGES = {
+    "nginx_audit_days": (1, 36_500),
+    "nginx_ban_after": (0, 1000),
+    "nginx_timeout": (1, 86400),
+}
+PROGRAMS = ("nginx",)
+# Its package has a page of its own.
+MASKED = {"nginx": "/usr/sbin/nginx"}
+RELAY = "nginx_relay_"
+
+
+def part(host: Host) -> Callable[[str], bool] | None:
+    """Tell which variables count: a host has the site, or the relay for a proxy elsewhere."""
+    if host.has("nginx"):
+        return lambda name: not name.startswith(RELAY)
+    if host.has("orthanc") and host.site("site_relayed"):
+        return lambda name: name.startswith(RELAY)
+    return None
+
+
+def packages(host: Host) -> str:
+    return "__nginx_packages" if host.has("nginx") else "__nginx_relay_packages"
+
+
+def inventory(host: Host) -> Iterator[str]:
+    """A proxy with nothing behind it, or before an Orthanc that has another one."""
+    if not host.groups.get("orthanc"):
+        yield "the group nginx has this host, and the group orthanc is empty: nothing to serve."
+    if "nginx_upstream_server" in host.variables:
+        server = host.variables["nginx_upstream_server"]
+        yield from proxies(host.name, server, host.site("site_upstream_proxy"))
+
+
+def problems(host: Host) -> Iterator[str]:
+    yield from values.logins("nginx_users", host.variables)
+    if not host.variables["nginx_users"]:
+        yield f"orthanc_users: no user is named, so nobody could log in; name one, and {values.SECRETS}"
+    yield from site(host)
+    yield from entry(host)
+
+
+def notices(host: Host) -> Iterator[str]:
+    if host.variables["nginx_tls_certificate"]:
+        yield from values.ending("nginx_tls_certificate", host.variables)
+
+
+def proxies(name: str, orthanc: str, proxy: str) -> Iterator[str]:
+    """A proxy before an Orthanc that has another one.
+
+    :param name: the host of the proxy.
+    :param orthanc: the host that it would stand before, if that is another one.
+    :param proxy: the host of the proxy that this Orthanc has.
+    """
+    if orthanc and proxy != name:
+        beside = " beside it" if proxy == orthanc else ""
+        yield (
+            f"nginx_upstream_server: {name} would stand before the Orthanc of {orthanc}, which has the proxy {proxy}"
+            f"{beside}, and one is what it can have; take {name} or {proxy} out of the group 'nginx', or have an"
+            " inventory for each Orthanc."
+        )
+
+
+def site(host: Host) -> Iterator[str]:
+    """The public face: name, prefix and certificate."""
+    variables = host.variables
+    name = str(variables["nginx_server_name"])
+    if not values.is_address(name) and not values.HOST_NAME.fullmatch(name):
+        yield f"nginx_server_name: '{name}' is neither a host name nor an address."
+    if not _PREFIX.fullmatch(str(variables["nginx_prefix"])):
+        yield f"nginx_prefix: '{variables['nginx_prefix']}' has to begin and end with a slash, as in /orthanc/."
+    yield from values.pair("nginx_tls", variables)
+    yield from values.names("nginx_tls_certificate", "nginx_server_name", variables)
+    directory, mail = (str(variables[f"nginx_acme_{option}"]) for option in ("directory", "email"))
+    if directory:
+        if not re.fullmatch(r"https://[^\s/?#]+/\S*", directory):
+            yield f"nginx_acme_directory: '{directory}' is no URL that begins with https:// and has a path."
+        if values.is_address(name):
+            yield f"nginx_server_name: '{name}' is an address; nginx_acme_directory needs a name that the public knows."
+        if variables["nginx_tls_certificate"]:
+            yield (
+                "nginx_acme_directory: there is a certificate as well; leave nginx_tls_certificate and"
+                " nginx_tls_private_key empty (''), or take this out."
+            )
+    if mail and not re.fullmatch(r"[^\s@]+@[^\s@]+\.[^\s@]+", mail):
+        yield f"nginx_acme_email: '{mail}' is no address of e-mail."
+    if variables["nginx_acme_ca"]:
+        yield from values.pem("nginx_acme_ca", str(variables["nginx_acme_ca"]))
+
+
+def entry(host: Host) -> Iterator[str]:
+    """Who may enter the site, from where, and with what."""
+    variables = host.variables
+    machines, users = variables["nginx_client_names"], variables["nginx_users"]
+    for name in variables["nginx_readonly_users"]:
+        if name not in [*users, *machines]:
+            yield f"nginx_readonly_users: there is no user '{name}'.{nearest(str(name), [*map(str, users), *machines])}"
+    if users and not {*users, *machines} - {*variables["nginx_readonly_users"]}:
+        yield (
+            "nginx_readonly_users: every user is in it, so nobody could store, correct or delete anything over the"
+            " proxy; leave one out."
+        )
+    for client in variables["nginx_allowed_clients"]:
+        try:
+            ipaddress.ip_network(client)
+        except ValueError as error:
+            yield f"nginx_allowed_clients: {error}; write it like 192.0.2.7 or 192.0.2.0/24."
+    for route in variables["nginx_refused_routes"]:
+        if not re.fullmatch(rf"{_ROUTE_PART}(/{_ROUTE_PART})*", route):
+            yield (
+                f"nginx_refused_routes: '{route}' is no route; write it without a slash at either end, and with * for"
+                " one part of it, as in instances/*/export."
+            )
+    authority = str(variables["nginx_client_ca"])
+    if authority:
+        yield from values.pem("nginx_client_ca", authority)
+    for name in machines:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}", name):
+            yield (
+                f"nginx_client_names: '{name}' is no common name of a machine;"
+                " it has up to 64 letters, digits, blanks, '.', '_' and '-'."
+            )
+        if name in users:
+            yield f"nginx_client_names: '{name}' is a user as well, and the audit trail could not tell them apart."
+    if machines and not authority:
+        yield "nginx_client_ca: it is empty while nginx_client_names lets certificates in; give the authority's."
+    if authority and not machines and variables["nginx_client_certificate"] == "optional":
+        yield (
+            "nginx_client_names: it is empty, so certificates of nginx_client_ca would let nobody in;"
+            " name machines, or set nginx_client_certificate to required."
+        )
+    if not authority and variables["nginx_client_certificate"] == "required":
+        yield "nginx_client_ca: it is empty while nginx_client_certificate is required; give the authority's."

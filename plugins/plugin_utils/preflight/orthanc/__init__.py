@@ -1,0 +1,146 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role orthanc asks of an inventory and a host: a file for each subject, and for each install method."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import (
+    database,
+    dicom,
+    folders,
+    opened,
+    options,
+    peers,
+    plugins,
+)
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import RELEASE, Orthanc, tables
+
+RANGES = {
+    "orthanc_database_connections": (1, 100),
+    "orthanc_journal_days": (0, 36_500),
+    "orthanc_journal_mb": (0, 1_000_000),
+    "orthanc_lsb_keep": (1, 100),
+    "orthanc_ready_timeout": (1, 3600),
+    "orthanc_storage_minimum_free_gb": (0, 1_000_000),
+}
+PROGRAMS = ("Orthanc",)
+# The server's, which may be this host and have a role of its own.
+PORTS_ELSEWHERE = ("orthanc_database_port",)
+# Debian's Orthanc is open to all until it is configured.
+MASKED = {"orthanc": "/usr/sbin/Orthanc"}
+
+
+def _of_method(host: Host, name: str, default: Any) -> Any:
+    """Return what the file of the install method has under a name."""
+    method = host.variables["orthanc_install_method"]
+    return getattr(importlib.import_module(f"{__name__}.{method}"), name, default)
+
+
+def comes_with(host: Host) -> list[str]:
+    """The proof, and what the install method brings along, whatever the groups are."""
+    return ["verification", *host.constants["orthanc"].get("__orthanc_roles", [])]
+
+
+def packages(host: Host) -> str:
+    choose = _of_method(host, "packages", None)
+    return str(choose(Orthanc(host))) if choose else "__orthanc_packages"
+
+
+def inventory(host: Host) -> Iterator[str]:
+    """An Orthanc that has no proxy while one is elsewhere, which serves another Orthanc."""
+    elsewhere = [name for name in host.groups.get("nginx", []) if name not in host.groups["orthanc"]]
+    if elsewhere and not host.site("site_proxy"):
+        yield (
+            f"orthanc_proxied: the proxy {elsewhere[0]} stands before the inventory's first Orthanc alone, and that of"
+            f" {host.name} would have none; put {host.name} into the group 'nginx' as well, for a proxy beside it, or"
+            " have an inventory for each Orthanc."
+        )
+
+
+def look(host: Host) -> dict[str, Any]:
+    variables, orthanc = host.variables, Orthanc(host)
+    kind = variables["orthanc_database"]
+    server = (variables["orthanc_database_host"], variables["orthanc_database_port"])
+    of_method = _of_method(host, "look", None)
+    return {
+        "storage_dir": variables["orthanc_storage_dir"],
+        "config_dir": variables["orthanc_config_dir"],
+        "index_dir": variables["orthanc_index_dir"] or variables["orthanc_storage_dir"],
+        "database": kind if variables["orthanc_database_index"] else "sqlite",
+        "files": kind if variables["orthanc_database_storage"] else "",
+        "database_host": variables["orthanc_database_host"],
+        "database_name": variables["orthanc_database_name"],
+        "server": list(map(str, server)) if orthanc.foreign_database else [],
+        "program": next(iter(host.internal("orthanc", "__orthanc_command")), ""),
+        **(of_method(orthanc) if of_method else {}),
+    }
+
+
+def problems(host: Host) -> Iterator[str]:
+    orthanc = Orthanc(host)
+    yield from _users(host)
+    variables = host.variables
+    if not dicom.is_aet(variables["orthanc_aet"]):
+        yield (
+            f"orthanc_aet: '{variables['orthanc_aet']}' is no application entity title;"
+            " it has 1 to 16 printable ASCII characters, no backslash."
+        )
+    if variables["orthanc_version"] and not re.fullmatch(RELEASE, str(variables["orthanc_version"])):
+        yield f"orthanc_version: '{variables['orthanc_version']}' is no release; write it like 1.12.7, with quotes."
+    yield from folders.problems(orthanc, _of_method(host, "FOLDERS", ()))
+    yield from _of_method(host, "problems", None)(orthanc)
+    for check in (database.problems, plugins.problems, options.problems, dicom.modalities, dicom.tls, peers.problems):
+        yield from check(orthanc)
+    if host.probe:
+        yield from database.left_behind(variables, host.probe)
+        wanted = int(variables["orthanc_storage_minimum_free_gb"])
+        free = host.probe["free"] / 2**30
+        if free < wanted:
+            yield (
+                f"orthanc_storage_dir: {free:.1f} GiB are free at {variables['orthanc_storage_dir']},"
+                f" and orthanc_storage_minimum_free_gb asks for {wanted}. Make room or choose another folder."
+            )
+
+
+def _users(host: Host) -> Iterator[str]:
+    variables = host.variables
+    yield from values.logins("orthanc_users", variables)
+    for name in ("orthanc_proxy_password", "orthanc_database_password", "orthanc_docker_registry_password"):
+        if values.CONTROL.search(str(variables[name] or "")):
+            yield f"{name}: it has a line break or another control character; {values.SECRETS}"
+    if variables["orthanc_proxied"]:
+        if not variables["orthanc_proxy_password"]:
+            yield f"orthanc_proxy_password: it is empty; {values.SECRETS}"
+    elif not variables["orthanc_users"]:
+        yield f"orthanc_users: no user is named, so nobody could log in; name one, and {values.SECRETS}"
+
+
+def notices(host: Host) -> Iterator[str]:
+    orthanc = Orthanc(host)
+    for check in (options.notices, plugins.notices, dicom.notices, peers.notices):
+        yield from check(orthanc)
+
+
+def risks(host: Host) -> tuple[list[str], list[str]]:
+    return opened.findings(Orthanc(host))
+
+
+def found(host: Host) -> dict[str, Any]:
+    """What is there, by the answers of the very binary."""
+    probe = host.probe or {}
+    return {"orthanc": {"command": list(host.internal("orthanc", "__orthanc_command"))[:1], **probe["binary"]}}
+
+
+def expected(host: Host) -> dict[str, Any]:
+    """What is known of the release that apt is going to install, where none is there."""
+    probe = host.probe or {}
+    offered = next(iter(probe["offered"]), "")
+    known = not probe["orthanc"] and Orthanc(host).installs_what_is_offered and offered in tables("known")
+    return {"orthanc": {"version": offered, "options": tables("known")[offered]}} if known else {}

@@ -1,0 +1,51 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Other Orthanc servers that this one could not talk to, or that would end it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import NAME, entry
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
+
+PEER = {
+    "Url": "str",
+    "Username": "str",
+    "Password": "str",
+    "HttpHeaders": "dict",
+    "CertificateFile": "str",
+    "CertificateKeyFile": "str",
+    "CertificateKeyPassword": "str",
+    "Pkcs11": "bool",
+    "Timeout": "int",
+}
+
+
+def problems(orthanc: Orthanc) -> Iterator[str]:
+    """Check the other Orthanc servers."""
+    for name, peer in orthanc.variables["orthanc_peers"].items():
+        here = f"orthanc_peers.{name}"
+        if not NAME.fullmatch(str(name)):
+            yield f"{here}: a name has letters, digits, '-' and '_' only."
+        if isinstance(peer, list) and len(peer) in (1, 3):
+            peer = dict(zip(("Url", "Username", "Password"), peer, strict=False))
+        if not isinstance(peer, Mapping) or "Url" not in peer:
+            yield f"{here}: give Url, and Username and Password where it asks for them."
+            continue
+        yield from entry(here, peer, PEER)
+        if isinstance(peer["Url"], str) and not re.fullmatch(r"https?://[^\s/@]+(/\S*)?", peer["Url"]):
+            yield f"{here}.Url: '{peer['Url']}' is not like https://pacs.example.org/; a login has fields of its own."
+        if bool(peer.get("Username")) != bool(peer.get("Password")):
+            given, other = ("Username", "Password") if peer.get("Username") else ("Password", "Username")
+            yield f"{here}.{other}: it is missing while {given} is given."
+    if orthanc.variables["orthanc_https_ca"]:
+        yield from values.pem("orthanc_https_ca", str(orthanc.variables["orthanc_https_ca"]))
+    yield from values.pair("orthanc_client", orthanc.variables)
+
+
+def notices(orthanc: Orthanc) -> Iterator[str]:
+    if orthanc.variables["orthanc_client_certificate"]:
+        yield from values.ending("orthanc_client_certificate", orthanc.variables)

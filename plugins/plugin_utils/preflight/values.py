@@ -1,0 +1,131 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What rules of several roles look at: names, addresses, passwords and certificates."""
+
+from __future__ import annotations
+
+import datetime
+import ipaddress
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+
+Variables = Mapping[str, Any]
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
+URL = r"https?://[^\s/]+(/\S*)?"
+# No form, no header and no file of ours takes them; a block of YAML (|) ends with one.
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+SECRETS = "take it from a vault_* variable, and let `make secrets INVENTORY=inventories/<site>` write what is missing."
+
+
+def is_address(value: Any) -> bool:
+    if not isinstance(value, str):
+        return False  # The library takes a number for an address.
+    try:
+        ipaddress.ip_address(value)
+    except ValueError:
+        return False
+    return True
+
+
+def pem(variable: str, text: str) -> Iterator[str]:
+    """Certificates that are no PEM text or not valid today."""
+    try:
+        found = x509.load_pem_x509_certificates(text.encode())
+    except ValueError:
+        yield f"{variable}: this is no certificate in PEM form; give its text, not its path."
+        return
+    now = datetime.datetime.now(datetime.UTC)
+    for certificate in found:
+        whose = certificate.subject.rfc4514_string()
+        if certificate.not_valid_after_utc < now:
+            yield f"{variable}: that of '{whose}' expired on {certificate.not_valid_after_utc:%Y-%m-%d}; get a new one."
+        if certificate.not_valid_before_utc > now:
+            yield f"{variable}: that of '{whose}' is not valid before {certificate.not_valid_before_utc:%Y-%m-%d}."
+
+
+def pair(prefix: str, variables: Variables) -> Iterator[str]:
+    """A certificate and its private key, which are a pair, in form and valid, or are both left out."""
+    certificate, key = (str(variables[f"{prefix}_{name}"]) for name in ("certificate", "private_key"))
+    if bool(certificate) != bool(key):
+        given, missing = ("certificate", "private_key") if certificate else ("private_key", "certificate")
+        yield f"{prefix}_{missing}: it is missing while {prefix}_{given} is given; give both or neither."
+        return
+    if not certificate:
+        return
+    try:
+        leaf = x509.load_pem_x509_certificates(certificate.encode())[0]
+    except ValueError:
+        yield f"{prefix}_certificate: this is no certificate in PEM form."
+        return
+    try:
+        private = serialization.load_pem_private_key(key.encode(), password=None)
+    except (ValueError, TypeError):
+        yield f"{prefix}_private_key: this is no private key in PEM form without a pass phrase."
+        return
+    form = (serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    if leaf.public_key().public_bytes(*form) != private.public_key().public_bytes(*form):
+        yield f"{prefix}_private_key: it does not belong to {prefix}_certificate; give the pair."
+    now = datetime.datetime.now(datetime.UTC)
+    if leaf.not_valid_after_utc < now:
+        yield f"{prefix}_certificate: it expired on {leaf.not_valid_after_utc:%Y-%m-%d}; get a new one."
+    if leaf.not_valid_before_utc > now:
+        yield f"{prefix}_certificate: it is not valid before {leaf.not_valid_before_utc:%Y-%m-%d}."
+
+
+def names(certificate: str, address: str, variables: Variables) -> Iterator[str]:
+    """A certificate that is for another name than the one by which its server is reached."""
+    name = str(variables[address])
+    try:
+        leaf = x509.load_pem_x509_certificates(str(variables[certificate]).encode())[0]
+    except ValueError:
+        return
+    try:
+        alternative = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        names = [
+            *alternative.get_values_for_type(x509.DNSName),
+            *map(str, alternative.get_values_for_type(x509.IPAddress)),
+        ]
+    except x509.ExtensionNotFound:
+        names = []
+    if not {name.lower(), "*." + name.lower().partition(".")[2]} & {known.lower() for known in names}:
+        yield f"{certificate}: it is for {', '.join(names) or 'no name'}, not for {address} '{name}'."
+
+
+def ending(name: str, variables: Variables) -> Iterator[str]:
+    """Certificates that end within a month: they are good, but somebody has to see to the next one."""
+    end = x509.load_pem_x509_certificate(str(variables[name]).encode()).not_valid_after_utc
+    days = (end - datetime.datetime.now(datetime.UTC)).days
+    if days < 30:
+        yield f"{name}: it expires in {days} days, on {end:%Y-%m-%d}; get a new one, or call make certificates."
+
+
+def logins(variable: str, variables: Variables) -> Iterator[str]:
+    """Logins without which nobody gets in, or with which anybody does."""
+    for name, password in variables[variable].items():
+        if not isinstance(password, str) or not password:
+            yield f"{variable}: the password of '{name}' is empty or no text; {SECRETS}"
+        elif CONTROL.search(password):
+            yield f"{variable}: the password of '{name}' has a line break or another control character; {SECRETS}"
+        if not name or re.search(r"[:\s\x00-\x1f]", str(name)):
+            yield f"{variable}: the user name '{name}' has a colon or white space in it; choose another."
+
+
+def settings(variable: str, variables: Variables, own: Mapping[str, str]) -> Iterator[str]:
+    """Settings of a server that the role has from elsewhere.
+
+    :param own: such settings, and the variable for it, if there is one.
+    """
+    for name in variables[variable]:
+        plain = str(name).lower().replace("-", "_").removeprefix("loose_")
+        if plain in own:
+            way = (
+                f"this setting has a variable of its own; set {own[plain]}."
+                if own[plain]
+                else "the role needs it as it is. Take it out."
+            )
+            yield f"{variable}.{name}: {way}"

@@ -1,0 +1,101 @@
+"""What the role nginx asks of an inventory."""
+
+import string
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.unit.good_host import ACME, MACHINES, one_problem, pair, problems, tls
+
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    ({"nginx_users": {"admin": ""}}, "nginx_users", "is empty or no text"),
+    ({"nginx_users": {"a:b": "text"}}, "nginx_users", "colon or white space"),
+    ({"nginx_users": {"a b": "text"}}, "nginx_users", "colon or white space"),
+    ({"nginx_users": {"": "text"}}, "nginx_users", "colon or white space"),
+    ({"nginx_users": {"a\n": "text"}}, "nginx_users", "colon or white space"),
+    ({"nginx_server_name": "pacs_1"}, "nginx_server_name", "neither a host name nor an address"),
+    ({"nginx_server_name": "-pacs.example.org"}, "nginx_server_name", "neither a host name nor an address"),
+    ({"nginx_server_name": "pacs.example.org;"}, "nginx_server_name", "neither a host name nor an address"),
+    ({"nginx_server_name": ".".join(["a" * 60] * 5)}, "nginx_server_name", "neither a host name nor an address"),
+    ({"nginx_server_name": ""}, "nginx_server_name", "neither a host name nor an address"),
+    ({"nginx_prefix": "orthanc"}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_prefix": "/orthanc"}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_prefix": "/or thanc/"}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_prefix": "//"}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_prefix": "/a/./"}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_prefix": "/../"}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_prefix": ""}, "nginx_prefix", "begin and end with a slash"),
+    ({"nginx_tls_certificate": pair()[0]}, "nginx_tls_private_key", "it is missing"),
+    ({"nginx_tls_private_key": pair()[1]}, "nginx_tls_certificate", "it is missing"),
+    (tls() | {"nginx_tls_certificate": "/etc/ssl/site.crt"}, "nginx_tls_certificate", "no certificate in PEM form"),
+    (tls() | {"nginx_tls_private_key": "/etc/ssl/site.key"}, "nginx_tls_private_key", "no private key in PEM form"),
+    (tls() | {"nginx_tls_private_key": pair(("other.example.org",))[1]}, "nginx_tls_private_key", "does not belong"),
+    (tls(("pacs.example.org",), -9, -2), "nginx_tls_certificate", "it expired on"),
+    (tls(("pacs.example.org",), 2, 9), "nginx_tls_certificate", "it is not valid before"),
+    (tls(("other.example.org",)), "nginx_tls_certificate", "it is for other.example.org, not for"),
+    (tls(("*.org",)), "nginx_tls_certificate", "it is for *.org, not for"),
+    (tls(()), "nginx_tls_certificate", "it is for no name"),
+    ({"nginx_acme_directory": "http://acme.example.org/directory"}, "nginx_acme_directory", "begins with https://"),
+    ({"nginx_acme_directory": "https://acme.example.org"}, "nginx_acme_directory", "begins with https://"),
+    (ACME | {"nginx_server_name": "192.0.2.7"}, "nginx_server_name", "needs a name that the public knows"),
+    (ACME | tls(), "nginx_acme_directory", "there is a certificate as well"),
+    ({"nginx_acme_email": "somebody"}, "nginx_acme_email", "no address of e-mail"),
+    ({"nginx_acme_ca": "/etc/ssl/ca.crt"}, "nginx_acme_ca", "no certificate in PEM form"),
+    ({"nginx_readonly_users": ["admin"]}, "nginx_readonly_users", "every user is in it"),
+    (MACHINES | {"nginx_readonly_users": ["admin", "ct 1.a_b-c"]}, "nginx_readonly_users", "every user is in it"),
+    ({"nginx_readonly_users": ["admni"]}, "nginx_readonly_users", "Did you mean 'admin'?"),
+    ({"nginx_allowed_clients": ["clinic.example.org"]}, "nginx_allowed_clients", "like 192.0.2.7 or 192.0.2.0/24"),
+    ({"nginx_refused_routes": ["/tools/reset"]}, "nginx_refused_routes", "without a slash at either end"),
+    ({"nginx_refused_routes": ["tools/re*"]}, "nginx_refused_routes", "with * for one part of it"),
+    ({"nginx_allowed_clients": ["192.0.2.7/24"]}, "nginx_allowed_clients", "has host bits set"),
+    (MACHINES | {"nginx_client_ca": "/etc/ssl/ca.crt"}, "nginx_client_ca", "no certificate in PEM form"),
+    (MACHINES | {"nginx_client_ca": pair(("ca.example.org",), -9, -2)[0]}, "nginx_client_ca", "expired on"),
+    (MACHINES | {"nginx_client_ca": pair(("ca.example.org",), 2, 9)[0]}, "nginx_client_ca", "is not valid before"),
+    (MACHINES | {"nginx_client_ca": ""}, "nginx_client_ca", "while nginx_client_names lets certificates in"),
+    (MACHINES | {"nginx_client_names": []}, "nginx_client_names", "would let nobody in"),
+    (MACHINES | {"nginx_client_names": ['ct"1']}, "nginx_client_names", "no common name of a machine"),
+    (MACHINES | {"nginx_client_names": ["admin"]}, "nginx_client_names", "is a user as well"),
+    ({"nginx_client_certificate": "required"}, "nginx_client_ca", "while nginx_client_certificate is required"),
+    ({"nginx_ban_after": -1}, "nginx_ban_after", "out of range"),
+    ({"nginx_ban_after": 1001}, "nginx_ban_after", "out of range"),
+    ({"nginx_audit_days": 0}, "nginx_audit_days", "out of range"),
+]
+
+
+@pytest.mark.parametrize("changes, variable, part", WRONG)
+def test_one_thing_wrong(changes: dict[str, Any], variable: str, part: str) -> None:
+    one_problem(changes, variable, part)
+
+
+def test_good_proxy_alone() -> None:
+    assert problems(("nginx",)) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        MACHINES,
+        MACHINES | {"nginx_readonly_users": ["ct 1.a_b-c"], "nginx_client_certificate": "required"},
+        MACHINES | {"nginx_readonly_users": ["admin"]},
+        MACHINES | {"nginx_client_ca": pair(("a",))[0] + pair(("b",))[0]},
+        MACHINES | {"nginx_client_names": [], "nginx_client_certificate": "required"},
+        {"nginx_allowed_clients": ["192.0.2.7", "192.0.2.0/24", "2001:db8::/32"], "nginx_ban_after": 10},
+    ],
+)
+def test_good_entry(changes: dict[str, Any]) -> None:
+    assert problems(**changes) == []
+
+
+@given(st.lists(st.text(string.ascii_letters + string.digits + "-_.~", min_size=1)))
+def test_any_good_prefix(parts: list[str]) -> None:
+    assume("." not in parts and ".." not in parts)
+    assert problems(nginx_prefix="".join(f"/{part}" for part in parts) + "/") == []
+
+
+@given(st.text("/a .;{}$\n"))
+def test_any_prefix(prefix: str) -> None:
+    good = bool(prefix) and prefix[0] == prefix[-1] == "/" and "//" not in prefix and set(prefix) <= set("/a.")
+    good = good and not {".", ".."} & set(prefix.split("/"))
+    assert bool(problems(nginx_prefix=prefix)) == (not good)

@@ -1,0 +1,393 @@
+"""What the role orthanc asks of an inventory and a host, but for the options."""
+
+import string
+from typing import Any
+
+import pytest
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.unit.good_host import (
+    DOCKER,
+    LSB,
+    POSTGRESQL,
+    SUM,
+    UPSTREAM,
+    dicom_tls,
+    host,
+    modality,
+    one_problem,
+    pair,
+    peer,
+    problems,
+)
+
+WRONG: list[tuple[dict[str, Any], str, str]] = [
+    (POSTGRESQL | {"orthanc_database_password": ""}, "orthanc_database_password", "make secrets"),
+    (POSTGRESQL | {"orthanc_database_host": ""}, "orthanc_database_host", "in the group 'postgresql'"),
+    (POSTGRESQL | {"orthanc_database_host": "my host"}, "orthanc_database_host", "neither a host name"),
+    (POSTGRESQL | {"orthanc_database_port": 99999}, "orthanc_database_port", "is not a TCP port"),
+    (POSTGRESQL | {"orthanc_database_name": "o'rthanc"}, "orthanc_database_name", "no plain name"),
+    (POSTGRESQL | {"orthanc_database_user": ""}, "orthanc_database_user", "no plain name"),
+    *(
+        (POSTGRESQL | {f"orthanc_database_{kind}": name}, f"orthanc_database_{kind}", "a name of the server's own")
+        for kind in ("name", "user")
+        for name in ("postgres", "template1", "pg_monitor", "all", "mysql", "root", "information_schema", "Sys")
+    ),
+    (POSTGRESQL | {"orthanc_database_connections": 0}, "orthanc_database_connections", "from 1 to 100"),
+    (POSTGRESQL | {"database": "sqlite", "images": 7}, "orthanc_database", "has 7 images in sqlite"),
+    (POSTGRESQL | {"database": "mysql", "images": -1}, "orthanc_database", "an unknown number of images in mysql"),
+    ({"database": "postgresql", "images": 1}, "orthanc_database", "with sqlite it would start with none"),
+    ({"orthanc_database_storage": True}, "orthanc_database_storage", "SQLite holds no DICOM files"),
+    (POSTGRESQL | {"orthanc_database_index": False}, "orthanc_database_index", "neither the index nor"),
+    (
+        POSTGRESQL | {"database": "postgresql", "files": "postgresql", "images": 3},
+        "orthanc_database_storage",
+        "Set it back",
+    ),
+    (
+        POSTGRESQL | {"database": "postgresql", "images": 3, "orthanc_database_storage": True},
+        "orthanc_database_storage",
+        "the files of 3 images are in /var/lib/orthanc/db-v6, and Orthanc would look for them in postgresql",
+    ),
+    (POSTGRESQL | {"orthanc_database_ca": "/etc/ca.crt"}, "orthanc_database_ca", "give its text"),
+    (POSTGRESQL | {"no_way": "name Name or service not known"}, "orthanc_database_host", "does not know the name"),
+    (POSTGRESQL | {"no_way": "port Connection refused"}, "orthanc_database_port", "port 5432 (Connection refused)"),
+    (UPSTREAM | {"orthanc_apt_url": "/srv/mirror"}, "orthanc_apt_url", "is no address of a site"),
+    (UPSTREAM | {"orthanc_apt_suite": "trixie main"}, "orthanc_apt_suite", "is no suite"),
+    (UPSTREAM | {"orthanc_apt_key": "/etc/apt/key.asc"}, "orthanc_apt_key", "neither a URL nor a public key"),
+    (LSB | {"orthanc_version": ""}, "orthanc_version", "needs a release"),
+    (LSB | {"orthanc_version": "latest"}, "orthanc_version", "is no release"),
+    (
+        LSB | {"orthanc_version": "1.12.7"},
+        "orthanc_lsb_checksums",
+        "no SHA-256 of orthanc/1.12.7/Orthanc and 1 more; run",
+    ),
+    (LSB | {"orthanc_lsb_checksums": {}}, "orthanc_lsb_checksums", "make lsb-lock INVENTORY=inventories/hospital"),
+    (LSB | POSTGRESQL | {"database": "", "orthanc_database_storage": True}, "orthanc_lsb_checksums", "SQLStorage.so;"),
+    (
+        LSB | {"orthanc_lsb_checksums": LSB["orthanc_lsb_checksums"] | {"a": "1"}},
+        "orthanc_lsb_checksums",
+        "that of a is",
+    ),
+    (
+        LSB | {"orthanc_plugins": ["gdcm"]},
+        "orthanc_lsb_plugin_versions",
+        "which version of 'gdcm' goes with Orthanc 1.12.8",
+    ),
+    (LSB | {"orthanc_version": "1.99.0"}, "orthanc_lsb_plugin_versions", "which version of 'dicomweb' goes with"),
+    (
+        LSB | {"orthanc_lsb_plugin_versions": {"dicomwep": "1"}},
+        "orthanc_lsb_plugin_versions",
+        "Did you mean 'dicomweb'?",
+    ),
+    (
+        LSB | {"orthanc_plugins": ["python"]},
+        "orthanc_plugins",
+        "'python' is not to be had with orthanc_install_method lsb: its",
+    ),
+    (
+        LSB | {"orthanc_plugins": ["housekeeper"], "orthanc_version": "1.10.1"},
+        "orthanc_plugins",
+        "came with Orthanc 1.11.0",
+    ),
+    (LSB | {"orthanc_lsb_url": "mirror/lsb"}, "orthanc_lsb_url", "is no address of a site"),
+    (LSB | {"orthanc_lsb_url": "ftp://mirror/lsb"}, "orthanc_lsb_url", "is no address of a site"),
+    (LSB | {"orthanc_lsb_ca": "/etc/ssl/ca.crt"}, "orthanc_lsb_ca", "no certificate in PEM form"),
+    (LSB | {"orthanc_lsb_dir": "opt"}, "orthanc_lsb_dir", "not an absolute path"),
+    (LSB | {"orthanc_lsb_dir": "/home/orthanc"}, "orthanc_lsb_dir", "of the system or of its users"),
+    (LSB | {"orthanc_lsb_keep": 0}, "orthanc_lsb_keep", "from 1 to 100"),
+    (LSB | {"machine": "aarch64"}, "orthanc_install_method", "this host is aarch64"),
+    ({"orthanc_ready_timeout": 0}, "orthanc_ready_timeout", "out of range"),
+    ({"orthanc_ready_timeout": 3601}, "orthanc_ready_timeout", "out of range"),
+    ({"orthanc_storage_minimum_free_gb": -1}, "orthanc_storage_minimum_free_gb", "out of range"),
+    ({"orthanc_users": {"admin": ""}}, "orthanc_users", "is empty or no text"),
+    ({"orthanc_users": {"admin": None}}, "orthanc_users", "is empty or no text"),
+    ({"orthanc_users": {"admin": 1234}}, "orthanc_users", "is empty or no text"),
+    ({"nginx_users": {}}, "orthanc_users", "nobody could log in"),
+    ({"orthanc_proxied": False, "orthanc_users": {}}, "orthanc_users", "nobody could log in"),
+    ({"orthanc_proxy_password": ""}, "orthanc_proxy_password", "make secrets"),
+    ({"orthanc_aet": ""}, "orthanc_aet", "no application entity title"),
+    ({"orthanc_aet": "SEVENTEEN_LETTERS"}, "orthanc_aet", "no application entity title"),
+    ({"orthanc_aet": "BACK\\SLASH"}, "orthanc_aet", "no application entity title"),
+    ({"orthanc_aet": "GRÖSSE"}, "orthanc_aet", "no application entity title"),
+    ({"orthanc_aet": "   "}, "orthanc_aet", "no application entity title"),
+    ({"orthanc_config_dir": ""}, "orthanc_config_dir", "not an absolute path"),
+    ({"orthanc_config_dir": "etc/pacs"}, "orthanc_config_dir", "not an absolute path"),
+    ({"orthanc_config_dir": "/etc/orthanc"}, "orthanc_config_dir", "belongs to the packages"),
+    ({"orthanc_config_dir": "/etc/orthanc/"}, "orthanc_config_dir", "belongs to the packages"),
+    ({"orthanc_storage_dir": "/my data"}, "orthanc_storage_dir", "not an absolute path"),
+    ({"orthanc_storage_dir": "/data:1"}, "orthanc_storage_dir", "not an absolute path"),
+    ({"orthanc_index_dir": "index"}, "orthanc_index_dir", "not an absolute path"),
+    *(
+        ({f"orthanc_{name}_dir": folder}, f"orthanc_{name}_dir", "a folder of the system or of its users")
+        for name in ("config", "storage", "index")
+        for folder in (
+            "/",
+            "/etc",
+            "/etc/pacs",
+            "/opt",
+            "/usr",
+            "/var",
+            "/var/lib",
+            "/home",
+            "/home/pacs",
+            "/tmp/pacs",
+            "/mnt",
+        )
+    ),
+    ({"orthanc_config_dir": "/srv/pacs/"}, "orthanc_config_dir", "write '/srv/pacs/' as /srv/pacs"),
+    ({"orthanc_storage_dir": "//data/../images"}, "orthanc_storage_dir", "write '//data/../images' as /images"),
+    (
+        {"orthanc_config_dir": "/srv/orthanc", "orthanc_storage_dir": "/srv/orthanc/data/images"},
+        "orthanc_storage_dir",
+        "is in /srv/orthanc (orthanc_config_dir)",
+    ),
+    (
+        {"orthanc_config_dir": "/srv/orthanc/etc", "orthanc_index_dir": "/srv/orthanc"},
+        "orthanc_index_dir",
+        "holds /srv/orthanc/etc (orthanc_config_dir)",
+    ),
+    ({"orthanc_config_dir": "/etc/nginx/pacs"}, "orthanc_config_dir", "is in /etc/nginx"),
+    ({"orthanc_config_dir": "/var/lib/orthanc/etc"}, "orthanc_config_dir", "the service's own folder"),
+    ({"orthanc_storage_dir": "/var/lib/postgresql"}, "orthanc_storage_dir", "is /var/lib/postgresql"),
+    (LSB | {"orthanc_config_dir": "/opt/orthanc"}, "orthanc_lsb_dir", "is /opt/orthanc (orthanc_config_dir)"),
+    (LSB | {"orthanc_storage_dir": "/opt/orthanc/images"}, "orthanc_lsb_dir", "holds /opt/orthanc/images"),
+    ({"orthanc_version": "1.12", "offered": []}, "orthanc_version", "is no release"),
+    ({"orthanc_version": "latest", "offered": []}, "orthanc_version", "is no release"),
+    ({"orthanc_version": "1.12.6"}, "orthanc_version", "is not on offer here; the package sources have 1.12.7"),
+    (DOCKER | {"orthanc_docker_image": "orthancteam/orthanc"}, "orthanc_docker_image", "no image with its tag"),
+    (DOCKER | {"orthanc_docker_image": "Orthanc Team:1"}, "orthanc_docker_image", "no image with its tag"),
+    (DOCKER | {"orthanc_docker_image": "a/orthanc:latest"}, "orthanc_docker_image", "another Orthanc tomorrow"),
+    (DOCKER | {"orthanc_docker_image": "a/orthanc@sha256:1234"}, "orthanc_docker_image", "no image with its tag"),
+    (DOCKER | {"orthanc_docker_registry_user": "a"}, "orthanc_docker_registry_password", "is empty while"),
+    (DOCKER | {"orthanc_docker_registry_password": "a"}, "orthanc_docker_registry_user", "is empty while"),
+    (
+        DOCKER | {"orthanc_docker_registry_user": "a:b", "orthanc_docker_registry_password": "c"},
+        "orthanc_docker_registry_user",
+        "has a colon in it",
+    ),
+    (DOCKER | {"orthanc_docker_plugin_dir": "plugins"}, "orthanc_docker_plugin_dir", "not an absolute path"),
+    (DOCKER | {"orthanc_docker_volumes": ["/srv/scripts"]}, "orthanc_docker_volumes", "is not like"),
+    (DOCKER | {"orthanc_docker_volumes": ["data:/data"]}, "orthanc_docker_volumes", "is not like"),
+    (DOCKER | {"orthanc_docker_memory": "much"}, "orthanc_docker_memory", "no amount of memory"),
+    (DOCKER | {"orthanc_docker_memory": "8 GiB"}, "orthanc_docker_memory", "no amount of memory"),
+    (DOCKER | {"orthanc_docker_cpus": -1.0}, "orthanc_docker_cpus", "out of range"),
+    ({"orthanc_plugins": ["imagej"]}, "orthanc_plugins", "extends ImageJ"),
+    ({"orthanc_plugins": ["orthanc-imagej"]}, "orthanc_plugins", "extends ImageJ"),
+    ({"orthanc_plugins": ["dicom-web"]}, "orthanc_plugins", "Did you mean 'dicomweb'?"),
+    ({"orthanc_plugins": ["zzz"]}, "orthanc_plugins", "there is no plugin 'zzz'."),
+    ({"orthanc_plugins": ["housekeeper"], "offered": ["1.10.1"]}, "orthanc_plugins", "came with Orthanc 1.11.0"),
+    ({"orthanc_plugins": ["housekeeper"], "release": "12", "offered": []}, "orthanc_plugins", "this host has 1.10.1"),
+    ({"orthanc_plugins": ["ohif"]}, "orthanc_plugins", "neither Debian nor Ubuntu has a package of it"),
+    (DOCKER | {"orthanc_plugins": ["stone-webviewer"]}, "orthanc_plugins", "needs 'dicomweb'; add it"),
+    ({"orthanc_plugins": ["dicomweb", "dicomweb"]}, "orthanc_plugins", "'dicomweb' stands there twice"),
+    (
+        {"orthanc_plugins": ["gdcm"], "orthanc_settings": {"IngestTranscoding": "1.2.840.10008.1.2.1"}},
+        "orthanc_plugins",
+        "gdcm of Debian's packages ends Orthanc",
+    ),
+    ({"orthanc_plugins": ["libOrthancGdcm.so"]}, "orthanc_plugins", "Did you mean 'gdcm'?"),
+    ({"orthanc_plugins": ["postgresql"]}, "orthanc_plugins", "comes with orthanc_database"),
+    (
+        DOCKER | {"orthanc_plugins": ["aws-s3", "delayed-deletion"]},
+        "orthanc_plugins",
+        "each want to keep the DICOM files",
+    ),
+    (
+        POSTGRESQL | {"database": "", "orthanc_database_storage": True, "orthanc_plugins": ["delayed-deletion"]},
+        "orthanc_plugins",
+        "delayed-deletion and orthanc_database_storage",
+    ),
+    (
+        UPSTREAM | {"orthanc_plugins": ["advanced-storage"]},
+        "orthanc_plugins",
+        "Orthanc's makers ship it in their images",
+    ),
+    peer({"Url": "ftp://x"}, "orthanc_peers.other.Url", "is not like https://"),
+    peer({"Url": "https://me:secret@pacs2"}, "orthanc_peers.other.Url", "a login has fields of its own"),
+    peer({"Username": "me"}, "orthanc_peers.other", "give Url"),
+    peer("https://pacs2", "orthanc_peers.other", "give Url"),
+    peer(["https://pacs2", "me"], "orthanc_peers.other", "give Url"),
+    peer({"Url": "https://pacs2", "UserName": "me"}, "orthanc_peers.other.UserName", "Did you mean 'Username'?"),
+    peer({"Url": "https://pacs2", "Username": "me"}, "orthanc_peers.other.Password", "it is missing"),
+    peer({"Url": "https://pacs2", "Timeout": "5"}, "orthanc_peers.other.Timeout", "of type int"),
+    ({"orthanc_peers": {"o r": ["https://pacs2"]}}, "orthanc_peers.o r", "letters, digits"),
+    (
+        {"orthanc_modalities": {"c t": modality()["orthanc_modalities"]["ct"]}, "verification_modality": ""},
+        "orthanc_modalities.c t",
+        "letters, digits",
+    ),
+    (
+        {"orthanc_modalities": {"ct": {"AET": "CT1", "Host": "192.0.2.7"}}},
+        "orthanc_modalities.ct",
+        "give AET, Host and Port",
+    ),
+    ({"orthanc_modalities": {"ct": "192.0.2.7"}}, "orthanc_modalities.ct", "give AET, Host and Port"),
+    ({"orthanc_modalities": {"ct": ["CT1", "192.0.2.7"]}}, "orthanc_modalities.ct", "give AET, Host and Port"),
+    (modality(AET="A" * 17), "orthanc_modalities.ct", "no application entity title"),
+    (modality(AET=1), "orthanc_modalities.ct", "no application entity title"),
+    (modality(Host="ct.example.org"), "orthanc_modalities.ct", "is a name"),
+    (modality(Host=7), "orthanc_modalities.ct", "compares Host"),
+    (modality(Host="2001:db8::7"), "orthanc_modalities.ct", "no DICOM over IPv6"),
+    (modality(Manufacturer="Acme"), "orthanc_modalities.ct.Manufacturer", "none of Generic"),
+    (modality(AllowStore="yes"), "orthanc_modalities.ct.AllowStore", "of type bool"),
+    (modality(AllowStores=True), "orthanc_modalities.ct.AllowStores", "Did you mean 'AllowStore'?"),
+    (modality(RetrieveMethod="GET"), "orthanc_modalities.ct.RetrieveMethod", "none of C-MOVE"),
+    ({"orthanc_https_ca": "/etc/ssl/ca.crt"}, "orthanc_https_ca", "no certificate in PEM form"),
+    ({"orthanc_https_ca": pair(("ca.example.org",), -9, -2)[0]}, "orthanc_https_ca", "expired on"),
+    ({"orthanc_client_certificate": pair()[0]}, "orthanc_client_private_key", "it is missing"),
+    (dicom_tls() | {"orthanc_dicom_tls_private_key": ""}, "orthanc_dicom_tls_private_key", "it is missing"),
+    (dicom_tls() | {"orthanc_dicom_tls_certificate": ""}, "orthanc_dicom_tls_certificate", "it is missing"),
+    (dicom_tls() | {"orthanc_dicom_tls_certificate": "/a.crt"}, "orthanc_dicom_tls_certificate", "no certificate in"),
+    (dicom_tls() | {"orthanc_dicom_tls_private_key": "/a.key"}, "orthanc_dicom_tls_private_key", "no private key in"),
+    (dicom_tls() | {"orthanc_dicom_tls_private_key": pair(("b",))[1]}, "orthanc_dicom_tls_private_key", "not belong"),
+    (dicom_tls(("pacs",), -9, -2), "orthanc_dicom_tls_certificate", "it expired on"),
+    (dicom_tls(("pacs",), 2, 9), "orthanc_dicom_tls_certificate", "it is not valid before"),
+    (dicom_tls() | {"orthanc_dicom_tls_trusted": "/ca.crt"}, "orthanc_dicom_tls_trusted", "no certificate in PEM form"),
+    (dicom_tls() | {"orthanc_dicom_tls_trusted": pair(("b",), -9, -2)[0]}, "orthanc_dicom_tls_trusted", "expired on"),
+    (dicom_tls() | {"orthanc_dicom_tls_trusted": ""}, "orthanc_dicom_tls_trusted", "no modality could get in"),
+    (modality(UseDicomTls=True), "orthanc_modalities.ct", "UseDicomTls needs orthanc_dicom_tls_certificate"),
+    (
+        dicom_tls() | {"orthanc_dicom_tls_minimum_version": "1.3", "orthanc": "1.10.1"},
+        "orthanc_dicom_tls_minimum_version",
+        "Orthanc 1.10.1 cannot be told so",
+    ),
+    *(
+        ({"orthanc_users": {"admin": f"long{letter}enough"}}, "orthanc_users", "password of 'admin' has a line break")
+        for letter in "\n\r\0\t\x7f"
+    ),
+    ({"orthanc_proxy_password": "long enough\n"}, "orthanc_proxy_password", "it has a line break"),
+    ({"orthanc_database_password": "long enough\0"}, "orthanc_database_password", "it has a line break"),
+    (
+        {
+            "orthanc_modalities": {
+                "ct": ["CT1", "192.0.2.7", 104],
+                "mr": {"AET": "CT1", "Host": "192.0.2.7", "Port": 104},
+            }
+        },
+        "orthanc_modalities.mr",
+        "those of orthanc_modalities.ct",
+    ),
+    (
+        {
+            "orthanc_modalities": {
+                "ct": ["CT1", "192.0.2.7", 104],
+                "mr": {"AET": "CT1", "Host": "192.0.2.7", "Port": 105, "AllowStore": False},
+            }
+        },
+        "orthanc_modalities.mr",
+        "give both the same rights",
+    ),
+    ({"orthanc_journal_days": -1}, "orthanc_journal_days", "out of range"),
+    ({"orthanc_journal_mb": -1}, "orthanc_journal_mb", "out of range"),
+    (
+        {"elsewhere": {"index": "/data/dicom"}, "images": 3, "configuration": "/etc/orthanc"},
+        "orthanc_index_dir",
+        "the Orthanc of /etc/orthanc on this host has its index in /data/dicom. Set it to /data/dicom",
+    ),
+    (
+        {"elsewhere": {"storage": "/data/dicom"}, "images": -1},
+        "orthanc_storage_dir",
+        "the Orthanc on this host has its DICOM files in /data/dicom",
+    ),
+    (
+        {"lost": ["/var/lib/orthanc/db-v6"], "images": -1},
+        "orthanc_storage_dir",
+        "`mkdir -p /var/lib/orthanc/db-v6 && touch /var/lib/orthanc/db-v6/.pacs`",
+    ),
+    ({"unread": ["/etc/orthanc/a.json"], "images": 3}, "ansible_host", "/etc/orthanc/a.json is no JSON"),
+    ({"free": 2**29}, "orthanc_storage_dir", "0.5 GiB are free at /var/lib/orthanc/db-v6"),
+    ({"orthanc_storage_minimum_free_gb": 51}, "orthanc_storage_dir", "asks for 51"),
+]
+
+
+@pytest.mark.parametrize("changes, variable, part", WRONG)
+def test_one_thing_wrong(changes: dict[str, Any], variable: str, part: str) -> None:
+    one_problem(changes, variable, part)
+
+
+def test_good_host_without_proxy() -> None:
+    assert problems(("orthanc", "verification"), orthanc_proxied=False, orthanc_proxy_password="") == []
+
+
+def test_good_host_that_was_not_asked() -> None:
+    good = host(("orthanc", "nginx"), {})
+    assert Orthanc(good).release == ""
+    assert list(general.problems(good)) == []
+
+
+def test_good_host_with_a_database() -> None:
+    assert problems(("orthanc", "nginx"), **POSTGRESQL, database="") == []
+    assert problems(("orthanc", "nginx"), **POSTGRESQL, database="postgresql", images=5) == []
+    assert problems(("orthanc", "nginx"), **POSTGRESQL, database="sqlite", images=0) == []
+    both = POSTGRESQL | {"orthanc_database_storage": True}
+    assert problems(**both, database="postgresql", files="postgresql", images=5) == []
+    assert problems(**both, orthanc_database_index=False, files="postgresql", images=5) == []
+    assert problems(**POSTGRESQL, images=5, orthanc_database_leave_images_behind=True) == []
+    assert problems(**POSTGRESQL, orthanc_settings={"PostgreSQL": {"Lock": False}}) == []
+
+
+def test_good_host_with_packages_of_upstream() -> None:
+    assert problems(**UPSTREAM) == []
+    assert problems(**UPSTREAM, orthanc_settings={"OverwriteInstances": "Always"}) == []
+    assert problems(**UPSTREAM | {"orthanc_version": "", "orthanc_plugins": ["housekeeper"], "orthanc": "1.10.1"}) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        POSTGRESQL | {"database": ""},
+        # What the distribution has does not matter.
+        {"offered": [], "release": "12"},
+        {"orthanc_lsb_url": "http://mirror/lsb", "orthanc_lsb_dir": "/srv/orthanc", "orthanc_lsb_ca": pair()[0]},
+        {
+            "orthanc_plugins": ["gdcm"],
+            "orthanc_lsb_plugin_versions": {"gdcm": "1.9"},
+            "orthanc_lsb_checksums": LSB["orthanc_lsb_checksums"] | {"orthanc-gdcm/1.9/libOrthancGdcm.so": SUM.upper()},
+        },
+    ],
+)
+def test_good_host_with_lsb(changes: dict[str, Any]) -> None:
+    assert problems(**LSB | changes) == []
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"orthanc_docker_image": "jodogne/orthanc-plugins:1.12.11"},
+        {"orthanc_docker_image": "registry.example.org:5000/a/b/orthanc:26.8.1-full"},
+        {"orthanc_docker_image": f"localhost/orthanc@sha256:{'0a' * 32}"},
+        {"orthanc_docker_registry_user": "reader", "orthanc_docker_registry_password": "with:a colon"},
+        {"orthanc_docker_memory": "512m", "orthanc_docker_cpus": 1.5},
+        {"orthanc_docker_volumes": ["/srv/scripts:/srv/scripts:ro", "/srv/worklists:/srv/worklists"]},
+        # What apt offers is of no interest.
+        {"orthanc_version": "1.13.0", "offered": ["1.12.7"]},
+        {"orthanc_plugins": ["housekeeper"], "offered": ["1.10.1"]},
+        {"docker_engine_registry_mirrors": ["https://mirror.example.org", "http://192.0.2.1:5000/hub"]},
+        {"docker_engine_registry_certificates": {"registry.example.org:5000": pair()[0]}},
+        {"docker_engine_address_pools": [{"base": "10.99.0.0/16", "size": 24}, {"base": "fd00::/56", "size": 64}]},
+        {"docker_engine_settings": {"debug": True}, "docker_engine_log_options": {"max-size": "1g", "max-file": 2}},
+    ],
+)
+def test_good_container(changes: dict[str, Any]) -> None:
+    assert problems(**DOCKER | changes) == []
+
+
+TITLE = "".join(set(string.printable) - set("\t\n\r\v\f\\"))
+
+
+@given(st.text(TITLE, min_size=1, max_size=16))
+def test_any_good_title(title: str) -> None:
+    assume(title.strip())
+    assert problems(orthanc_aet=title, **modality(AET=title)) == []
+
+
+@given(st.text())
+def test_any_title(title: str) -> None:
+    good = len(title) in range(1, 17) and set(title) <= set(TITLE) and not title.isspace()
+    assert bool(problems(orthanc_aet=title)) == (not good)
