@@ -28,6 +28,60 @@ def send(address: str, data: bytes, port: int = 443, context: ssl.SSLContext = C
     return received
 
 
+Fields = list[tuple[bytes, bytes]]
+
+
+def _field(name: bytes, value: bytes) -> bytes:
+    """Return a field as HTTP/2 has it, neither compressed nor remembered."""
+    text = b"\0"
+    for part in (name, value):
+        rest = len(part) - 127
+        text += bytes([min(len(part), 127)])
+        while rest >= 128:
+            text, rest = text + bytes([rest % 128 + 128]), rest // 128
+        text += (bytes([rest]) if rest >= 0 else b"") + part
+    return text
+
+
+def _frame(kind: int, flags: int, stream: int, content: bytes = b"") -> bytes:
+    return len(content).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + content
+
+
+def _status2(block: bytes) -> int:
+    """Return the status that a block of fields begins with, as nginx writes it."""
+    known = {0x88: 200, 0x89: 204, 0x8A: 206, 0x8B: 304, 0x8C: 400, 0x8D: 404, 0x8E: 500}
+    return known[block[0]] if block[0] in known else int(block[2:5])
+
+
+def send2(address: str, requests: list[tuple[Fields, bytes]], context: ssl.SSLContext, wait: float = 30) -> list[int]:
+    """Send requests over one connection of HTTP/2, all at once. Return the status of each; 0 where there is none."""
+    data = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(4, 0, 0) + _frame(4, 1, 0)
+    for number, (fields, body) in enumerate(requests):
+        block = b"".join(_field(*field) for field in fields)
+        data += _frame(1, 4 if body else 5, 2 * number + 1, block)
+        data += _frame(0, 1, 2 * number + 1, body) if body else b""
+    found, received = [0] * len(requests), b""
+    left = {2 * number + 1 for number in range(len(requests))}
+    with (
+        socket.create_connection((address, 443), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=address) as secured,
+        contextlib.suppress(OSError),
+    ):
+        assert secured.selected_alpn_protocol() == "h2"
+        secured.settimeout(wait)
+        secured.sendall(data)
+        while left and (part := secured.recv(65536)):
+            received += part
+            while len(received) >= 9 and len(received) >= 9 + (size := int.from_bytes(received[:3], "big")):
+                kind, flags, stream = received[3], received[4], int.from_bytes(received[5:9], "big")
+                if kind == 1:
+                    found[stream // 2] = _status2(received[9:])
+                if kind == 3 or (kind in (0, 1) and flags & 1):
+                    left.discard(stream)
+                received = received[9 + size :]
+    return found
+
+
 def status(answer: bytes) -> int:
     """Return the status code of the first answer in these bytes; 0 if there is none."""
     words = answer.split(b" ", 2)

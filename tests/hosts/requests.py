@@ -9,13 +9,15 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import functools
+import itertools
 import json
 import os
 import pathlib
 import re
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -80,26 +82,43 @@ Server(("127.0.0.1", 8042), Handler).serve_forever()
 """
 PROBE = (
     'log_format probe escape=json \'{"id":"$http_x_id","method":"$request_method","uri":"$uri",'
-    '"args":"$args","user":"$orthanc_user","origin":"$http_origin","status":$status,"passed":"$upstream_status",'
+    '"args":"$args","user":"$orthanc_user","origin":"$http_origin","status":"$status","passed":"$upstream_status",'
     '"request":"$request"}\';'
 )
 
 
 @dataclasses.dataclass
 class Way:
-    """A way to Orthanc: the host of the proxy, the one of Orthanc, and the prefix."""
+    """A way to Orthanc: the host of the proxy, the one of Orthanc, and the prefix.
+
+    Equal are all users where there are no readers, and no certificates either. HTTP/2 comes by another site on that
+    nginx: who asks for it there has it for all that share the port.
+    """
 
     proxy: str
     orthanc: str
     prefix: str
+    equal: bool = False
+    http2: bool = False
+
+    def __str__(self) -> str:
+        kinds = ["relay" if self.proxy != self.orthanc else "beside", self.prefix]
+        return " ".join(kinds + ["equal"] * self.equal + ["http2"] * self.http2)
 
 
 WAYS = [
     Way("pacs", "pacs", "/"),
+    Way("pacs", "pacs", "/", equal=True),
+    Way("pacs", "pacs", "/", http2=True),
     Way("pacs", "pacs", "/orthanc/"),
+    Way("pacs", "pacs", "/orthanc/", http2=True),
     Way("front", "store", "/"),
+    Way("front", "store", "/", http2=True),
     Way("front", "store", "/orthanc/"),
+    Way("front", "store", "/orthanc/", equal=True),
 ]
+EQUAL: dict[str, Any] = {"nginx_readonly_users": [], "nginx_client_ca": "", "nginx_client_names": []}
+AUDIT = "/var/log/pacs/audit.log"
 
 
 class Site:
@@ -117,6 +136,8 @@ class Site:
     def deploy(self, prefix: str, playbook: str = "site", **variables: Any) -> None:
         users = {"admin": self.lab.secrets["vault_orthanc_admin_password"]} | USERS
         given = VARIABLES | {"orthanc_users": users, "nginx_users": users, "nginx_prefix": prefix} | variables
+        for host in ("pacs", "front"):
+            self.lab.shell("cd /etc/nginx/conf.d 2> /dev/null && rm -f 00-probe.conf wiki.conf || true", host)
         self.lab.play(playbook, given, inventory=self.inventory)
 
     def record(self, host: str) -> None:
@@ -131,17 +152,22 @@ class Site:
             host,
         )
 
-    def probe(self, host: str) -> None:
+    def probe(self, way: Way) -> None:
         """Have nginx log what it made of each request, beside the audit trail."""
         file = self.lab.folder.with_suffix(".probe")
-        file.write_text(PROBE, encoding="utf-8")
-        run("docker", "cp", file, f"{self.lab.container(host)}:/etc/nginx/conf.d/00-probe.conf")
-        own = "/etc/nginx/conf.d/orthanc.conf"
+        file.write_text(PROBE.replace("$orthanc_user", "$remote_user") if way.equal else PROBE, encoding="utf-8")
+        run("docker", "cp", file, f"{self.lab.container(way.proxy)}:/etc/nginx/conf.d/00-probe.conf")
+        own, other = "/etc/nginx/conf.d/orthanc.conf", "/etc/nginx/conf.d/wiki.conf"
         self.lab.shell(
             f"grep -q probe.log {own} || sed -i '/pacs_audit;/a access_log /var/log/nginx/probe.log probe;' {own};"
-            " rm -f /var/log/nginx/probe.log; systemctl restart nginx",
-            host,
+            f" rm -f /var/log/nginx/probe.log; truncate --size 0 {AUDIT}",
+            way.proxy,
         )
+        if way.http2:
+            site = "server { listen 443 ssl http2; listen [::]:443 ssl http2; server_name wiki; return 404;"
+            certificate = f"grep -E '^ *ssl_certificate(_key)? ' {own}"
+            self.lab.shell(f"(echo '{site}'; {certificate}; echo '}}') > {other}", way.proxy)
+        self.lab.shell("systemctl restart nginx", way.proxy)
 
     def lines(self, path: str, host: str) -> list[dict[str, Any]]:
         """Read lines of JSON, each byte of a text one letter."""
@@ -214,6 +240,45 @@ HEADERS = [
     ),
     *(b"X: y\nX-HTTP-Method-Override: DELETE", b"X: y\rZ: z", b"X-Forwarded-For: 127.0.0.1", b"Range: bytes=0-"),
     *(b"Authorization: Basic", b"Authorization: Bearer x", b"Proxy-Authorization: Basic eDp5"),
+]
+# Of HTTP/2 alone, where lengths and not line breaks say where something ends.
+PSEUDO = [
+    (b":method", b"GET {}patients HTTP/1.1\r\nX: y\r\n\r\nDELETE"),
+    *((b":method", name) for name in (b"DELETE {}patients/x", b"delete", b"G\0ET", b"CONNECT", b"")),
+    (b":path", b"{}patients HTTP/1.1\r\nHost: x\r\n\r\nDELETE {}patients/x"),
+    *(
+        (b":path", b"{}patients" + end)
+        for end in (b" HTTP/1.1", b"\r\nX: y", b"\nX: y", b"\0", b"?\r\n", b"?x\0", b"#")
+    ),
+    *(
+        (b":path", path)
+        for path in (b"", b"*", b"patients", b"http://x{}patients", b"?_method=DELETE", b"//x{}patients")
+    ),
+    *((b":scheme", scheme) for scheme in (b"http", b"file", b"https://x{}patients?", b"", b"https\r\nX: y")),
+    *(
+        (b":authority", name)
+        for name in (b"", b"x{}patients?", b"x\r\nX: y", b"a@x", b"x:0", b"127.0.0.1:8042", b"x\0")
+    ),
+]
+FIELDS: list[raw.Fields] = [
+    *(
+        [(name, b"DELETE")]
+        for name in (b"x-http-method-override", b"X-HTTP-Method-Override", b"x-http-method-override ")
+    ),
+    *([(name, b"DELETE")] for name in (b"x_http_method_override", b"x\r\nX-HTTP-Method-Override", b":method", b"")),
+    *([(b"x", b"y" + end + b"X-HTTP-Method-Override: DELETE")] for end in (b"\r\n", b"\n", b"\r", b"\0")),
+    [(b"x", b"y\r\n\r\nDELETE {}patients/x HTTP/1.1\r\nHost: x\r\n\r\n")],
+    *([(b":path", path)] for path in (b"{}system", b"{}patients/x?_method=DELETE")),
+    *([(b"content-length", size)] for size in (b"0", b"5", b"+5", b"-1", b"0x5", b"99999999999999999999")),
+    [(b"content-length", b"0"), (b"content-length", b"5")],
+    *([(b"transfer-encoding", kind)] for kind in (b"chunked", b"identity", b"chunked, identity")),
+    *(
+        [(name, value)]
+        for name, value in ((b"host", b"y"), (b"te", b"chunked"), (b"connection", b"x-id"), (b":x", b"y"))
+    ),
+    [(b"connection", b"Upgrade, HTTP2-Settings"), (b"upgrade", b"h2c"), (b"http2-settings", b"AAMAAABkAAQAAP__")],
+    [(b"cookie", b"a=b"), (b"cookie", b"c=d\r\nX: y")],
+    [(b"authorization", b"Basic eDp5")],
 ]
 WHO = ["ward"] * 4 + ["gateway", "gateway", "", "wrong", "desk", "desk", "scanner", "scanner"]
 # What each request has one or two odd things of, since of more nothing gets far.
@@ -333,9 +398,31 @@ def contexts(folder: pathlib.Path) -> dict[str, ssl.SSLContext]:
     return made
 
 
-def introduce(address: str, context: ssl.SSLContext, text: bytes, whole: bool) -> bytes:
-    """Send a text; of what may be half a request there may be no answer to wait for."""
-    return raw.send(address, text, context=context, wait=30 if whole else 0.4)
+def second(request: bytes) -> tuple[raw.Fields, bytes]:
+    """Return what a request is in HTTP/2, as nearly as it can be said there."""
+    head, _, body = request.partition(b"\r\n\r\n")
+    line, *headers = head.split(b"\r\n")
+    method, _, target = line.partition(b" ")
+    target = re.sub(rb" +[^ ]*$", b"", target)
+    fields = [(b":method", method), (b":scheme", b"https"), (b":path", target), (b":authority", b"x")]
+    for header in headers:
+        name, _, value = header.partition(b":")
+        if header not in (b"Host: x", b"Connection: close"):
+            fields.append((name.lower(), value.strip(b" ")))
+    return fields, body
+
+
+def planted() -> list[tuple[raw.Fields, bytes]]:
+    """What only HTTP/2 can say, by one who may read."""
+    target, login = b"{}patients/" + PATIENT.encode(), raw.basic("ward", USERS["ward"]).partition(b": ")[2].rstrip()
+    usual = {b":method": b"GET", b":scheme": b"https", b":path": target, b":authority": b"x"}
+    last = [(b"x-id", b"{id}"), (b"authorization", login)]
+    found: list[tuple[raw.Fields, bytes]] = []
+    for body in (b"", b"DELETE " + target + b" HTTP/1.1\r\nHost: x\r\nX-Id: {id}\r\n\r\n"):
+        found += [([*(usual | {name: value}).items(), *last], body) for name, value in PSEUDO]
+        found += [([*usual.items(), *last, *fields], body) for fields in FIELDS]
+        found += [([*list(usual.items())[:left], *last], body) for left in range(4)]
+    return found
 
 
 def normal(path: bytes) -> bool:
@@ -343,31 +430,58 @@ def normal(path: bytes) -> bool:
     return path.startswith(b"/") and not re.search(rb"//|/\.|[\\\x00-\x1f\x7f]|%[0-9a-fA-F]{2}", path)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=["beside, /", "beside, /orthanc/", "relay, /", "relay, /orthanc/"])
+def filled(text: bytes, way: Way, number: Iterator[int]) -> bytes:
+    """Put in the way to Orthanc, and for each request a number of its own."""
+    text = text.replace(b"{}", way.prefix.encode())
+    return re.sub(rb"\{id\}", lambda _: str(next(number)).encode(), text)
+
+
+def deliver(site: Site, way: Way, sent: list[tuple[str, list[bytes], bool]], folder: pathlib.Path) -> list[int]:
+    """Send all over that way, and return the status of the first answer of each connection."""
+    machines, address, number = contexts(folder), site.lab.address[way.proxy], itertools.count()
+    nobody = ssl.create_default_context()
+    nobody.check_hostname, nobody.verify_mode = False, ssl.CERT_NONE
+
+    def one(who: str, requests: list[bytes], whole: bool) -> Callable[[], int]:
+        context, texts = machines.get(who, nobody), [filled(request, way, number) for request in requests]
+        if way.http2:
+            return functools.partial(two, who, [second(text) for text in texts])
+        # Of what may be half a request there may be no answer to wait for.
+        wait = 30 if whole else 0.4
+        return lambda: raw.status(raw.send(address, b"".join(texts), context=context, wait=wait))
+
+    def two(who: str, requests: list[tuple[raw.Fields, bytes]]) -> int:
+        return raw.send2(address, requests, machines.get(who, nobody))[0]
+
+    calls = [one(*connection) for connection in sent]
+    if way.http2:
+        for context in (nobody, *machines.values()):
+            context.set_alpn_protocols(["h2"])
+        for fields, body in planted():
+            named = [(filled(name, way, number), filled(value, way, number)) for name, value in fields]
+            calls.append(functools.partial(two, "ward", [(named, filled(body, way, number))]))
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        return list(pool.map(lambda call: call(), calls))
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
 def test_what_nginx_judged_is_what_orthanc_got(
     site: Site, way: Way, sent: list[tuple[str, list[bytes], bool]], tmp_path: pathlib.Path
 ) -> None:
     # Orthanc itself need not run.
-    site.deploy(way.prefix, "nginx")
+    site.deploy(way.prefix, "nginx", **(EQUAL if way.equal else {}))
     site.record(way.orthanc)
-    site.probe(way.proxy)
-    machines, address = contexts(tmp_path), site.lab.address[way.proxy]
-    number = iter(range(10**9))
-
-    def numbered(text: bytes) -> bytes:
-        text = text.replace(b"{}", way.prefix.encode())
-        return re.sub(rb"\{id\}", lambda _: str(next(number)).encode(), text)
-
-    texts = [(who, numbered(b"".join(requests)), whole) for who, requests, whole in sent]
+    site.probe(way)
     begin = time.monotonic()
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(lambda one: introduce(address, machines.get(one[0], raw.CONTEXT), *one[1:]), texts))
+    answers = deliver(site, way, sent, tmp_path)
     seconds = time.monotonic() - begin
     # It ends what it has begun, and has logged all then.
     site.lab.shell("systemctl stop nginx", way.proxy)
     judged, got = site.lines("/var/log/nginx/probe.log", way.proxy), site.lines("/root/received", way.orthanc)
+    audit = site.lines(AUDIT, way.proxy)
     site.lab.shell("systemctl start nginx", way.proxy)
 
+    writers, known_users = (set(USERS),) * 2 if way.equal else (WRITERS, {*USERS, *MACHINES})
     passed = collections.defaultdict(list)
     for line in judged:
         if line["passed"]:
@@ -396,33 +510,43 @@ def test_what_nginx_judged_is_what_orthanc_got(
             "two readings": not normal(unquote_to_bytes(path)) or b"#" in target or version != b"HTTP/1.1",
             "a disguise": re.search(rb"_method", unquote_to_bytes(query), re.IGNORECASE) is not None
             or bool(headers["x-http-method-override"]),
-            "a write of a reader": writes and known["user"] not in WRITERS,
+            "a write of a reader": writes and known["user"] not in writers,
             "a write from elsewhere": verb not in (b"GET", b"HEAD", b"OPTIONS")
             and (
                 known["origin"] not in ("", "https://x")
                 or bool({"cross-site", "same-site"} & set(headers["sec-fetch-site"]))
             ),
             "what nobody gets": re.search(rb"^/(tools/(reset|shutdown)|instances/[^/]+/export)/*$", rest) is not None,
-            "nobody": known["user"] not in {*USERS, *MACHINES},
+            "nobody": known["user"] not in known_users,
             "another login": len(headers["authorization"]) != 1 or headers["authorization"][0] in _logins(),
             "two lengths": len(headers["content-length"]) + len(headers["transfer-encoding"]) > 1,
         }
         wrong += [(fault, one["line"], known) for fault, found in faults.items() if found]
-    counted = collections.Counter(raw.status(answer) for answer in answers)
-    print(f"{way}: {len(texts)} connections, {len(judged)} requests judged, {len(got)} passed on, in {seconds:.0f} s")
+    counted = collections.Counter(answers)
     unsafe = sum(one["line"].split(" ")[0] in ("POST", "PUT", "DELETE") for one in got)
-    print(f"first answers: {dict(counted)}; unsafe ones passed on: {unsafe}")
+    print(
+        f"{way}: {len(answers)} connections, {len(judged)} requests judged, {len(got)} passed on ({unsafe} unsafe),"
+        f" {len(wrong)} mismatches, in {seconds:.0f} s; first answers: {dict(counted)}"
+    )
     assert wrong == []
     left = [line for lines in passed.values() for line in lines if line["passed"] == "200"]
     assert left == [], "nginx says that it passed on what never came"
+    trail = collections.Counter((one["user"], one["method"], one["resource"], one["status"]) for one in audit)
+    assert trail == collections.Counter((one["user"], one["method"], one["uri"], int(one["status"])) for one in judged)
     # Else the test would say nothing.
+    assert len(judged) > 2000
     assert len(got) > 200
     assert counted[400] > 500
     assert unsafe > 5
-    usual = {b"GET " + target.replace(b"{}", way.prefix.encode()) for target in raw.USUAL}
-    for (who, text, _), answer in zip(texts, answers, strict=True):
-        if who == "ward" and any(text.startswith(start + b" HTTP/1.1\r\nHost: x\r\nX-Id") for start in usual):
-            assert raw.status(answer) == 200, text
+    usual = tuple(b"GET " + target + b" HTTP/1.1\r\n" for target in raw.USUAL)
+    # What only HTTP/2 can say comes after them.
+    legitimate = [
+        (text, status)
+        for (_, (text, *_), whole), status in zip(sent, answers, strict=False)
+        if whole and text.startswith(usual)
+    ]
+    assert len(legitimate) == len(usual)
+    assert [one for one in legitimate if one[1] != 200] == []
 
 
 def _logins() -> set[str]:
@@ -453,8 +577,12 @@ def test_readers_change_nothing_anywhere(site: Site) -> None:
             print(f"{host}: {len(asked)} requests of a reader, answered: {dict(collections.Counter(got))}")
             assert let <= SEARCHES
             assert admin.state() == before
-            read = [ask(lab.address[host], prefix.rstrip("/"), "GET", route) for route in routes]
-            assert read.count(200) > 100, "reading is what they are there for"
+            asked = [(method, route) for method in ("GET", "HEAD", "OPTIONS", "TRACE") for route in routes]
+            with concurrent.futures.ThreadPoolExecutor(4) as pool:
+                got = list(pool.map(lambda one: ask(lab.address[host], prefix.rstrip("/"), *one), asked))  # noqa: B023
+            # Reading an archive leaves a job behind.
+            assert admin.state() | {"/jobs": ""} == before | {"/jobs": ""}
+            assert got[: len(routes)].count(200) > 100, "reading is what they are there for"
 
 
 def ask(address: str, prefix: str, method: str, route: str) -> int:
