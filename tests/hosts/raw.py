@@ -131,6 +131,13 @@ TRICKS = [
     b"{}patients/ID/.",
     b"{}patients/ID/..",
     b"{}patients/./ID",
+    b"{}patients./ID",
+    b"{}patients../ID",
+    b"{}patients/ID.",
+    b"{}patients/ID./",
+    b"{}patients/ID...",
+    b"{}patients/ID%2e",
+    b"{}modalities/a..b.",
     b"http://x{}patients/ID",
     b"https://x{}patients/ID",
     b"http://127.0.0.1:8042/patients/ID",
@@ -153,7 +160,7 @@ USUAL = [
     b"{}modalities/a^b[c]|{d}~!$&'()*+,;=:@-._",
     b"{}modalities/M%C3%BCller%5E%5BJ%5D%25",
     b"{}modalities/100%25",
-    b"{}modalities/a..b.",
+    b"{}modalities/a..b",
 ]
 
 

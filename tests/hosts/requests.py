@@ -187,6 +187,7 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 PARTS = [
     *(b"patients", PATIENT.encode(), b"dicom-web", b"studies", b"instances", b"export", b"tools", b"find", b"reset"),
     *(b"shutdown", b"system", b"orthanc", b".may", b"wado", b"", b".", b"..", b"...", b"..find", b"..;", b"%2e%2e"),
+    *(b"patients.", b"shutdown.", PATIENT.encode() + b".", b"find.."),
     *(b".%2e", b"%2E", b"%252e%252e", b"%c0%ae", b"\\", b"%5c", b"..\\..", b"#", b"%23", b"?", b"%3f", b"%00", b"\0"),
     *(b"%0d%0a", b"\t", b" ", b"%20", b"%7f", b"%25", b"%zz", b"%", b"\xff", b"%ff", b"M%C3%BCller%5E", b"a^b[c]|{d}"),
     *(b"%66ind", b"f%69nd", b"FIND", b";x=1", b"*", b"~", b"&", b"="),
@@ -195,6 +196,7 @@ BETWEEN = [b"/"] * 12 + [b"//", b"\\", b"%2f", b"%2F", b"%5c", b"/./", b"/../", 
 QUERIES = [
     *([b""] * 4),
     *(b"?_method=DELETE", b"?%5fmethod=DELETE", b"?_%6d%65thod=PUT", b"?x=1&_method=DELETE", b"?x=1;_method=DELETE"),
+    *(b"?%5Vmethod=DELETE", b"?x=1&%5vmethod=DELETE", b"?x=%zz"),
     *(b"?_METHOD=DELETE", b"?_method", b"?&&_method=delete", b"?#_method=DELETE", b"#?_method=DELETE", b"?x=%23%00&y"),
     *(
         b"?%255fmethod=DELETE",
@@ -427,7 +429,7 @@ def planted() -> list[tuple[raw.Fields, bytes]]:
 
 def normal(path: bytes) -> bool:
     """Tell whether a path, as Orthanc's web server decodes it, says one thing only."""
-    return path.startswith(b"/") and not re.search(rb"//|/\.|[\\\x00-\x1f\x7f]|%[0-9a-fA-F]{2}", path)
+    return path.startswith(b"/") and not re.search(rb"//|/\.|\.(/|$)|[\\\x00-\x1f\x7f]|%[0-9a-fA-F]{2}", path)
 
 
 def filled(text: bytes, way: Way, number: Iterator[int]) -> bytes:
@@ -508,7 +510,9 @@ def test_what_nginx_judged_is_what_orthanc_got(
             "another path": unquote_to_bytes(path) != expected,
             "another query": query != known["args"].encode("latin-1"),
             "two readings": not normal(unquote_to_bytes(path)) or b"#" in target or version != b"HTTP/1.1",
-            "a disguise": re.search(rb"_method", unquote_to_bytes(query), re.IGNORECASE) is not None
+            # Releases up to 1.9.7 take any two letters after a percent sign for a code.
+            "a disguise": re.search(rb"%(?![0-9a-fA-F]{2})", query) is not None
+            or re.search(rb"_method", unquote_to_bytes(query), re.IGNORECASE) is not None
             or bool(headers["x-http-method-override"]),
             "a write of a reader": writes and known["user"] not in writers,
             "a write from elsewhere": verb not in (b"GET", b"HEAD", b"OPTIONS")
