@@ -66,7 +66,7 @@ KNOWN = {
         'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
         "absent: >-": "our own files, and the package's example",
     },
-    "roles/nginx/tasks/relay.yml": {
+    "roles/nginx/tasks/relay_serve.yml": {
         'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
         "absent: \"{{ __nginx_welcome + ['/etc/nginx/conf.d/orthanc.conf'] }}\"": "our own file, the package's example",
     },

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pathlib
 import ssl
+import threading
 
 import pytest
 import requests
@@ -13,6 +14,7 @@ import yaml
 from tests.hosts import raw
 from tests.hosts.certificates import pem
 from tests.hosts.conftest import QUICKSTART, ROOT, Lab
+from tests.hosts.test_site import changed
 from tests.repository import load
 
 LAB = {"name": "split-site", "pacs": "bookworm", "proxy": "bookworm"}
@@ -97,6 +99,49 @@ def test_bad_setting_with_a_new_password_of_the_proxy(site: Site) -> None:
     assert site.get("/system").status_code == 200
     site.lab.play(inventory=site.inventory, variables={"orthanc_proxy_password": "a new one"})
     assert site.get("/system").status_code == 200
+
+
+def open_relay(site: Site) -> None:
+    """Have both hosts as a release left them whose relay asked for no certificate, and left logins to Orthanc."""
+    site.lab.shell(
+        "sed -i '/ssl_client_certificate/d; /ssl_verify_client/d; /upstream.conf/d'"
+        f" /etc/nginx/conf.d/orthanc-relay.conf; rm {RELAY}-client.*; nginx -t -q; systemctl restart nginx"
+    )
+    site.lab.shell(
+        "sed -i '/proxy_ssl_certificate/d' /etc/nginx/conf.d/orthanc.conf; rm /etc/pacs/nginx/upstream-client.*;"
+        " nginx -t -q; systemctl restart nginx",
+        "proxy",
+    )
+
+
+def test_site_of_before_the_relay_asked_for_a_certificate(site: Site) -> None:
+    """The proxy has it first; until then the relay stays as it was, also where the run goes no further."""
+    open_relay(site)
+    assert site.get("/system").status_code == 200
+    said = site.lab.play(inventory=site.inventory, arguments=("--limit", "pacs")).stdout
+    assert "The relay on pacs stays as it was" in " ".join(said.split())
+    assert "run playbooks/site.yml for both hosts" in " ".join(said.split())
+    assert site.get("/system").status_code == 200
+    assert "ssl_verify_client" not in site.lab.shell("cat /etc/nginx/conf.d/orthanc-relay.conf")
+
+    got: list[int] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            got.append(site.get("/system").status_code)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        site.lab.play(inventory=site.inventory)
+    finally:
+        over.set()
+        asking.join()
+    assert len(got) > 3
+    assert set(got) == {200}
+    assert "ssl_verify_client on;" in site.lab.shell("cat /etc/nginx/conf.d/orthanc-relay.conf")
+    assert not changed(site.lab.play(inventory=site.inventory).stdout)
 
 
 def test_impostor_gets_no_password(site: Site) -> None:
