@@ -43,6 +43,10 @@ CASES = {
     "a list that is a number": Case({"orthanc_plugins": 7}, ["orthanc_plugins", "list"]),
     "a truth that is none": Case({"orthanc_proxied": "perhaps"}, ["orthanc_proxied", "bool"]),
     "users as a list": Case({"orthanc_users": ["admin"]}, ["orthanc_users", "dict"]),
+    "an origin that is a page": Case(
+        {"nginx_allowed_origins": ["https://viewer.example.org/app"]}, ["nginx_allowed_origins", "without a path"]
+    ),
+    "every origin": Case({"nginx_allowed_origins": ["*"]}, ["nginx_allowed_origins", "'*' is no origin"]),
     "a server that is shared perhaps": Case({"postgresql_shared": "perhaps"}, ["postgresql_shared", "bool"]),
     "a server that is shared with somebody": Case({"mysql_shared": "wiki"}, ["mysql_shared", "bool"]),
     "an unknown install method": Case({"orthanc_install_method": "snap"}, ["orthanc_install_method", "apt"]),

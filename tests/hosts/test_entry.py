@@ -38,6 +38,12 @@ class Site:
 
     def ask(self, method: str, path: str, user: str = "admin", **options: Any) -> int:
         """Return the status of an answer; 0 if there is none."""
+        try:
+            return self.answer(method, path, user, **options).status_code
+        except (requests.ConnectionError, requests.Timeout):
+            return 0
+
+    def answer(self, method: str, path: str, user: str = "admin", **options: Any) -> requests.Response:
         with requests.Session() as session, warnings.catch_warnings():
             warnings.simplefilter("ignore")
             session.trust_env = False
@@ -45,11 +51,7 @@ class Site:
             session.verify = False
             login = {**self.admin, **USERS}.get(user, "wrong")
             session.auth = (user.encode(), login.encode()) if user else None  # type: ignore[assignment]
-            try:
-                url = f"https://{self.lab.address['pacs']}{path}"
-                return session.request(method, url, timeout=10, **options).status_code
-            except (requests.ConnectionError, requests.Timeout):
-                return 0
+            return session.request(method, f"https://{self.lab.address['pacs']}{path}", timeout=10, **options)
 
     def audit(self) -> list[dict[str, Any]]:
         lines = self.lab.shell("cat /var/log/pacs/audit.log").splitlines()
@@ -175,6 +177,44 @@ def test_pages_of_other_sites_change_nothing(site: Site, prefixed: str) -> None:
         assert site.ask("DELETE", f"{prefixed}x", headers=headers) == (404 if own else 403), page
         # Anybody may link to an image.
         assert site.ask("GET", prefixed, headers=headers) == 200
+
+
+TRUSTED = ("https://viewer.example.org", "http://[2001:db8::9]:3000")
+UNTRUSTED = (
+    *("https://viewer.example.org.evil.example", "https://xviewer.example.org", "https://viewer-example.org"),
+    *("http://viewer.example.org", "https://viewer.example.org:8443", "http://[2001:db8::9]", "null"),
+)
+
+
+def allowed(answer: requests.Response) -> dict[str, str]:
+    """What a browser is told of who may read it."""
+    told = {name.lower().removeprefix("access-control-allow-"): value for name, value in answer.headers.items()}
+    return {name: told[name] for name in ("origin", "credentials", "methods", "headers") if name in told}
+
+
+def test_pages_of_a_viewer_elsewhere(site: Site) -> None:
+    """They may do what their user may, and their browsers are told so; those of others may not."""
+    site.deploy(nginx_allowed_origins=list(TRUSTED), nginx_readonly_users=[READER], nginx_prefix="/orthanc/")
+    search = json.dumps({"Level": "Patient", "Query": {}})
+    planned = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization,content-type"}
+    for origin in TRUSTED + UNTRUSTED:
+        mine, page = origin in TRUSTED, {"Origin": origin, "Sec-Fetch-Site": "cross-site"}
+        told = {"origin": origin, "credentials": "true"} if mine else {}
+        found = site.answer("POST", "/orthanc/tools/find", headers=page, data=search)
+        assert (found.status_code, allowed(found)) == (200 if mine else 403, told), origin
+        assert found.headers["Vary"] == "Origin"
+        removed = site.answer("DELETE", "/orthanc/patients/x", headers=page)
+        assert (removed.status_code, allowed(removed)) == (404 if mine else 403, told), origin
+        read = site.answer("GET", "/orthanc/system", headers=page)
+        assert (read.status_code, allowed(read)) == (200, told), origin
+        # Without a login, as browsers ask.
+        asked = site.answer("OPTIONS", "/orthanc/instances", "", headers=page | planned)
+        may = told | {"methods": "GET, HEAD, POST, PUT, DELETE", "headers": "authorization,content-type"}
+        assert (asked.status_code, allowed(asked)) == ((204, may) if mine else (401, {})), origin
+        assert site.ask("GET", "/orthanc/system", "nobody", headers=page) == 401
+        assert site.ask("OPTIONS", "/orthanc/system", "", headers=page) == 401, "that is no browser's question"
+        assert site.ask("DELETE", "/orthanc/patients/x", READER, headers=page) == 403
+    assert allowed(site.answer("GET", "/orthanc/system")) == {}
 
 
 def addressed(site: Site) -> None:

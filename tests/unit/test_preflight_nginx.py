@@ -47,6 +47,15 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (MACHINES | {"nginx_readonly_users": ["admin", "ct 1.a_b-c"]}, "nginx_readonly_users", "every user is in it"),
     ({"nginx_readonly_users": ["admni"]}, "nginx_readonly_users", "Did you mean 'admin'?"),
     ({"nginx_allowed_clients": ["clinic.example.org"]}, "nginx_allowed_clients", "like 192.0.2.7 or 192.0.2.0/24"),
+    *(
+        ({"nginx_allowed_origins": [origin]}, "nginx_allowed_origins", "like https://viewer.example.org")
+        for origin in (
+            *("*", "null", "viewer.example.org", "https://*.example.org", "https://viewer.example.org/", "https://"),
+            *("https://viewer.example.org:443", "http://viewer.example.org:80", "https://Viewer.example.org"),
+            *("https://viewer.example.org:70000", "https://a b", "https://2001:db8::9", "https://user@example.org"),
+            *("ftp://example.org", 'https://a";}', "https://viewer.example.org\n", "https://viewer.example.org?x"),
+        )
+    ),
     ({"nginx_refused_routes": ["/tools/reset"]}, "nginx_refused_routes", "without a slash at either end"),
     ({"nginx_refused_routes": ["tools/re*"]}, "nginx_refused_routes", "with * for one part of it"),
     ({"nginx_allowed_clients": ["192.0.2.7/24"]}, "nginx_allowed_clients", "has host bits set"),
@@ -81,6 +90,13 @@ def test_good_proxy_alone() -> None:
         MACHINES | {"nginx_readonly_users": ["admin"]},
         MACHINES | {"nginx_client_ca": pair(("a",))[0] + pair(("b",))[0]},
         MACHINES | {"nginx_client_names": [], "nginx_client_certificate": "required"},
+        {
+            "nginx_allowed_origins": [
+                "https://viewer.example.org",
+                "http://192.0.2.7:3000",
+                "https://[2001:db8::9]:8443",
+            ]
+        },
         {"nginx_allowed_clients": ["192.0.2.7", "192.0.2.0/24", "2001:db8::/32"], "nginx_ban_after": 10},
     ],
 )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import urllib.parse
 from collections.abc import Callable, Iterator
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest
@@ -120,6 +121,12 @@ def entry(host: Host) -> Iterator[str]:
             ipaddress.ip_network(client)
         except ValueError as error:
             yield f"nginx_allowed_clients: {error}; write it like 192.0.2.7 or 192.0.2.0/24."
+    for origin in variables["nginx_allowed_origins"]:
+        if not _is_origin(origin):
+            yield (
+                f"nginx_allowed_origins: '{origin}' is no origin; write it as browsers do, in small letters and without"
+                " a path or the usual port, like https://viewer.example.org or http://192.0.2.7:3000."
+            )
     for route in variables["nginx_refused_routes"]:
         if not re.fullmatch(rf"{_ROUTE_PART}(/{_ROUTE_PART})*", route):
             yield (
@@ -146,3 +153,16 @@ def entry(host: Host) -> Iterator[str]:
         )
     if not authority and variables["nginx_client_certificate"] == "required":
         yield "nginx_client_ca: it is empty while nginx_client_certificate is required; give the authority's."
+
+
+def _is_origin(text: str) -> bool:
+    """Tell whether a browser may name a page's origin so."""
+    usual = {"http": 80, "https": 443}
+    try:
+        parts = urllib.parse.urlsplit(text)
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    netloc = (f"[{host}]" if ":" in host else host) + ("" if port is None else f":{port}")
+    named = values.is_address(host) or values.HOST_NAME.fullmatch(host)
+    return bool(named and port != usual.get(parts.scheme, port) and text == f"{parts.scheme}://{netloc}")
