@@ -85,7 +85,8 @@ def plain() -> dict[str, str]:
 
 def files() -> list[pathlib.Path]:
     """Return the files of the repository, those included that are about to be added."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    # A clone may belong to another user than the one who tests it.
+    command = ["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, env=plain(), capture_output=True, text=True, check=True).stdout
     names = sorted(set(listed.split("\0")) - {""})
     return [ROOT / name for name in names if (ROOT / name).is_file() and not (ROOT / name).is_symlink()]

@@ -114,7 +114,7 @@ def inside(site: Site, host: Host, facts: dict[str, str]) -> dict[str, Any]:
 
 def _inside(site: Site, host: Host) -> dict[str, Any]:
     script = pathlib.Path(__file__).with_name("on_host.py").read_text("utf-8")
-    result = host.run("python3 -c %s %s %s %s", script, site.config_dir, str(site.http_port), site.storage_dir)
+    result = host.run("/usr/bin/python3 -c %s %s %s %s", script, site.config_dir, str(site.http_port), site.storage_dir)
     complaint = result.stderr.strip().rpartition("\n")[2] if result.rc else ""
     expect("complaint of the script that asks Orthanc on the host", "", complaint, "journalctl -u orthanc")
     answer: dict[str, Any] = json.loads(result.stdout)
@@ -278,7 +278,7 @@ def receiver(scp: Site, modality: str, host: Host, pytestconfig: pytest.Config) 
     with (pytestconfig.getoption("--sites") / f"port-{port}").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
         with Receiver((modality, address, port), orthanc, scp.dicom(), listening).listening() as made:
-            knocked = host.run("python3 -c %s %s %s", KNOCK, address, str(port))
+            knocked = host.run("/usr/bin/python3 -c %s %s %s", KNOCK, address, str(port))
             complaint = knocked.stderr.strip().rpartition("\n")[2] if knocked.rc else ""
             see = "a firewall on the way to this machine; orthanc_modalities (Host, Port)"
             expect(f"port {port} of {address}, which is this machine, asked by {scp.name}", "", complaint, see)

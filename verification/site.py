@@ -42,6 +42,7 @@ class Site:
     database_storage: bool
     database_server: str
     database_beside: bool
+    database_of_others: bool
     database_closed_port: int
     connection: dict[str, Any] = field(repr=False)
     proxy_connection: dict[str, Any] = field(repr=False)
@@ -122,7 +123,18 @@ class Site:
             logins.append(base64.b64decode(self.inner_authorization.split()[1]).decode())
         parts = {login: login.partition(":") for login in logins}
         return {
-            user: [password, base64.b64encode(login.encode()).decode()] for login, (user, _, password) in parts.items()
+            user: list(
+                dict.fromkeys(
+                    [
+                        password,
+                        base64.b64encode(login.encode()).decode(),
+                        # In Orthanc's configuration, where $ begins the name of a variable.
+                        json.dumps(password)[1:-1],
+                        json.dumps(password)[1:-1].replace("$", r"\u0024"),
+                    ]
+                )
+            )
+            for login, (user, _, password) in parts.items()
         }
 
     def trust(self, certificate: str = "") -> ssl.SSLContext:

@@ -130,7 +130,11 @@ def outdated(path: str, release: str, keep: int) -> list[str]:
     current = os.path.basename(os.path.realpath(os.path.join(path, "current")))
     found = [entry for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)] if os.path.isdir(path) else []
     others = [entry for entry in found if re.fullmatch(r"\d+\.\d+\.\d+", entry.name) and entry.name != release]
-    others = [entry for entry in others if all(re.fullmatch(r"Orthanc|.*\.so", name) for name in os.listdir(entry))]
+    others = [
+        entry
+        for entry in others
+        if all(re.fullmatch(r"Orthanc(RecoverCompressedFile)?|.*\.so", name) for name in os.listdir(entry))
+    ]
     # A folder is touched when its release is asked for.
     others.sort(key=lambda entry: (entry.name == current, entry.stat().st_mtime), reverse=True)
     return [entry.name for entry in others[max(keep, 1) :]]

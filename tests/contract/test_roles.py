@@ -129,13 +129,14 @@ def test_plugins_are_the_documented_ones() -> None:
         assert {"package", "library", "id", "settings"} <= set(plugin)
 
 
-def test_apt_waits_for_unattended_upgrades() -> None:
-    """Which hold dpkg's lock for minutes."""
+def test_apt_waits_and_takes_nothing_away() -> None:
+    """Unattended upgrades hold dpkg's lock for minutes; a MySQL in use would make room for a MariaDB."""
     asked = [
         item["ansible.builtin.apt"] for path in YAML for item in mappings(load(path)) if "ansible.builtin.apt" in item
     ]
     assert len(asked) > 7
     assert {options.get("lock_timeout") for options in asked} == {600}
+    assert {options.get("fail_on_autoremove") for options in asked} == {True}
 
 
 @pytest.mark.parametrize(

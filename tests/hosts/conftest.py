@@ -104,7 +104,7 @@ class Lab:
         arguments: Sequence[str] = (),
         inventory: pathlib.Path = QUICKSTART,
         check: bool = True,
-        timeout: int = 400,
+        timeout: int = 900,
     ) -> subprocess.CompletedProcess[str]:
         """Run a shipped playbook with a shipped inventory on the lab's hosts."""
         file = self.folder.with_suffix(".json")

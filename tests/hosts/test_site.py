@@ -222,7 +222,7 @@ BAD: dict[str, dict[str, Any]] = {
     "Parameter out of range": {"orthanc_settings_unchecked": {"DefaultEncoding": "Klingon"}},
     # It ends by a signal, since it asks a text for a number.
     "Orthanc ended": {"orthanc_settings_unchecked": {"UserMetadata": {"Marker": "1024"}}},
-    "is not ready after 5 s": {"orthanc_settings": {"LuaScripts": ["/usr/local/share/hang.lua"]}},
+    "is not ready after 20 s": {"orthanc_settings": {"LuaScripts": ["/usr/local/share/hang.lua"]}},
 }
 
 
@@ -232,7 +232,7 @@ def test_bad_change_leaves_the_last_one_that_worked(site: Site) -> None:
     files = "sha256sum /etc/pacs/orthanc/* /etc/systemd/system/orthanc.service"
     before = site.lab.shell(files)
     for words, wrong in BAD.items():
-        bad = {"orthanc_ready_timeout": 5, "orthanc_modalities": site.modalities} | wrong
+        bad = {"orthanc_ready_timeout": 20, "orthanc_modalities": site.modalities} | wrong
         done = site.lab.play(variables=bad, check=False)
         assert done.returncode != 0
         said = " ".join(done.stdout.split())

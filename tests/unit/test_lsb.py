@@ -132,6 +132,8 @@ def test_binary_that_is_another(mirror: str, tmp_path: pathlib.Path, capsys: pyt
 def test_old_releases_go_and_the_one_that_runs_stays(tmp_path: pathlib.Path) -> None:
     for age, name in enumerate(["1.13.0", "1.12.9", "1.12.8", "1.12.7", "1.10.1"]):
         (tmp_path / name).mkdir()
+        for file in ("Orthanc", "OrthancRecoverCompressedFile", "libOrthancDicomWeb.so"):
+            (tmp_path / name / file).touch()
         os.utime(tmp_path / name, (1_000_000 - age, 1_000_000 - age))
     (tmp_path / "notes").mkdir()
     (tmp_path / "current").symlink_to("1.10.1")
@@ -139,6 +141,10 @@ def test_old_releases_go_and_the_one_that_runs_stays(tmp_path: pathlib.Path) -> 
     assert lsb_release.outdated(str(tmp_path), "1.13.0", 2) == ["1.12.8", "1.12.7"]
     assert lsb_release.outdated(str(tmp_path), "1.13.0", 1) == ["1.12.9", "1.12.8", "1.12.7"]
     assert lsb_release.outdated(str(tmp_path), "1.10.1", 1) == ["1.12.9", "1.12.8", "1.12.7"]
+    # What is more than a release is somebody's.
+    (tmp_path / "1.12.8" / "notes").touch()
+    os.utime(tmp_path / "1.12.8", (1_000_000 - 2, 1_000_000 - 2))
+    assert lsb_release.outdated(str(tmp_path), "1.13.0", 1) == ["1.12.9", "1.12.7"]
 
 
 def test_lock(mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import ssl
 from typing import Any
 
@@ -166,3 +168,14 @@ def test_part_that_is_kept_as_it_came(option: str, name: str) -> None:
     image, wanted = gallery()[name], JPEGLosslessSV1
     assert kept_syntax(image, {"IngestTranscoding": wanted, option: True}, gdcm=False) == wanted
     assert kept_syntax(image, {"IngestTranscoding": wanted, option: False}, gdcm=False) == image.syntax
+
+
+@pytest.mark.parametrize("password", ["plain", 's$cret"ü-long', "back\\slash"])
+def test_password_is_found_in_any_form(password: str) -> None:
+    site = Site.__new__(Site)
+    vars(site).update(users={"admin": password}, inner_authorization="")
+    # As Orthanc's configuration has it, and as a header does.
+    written = json.dumps({"RegisteredUsers": {"admin": password}}).replace("$", "\\u0024")
+    header = "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()
+    for text in (written, header, f"password={password}"):
+        assert any(form in text for form in site.secrets["admin"])
