@@ -14,7 +14,8 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import val
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 
 _ROUTE_PART = r"(\*|[A-Za-z0-9._~-]+)"
-_PREFIX = re.compile(r"/((?!\.\.?/)[A-Za-z0-9._~-]+/)*")
+# Orthanc's web server does away with dots at either end of a part.
+_PREFIX = re.compile(r"/((?!\.)[A-Za-z0-9._~-]+(?<!\.)/)*")
 RANGES = {
     "nginx_audit_days": (1, 36_500),
     "nginx_ban_after": (0, 1000),
@@ -84,7 +85,10 @@ def site(host: Host) -> Iterator[str]:
     if not values.is_address(name) and not values.HOST_NAME.fullmatch(name):
         yield f"nginx_server_name: '{name}' is neither a host name nor an address."
     if not _PREFIX.fullmatch(str(variables["nginx_prefix"])):
-        yield f"nginx_prefix: '{variables['nginx_prefix']}' has to begin and end with a slash, as in /orthanc/."
+        yield (
+            f"nginx_prefix: '{variables['nginx_prefix']}' has to begin and end with a slash, and no part of it with a dot,"
+            " as in /orthanc/."
+        )
     yield from values.pair("nginx_tls", variables)
     yield from values.names("nginx_tls_certificate", "nginx_server_name", variables)
     directory, mail = (str(variables[f"nginx_acme_{option}"]) for option in ("directory", "email"))
