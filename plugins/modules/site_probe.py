@@ -173,6 +173,10 @@ no_way:
   type: str
   returned: always
   sample: port Connection refused
+proxied:
+  description: Whose Orthanc the proxy on this host stands before, by the name in the inventory; empty if there is none.
+  type: str
+  returned: always
 machine:
   description: The kind of processor.
   type: str
@@ -230,6 +234,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, m
 
 # How a host calls itself.
 LOCAL = ("", "localhost", "127.0.0.1", "::1")
+SITE = "/etc/nginx/conf.d/orthanc.conf"
 
 
 def os_release() -> dict[str, str]:
@@ -367,6 +372,16 @@ def interrupted() -> bool:
         return False
 
 
+def proxied(file: str = SITE) -> str:
+    """Return the host whose Orthanc this host's proxy stands before, as the role nginx has noted it down."""
+    try:
+        with open(file, encoding="utf-8") as opened:
+            found = re.search(r"(?m)^# The Orthanc of (\S+)$", opened.read())
+    except OSError:
+        return ""
+    return found[1] if found else ""
+
+
 def no_way(host: str, port: str) -> str:
     """Say why nothing answers there: ``name …`` if the name is not known here, ``port …`` otherwise."""
     try:
@@ -476,6 +491,7 @@ def main() -> None:
         engine=docker_daemon.look(run) if module.params["engine"] else {},
         apt_lists=bool(glob.glob("/var/lib/apt/lists/*_Packages*")),
         apt_upstream=os.path.exists("/etc/apt/sources.list.d/orthanc.sources"),
+        proxied=proxied(),
         machine=os.uname().machine,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         distribution=release.get("ID", ""),

@@ -55,6 +55,7 @@ PROBE = {
     "no_way": "",
     "interrupted": False,
     "engine": {},
+    "proxied": "",
     "machine": "x86_64",
     "memory": 8 << 30,
     "free": 50 * 2**30,

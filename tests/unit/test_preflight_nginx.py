@@ -4,10 +4,11 @@ import string
 from typing import Any
 
 import pytest
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from tests.unit.good_host import ACME, MACHINES, one_problem, pair, problems, tls
+from tests.unit.good_host import ACME, MACHINES, PROBE, host, one_problem, pair, problems, tls
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"nginx_users": {"admin": ""}}, "nginx_users", "is empty or no text"),
@@ -78,6 +79,24 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 @pytest.mark.parametrize("changes, variable, part", WRONG)
 def test_one_thing_wrong(changes: dict[str, Any], variable: str, part: str) -> None:
     one_problem(changes, variable, part)
+
+
+@pytest.mark.parametrize("before", ["", "store"])
+def test_proxy_of_this_orthanc(before: str) -> None:
+    assert problems(proxied=before, nginx_upstream_server="store") == []
+
+
+def test_proxy_of_another_inventory() -> None:
+    (problem,) = problems(proxied="clinic", nginx_upstream_server="store")
+    assert problem.startswith("nginx_upstream_server: this host is the proxy of clinic, ")
+    assert "and store would take its place" in problem
+    assert "rm /etc/nginx/conf.d/orthanc.conf" in problem
+
+
+def test_proxy_of_another_orthanc_of_this_inventory() -> None:
+    found = host(("nginx",), {"nginx_upstream_server": "store"}, PROBE | {"proxied": "clinic"})
+    found.groups = {"orthanc": ["store", "clinic"]}
+    assert list(general.problems(found)) == []
 
 
 def test_good_proxy_alone() -> None:

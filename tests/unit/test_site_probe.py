@@ -11,6 +11,8 @@ import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_files, read_folder, read_text
 from ansible_collections.dicom.orthanc.plugins.modules import site_probe
 
+from tests.repository import ROOT
+
 HAND_MADE = """
 {
   // The disk of 2019
@@ -161,3 +163,15 @@ def test_comments() -> None:
     with pytest.raises(ValueError, match="no object"):
         read_text("[]")
     assert read_files("/none") == ({}, [])
+
+
+def test_whose_proxy(tmp_path: pathlib.Path) -> None:
+    """Of what the role's own template says."""
+    template = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")
+    file = tmp_path / "orthanc.conf"
+    assert site_probe.proxied(str(file)) == ""
+    file.write_text(template.replace("{{ __nginx_orthanc }}", "store-1.example.org"), encoding="utf-8")
+    assert site_probe.proxied(str(file)) == "store-1.example.org"
+    # What a release of before has written says nothing of it.
+    file.write_text(template.replace("# The Orthanc of", "# Of"), encoding="utf-8")
+    assert site_probe.proxied(str(file)) == ""

@@ -50,6 +50,7 @@ def inventory(host: Host) -> Iterator[str]:
 
 
 def problems(host: Host) -> Iterator[str]:
+    yield from served(host)
     yield from values.logins("nginx_users", host.variables)
     if not host.variables["nginx_users"]:
         yield f"orthanc_users: no user is named, so nobody could log in; name one, and {values.SECRETS}"
@@ -74,7 +75,19 @@ def proxies(name: str, orthanc: str, proxy: str) -> Iterator[str]:
         yield (
             f"nginx_upstream_server: {name} would stand before the Orthanc of {orthanc}, which has the proxy {proxy}"
             f"{beside}, and one is what it can have; take {name} or {proxy} out of the group 'nginx', or have an"
-            " inventory for each Orthanc."
+            " inventory for each Orthanc, with another proxy host."
+        )
+
+
+def served(host: Host) -> Iterator[str]:
+    """A proxy that another inventory has put before another Orthanc."""
+    before = (host.probe or {}).get("proxied", "")
+    now = str(host.variables["nginx_upstream_server"]) or host.name
+    if before not in ("", now, *host.groups.get("orthanc", ())):
+        yield (
+            f"nginx_upstream_server: this host is the proxy of {before}, which this inventory does not have, and {now}"
+            " would take its place; put another host into the group 'nginx'. If it is to, since that Orthanc is no more"
+            " or has another name, run `rm /etc/nginx/conf.d/orthanc.conf` on this host first."
         )
 
 
@@ -86,8 +99,8 @@ def site(host: Host) -> Iterator[str]:
         yield f"nginx_server_name: '{name}' is neither a host name nor an address."
     if not _PREFIX.fullmatch(str(variables["nginx_prefix"])):
         yield (
-            f"nginx_prefix: '{variables['nginx_prefix']}' has to begin and end with a slash, and no part of it with a dot,"
-            " as in /orthanc/."
+            f"nginx_prefix: '{variables['nginx_prefix']}' has to begin and end with a slash, and no part of it with a"
+            " dot, as in /orthanc/."
         )
     yield from values.pair("nginx_tls", variables)
     yield from values.names("nginx_tls_certificate", "nginx_server_name", variables)

@@ -60,7 +60,7 @@ def inventory(host: Host) -> Iterator[str]:
         yield (
             f"orthanc_proxied: the proxy {elsewhere[0]} stands before the inventory's first Orthanc alone, and that of"
             f" {host.name} would have none; put {host.name} into the group 'nginx' as well, for a proxy beside it, or"
-            " have an inventory for each Orthanc."
+            " have an inventory for each Orthanc, with another proxy host."
         )
 
 
