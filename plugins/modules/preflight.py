@@ -66,6 +66,12 @@ found:
     apt_upstream:
       description: Whether the host knows the packages of Orthanc's makers.
       type: bool
+    ipv6:
+      description: Whether the kernel has IPv6.
+      type: bool
+    nginx:
+      description: The user and the group of nginx's workers.
+      type: dict
     orthanc:
       description: How the Orthanc that is there is called, its version and the options that it knows.
       type: dict

@@ -177,6 +177,15 @@ proxied:
   description: Whose Orthanc the proxy on this host stands before, by the name in the inventory; empty if there is none.
   type: str
   returned: always
+nginx:
+  description: The user and the group of nginx's workers; those of Debian's package where there is no nginx yet.
+  type: dict
+  returned: always
+  sample: {user: www-data, group: www-data}
+ipv6:
+  description: Whether the kernel has IPv6.
+  type: bool
+  returned: always
 machine:
   description: The kind of processor.
   type: str
@@ -235,6 +244,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, m
 # How a host calls itself.
 LOCAL = ("", "localhost", "127.0.0.1", "::1")
 SITE = "/etc/nginx/conf.d/orthanc.conf"
+NGINX = "/etc/nginx/nginx.conf"
 
 
 def os_release() -> dict[str, str]:
@@ -382,6 +392,15 @@ def proxied(file: str = SITE) -> str:
     return found[1] if found else ""
 
 
+def workers(file: str = NGINX) -> dict[str, str]:
+    """Return the user and the group of nginx's workers."""
+    found = None
+    with contextlib.suppress(OSError), open(file, encoding="utf-8", errors="replace") as opened:
+        found = re.search(r"(?m)^\s*user\s+([^\s;]+)(?:\s+([^\s;]+))?\s*;", opened.read())
+    user = found[1] if found else "www-data"
+    return {"user": user, "group": (found and found[2]) or user}
+
+
 def no_way(host: str, port: str) -> str:
     """Say why nothing answers there: ``name …`` if the name is not known here, ``port …`` otherwise."""
     try:
@@ -492,6 +511,9 @@ def main() -> None:
         apt_lists=bool(glob.glob("/var/lib/apt/lists/*_Packages*")),
         apt_upstream=os.path.exists("/etc/apt/sources.list.d/orthanc.sources"),
         proxied=proxied(),
+        nginx=workers(),
+        # Booted without it (ipv6.disable=1), no address of it can be bound.
+        ipv6=os.path.exists("/proc/net/if_inet6"),
         machine=os.uname().machine,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         distribution=release.get("ID", ""),

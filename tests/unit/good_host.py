@@ -56,6 +56,8 @@ PROBE = {
     "interrupted": False,
     "engine": {},
     "proxied": "",
+    "nginx": {"user": "www-data", "group": "www-data"},
+    "ipv6": True,
     "machine": "x86_64",
     "memory": 8 << 30,
     "free": 50 * 2**30,

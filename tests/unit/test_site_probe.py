@@ -175,3 +175,20 @@ def test_whose_proxy(tmp_path: pathlib.Path) -> None:
     # What a release of before has written says nothing of it.
     file.write_text(template.replace("# The Orthanc of", "# Of"), encoding="utf-8")
     assert site_probe.proxied(str(file)) == ""
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", ("www-data", "www-data")),
+        ("# user nobody;\nworker_processes auto;\n", ("www-data", "www-data")),
+        ("user www-data;\n", ("www-data", "www-data")),
+        ("\nuser  nginx;\n", ("nginx", "nginx")),
+        ("  user web  staff ;\n", ("web", "staff")),
+    ],
+)
+def test_who_the_workers_are(tmp_path: pathlib.Path, text: str, expected: tuple[str, str]) -> None:
+    file = tmp_path / "nginx.conf"
+    assert site_probe.workers(str(file)) == {"user": "www-data", "group": "www-data"}
+    file.write_text(text, encoding="utf-8")
+    assert tuple(site_probe.workers(str(file)).values()) == expected

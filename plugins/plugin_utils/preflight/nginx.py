@@ -8,6 +8,7 @@ import ipaddress
 import re
 import urllib.parse
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
@@ -56,6 +57,11 @@ def problems(host: Host) -> Iterator[str]:
         yield f"orthanc_users: no user is named, so nobody could log in; name one, and {values.SECRETS}"
     yield from site(host)
     yield from entry(host)
+
+
+def found(host: Host) -> dict[str, Any]:
+    """Who nginx's workers are."""
+    return {"nginx": (host.probe or {})["nginx"]}
 
 
 def notices(host: Host) -> Iterator[str]:
