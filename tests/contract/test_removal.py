@@ -68,7 +68,7 @@ KNOWN = {
     },
     "roles/nginx/tasks/relay_serve.yml": {
         'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
-        "absent: \"{{ __nginx_welcome + ['/etc/nginx/conf.d/orthanc.conf'] }}\"": "our own file, the package's example",
+        "absent: >-": "our own files, and the package's example",
     },
     "roles/orthanc/tasks/configure.yml": {
         'purge: ["{{ orthanc_config_dir }}"]': "which may not hold, nor be in, a folder of images",

@@ -47,6 +47,13 @@ CASES = {
         {"nginx_allowed_origins": ["https://viewer.example.org/app"]}, ["nginx_allowed_origins", "without a path"]
     ),
     "every origin": Case({"nginx_allowed_origins": ["*"]}, ["nginx_allowed_origins", "'*' is no origin"]),
+    "a directive that lets everybody in": Case(
+        {"nginx_server_directives": {"satisfy": "any"}}, ["nginx_server_directives.satisfy", "who gets in"]
+    ),
+    "a directive that is two": Case(
+        {"nginx_settings": {"keepalive_timeout": "5s; auth_basic off"}},
+        ["nginx_settings.keepalive_timeout", "semicolon"],
+    ),
     "a server that is shared perhaps": Case({"postgresql_shared": "perhaps"}, ["postgresql_shared", "bool"]),
     "a server that is shared with somebody": Case({"mysql_shared": "wiki"}, ["mysql_shared", "bool"]),
     "an unknown install method": Case({"orthanc_install_method": "snap"}, ["orthanc_install_method", "apt"]),

@@ -218,6 +218,46 @@ def test_pages_of_a_viewer_elsewhere(site: Site) -> None:
     assert allowed(site.answer("GET", "/orthanc/system")) == {}
 
 
+def test_directives_of_the_inventory(site: Site) -> None:
+    """Those of the site take the place of the role's, or stand beside them; what nginx refuses is not put in place."""
+    limit = {"limit_req_zone": "$binary_remote_addr zone=clients:1m rate=1r/m", "limit_req_status": 429}
+    own = {
+        "client_body_timeout": "2s",
+        "add_header": ["X-Clinic north", "Content-Security-Policy \"frame-ancestors 'self'; base-uri 'self'\" always"],
+        "proxy_set_header": "X-Clinic north",
+        "proxy_request_buffering": False,
+        "limit_req": "zone=clients burst=20 nodelay",
+    }
+    site.deploy(nginx_settings=limit, nginx_server_directives=own)
+    address, login = site.lab.address["pacs"], raw.basic("admin", site.admin["admin"])
+    begin = time.monotonic()
+    # A body that does not come. The role would wait for an hour.
+    raw.send(address, raw.request(b"/instances", login, b"Content-Length: 10\r\n", method=b"POST"), wait=600)
+    assert time.monotonic() - begin < 300
+    found = site.answer("GET", "/system")
+    assert found.status_code == 200
+    assert found.headers["X-Clinic"] == "north"
+    assert found.headers["Content-Security-Policy"] == "frame-ancestors 'self'; base-uri 'self'"
+    assert found.headers["X-Frame-Options"] == "SAMEORIGIN", "nginx inherits none where there is one"
+    got = [site.ask("GET", "/system") for _ in range(40)]
+    assert got[0] == 200
+    assert got[-1] == 429
+    wrong: list[tuple[str, dict[str, Any]]] = [
+        ("nginx_settings", {"keepalive_timeout": "soon"}),
+        ("nginx_server_directives", {"client_body_timeot": "2s"}),
+    ]
+    for name, directives in wrong:
+        said = site.lab.play(variables={name: directives}, check=False)
+        assert said.returncode
+        words = " ".join(said.stdout.split())
+        assert "nginx refuses what was to be written, and it was not put in place" in words
+        assert f"{next(iter(directives))}" in words
+        assert f"See {name}." in words
+    site.deploy()
+    assert site.answer("GET", "/system").headers.get("X-Clinic") is None
+    assert {site.ask("GET", "/system") for _ in range(40)} == {200}
+
+
 def addressed(site: Site) -> None:
     """Where the site's name is an address of IPv6, it stands in brackets wherever a URL has it."""
     plain = f"http://{site.lab.address['pacs']}/system"

@@ -140,12 +140,12 @@ def test_other_site_stays_and_a_broken_one_stops_the_run(site: Site) -> None:
         assert other in site.lab.shell("cat /etc/nginx/conf.d/other.conf")
         # Somebody breaks the other site by hand; our next change must not be put on top of it.
         site.lab.shell("echo 'server { listen 8081' > /etc/nginx/conf.d/other.conf")
-        before = site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf")
+        before = site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf /etc/pacs/nginx/server.conf")
         done = site.lab.play(variables={"nginx_timeout": 77}, check=False)
         assert done.returncode != 0
         assert "other.conf" in done.stdout
         assert "was not put in place" in done.stdout
-        assert site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf") == before
+        assert site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf /etc/pacs/nginx/server.conf") == before
         assert site.get("/orthanc/system").status_code == 200
     finally:
         site.lab.shell("rm -f /etc/nginx/conf.d/other.conf")
@@ -158,10 +158,10 @@ def test_nginx_that_goes_on_as_before(site: Site) -> None:
     site.lab.shell("systemd-run --quiet --unit squatter python3 -m http.server 8099")
     try:
         site.lab.shell("echo 'server { listen 8099; }' > /etc/nginx/conf.d/other.conf")
-        before = site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf")
+        before = site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf /etc/pacs/nginx/server.conf")
         said = " ".join(site.lab.play("nginx", variables={"nginx_timeout": 77}, check=False).stdout.split())
         assert "nginx does not serve what was written: it goes on as before. What was there before is back." in said
-        assert site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf") == before
+        assert site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf /etc/pacs/nginx/server.conf") == before
         assert "bind() to 0.0.0.0:8099 failed" in said
     finally:
         site.lab.shell("rm /etc/nginx/conf.d/other.conf; systemctl stop squatter")

@@ -160,6 +160,8 @@ def test_misspelled(name: str, part: str) -> None:
         ("orthanc_dicom_tls_minimum_version", "1.1"),
         ("nginx_readonly_users", "guest"),
         ("nginx_allowed_clients", "192.0.2.0/24"),
+        ("nginx_settings", ["gzip on"]),
+        ("nginx_server_directives", "gzip on"),
         ("nginx_allowed_origins", "https://viewer.example.org"),
         ("nginx_client_names", "ct1"),
         ("nginx_client_certificate", "perhaps"),

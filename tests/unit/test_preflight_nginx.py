@@ -59,6 +59,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
             *("ftp://example.org", 'https://a";}', "https://viewer.example.org\n", "https://viewer.example.org?x"),
         )
     ),
+    ({"nginx_settings": {"merge_slashes": "off"}}, "nginx_settings.merge_slashes", "another one for Orthanc"),
+    ({"nginx_server_directives": {"auth_basic": "off"}}, "nginx_server_directives.auth_basic", "set nginx_users"),
     ({"nginx_refused_routes": ["/tools/reset"]}, "nginx_refused_routes", "without a slash at either end"),
     ({"nginx_refused_routes": ["tools/re*"]}, "nginx_refused_routes", "with * for one part of it"),
     ({"nginx_allowed_clients": ["192.0.2.7/24"]}, "nginx_allowed_clients", "has host bits set"),

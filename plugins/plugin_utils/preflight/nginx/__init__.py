@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.nginx import directives
 
 _ROUTE_PART = r"(\*|[A-Za-z0-9._~-]+)"
 # Orthanc's web server does away with dots at either end of a part.
@@ -57,6 +58,8 @@ def problems(host: Host) -> Iterator[str]:
         yield f"orthanc_users: no user is named, so nobody could log in; name one, and {values.SECRETS}"
     yield from site(host)
     yield from entry(host)
+    for variable in (directives.SETTINGS, directives.SERVER):
+        yield from directives.problems(variable, host.variables[variable])
 
 
 def found(host: Host) -> dict[str, Any]:
