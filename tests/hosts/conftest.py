@@ -33,11 +33,11 @@ ENVIRONMENT = plain() | {
 
 
 def run(
-    *command: str | pathlib.Path, timeout: int = 600, check: bool = True, **options: Any
+    *command: str | pathlib.Path, timeout: int = 1800, check: bool = True, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run a command from the project's folder and return what it printed, both streams together.
 
-    :param timeout: seconds after which the test fails.
+    :param timeout: seconds after which the test fails: so many that a command has to hang, on a busy machine too.
     :param check: whether an exit code other than 0 fails the test, with the end of the output.
     """
     done = subprocess.run(
