@@ -105,13 +105,12 @@ def problems(variable: str, given: Mapping[str, Any]) -> Iterator[str]:
                 )
             else:
                 yield from _header(here, str(name), text)
+        reason = next((why for pattern, why in _REFUSED.items() if re.fullmatch(pattern, str(name))), "")
         if name in _OF_VARIABLES:
             yield f"{here}: the role sets it; set {_OF_VARIABLES[name]}."
-            continue
-        for pattern, reason in _REFUSED.items():
-            if re.fullmatch(pattern, str(name)):
-                yield f"{here}: this is refused, since {reason}. Take it out."
-        if variable == SETTINGS and name in (*OWN, "add_header", "proxy_set_header"):
+        elif reason:
+            yield f"{here}: this is refused, since {reason}. Take it out."
+        elif variable == SETTINGS and name in (*OWN, "add_header", "proxy_set_header"):
             yield f"{here}: the site has its own, so this would be for others alone; set {SERVER}.{name}."
 
 
