@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 DAEMON = "/etc/docker/daemon.json"
 # What was added there by us; the rest is of others.
 OURS = "/var/lib/pacs/docker_engine/daemon.json"
+# What was before a call that did not get to its end.
+BEFORE = "/var/lib/pacs/docker_engine/before.json"
 # What an engine that runs takes at a reload. Of an option that is taken out it forgets nothing before it restarts.
 RELOADED = {
     *("debug", "features", "insecure-registries", "labels", "live-restore", "max-concurrent-downloads"),
@@ -37,29 +39,46 @@ def read(path: str) -> dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
             text = file.read()
-        found = json.loads(text) if text.strip() else {}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
+        raise Broken(f"{path}: {error}") from error
+    return parse(path, text)
+
+
+def parse(path: str, text: str) -> dict[str, Any]:
+    """Return the options in the text of a file. :raises Broken: if it is no JSON dictionary."""
+    try:
+        found = json.loads(text) if text.strip() else {}
+    except ValueError as error:
         raise Broken(f"{path}: {error}") from error
     if not isinstance(found, dict):
         raise Broken(f"{path}: it holds no options")
     return found
 
 
-def merge(found: Mapping[str, Any], ours: Mapping[str, Any], wanted: Mapping[str, Any]) -> Merged:
+def merge(
+    found: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    running: Mapping[str, Any] | None = None,
+) -> Merged:
     """Put what is wanted to what others have.
 
     :param found: the options that there are.
     :param ours: those which were added by us. What somebody has changed since is of others.
+    :param running: those that the engine runs with, where it has not heard of those that there are.
     """
+    read = found if running is None else running
     foreign = {name: value for name, value in found.items() if name not in ours or ours[name] != value}
     options = {**foreign, **wanted}
-    conflicts = {name: foreign[name] for name in wanted if name in foreign and foreign[name] != wanted[name]}
-    changed = {name for name in wanted if name not in found or found[name] != wanted[name]}
+    # What is empty says nothing: nobody has decided on it, and an earlier release of ours wrote it so.
+    taken = {name: value for name, value in foreign.items() if value not in ("", [], {}, None)}
+    conflicts = {name: taken[name] for name in wanted if name in taken and taken[name] != wanted[name]}
+    changed = {name for name in wanted if name not in read or read[name] != wanted[name]}
     return Merged(
         options=options,
-        ours={name: value for name, value in wanted.items() if name not in foreign},
+        ours={name: value for name, value in wanted.items() if name not in taken},
         conflicts=conflicts,
         restart=sorted(changed - RELOADED - set(conflicts)),
     )

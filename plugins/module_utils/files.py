@@ -64,6 +64,13 @@ ARGUMENTS: dict[str, Any] = {
 }
 
 
+def plain(path: str, content: str, mode: str, validate: str | None = None) -> dict[str, Any]:
+    """Return a file of root's, as a module is given it."""
+    unused = dict.fromkeys(("link", "made_by", "secret", "unless"))
+    given = {"path": path, "content": content, "mode": mode, "owner": "root", "group": "root", "validate": validate}
+    return unused | given
+
+
 class Refused(Exception):
     """Something cannot be written as asked; the message says what and why."""
 
@@ -168,7 +175,6 @@ class Writer:
     def __init__(self, module: AnsibleModule) -> None:
         self.module = module
         self.paths: list[str] = []
-        self.lock: TextIO | None = None
         self.diffs: list[dict[str, str]] = []
 
     def changed(self, path: str, before: str, after: str) -> None:
@@ -345,15 +351,31 @@ def lock(module: AnsibleModule) -> TextIO:
             time.sleep(0.2)
 
 
-def write(module: AnsibleModule, back: Callable[[], str] | None = None) -> Writer:
+def write(module: AnsibleModule) -> Writer:
+    """Bring the folders and files that the module was given to the wished state, while no other run does so."""
+    held = None if module.check_mode else lock(module)
+    writer = bring(module)
+    if held:
+        held.close()
+    return writer
+
+
+def plan(module: AnsibleModule) -> Writer:
+    """Return the account of what would be brought to the wished state."""
+    real, module.check_mode = module.check_mode, True
+    try:
+        return bring(module)
+    finally:
+        module.check_mode = real
+
+
+def bring(module: AnsibleModule, back: Callable[[], str] | None = None) -> Writer:
     """Bring the folders and files that the module was given to the wished state. Return the account of it.
 
     :param back: goes back to what was before, and says so; called before the module fails.
     """
     writer = Writer(module)
     params = module.params
-    if not module.check_mode:
-        writer.lock = lock(module)
     try:
         for kind in ("folders", "files"):
             for item in params[kind]:
@@ -377,8 +399,12 @@ def write(module: AnsibleModule, back: Callable[[], str] | None = None) -> Write
                     raise Refused(f"{service} cannot be restarted: {err.strip()}")
     except Exception as error:
         # Half of a change is none: the next start would take it.
-        told = f"{error.filename}: {error.strerror}." if isinstance(error, OSError) else str(error)
-        if not isinstance(error, OSError | Refused):
-            told = f"This is a mistake of the toolkit: {error!r}."
-        module.fail_json(f"{told} {back() if back and not module.check_mode else ''}".strip())
+        module.fail_json(f"{told(error)} {back() if back and not module.check_mode else ''}".strip())
     return writer
+
+
+def told(error: Exception) -> str:
+    """Say what has gone wrong."""
+    if isinstance(error, OSError):
+        return f"{error.filename}: {error.strerror}."
+    return str(error) if isinstance(error, Refused) else f"This is a mistake of the toolkit: {error!r}."

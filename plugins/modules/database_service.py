@@ -33,9 +33,10 @@ options:
     type: bool
     default: false
   reload:
-    description: A shell script that has the running server read its files; it ends with 0 if that was enough.
-    type: str
-    default: ""
+    description: A command that has the running server read its files; it ends with 0 if that was enough.
+    type: list
+    elements: str
+    default: []
   may_restart:
     description: Whether the server may be restarted where a reload was not enough.
     type: bool
@@ -84,21 +85,21 @@ paths:
   returned: always
 """
 
-import contextlib
-import json
 import os
-import pathlib
+import re
 import time
-from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, Writer, remove, write
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, Writer, plan
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
+from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
+from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import WayBack, Wrong
 
 BEGIN = "# Begin of what dicom.orthanc manages; the rest of this file is of others and stays."
 END = "# End of what dicom.orthanc manages."
-
-# Content, owner, group and mode of each file, or nothing where there is none.
-Files = dict[str, list[Any] | None]
+# By this an earlier release of ours marked a pg_hba.conf that it had written as a whole, and what it had in it.
+FORMER = "# The role postgresql of dicom.orthanc owns this file."
+FORMER_LINES = re.compile(r'\s*|#.*|local all postgres peer|host(ssl)? "[^"]*" "[^"]*" \S+ scram-sha-256')
 
 
 def with_part(text: str, part: str) -> str:
@@ -106,44 +107,11 @@ def with_part(text: str, part: str) -> str:
     before, begin, rest = text.partition(f"{BEGIN}\n")
     if begin and END in rest:
         text = before + rest.partition(f"{END}\n")[2]
+    if FORMER in text.splitlines():
+        # Each of its lines is in our part now, or gone from the inventory. What others have added since stays.
+        lines = [line for line in text.splitlines(keepends=True) if not FORMER_LINES.fullmatch(line.strip())]
+        text = "".join(lines) if "local all postgres peer" in part else text
     return f"{BEGIN}\n{part.rstrip()}\n{END}\n{text}" if part.strip() else text
-
-
-def found(paths: list[str]) -> Files:
-    """Return the files as they are."""
-    files: Files = {}
-    for path in map(pathlib.Path, paths):
-        files[str(path)] = None
-        if path.is_file():
-            state = path.stat()
-            text = path.read_text(encoding="utf-8", errors="surrogateescape")
-            files[str(path)] = [text, state.st_uid, state.st_gid, state.st_mode & 0o7777]
-    return files
-
-
-def put(path: pathlib.Path, file: list[Any]) -> None:
-    """Put a file in place in one step, for root alone until its owner and mode are set."""
-    content, owner, group, mode = file
-    candidate = path.with_name(f".{path.name}.new")
-    if os.path.lexists(candidate):
-        remove(str(candidate))
-    candidate.touch(0o600)
-    with candidate.open("w", encoding="utf-8", errors="surrogateescape") as file_:
-        file_.write(content)
-        file_.flush()
-        os.fsync(file_.fileno())
-    os.chown(candidate, owner, group)
-    candidate.chmod(mode)
-    candidate.replace(path)
-
-
-def put_back(files: Files) -> None:
-    """Bring back the files of before."""
-    for path, file in files.items():
-        if file is not None:
-            put(pathlib.Path(path), file)
-        elif os.path.lexists(path):
-            remove(path)
 
 
 class Server:
@@ -151,50 +119,46 @@ class Server:
 
     def __init__(self, module: AnsibleModule) -> None:
         self._module = module
-        self._unit = module.params["unit"]
-
-    def _systemctl(self, *words: str) -> bool:
-        return bool(self._module.run_command(["systemctl", *words])[0] == 0)
+        self._unit = Unit(module, module.params["unit"])
 
     @property
     def runs(self) -> bool:
         """Whether it runs, and is started at boot."""
-        return self._systemctl("is-active", "--quiet", self._unit) and self._systemctl(
-            "is-enabled", "--quiet", self._unit
-        )
+        return self._unit.active and self._unit.enabled
 
     def apply(self) -> None:
         """Have it run with the files that there are. Whether it does is seen afterwards."""
-        self._systemctl("daemon-reload")
-        if not self._systemctl("is-enabled", "--quiet", self._unit):
-            self._systemctl("enable", "--quiet", self._unit)
-        params = self._module.params
-        active = self._systemctl("is-active", "--quiet", self._unit)
-        if active and params["reload"] and self._module.run_command(["sh", "-c", params["reload"]])[0] == 0:
+        self._unit.reload_files()
+        self._unit.enable()
+        params, active = self._module.params, self._unit.active
+        if active and params["reload"] and self._module.run_command(params["reload"])[0] == 0:
             return
         if not active or params["may_restart"]:
-            self._systemctl("reset-failed", self._unit)
-            self._systemctl("restart", self._unit)
+            self._unit.tell("reset-failed")
+            self._unit.tell("restart")
 
-    def wrong(self) -> str:
-        """Wait until it works. Return what it says if it does not."""
+    def prove(self, before: bool) -> None:
+        """Wait until it works. :raises Wrong: if it does not."""
+        problem = f"{self._unit.name} does not work{'' if before else ' with its new settings'}."
         deadline = time.monotonic() + self._module.params["timeout"]
         while True:
             rc, out, err = self._module.run_command(self._module.params["ready"])
+            if rc == 0 and out.strip():
+                raise Wrong(problem, f"It says:\n{out.strip()}")
             if rc == 0:
-                return str(out).strip()
+                return
             # One that ended by itself does not come in time.
-            ended = not self._systemctl("is-active", "--quiet", self._unit)
+            ended = not self._unit.active
             # After a crash it reads its log first, which takes as long as it takes.
             recovering = "starting up" in err or "not yet accepting connections" in err
             if ended or (time.monotonic() > deadline and not recovering):
-                return self._said() or str(err).strip()
+                said = self._said() or str(err).strip()
+                raise Wrong(problem, f"It says:\n{said}")
             time.sleep(0.2)
 
     def _said(self) -> str:
         """Return its newest error lines from the journal, or its last lines where none is marked so."""
-        command = ["journalctl", "--unit", self._unit, "--lines", "100", "--output", "cat", "--no-pager"]
-        lines = str(self._module.run_command(command)[1]).splitlines()
+        lines = self._unit.log(100)
         errors = [line for line in lines if "[ERROR]" in line or "FATAL:" in line]
         return "\n".join(list(dict.fromkeys(errors or lines))[-6:])
 
@@ -203,7 +167,15 @@ def put_together(module: AnsibleModule) -> None:
     """Put what is ours of files of others together with the rest of them."""
     for item in module.params["files"]:
         if item["path"] in module.params["parts"]:
-            item["content"] = with_part((found([item["path"]])[item["path"]] or [""])[0], item["content"])
+            item["content"] = with_part(text_of(item["path"]), item["content"])
+
+
+def text_of(path: str) -> str:
+    """Return what a file says; nothing where there is none."""
+    if not os.path.isfile(path):
+        return ""
+    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        return file.read()
 
 
 def main() -> None:
@@ -213,7 +185,7 @@ def main() -> None:
             "unit": {"type": "str", "required": True},
             "parts": {"type": "list", "elements": "path", "default": []},
             "changed": {"type": "bool", "default": False},
-            "reload": {"type": "str", "default": ""},
+            "reload": {"type": "list", "elements": "str", "default": []},
             "may_restart": {"type": "bool", "default": True},
             "ready": {"type": "list", "elements": "str", "required": True},
             "overridden": {"type": "list", "elements": "str", "default": []},
@@ -224,43 +196,15 @@ def main() -> None:
     )
     params = module.params
     server = Server(module)
-    kept = pathlib.Path(params["state_dir"], "before.json")
-    cut_off = kept.exists()
+    way = WayBack(
+        module, params["unit"], State(os.path.join(params["state_dir"], "before.json")), server.apply, server.prove
+    )
     put_together(module)
-    dry, module.check_mode = module.check_mode, True
-    planned = write(module)
-    module.check_mode = dry
-    needed = bool(planned.paths) or params["changed"] or cut_off or not server.runs
-    if dry or not needed:
-        ending(module, needed, planned)
-
-    before: Files = found([item["path"] for item in params["files"]])
-    if cut_off:
-        # What worked last is what that run found.
-        with contextlib.suppress(ValueError):
-            before |= json.loads(kept.read_text(encoding="utf-8"))
-    kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    kept.parent.chmod(0o700)
-    put(kept, [json.dumps(before), 0, 0, 0o600])
-    try:
-        # Held to the end: its lock keeps other runs off.
-        written = write(module)
-    except (OSError, SystemExit):
-        # Half of a change is none.
-        put_back(before)
-        remove(str(kept))
-        raise
-    server.apply()
-    wrong = server.wrong()
-    if wrong:
-        put_back(before)
-        server.apply()
-        again = server.wrong()
-        remove(str(kept))
-        back = f" With those of before it does not work either: {again}" if again else " Those of before are back."
-        module.fail_json(f"{params['unit']} does not work with its new settings.{back} It says:\n{wrong}")
-    remove(str(kept))
-    ending(module, True, written)
+    planned = plan(module)
+    needed = bool(planned.paths) or params["changed"] or way.cut_off or not server.runs
+    if needed and not module.check_mode:
+        planned = way.change(planned.paths)
+    ending(module, needed, planned)
 
 
 def ending(module: AnsibleModule, changed: bool, writer: Writer) -> None:

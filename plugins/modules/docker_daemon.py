@@ -57,36 +57,65 @@ restarted:
 
 import json
 import os
-import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
-from ansible_collections.dicom.orthanc.plugins.module_utils.docker_daemon import DAEMON, OURS
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import make_folders, remove
+from ansible_collections.dicom.orthanc.plugins.module_utils.docker_daemon import BEFORE, DAEMON, OURS, Broken
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import make_folders, plain
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
+from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
+from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import WayBack, Wrong
 
 # It reads the file before it finds that it cannot run a second time. Debian 12's has no --validate.
-TRY = 'dockerd --host=unix:///dev/null/x --pidfile=/dev/null/x --config-file "$0" 2>&1 | grep "unable to configure"'
+TRY = (
+    """sh -c '! dockerd --host=unix:///dev/null/x --pidfile=/dev/null/x --config-file "$0" 2>&1 |"""
+    """ grep "unable to configure"' %s"""
+)
 
 
 def text(options: dict[str, Any]) -> str:
     return json.dumps(options, indent=4, sort_keys=True) + "\n"
 
 
-def write(path: str, content: str | None, mode: int) -> None:
-    """Put a file in place in one step, or take it away."""
-    if content is None:
-        if os.path.exists(path):
-            remove(path)
-        return
-    folder, name = os.path.split(path)
-    handle, candidate = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.chmod(candidate, mode)
-    os.replace(candidate, path)
+def options_of(state: State) -> dict[str, Any] | None:
+    """Return the options that the engine had before a call that was cut off, or nothing if that is not known."""
+    if DAEMON not in state.read():
+        return None
+    try:
+        return docker_daemon.parse(DAEMON, (state.read()[DAEMON] or [""])[0])
+    except Broken:
+        return None
+
+
+class Engine:
+    """Docker's engine."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self._unit = Unit(module, "docker")
+        shown = self._unit.show()
+        self.active = shown["ActiveState"] == "active"
+        self.runs = self.active and shown["UnitFileState"] == "enabled"
+        self.verb = ""
+        self._took = True
+
+    def apply(self) -> None:
+        """Have it run with the options that there are."""
+        self._unit.enable()
+        if self.verb:
+            self._unit.tell("reset-failed")
+            self._took = self._unit.tell(self.verb)
+
+    def spare(self) -> None:
+        """On the way back, do not stop what runs."""
+        self.verb = "reload" if self._unit.active else "start"
+
+    def prove(self, before: bool) -> None:
+        """:raises Wrong: if it did not take them."""
+        if not self._took or not self._unit.active:
+            problem = f"Docker does not {self.verb or 'run'} (docker_engine_settings and the like)."
+            self.spare()
+            raise Wrong(problem, "" if before else "It says:\n" + "\n".join(self._unit.log(5)))
 
 
 def main() -> None:
@@ -105,17 +134,19 @@ def main() -> None:
         rc, out, _err = module.run_command(list(command)) if module.get_bin_path(command[0]) else (1, "", "")
         return "" if rc else str(out)
 
+    engine, state = Engine(module), State(BEFORE)
+    way = WayBack(module, "Docker", state, engine.apply, engine.prove)
     seen = docker_daemon.look(run)
-    merged = docker_daemon.merge(seen["options"], seen["ours"], wanted)
+    running = options_of(state) if way.cut_off else None
+    merged = docker_daemon.merge(seen["options"], seen["ours"], wanted, running)
     problems = list(docker_daemon.problems(seen, merged))
-    if problems:
-        module.fail_json("Nothing was changed. " + " ".join(problems))
-
-    shown = run("systemctl", "show", "docker", "--property=ActiveState,UnitFileState").split()
-    active, enabled = "ActiveState=active" in shown, "UnitFileState=enabled" in shown
-    different = merged.options != seen["options"]
+    # What is only taken out waits for the next restart where one would take others along.
+    removed = set(seen["options"] if running is None else running) - set(merged.options)
+    different = way.cut_off or merged.options != seen["options"]
+    restart = engine.active and (bool(merged.restart) or bool(removed and not seen["others"]))
+    engine.verb = "restart" if restart else "start" if not engine.active else "reload" if different else ""
     result = {
-        "changed": different or not (active and enabled),
+        "changed": different or not engine.runs,
         "restarted": False,
         "diff": {
             "before_header": DAEMON,
@@ -124,44 +155,23 @@ def main() -> None:
             "after": text(merged.options) if merged.options else "",
         },
     }
+    if problems and module.check_mode:
+        module.fail_json("Nothing was changed. " + " ".join(problems))
+    if problems:
+        engine.spare()
+        way.refuse(f"{'' if way.cut_off else 'Nothing was changed. '}{' '.join(problems)}")
     if module.check_mode:
         module.exit_json(**result)
-
-    before = None
-    if os.path.exists(DAEMON):
-        with open(DAEMON, encoding="utf-8") as file:
-            before = file.read()
-    if different:
-        make_folders(os.path.dirname(DAEMON))
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", suffix=".json") as candidate:
-            candidate.write(text(merged.options))
-            candidate.flush()
-            rc, out, _err = module.run_command(["sh", "-c", TRY, candidate.name])
-        if rc == 0:
-            module.fail_json(f"{DAEMON}: the new content is refused and was not put in place: {out.strip()}")
-        write(DAEMON, text(merged.options), 0o644)
+    files = []
+    if merged.options != seen["options"]:
+        files.append(plain(DAEMON, text(merged.options), "0644", validate=TRY))
     if merged.ours != seen["ours"]:
-        make_folders(os.path.dirname(OURS))
-        write(OURS, text(merged.ours), 0o600)
-
-    # What is only taken out waits for the next restart where one would take others along.
-    removed = set(seen["options"]) - set(merged.options)
-    restart = active and (bool(merged.restart) or bool(removed and not seen["others"]))
-    if not enabled:
-        module.run_command(["systemctl", "enable", "--quiet", "docker"], check_rc=True)
-    verb = "restart" if restart else "start" if not active else "reload" if different else ""
-    if verb:
-        rc, _out, _err = module.run_command(["systemctl", verb, "docker"])
-        if rc:
-            said = run("journalctl", "--unit", "docker", "--lines", "5", "--output", "cat", "--no-pager").strip()
-            back = ""
-            if different:
-                write(DAEMON, before, 0o644)
-                write(OURS, text(seen["ours"]), 0o600)
-                module.run_command(["systemctl", "reset-failed", "docker"])
-                rc = module.run_command(["systemctl", "start", "docker"])[0] if active else 0
-                back = f" The options that it had are back{', and it does not run' if rc else ''}."
-            module.fail_json(f"Docker does not {verb} (docker_engine_settings and the like).{back} It says:\n{said}")
+        files.append(plain(OURS, text(merged.ours), "0600"))
+    if files or result["changed"]:
+        for path in (DAEMON, OURS):
+            make_folders(os.path.dirname(path))
+        module.params |= {"folders": [], "files": files, "purge": [], "absent": [], "restart": {}}
+        way.change([DAEMON, OURS])
     module.exit_json(**result | {"restarted": restart})
 
 

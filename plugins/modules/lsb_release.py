@@ -79,9 +79,17 @@ import os
 import re
 import tempfile
 import time
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, MARK_TEXT, marked, plain_files, remove
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
+    MARK,
+    MARK_TEXT,
+    lock,
+    marked,
+    plain_files,
+    remove,
+)
 from ansible_collections.dicom.orthanc.plugins.module_utils.lsb import MirrorError, digest, fetch_all
 
 
@@ -140,18 +148,8 @@ def outdated(path: str, release: str, keep: int) -> list[str]:
     return [entry.name for entry in others[max(keep, 1) :]]
 
 
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "url": {"type": "str", "required": True},
-            "ca": {"type": "str", "default": ""},
-            "path": {"type": "path", "default": "/opt/orthanc"},
-            "release": {"type": "str", "required": True},
-            "files": {"type": "dict", "required": True},
-            "keep": {"type": "int", "default": 2},
-        },
-        supports_check_mode=True,
-    )
+def have(module: AnsibleModule) -> dict[str, Any]:
+    """Have the release, and say what was done for it."""
     path, release, files = (module.params[name] for name in ("path", "release", "files"))
     folder = os.path.join(path, release)
     missing = [
@@ -181,7 +179,24 @@ def main() -> None:
         for name in removed:
             remove_release(os.path.join(path, name))
     seconds = round(time.monotonic() - start, 2)
-    module.exit_json(changed=bool(missing or removed), downloaded=missing, removed=removed, seconds=seconds)
+    return {"changed": bool(missing or removed), "downloaded": missing, "removed": removed, "seconds": seconds}
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "url": {"type": "str", "required": True},
+            "ca": {"type": "str", "default": ""},
+            "path": {"type": "path", "default": "/opt/orthanc"},
+            "release": {"type": "str", "required": True},
+            "files": {"type": "dict", "required": True},
+            "keep": {"type": "int", "default": 2},
+        },
+        supports_check_mode=True,
+    )
+    # What is missing, and what may go, is decided while no other run changes it.
+    with contextlib.nullcontext() if module.check_mode else lock(module):
+        module.exit_json(**have(module))
 
 
 if __name__ == "__main__":

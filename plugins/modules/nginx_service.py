@@ -48,6 +48,10 @@ options:
     description: How long to wait for it, in seconds.
     type: int
     default: 10
+  state_dir:
+    description: Folder, for root alone, that keeps the files of before until nginx serves the new ones.
+    type: path
+    default: /var/lib/pacs/nginx
 extends_documentation_fragment: dicom.orthanc.files
 attributes:
   check_mode:
@@ -89,15 +93,14 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     ARGUMENTS,
     QuietModule,
     make_folders,
-    put,
+    plan,
     remove,
-    write,
 )
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
+from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
+from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import WayBack, Wrong
 
-UNIT = "nginx"
 ERRORS = pathlib.Path("/var/log/nginx/error.log")
-# Is there from before the first file is written until nginx has served it.
-UNSERVED = pathlib.Path("/run/pacs-nginx-unserved")
 CONFIGURATION = "/etc/nginx"
 
 
@@ -119,9 +122,9 @@ def answer(url: str, server_name: str, ca: str | None) -> str:
         return str(error) or type(error).__name__
 
 
-def workers(module: AnsibleModule) -> set[str]:
+def workers(unit: Unit) -> set[str]:
     """Return the processes of nginx that take requests, without those that only bring theirs to an end."""
-    master = module.run_command(["systemctl", "show", "--property=MainPID", "--value", UNIT])[1].strip()
+    master = unit.show()["MainPID"]
     found: set[str] = set()
     children = pathlib.Path(f"/proc/{master}/task/{master}/children")
     for pid in children.read_text(encoding="ascii").split() if children.exists() else []:
@@ -130,15 +133,6 @@ def workers(module: AnsibleModule) -> set[str]:
             if pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().strip(b"\0 ") == b"nginx: worker process":
                 found.add(pid)
     return found
-
-
-def planned(module: AnsibleModule) -> list[str]:
-    """Return what is to be written, made or removed."""
-    real, module.check_mode = module.check_mode, True
-    try:
-        return write(module).paths
-    finally:
-        module.check_mode = real
 
 
 def refusal(module: AnsibleModule) -> str:
@@ -171,35 +165,64 @@ def refusal(module: AnsibleModule) -> str:
     return f"{said}{' See ' + ', '.join(names) + '.' if names else ''}" if rc else ""
 
 
-Kept = dict[str, tuple[str, os.stat_result] | None]
+class Server:
+    """nginx, which is to serve what was written."""
+
+    def __init__(self, module: AnsibleModule) -> None:
+        self._module = module
+        self._params = module.params
+        self.unit = Unit(module, "nginx")
+        self._old: set[str] = set()
+
+    def answer(self) -> str:
+        """Ask what is asked for, and return the status code or why there is none."""
+        return answer(self._params["url"], self._params["server_name"], self._params["ca"])
+
+    @property
+    def wanted(self) -> str:
+        return str(self._params["status"])
+
+    def apply(self) -> None:
+        """Have it read its files. Whether it serves them is seen afterwards."""
+        if any(item["path"].startswith("/etc/systemd/") for item in self._params["files"]):
+            self.unit.reload_files()
+        self.unit.enable()
+        self._old = workers(self.unit)
+        # What keeps it from starting is in its log. A start is over when nginx listens; a reload goes on after that.
+        self.unit.tell("reload-or-restart")
+
+    def prove(self, before: bool) -> None:
+        """Wait until it serves what is there now, and nothing else. :raises Wrong: if it does not."""
+        deadline = time.monotonic() + self._params["timeout"]
+        while not self._serves(before):
+            if time.monotonic() > deadline:
+                got = self.answer()
+                found = "it goes on as before" if got == self.wanted else f"{self._params['url']} gives {got}"
+                found += "" if got == self.wanted else f" instead of {self.wanted}"
+                log = f"Its logs (journalctl -u {self.unit.name}, {ERRORS}) say:\n{self._logged()}"
+                raise Wrong(f"nginx does not serve what was written: {found}.", log)
+            time.sleep(0.05)
+
+    def _serves(self, before: bool) -> bool:
+        # What was asked for before is not known; and where it never took what was written, it goes on as it did.
+        if before:
+            return self.unit.active
+        return self.answer() == self.wanted and not self._old & workers(self.unit)
+
+    def _logged(self) -> str:
+        """Return the newest lines of what systemd and nginx itself say of it."""
+        # Nothing where it never started.
+        lines = str(self._module.run_command(["tail", "--lines", "3", str(ERRORS)])[1])
+        return "\n".join([*self.unit.log(6), lines])
 
 
-def kept(paths: list[str]) -> Kept:
-    """Return the files as they are, with nothing for those that are not there; folders stay."""
-    found: Kept = {}
-    for path in map(pathlib.Path, paths):
-        if not path.exists():
-            found[str(path)] = None
-        elif path.is_file():
-            found[str(path)] = (path.read_bytes().decode(errors="surrogateescape"), path.stat())
-    return found
-
-
-def restore(files: Kept) -> str:
-    """Put files back as they were, and say so."""
-    for path, file in files.items():
-        if file:
-            put(path, file[0], (file[1].st_uid, file[1].st_gid), file[1].st_mode & 0o7777)
-        elif os.path.isfile(path):
-            remove(path)
-    return "nginx runs as before, and its files are those of before."
-
-
-def logged(module: AnsibleModule) -> str:
-    """Return the newest lines of what systemd and nginx itself say of it."""
-    journal = module.run_command(["journalctl", "--unit", UNIT, "--lines", "6", "--output", "cat"])[1]
-    # Nothing where it never started.
-    return str(journal + module.run_command(["tail", "--lines", "3", str(ERRORS)])[1])
+def restart_readers(module: AnsibleModule, written: list[str], cut_off: bool) -> None:
+    """Restart the services that read what was written too, or what a run that was cut off may have written."""
+    for path, name in module.params["readers"].items():
+        unit = Unit(module, name)
+        if (cut_off or path in written) and unit.active and not unit.tell("restart"):
+            lines = "\n".join(unit.log(6))
+            module.fail_json(f"{name} does not start with {path}. Its log (journalctl -u {name}) says:\n{lines}")
 
 
 def main() -> None:
@@ -213,53 +236,25 @@ def main() -> None:
             "timeout": {"type": "int", "default": 10},
             "variables": {"type": "dict", "default": {}},
             "readers": {"type": "dict", "default": {}},
+            "state_dir": {"type": "path", "default": "/var/lib/pacs/nginx"},
         },
         supports_check_mode=True,
     )
-    params = module.params
-    asked = (params["url"], params["server_name"], params["ca"])
-    wanted = str(params["status"])
-    cut_off = UNSERVED.exists()
-    before: Kept = {}
-    if not module.check_mode:
-        paths = planned(module)
-        said = refusal(module) if paths else ""
-        if said:
-            module.fail_json(f"nginx refuses what was to be written, and it was not put in place: {said}")
-        made = {item["path"] for item in params["files"] if item["made_by"] is not None}
-        before = kept([path for path in paths if path not in made])
-        UNSERVED.touch()
-    written = write(module, lambda: restore(before))
-    enabled = module.run_command(["systemctl", "is-enabled", UNIT])[1].strip() == "enabled"
-    changed = bool(written.paths) or cut_off or not enabled or answer(*asked) != wanted
+    server = Server(module)
+    state = State(os.path.join(module.params["state_dir"], "before.json"))
+    way = WayBack(module, "nginx", state, server.apply, server.prove)
+    written = plan(module)
+    changed = bool(written.paths) or way.cut_off or not server.unit.enabled or server.answer() != server.wanted
     if changed and not module.check_mode:
-        if cut_off or any(path.startswith("/etc/systemd/") for path in written.paths):
-            module.run_command(["systemctl", "daemon-reload"], check_rc=True)
-        # The package may have done so. With its script for init, Debian's systemctl then reads all units twice more.
-        if not enabled:
-            # Until now it was kept from starting.
-            module.run_command(["systemctl", "unmask", "--quiet", UNIT], check_rc=True)
-            module.run_command(["systemctl", "enable", "--quiet", UNIT], check_rc=True)
-        old = workers(module)
-        # What keeps it from starting is in its log. A start is over when nginx listens; a reload goes on after that.
-        module.run_command(["systemctl", "reload-or-restart", UNIT])
-        deadline = time.monotonic() + params["timeout"]
-        while (got := answer(*asked)) != wanted or old & workers(module):
-            if time.monotonic() > deadline:
-                found = "it goes on as before" if got == wanted else f"{params['url']} gives {got} instead of {wanted}"
-                words = f"Its logs (journalctl -u {UNIT}, {ERRORS}) say:\n{logged(module)}"
-                if before:
-                    restore(before)
-                    module.run_command(["systemctl", "reload-or-restart", UNIT])
-                    found += ". What was there before is back"
-                module.fail_json(f"nginx does not serve what was written: {found}. {words}")
-            time.sleep(0.05)
-        for path, unit in params["readers"].items():
-            runs = module.run_command(["systemctl", "is-active", "--quiet", unit])[0] == 0
-            if runs and (cut_off or path in written.paths):
-                module.run_command(["systemctl", "restart", unit], check_rc=True)
-    if not module.check_mode:
-        UNSERVED.unlink(missing_ok=True)
+        said = refusal(module) if written.paths else ""
+        if said:
+            way.refuse(f"nginx refuses what was to be written, and it was not put in place: {said}")
+        # What was made for good stays: a certificate and its key.
+        made = {item["path"] for item in module.params["files"] if item["made_by"] is not None}
+        paths = written.paths
+        written = way.change(
+            (path for path in paths if path not in made), lambda: restart_readers(module, paths, way.cut_off)
+        )
     module.exit_json(changed=changed, paths=written.paths, diff=written.diffs)
 
 

@@ -73,6 +73,16 @@ options:
     description: The rule by which that table is known, without quotes.
     type: str
     default: ""
+  login_goes_back:
+    description: >-
+      Whether the database will take the password of before again if Orthanc does not work. What worked last is then
+      kept with that password, though for the moment Orthanc serves with the new one.
+    type: bool
+    default: false
+  back:
+    description: Whether to go back to what worked last, and do nothing else.
+    type: bool
+    default: false
 extends_documentation_fragment: dicom.orthanc.files
 attributes:
   check_mode:
@@ -115,30 +125,22 @@ seconds:
   returned: when it was asked
 """
 
-import base64
 import contextlib
 import json
 import os
 import pathlib
 import re
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_folder
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
-    ARGUMENTS,
-    QuietModule,
-    marked,
-    plain_files,
-    put,
-    put_link,
-    remove,
-    write,
-)
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, marked, plain_files
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State, found
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
+from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
+from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Undecided, WayBack, Wrong
 
 # What a database says, and what it means in the terms of the inventory.
 MEANINGS = (
@@ -188,138 +190,86 @@ DATABASES = ("postgresql.json", "mysql.json")
 # Under which name the start of a process stands among the files that it runs with.
 STARTED = "started"
 NFT = "/usr/sbin/nft"
-
-
-class Unready(Exception):
-    """Orthanc does not answer as it should; the message says how."""
+UNITS = "/etc/systemd/system/"
 
 
 class Starting(Unready):
     """Orthanc runs, and does not answer yet."""
 
 
-class Orthanc:
-    """The REST API of the Orthanc on this host, past any proxy that the environment names."""
-
-    def __init__(self, config_dir: str) -> None:
-        settings = read_folder(config_dir)
-        if "HttpPort" not in settings or not settings.get("RegisteredUsers"):
-            raise Unready(f"{config_dir} has no configuration of ours.")
-        self._base = f"http://127.0.0.1:{settings['HttpPort']}"
-        login = ":".join(next(iter(settings["RegisteredUsers"].items())))
-        self._headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
-        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-
-    def get(self, path: str) -> Any:
-        """Return the JSON at this path. :raises Unready: if there is none."""
-        request = urllib.request.Request(self._base + path, headers=self._headers)
-        try:
-            with self._opener.open(request, timeout=10) as answer:
-                return json.load(answer)
-        except urllib.error.HTTPError as error:
-            raise Unready(f"{self._base}{path} answers {error.code} {error.reason}") from error
-        except (OSError, ValueError) as error:
-            raise Unready(f"{self._base}{path} does not answer: {error}") from error
-
-
 class Kept:
-    """The configuration and the unit that worked last, in a file that root alone reads."""
+    """The configuration and what starts it: as they are, and as they worked last."""
 
-    def __init__(self, state_dir: str, config_dir: str, unit: str, links: Iterable[str] = ()) -> None:
-        self._file = pathlib.Path(state_dir, "last.json")
-        self._config_dir = pathlib.Path(config_dir)
-        self._single = [pathlib.Path(unit), *map(pathlib.Path, links)]
+    def __init__(self, state: State, config_dir: str, unit: str, others: Iterable[str] = ()) -> None:
+        """:param others: paths of links and units that go back too."""
+        self._state, self._config_dir, self._unit = state, config_dir, unit
+        self._single = [unit, *others]
 
-    def _found(self) -> dict[str, list[Any]]:
-        """Return content, owner, group and mode of each file there is now, and what each link leads to."""
-        found: dict[str, list[Any]] = {}
-        for path in sorted([*map(pathlib.Path, plain_files(str(self._config_dir))), *self._single]):
-            if path.is_symlink():
-                found[str(path)] = [os.readlink(path)]
-            elif path.is_file():
-                state = path.stat()
-                text = path.read_text(encoding="utf-8", errors="surrogateescape")
-                found[str(path)] = [text, state.st_uid, state.st_gid, state.st_mode & 0o7777]
-        return found
+    def _now(self) -> Files:
+        files = found(sorted([*plain_files(self._config_dir), *self._single]))
+        return {path: file for path, file in files.items() if file is not None}
 
-    def _last(self) -> dict[str, list[Any]]:
-        """Return the same of what worked last, or nothing."""
-        try:
-            last = json.loads(self._file.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            # Cut short by a loss of power, it says nothing.
-            return {}
-        return last if isinstance(last, dict) else {}
+    def _last(self) -> Files:
+        return self._state.read()
 
     def keep(self, started: str) -> None:
         """Take what is there now for what worked last, of the process that was started then."""
-        found = self._found() | {STARTED: [started]}
-        if found != self._last():
-            os.makedirs(self._file.parent, mode=0o700, exist_ok=True)
-            put(str(self._file), json.dumps(found), (os.geteuid(), os.getegid()), 0o600)
+        now = self._now() | {STARTED: [started]}
+        if now != self._last():
+            self._state.keep(now)
 
     def runs(self, started: str) -> bool:
         """Tell whether the process that was started then runs with what is there now, in other words or not.
 
         That it is what worked last is known of no other process.
         """
-        last, found = self._last(), self._found()
-        return last.get(STARTED) == [started] and self._meant(last) == self._meant(found)
+        last = self._last()
+        return last.get(STARTED) == [started] and self._meant(last) == self._meant(self._now())
 
-    def _meant(self, files: dict[str, list[Any]]) -> dict[str, Any]:
+    def _meant(self, files: Files) -> dict[str, Any]:
         """Return what the files say: the options of Orthanc, however they are spread and written, and the rest."""
         meant: dict[str, Any] = {"": {}}
         for path, file in files.items():
-            if path.endswith(".json") and pathlib.Path(path).parent == self._config_dir:
+            text = file[0] if file else ""
+            if path.endswith(".json") and os.path.dirname(path) == self._config_dir:
                 try:
-                    meant[""].update(json.loads(file[0]))
+                    meant[""].update(json.loads(text))
                     continue
                 except ValueError:
                     pass
             if path != STARTED:
-                meant[path] = file[0]
+                meant[path] = text
         return meant
-
-    @property
-    def known(self) -> bool:
-        """Whether anything worked before."""
-        return bool(self._last())
 
     def older(self, programs: Iterable[str]) -> bool:
         """Tell whether another release is there now: a program is newer, or the unit starts something else."""
-        units = [files.get(str(self._single[0]), [""])[0] for files in (self._last(), self._found())]
+        last = self._last()
+        units = [(files.get(self._unit) or [""])[0] for files in (last, self._now())]
         starts = [re.findall("(?m)^ExecStart=.*", unit) for unit in units]
-        return self.known and (newest([], programs) > self._file.stat().st_mtime or starts[0] != starts[1])
+        return bool(last) and (newest([], programs) > os.stat(self._state.path).st_mtime or starts[0] != starts[1])
 
-    def new_logins(self) -> dict[str, str]:
-        """Return the files of what worked last that log in to a database, with the login that stands there now."""
-        last, found, texts = self._last(), self._found(), {}
-        for path in last.keys() & found.keys():
-            if os.path.basename(path) in DATABASES:
-                with contextlib.suppress(ValueError):
-                    texts[path] = with_login(last[path][0], found[path][0])
-        return {path: text for path, text in texts.items() if text != last[path][0]}
+    def ways(self, problem: str) -> list[Files]:
+        """Return what to go back to.
 
-    def restore(self, texts: Mapping[str, str] | None = None) -> bool:
-        """Bring back what worked last. Return whether that is something else than what is there.
-
-        :param texts: what some of its files are to say instead.
+        The login to the database is not part of what was wrong, unless the database said so: by now its server takes
+        the new one only.
         """
-        last, found = self._last(), self._found()
+        last, now = self._last(), self._now()
         last.pop(STARTED, None)
-        for path, text in (texts or {}).items():
-            last[path] = [text, *last[path][1:]]
-        if not last or {path: file[0] for path, file in last.items()} == {
-            path: file[0] for path, file in found.items()
-        }:
-            return False
-        for path in found.keys() - last.keys():
-            if pathlib.Path(path) in self._single or marked(str(self._config_dir)):
-                remove(path)
-        for path, file in last.items():
-            if found.get(path) != file:
-                _write(path, file)
-        return True
+        if not last:
+            return []
+        for path in now.keys() - last.keys():
+            if path in self._single or marked(self._config_dir):
+                last[path] = None
+        new = dict(last)
+        for path in last.keys() & now.keys():
+            file, other = last[path], now[path]
+            if file and other and os.path.basename(path) in DATABASES:
+                with contextlib.suppress(ValueError):
+                    new[path] = [with_login(file[0], other[0]), *file[1:]]
+        if new == last:
+            return [last]
+        return [last, new] if MEANINGS[0][1] in problem else [new, last]
 
 
 def with_login(last: str, new: str) -> str:
@@ -337,15 +287,6 @@ def with_login(last: str, new: str) -> str:
     return last if json.dumps(sections) == before else json.dumps(sections, indent=4).replace("$", "\\u0024")
 
 
-def _write(path: str, file: list[Any]) -> None:
-    """Put a file or a link back in place."""
-    if len(file) == 1:
-        put_link(path, file[0])
-    else:
-        content, owner, group, mode = file
-        put(path, content, (owner, group), mode)
-
-
 def newest(configuration: Iterable[str], programs: Iterable[str]) -> float:
     """Return when the newest of the files was changed, in seconds since 1970.
 
@@ -357,41 +298,6 @@ def newest(configuration: Iterable[str], programs: Iterable[str]) -> float:
         if os.path.exists(path):
             times += [os.lstat(path).st_ctime, os.stat(path).st_ctime]
     return max(times, default=0.0)
-
-
-class Unit:
-    """A systemd unit."""
-
-    def __init__(self, module: AnsibleModule, name: str) -> None:
-        self._module = module
-        self.name = name
-
-    def _systemctl(self, *words: str, check: bool = True) -> str:
-        return str(self._module.run_command(["systemctl", *words], check_rc=check)[1])
-
-    def show(self) -> dict[str, str]:
-        """Return its state, and in microseconds of the monotonic clock when its process was started."""
-        names = "ActiveState,SubState,UnitFileState,ExecMainStartTimestampMonotonic"
-        lines = self._systemctl("show", self.name, f"--property={names}").splitlines()
-        return dict(line.split("=", 1) for line in lines)
-
-    @property
-    def enabled(self) -> bool:
-        return self.show()["UnitFileState"] == "enabled"
-
-    @property
-    def ended(self) -> bool:
-        """Whether its process ended by itself, be it to be started again or not."""
-        state = self.show()
-        return state["ActiveState"] in ("failed", "inactive") or state["SubState"] == "auto-restart"
-
-    def restart(self) -> None:
-        self._systemctl("daemon-reload")
-        # The package may have done so. With its script for init, Debian's systemctl then reads all units twice more.
-        if not self.enabled:
-            self._systemctl("enable", "--quiet", self.name)
-        # A unit that cannot be started shows as one that ended.
-        self._systemctl("restart", self.name, check=False)
 
 
 def start_of(state: dict[str, str]) -> str:
@@ -426,12 +332,9 @@ def guarded(module: AnsibleModule) -> bool:
     return params["guard_rule"] in out.replace('"', "") if params["guard"] else there != 0
 
 
-def journal(module: AnsibleModule, unit: str) -> str:
+def journal(unit: Unit) -> str:
     """Return the newest error lines of the unit, or its last lines where none is marked so."""
-    _rc, out, _err = module.run_command(
-        ["journalctl", "--unit", unit, "--lines", "200", "--output", "cat", "--no-pager"]
-    )
-    lines = [line for line in out.splitlines() if line.strip()]
+    lines = unit.log(200)
     errors = [line for line in lines if re.match(r"E\d{4} ", line)]
     # A service that is started again and again says the same again and again.
     newest = {line.partition("] ")[2] or line: line for line in errors or lines}
@@ -470,51 +373,79 @@ def differences(params: dict[str, Any], system: dict[str, Any], plugins: list[st
     return found
 
 
-def prove(module: AnsibleModule, unit: Unit, timeout: int) -> dict[str, Any]:
-    """Return what Orthanc says of itself. :raises Unready: if that is not what was asked for."""
-    params = module.params
-    try:
-        orthanc = Orthanc(params["config_dir"])
-        seconds = wait(orthanc, unit, timeout)
-        system, plugins = orthanc.get("/system"), orthanc.get("/plugins")
-        found = differences(params, system, plugins)
-        if found:
-            raise Unready(" ".join(found))
-    except Unready as error:
-        lines = journal(module, unit.name)
-        told = f"{error} {meaning(lines)}Its journal (journalctl -u {unit.name}) says:\n{lines}\n"
-        raise type(error)(told) from error
-    return {"version": system["Version"], "plugins": plugins, "seconds": seconds}
+class Service:
+    """Orthanc with what is asked for, or with what worked last."""
 
+    def __init__(self, module: AnsibleModule, kept: Kept, unit: Unit, files: list[str]) -> None:
+        """:param files: links and units that count as part of what is started."""
+        self._module, self._params, self._kept, self._unit = module, module.params, kept, unit
+        self._programs = module.params["programs"] + files
+        self.restart = self.unguarded = self._other = self._units = False
 
-def back(module: AnsibleModule, unit: Unit, kept: Kept, problem: str) -> str:
-    """Go back to what worked last, if that is something else, and say how it went.
+    def decide(self, written: list[str]) -> bool:
+        """Look whether Orthanc has to be started anew, or the packet filter told of it."""
+        params, folder = self._params, self._params["config_dir"]
+        files = [folder, params["unit"], *plain_files(folder)]
+        state = self._unit.show()
+        # In seconds since 1970.
+        started = time.time() - time.monotonic() + int(state["ExecMainStartTimestampMonotonic"] or 0) / 1e6
+        self.restart = (
+            (state["ActiveState"], state["UnitFileState"]) != ("active", "enabled")
+            or newest([], self._programs) > started
+            # Files that were written anew may still say the same.
+            or (newest(files, []) > started and not self._kept.runs(start_of(state)))
+        )
+        self.unguarded = not guarded(self._module)
+        self._other = self._kept.older(self._programs)
+        self._units = any(path.startswith(UNITS) for path in written)
+        return self.restart or self.unguarded
 
-    The login to the database is not part of what was wrong, unless the database said so: by now its server takes the
-    new one only.
-    """
-    if not kept.known:
-        return ""
-    ways = [kept.new_logins(), {}]
-    if MEANINGS[0][1] in problem or not ways[0]:
-        ways.reverse()
-    told = ""
-    for texts in ways if ways[0] != ways[1] else ways[:1]:
-        if not kept.restore(texts):
-            # That is what does not work.
-            continue
-        unit.restart()
+    def apply(self) -> None:
+        """Have it run with the files that there are."""
+        if self.restart or self._units:
+            self._unit.reload_files()
+        if self.restart:
+            self._unit.enable()
+            # A unit that cannot be started shows as one that ended.
+            self._unit.tell("restart")
+        # The unit has done so where it was started.
+        if self.unguarded and not guarded(self._module):
+            guard = self._params["guard"]
+            words = [guard] if guard else ["delete", "table", "inet", "orthanc"]
+            rc, _out, err = self._module.run_command([NFT, *words])
+            if rc:
+                raise Wrong(f"The packet filter ({NFT}) refuses the rule before Orthanc's port: {err.strip()}.")
+        # On the way back it is started in any case, and its unit tells the packet filter.
+        self.restart, self.unguarded = True, False
+
+    def prove(self, before: bool) -> dict[str, Any]:
+        """Return what Orthanc says of itself. :raises Wrong: if it does not work, or is not what was asked for."""
+        params = self._params
+        other = self._other and not before
         try:
-            wait(Orthanc(module.params["config_dir"]), unit, module.params["timeout"])
+            settings = read_folder(params["config_dir"])
+            if "HttpPort" not in settings or not settings.get("RegisteredUsers"):
+                raise Unready(f"{params['config_dir']} has no configuration of ours.")
+            orthanc = Orthanc(settings)
+            seconds = wait(orthanc, self._unit, max(params["timeout"], SCHEMA) if other else params["timeout"])
+            system, plugins = orthanc.get("/system"), orthanc.get("/plugins")
+            differing = [] if before else differences(params, system, plugins)
+            if differing:
+                raise Unready(" ".join(differing))
         except Unready as error:
-            told = f"The configuration that worked last is back, and does not work any more either: {error}"
-            continue
-        if texts:
-            kept.keep(start_of(unit.show()))
-        return "The configuration that worked last is back, and Orthanc serves with it."
-    if told and kept.restore(ways[0]):
-        unit.restart()
-    return told
+            lines = journal(self._unit)
+            log = "" if before else f"Its journal (journalctl -u {self._unit.name}) says:\n{lines}"
+            told = f"{error} {meaning(lines)}".strip()
+            if other and isinstance(error, Starting):
+                raise Undecided(
+                    f"{told} It was left running: another release may be changing its database, which must be left to"
+                    " its end.",
+                    log,
+                ) from error
+            raise Wrong(told, log) from error
+        if not self._module.check_mode and not (before and params["login_goes_back"]):
+            self._kept.keep(start_of(self._unit.show()))
+        return {"version": system["Version"], "plugins": plugins, "seconds": seconds}
 
 
 def main() -> None:
@@ -532,65 +463,36 @@ def main() -> None:
             "timeout": {"type": "int", "default": 120},
             "guard": {"type": "str", "default": ""},
             "guard_rule": {"type": "str", "default": ""},
+            "login_goes_back": {"type": "bool", "default": False},
+            "back": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     params = module.params
-    unit, folder = Unit(module, os.path.basename(params["unit"])), params["config_dir"]
+    unit = Unit(module, os.path.basename(params["unit"]))
     # The links say which release runs; they go back with the configuration.
     links = [item["path"] for item in params["files"] if item["link"]]
     # What other units have of ours names a port of the configuration, and goes back with it too.
     units = {item["path"] for item in params["files"]} | set(params["absent"])
-    beside = sorted(path for path in units - {params["unit"]} if path.startswith("/etc/systemd/system/"))
-    kept = Kept(params["state_dir"], folder, params["unit"], links + beside)
+    beside = sorted(path for path in units - {params["unit"]} if path.startswith(UNITS))
+    state = State(os.path.join(params["state_dir"], "last.json"), lasting=True)
+    kept = Kept(state, params["config_dir"], params["unit"], links + beside)
+    service = Service(module, kept, unit, links)
+    way = WayBack(module, "Orthanc", state, service.apply, service.prove)
+    way.ways = kept.ways
 
-    def undo() -> str:
-        kept.restore()
-        return "Orthanc runs as before, and its files are those of before." if kept.known else ""
+    if params["back"]:
+        # The login too: the database takes the one of before.
+        way.ways = lambda _problem: kept.ways(MEANINGS[0][1])[:1]
+        service.restart = True
+        paths = [] if module.check_mode else way.again()
+        module.exit_json(changed=bool(paths), paths=paths)
 
-    written = write(module, undo)
-    if module.check_mode and written.paths:
-        module.exit_json(changed=True, paths=written.paths, diff=written.diffs)
-
-    files = [folder, params["unit"], *plain_files(folder)]
-    state = unit.show()
-    # In seconds since 1970.
-    started = time.time() - time.monotonic() + int(state["ExecMainStartTimestampMonotonic"] or 0) / 1e6
-    restart = (
-        (state["ActiveState"], state["UnitFileState"]) != ("active", "enabled")
-        or newest([], params["programs"] + links) > started
-        # Files that were written anew may still say the same.
-        or (newest(files, []) > started and not kept.runs(start_of(state)))
-    )
-    unguarded = not guarded(module)
-    if module.check_mode and (restart or unguarded):
-        module.exit_json(changed=True, paths=[])
-
-    other = kept.older(params["programs"] + links)
-    if restart:
-        unit.restart()
-    elif any(path.startswith("/etc/systemd/system/") for path in written.paths):
-        module.run_command(["systemctl", "daemon-reload"], check_rc=True)
-    # The unit has done so where it was started.
-    if unguarded and not guarded(module):
-        words = [params["guard"]] if params["guard"] else ["delete", "table", "inet", "orthanc"]
-        module.run_command([NFT, *words], check_rc=True)
-    try:
-        proven = prove(module, unit, max(params["timeout"], SCHEMA) if other else params["timeout"])
-    except Starting as error:
-        if module.check_mode or not other:
-            module.fail_json(f"{error}{'' if module.check_mode else back(module, unit, kept, str(error))}".strip())
-        module.fail_json(
-            f"{error}It was left running: another release may be changing its database, which must be left to its end."
-        )
-    except Exception as error:
-        told = str(error) if isinstance(error, Unready) else f"This is a mistake of the toolkit: {error!r}. "
-        module.fail_json(f"{told}{'' if module.check_mode else back(module, unit, kept, told)}".strip())
-    if not module.check_mode:
-        kept.keep(start_of(unit.show()))
-    module.exit_json(
-        changed=restart or unguarded or bool(written.paths), paths=written.paths, diff=written.diffs, **proven
-    )
+    written = way.write()
+    # What is not there yet cannot be looked at.
+    changed = bool(module.check_mode and written.paths) or service.decide(written.paths) or bool(written.paths)
+    proven = {} if changed and module.check_mode else way.run()
+    module.exit_json(changed=changed, paths=written.paths, diff=written.diffs, **proven)
 
 
 if __name__ == "__main__":

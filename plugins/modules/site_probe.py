@@ -217,7 +217,6 @@ listening:
   sample: {"8042": Orthanc}
 """
 
-import base64
 import contextlib
 import fcntl
 import glob
@@ -228,7 +227,6 @@ import socket
 import sqlite3
 import subprocess
 import urllib.parse
-import urllib.request
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -240,6 +238,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import
     read_text,
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, marked
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
 
 # How a host calls itself.
 LOCAL = ("", "localhost", "127.0.0.1", "::1")
@@ -295,14 +294,8 @@ class Archive:
 
     def count(self) -> int:
         """Return how many images there are; -1 if they cannot be counted."""
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            users = self._settings.get("RegisteredUsers") or {"": ""}
-            login = base64.b64encode(":".join(next(iter(users.items()))).encode()).decode()
-            url = f"http://127.0.0.1:{self._settings.get('HttpPort', 8042)}/statistics"
-            request = urllib.request.Request(url, headers={"Authorization": f"Basic {login}"})
-            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-            with opener.open(request, timeout=30) as answer:
-                return int(json.load(answer)["CountInstances"])
+        with contextlib.suppress(Unready, ValueError, KeyError, TypeError, AttributeError):
+            return int(Orthanc(self._settings).get("/statistics", timeout=30)["CountInstances"])
         # It does not run. While it does, it keeps everybody else off its index.
         return indexed(self.index) if self.database == "sqlite" else -1
 

@@ -30,15 +30,16 @@ KNOWN = {
         'for path in params["absent"]:': "the option",
         "writer.absent(path)": "the option",
     },
+    "plugins/module_utils/kept.py": {
+        "remove(path)": "a file or a link that was not there before: of a role, or of the configuration with our mark",
+        "remove(self.path)": "what it kept of the files of before",
+    },
     "plugins/modules/apt_offer.py": {
         "with tempfile.TemporaryDirectory() as folder:": "its own, in the system's folder for such",
     },
-    "plugins/modules/database_service.py": {
-        "remove(str(candidate))": "what it is about to write, beside the file that it is for",
-        "remove(path)": "a file of a role that was not there before this call wrote it",
-        "remove(str(kept))": "what it kept of the files of before",
+    "plugins/modules/docker_daemon.py": {
+        'module.params |= {"folders": [], "files": files, "purge": [], "absent": [], "restart": {}}': "nothing is",
     },
-    "plugins/modules/docker_daemon.py": {"remove(path)": "the engine's options that were not there before this call"},
     "plugins/modules/lsb_lock.py": {
         "with tempfile.TemporaryDirectory() as folder:": "its own, in the system's folder for such",
     },
@@ -47,21 +48,15 @@ KNOWN = {
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
     "plugins/modules/nginx_service.py": {
-        "UNSERVED.unlink(missing_ok=True)": "a file of its own in /run",
         'with tempfile.TemporaryDirectory(prefix="pacs-nginx-", dir="/run") as top:': "a copy of nginx's files, to try",
         'tried, commands = [CONFIGURATION, *params["purge"]], []': "the option",
         'for path in params["absent"]:': "in that copy",
         "remove(top + path)": "in that copy",
-        "remove(path)": "a file that was not there before this call wrote it",
     },
     "plugins/modules/orthanc_service.py": {
         'units = {item["path"] for item in params["files"]} | set(params["absent"])': "no removal: what may go back",
-        "remove(path)": "the unit, the link to a release, or a plain file of the configuration, with our mark",
     },
     "plugins/modules/write_files.py": {"purge: [/etc/pacs/orthanc]": "an example"},
-    "roles/mysql/vars/main.yml": {
-        "umask 022; mkdir -p {{ __mysql_dir }}; cd {{ __mysql_dir }}; rm -f made-for-*;": "our own marks",
-    },
     "roles/nginx/tasks/main.yml": {
         'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
         "absent: >-": "our own files, and the package's example",

@@ -214,7 +214,7 @@ def test_way_back(site: Site, inventory: Any, settings: dict[str, Any], words: s
     before = site.lab.shell("cd /etc; find mysql postgresql pacs -type f | sort | xargs sha256sum")
     printed = site.deploy(inventory, check=False, **settings)
     assert words in printed, printed
-    assert "Those of before are back." in printed
+    assert "The configuration that worked last is back, and " in printed
     assert site.lab.shell("cd /etc; find mysql postgresql pacs -type f | sort | xargs sha256sum") == before
     site.lab.shell("systemctl is-active mariadb postgresql@*-main.service")
     assert "failed=0" in site.deploy(inventory)

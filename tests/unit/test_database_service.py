@@ -1,8 +1,6 @@
-"""What the module database_service makes of a file of others, and how files of before come back."""
+"""What the module database_service makes of a file of others."""
 
-import pathlib
-
-from ansible_collections.dicom.orthanc.plugins.modules.database_service import found, put_back, with_part
+from ansible_collections.dicom.orthanc.plugins.modules.database_service import with_part
 
 THEIRS = "# PostgreSQL Client Authentication\nlocal all postgres peer\nhost wiki wiki 192.0.2.7/32 scram-sha-256\n"
 
@@ -27,15 +25,25 @@ def test_part_without_its_end_takes_nothing_along() -> None:
     assert with_part(broken, "x").endswith(broken)
 
 
-def test_files_of_before_come_back(tmp_path: pathlib.Path) -> None:
-    old, new = tmp_path / "old.conf", tmp_path / "new.conf"
-    old.write_text("a", encoding="utf-8")
-    old.chmod(0o640)
-    before = found([str(old), str(new)])
-    old.write_text("b", encoding="utf-8")
-    old.chmod(0o600)
-    new.write_text("c", encoding="utf-8")
-    put_back(before)
-    assert old.read_text("utf-8") == "a"
-    assert old.stat().st_mode & 0o777 == 0o640
-    assert sorted(tmp_path.iterdir()) == [old]
+FORMER = """#
+# Ansible managed
+#
+# The role postgresql of dicom.orthanc owns this file.
+# Lines for databases of others: postgresql_foreign_databases in the inventory.
+local all postgres peer
+host "orthanc" "orthanc" 127.0.0.1/32 scram-sha-256
+hostssl "former" "former" 192.0.2.9/32 scram-sha-256
+"""
+
+
+def test_file_that_an_earlier_release_wrote_as_a_whole_is_replaced() -> None:
+    """Else whoever left the inventory since is still let in."""
+    part = 'local all postgres peer\nhost "orthanc" "orthanc" 127.0.0.1/32 scram-sha-256\n'
+    made = with_part(FORMER, part)
+    assert "former" not in made
+    assert made == with_part("", part)
+    # So it is where a release in between has put its part above it.
+    between = made + FORMER + "host monitor monitor 192.0.2.7/32 scram-sha-256\n"
+    assert with_part(between, part) == made + "host monitor monitor 192.0.2.7/32 scram-sha-256\n"
+    # On a server of others, root's own way in is not ours to take.
+    assert with_part(FORMER, "x").endswith(FORMER)

@@ -1,5 +1,6 @@
 """Downloads: whole, right and all of them, or none."""
 
+import fcntl
 import functools
 import hashlib
 import http.server
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ansible_collections.dicom.orthanc.plugins.module_utils import files as files_of_host
 from ansible_collections.dicom.orthanc.plugins.module_utils import lsb
 from ansible_collections.dicom.orthanc.plugins.modules import lsb_lock, lsb_release
 from hypothesis import given
@@ -38,6 +40,13 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 
     def log_message(self, *_arguments: Any) -> None:
         pass
+
+
+@pytest.fixture(autouse=True)
+def lock(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    monkeypatch.setattr(files_of_host, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(files_of_host, "LOCK_SECONDS", 0.3)
+    return tmp_path / "lock"
 
 
 @pytest.fixture
@@ -127,6 +136,17 @@ def test_binary_that_is_another(mirror: str, tmp_path: pathlib.Path, capsys: pyt
     files = sums(tmp_path / "mirror")
     said = run(lsb_release, capsys, url=mirror, path=str(tmp_path / "opt"), release="1.12.9", files=files)
     assert "does not run on this host, or is another release: Orthanc 1.12.8" in said["msg"]
+
+
+def test_two_runs_take_turns(
+    mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], lock: pathlib.Path
+) -> None:
+    arguments = {"url": mirror, "path": str(tmp_path / "opt"), "release": "1.12.8", "files": sums(tmp_path / "mirror")}
+    with lock.open("w") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert "Another run has been changing this host" in run(lsb_release, capsys, **arguments)["msg"]
+        assert run(lsb_release, capsys, **arguments, _ansible_check_mode=True)["changed"]
+    assert run(lsb_release, capsys, **arguments)["downloaded"]
 
 
 def test_old_releases_go_and_the_one_that_runs_stays(tmp_path: pathlib.Path) -> None:

@@ -3,25 +3,30 @@
 import json
 import os
 import pathlib
+import re
 import types
 from typing import Any
 
 import pytest
+from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State, put_back
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Unready
+from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Undecided, WayBack, Wrong
 from ansible_collections.dicom.orthanc.plugins.modules import orthanc_service
 from ansible_collections.dicom.orthanc.plugins.modules.orthanc_service import (
     MEANINGS,
     Kept,
-    Orthanc,
+    Service,
     Starting,
-    Unready,
-    back,
     differences,
     meaning,
     newest,
     wait,
     with_login,
 )
+
+from tests.unit.module import Failed, Module
 
 ASKED = {"version": "1.12.7", "plugins": ["dicom-web"], "database": "sqlite", "storage": ""}
 SYSTEM = {"Version": "1.12.7", "DatabaseBackendPlugin": None}
@@ -124,8 +129,17 @@ def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     return made
 
 
+def state(folder: pathlib.Path) -> State:
+    return State(str(folder.parent / "state" / "last.json"), lasting=True)
+
+
 def kept(folder: pathlib.Path) -> Kept:
-    return Kept(str(folder.parent / "state"), str(folder), str(folder.parent / "orthanc.service"))
+    return Kept(state(folder), str(folder), str(folder.parent / "orthanc.service"))
+
+
+def restore(found: Kept) -> list[str]:
+    """Go the first way back."""
+    return [path for way in found.ways("")[:1] for path in put_back(way)]
 
 
 def test_what_worked_comes_back_whole(folder: pathlib.Path) -> None:
@@ -135,7 +149,7 @@ def test_what_worked_comes_back_whole(folder: pathlib.Path) -> None:
     (folder / "orthanc.json").chmod(0o600)
     (folder / "mysql.json").write_text("{}", "utf-8")
     (folder.parent / "orthanc.service").unlink()
-    assert kept(folder).restore()
+    assert restore(kept(folder))
     assert (folder / "orthanc.json").read_bytes() == before
     assert (folder / "orthanc.json").stat().st_mode & 0o777 == 0o640
     assert sorted(os.listdir(folder)) == [MARK, "orthanc.json"]
@@ -148,7 +162,7 @@ def test_nothing_of_others_goes_on_the_way_back(folder: pathlib.Path) -> None:
     other = folder.parent / "other"
     other.mkdir()
     (other / "passwd").touch()
-    Kept(str(folder.parent / "state"), str(other), str(folder.parent / "orthanc.service")).restore()
+    restore(Kept(state(folder), str(other), str(folder.parent / "orthanc.service")))
     assert (other / "passwd").exists()
 
 
@@ -156,17 +170,17 @@ def test_release_comes_back_with_its_configuration(folder: pathlib.Path) -> None
     link = folder.parent / "current"
     link.symlink_to("1.10.1")
     links = [str(link)]
-    Kept(str(folder.parent / "state"), str(folder), "/none", links).keep("boot 1")
+    Kept(state(folder), str(folder), "/none", links).keep("boot 1")
     link.unlink()
     link.symlink_to("1.12.7")
-    assert Kept(str(folder.parent / "state"), str(folder), "/none", links).restore()
+    assert restore(Kept(state(folder), str(folder), "/none", links)) == links
     assert link.readlink() == pathlib.Path("1.10.1")
 
 
 def test_nothing_comes_back_where_nothing_worked_or_nothing_changed(folder: pathlib.Path) -> None:
-    assert not kept(folder).restore()
+    assert not restore(kept(folder))
     kept(folder).keep("boot 1")
-    assert not kept(folder).restore()
+    assert not restore(kept(folder))
 
 
 def test_same_options_in_other_words_are_no_change(folder: pathlib.Path) -> None:
@@ -185,8 +199,8 @@ def test_same_options_in_other_words_are_no_change(folder: pathlib.Path) -> None
 
 def test_what_worked_is_for_root_alone(folder: pathlib.Path) -> None:
     kept(folder).keep("boot 1")
-    state = folder.parent / "state"
-    assert [path.stat().st_mode & 0o777 for path in (state, state / "last.json")] == [0o700, 0o600]
+    file = pathlib.Path(state(folder).path)
+    assert [path.stat().st_mode & 0o777 for path in (file.parent, file)] == [0o700, 0o600]
 
 
 def test_newest_is_a_change_that_counts(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -230,32 +244,54 @@ class Unit:
 
     def __init__(self, folder: pathlib.Path, works: Any) -> None:
         self.name, self.ended, self.starts = "orthanc.service", False, 0
+        self.log_lines: list[str] = []
         self._folder, self._works = folder, works
 
-    def restart(self) -> None:
+    def tell(self, verb: str) -> None:
+        assert verb == "restart"
         self.starts += 1
         self.ended = not self._works(self._folder)
+
+    def reload_files(self) -> None:
+        pass
+
+    def enable(self) -> None:
+        pass
 
     def show(self) -> dict[str, str]:
         return {"ExecMainStartTimestampMonotonic": str(self.starts)}
 
-    def get(self, _path: str) -> list[str]:
+    def log(self, _lines: int) -> list[str]:
+        return self.log_lines
+
+    def get(self, path: str) -> Any:
         if self.ended:
             raise Unready("it does not answer")
-        return []
+        return SYSTEM if path == "/system" else ["dicom-web"]
+
+
+def service(folder: pathlib.Path, unit: Unit, **params: Any) -> tuple[WayBack, Service]:
+    given = ASKED | {"config_dir": str(folder), "programs": [], "timeout": 1, "guard": "", "login_goes_back": False}
+    given |= params
+    module = Module(None, **given)
+    made = Service(module, kept(folder), unit, [])  # type: ignore[arg-type]
+    way = WayBack(module, "Orthanc", state(folder), made.apply, made.prove)
+    way.ways = kept(folder).ways
+    made.restart = True
+    return way, made
 
 
 def rotated(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, taken: str, bad: bool = True) -> Unit:
     """A site whose run brought another password, maybe with a setting that Orthanc does not take."""
+    monkeypatch.setattr(files, "LOCK", str(folder.parent / "lock"))
+    (folder / "credentials.json").write_text('{"HttpPort": 1, "RegisteredUsers": {"a": "b"}}', "utf-8")
     (folder / "mysql.json").write_text('{"MySQL": {"Password": "old"}}', "utf-8")
     kept(folder).keep("boot 1")
     (folder / "mysql.json").write_text('{"MySQL": {"Password": "new"}}', "utf-8")
     if bad:
         (folder / "orthanc.json").write_text('{"Name": "bad"}', "utf-8")
     unit = Unit(folder, lambda folder: password(folder) == taken and "old" in (folder / "orthanc.json").read_text())
-    monkeypatch.setattr(orthanc_service, "Orthanc", lambda _folder: unit)
-    unit.restart()
-    assert unit.ended == (bad or taken != "new")
+    monkeypatch.setattr(orthanc_service, "Orthanc", lambda _settings: unit)
     return unit
 
 
@@ -269,32 +305,88 @@ def test_bad_setting_goes_back_and_the_password_that_the_server_takes_stays(
     folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, taken: str
 ) -> None:
     unit = rotated(folder, monkeypatch, taken)
-    module = types.SimpleNamespace(params={"config_dir": str(folder), "timeout": 1})
-    assert "Orthanc serves with it" in back(module, unit, kept(folder), "Bad Name.")  # type: ignore[arg-type]
+    with pytest.raises(Failed, match=r"^Orthanc ended after 0 s\. The conf.* Orthanc serves with it\.\nIts journal"):
+        service(folder, unit)[0].run()
     assert (password(folder), unit.ended) == (taken, False)
     assert '"old' in (folder / "orthanc.json").read_text("utf-8")
     # And it is what the next bad change goes back to.
     (folder / "orthanc.json").write_text('{"Name": "worse"}', "utf-8")
-    kept(folder).restore()
+    restore(kept(folder))
     assert password(folder) == taken
+
+
+def test_what_worked_last_keeps_its_password_where_the_database_will_take_it_again(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = rotated(folder, monkeypatch, "new")
+    way, _made = service(folder, unit, login_goes_back=True)
+    with pytest.raises(Failed, match="Orthanc serves with it"):
+        way.run()
+    assert password(folder) == "new", "for the moment"
+    # By now the database does.
+    monkeypatch.setattr(unit, "_works", lambda folder: password(folder) == "old")
+    way._lock.close()  # type: ignore[union-attr]
+    way, _made = service(folder, unit)
+    way.ways = lambda _problem: kept(folder).ways(MEANINGS[0][1])[:1]
+    assert way.again() == [str(folder / "mysql.json")]
+    assert (password(folder), unit.ended) == ("old", False)
+    assert way.again() == []
 
 
 def test_password_that_the_server_refuses_goes_back_at_once(
     folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unit = rotated(folder, monkeypatch, "old", bad=False)
-    module = types.SimpleNamespace(params={"config_dir": str(folder), "timeout": 1})
-    assert "serves with it" in back(module, unit, kept(folder), f"Ended. {MEANINGS[0][1]}")  # type: ignore[arg-type]
+    unit.log_lines = ["E1120 password authentication failed"]
+    with pytest.raises(Failed, match=re.escape(MEANINGS[0][1])):
+        service(folder, unit)[0].run()
     assert (password(folder), unit.starts) == ("old", 2)
 
 
 def test_new_password_stays_while_nothing_works(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where the database is away: its server knows the new one, and Orthanc is started again and again."""
     unit = rotated(folder, monkeypatch, "another")
-    module = types.SimpleNamespace(params={"config_dir": str(folder), "timeout": 1})
-    assert "does not work any more either" in back(module, unit, kept(folder), "")  # type: ignore[arg-type]
+    with pytest.raises(Failed, match="does not work any more either: Orthanc ended"):
+        service(folder, unit)[0].run()
     assert password(folder) == "new"
     assert '"old' in (folder / "orthanc.json").read_text("utf-8")
+
+
+def test_what_was_asked_for_is_compared_and_what_worked_last_is_not(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unit = rotated(folder, monkeypatch, "new", bad=False)
+    _way, made = service(folder, unit, plugins=["gdcm"])
+    with pytest.raises(Wrong, match="did not load: gdcm"):
+        made.prove(False)
+    assert made.prove(True)["version"] == "1.12.7"
+
+
+def test_another_release_that_is_not_ready_is_left_to_it(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be changing its database, for as long as that takes; what worked last is not waited for like this."""
+    unit = rotated(folder, monkeypatch, "new", bad=False)
+    monkeypatch.setattr(orthanc_service, "SCHEMA", 0)
+
+    def busy(_path: str) -> None:
+        raise Unready("it does not answer")
+
+    monkeypatch.setattr(unit, "get", busy)
+    way, made = service(folder, unit, timeout=0)
+    made._other = True
+    with pytest.raises(Failed, match="It was left running: another release may be changing its database"):
+        way.run()
+    assert password(folder) == "new"
+    with pytest.raises(Wrong) as wrong:
+        made.prove(True)
+    assert not isinstance(wrong.value, Undecided)
+
+
+def test_nothing_is_restarted_without_need(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = rotated(folder, monkeypatch, "new", bad=False)
+    way, made = service(folder, unit)
+    made.restart = False
+    assert way.run()["plugins"] == ["dicom-web"]
+    assert unit.starts == 0
 
 
 def test_what_lives_and_what_ended_are_told_apart(folder: pathlib.Path) -> None:
@@ -332,12 +424,14 @@ def test_truncated_state_says_nothing(folder: pathlib.Path) -> None:
     kept(folder).keep("boot 1")
     file = folder.parent / "state" / "last.json"
     file.write_text(file.read_text("utf-8")[:40], "utf-8")
-    assert not kept(folder).restore()
+    assert not restore(kept(folder))
     assert not kept(folder).runs("boot 1")
     kept(folder).keep("boot 2")
     assert kept(folder).runs("boot 2")
 
 
-def test_folder_without_a_configuration_of_ours(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(Unready, match="no configuration of ours"):
-        Orthanc(str(tmp_path))
+def test_folder_without_a_configuration_of_ours(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = rotated(folder, monkeypatch, "new")
+    (folder / "credentials.json").write_text('{"HttpPort": 1}', "utf-8")
+    with pytest.raises(Wrong, match="no configuration of ours"):
+        service(folder, unit)[1].prove(False)

@@ -1,0 +1,39 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The REST API of the Orthanc on this host."""
+
+from __future__ import annotations
+
+import base64
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+
+
+class Unready(Exception):
+    """Orthanc does not answer as it should; the message says how."""
+
+
+class Orthanc:
+    """The Orthanc on this host by its configuration, past any proxy that the environment names."""
+
+    def __init__(self, settings: Mapping[str, Any]) -> None:
+        """:param settings: what is not among them has Orthanc's own default."""
+        self._base = f"http://127.0.0.1:{settings.get('HttpPort', 8042)}"
+        users = settings.get("RegisteredUsers") or {"": ""}
+        login = ":".join(next(iter(users.items())))
+        self._headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def get(self, path: str, timeout: int = 10) -> Any:
+        """Return the JSON at this path. :raises Unready: if there is none."""
+        request = urllib.request.Request(self._base + path, headers=self._headers)
+        try:
+            with self._opener.open(request, timeout=timeout) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise Unready(f"{self._base}{path} answers {error.code} {error.reason}") from error
+        except (OSError, ValueError) as error:
+            raise Unready(f"{self._base}{path} does not answer: {error}") from error

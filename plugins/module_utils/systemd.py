@@ -1,0 +1,67 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A unit of systemd, for the modules that run a service."""
+
+from __future__ import annotations
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused
+
+PROPERTIES = "ActiveState,SubState,UnitFileState,ExecMainStartTimestampMonotonic,MainPID"
+
+
+class Unit:
+    """A systemd unit. What cannot be started or reloaded shows by what it does afterwards."""
+
+    def __init__(self, module: AnsibleModule, name: str) -> None:
+        self._module = module
+        self.name = name
+
+    def tell(self, verb: str, *words: str) -> bool:
+        """Run ``systemctl VERB WORDS NAME``, and tell whether it ended well."""
+        return bool(self._module.run_command(["systemctl", verb, *words, self.name])[0] == 0)
+
+    def must(self, *words: str) -> None:
+        """Run ``systemctl WORDS``. :raises Refused: if that fails."""
+        rc, _out, err = self._module.run_command(["systemctl", *words])
+        if rc:
+            raise Refused(f"systemctl {' '.join(words)} fails: {err.strip()}")
+
+    def show(self) -> dict[str, str]:
+        """Return its state, and in microseconds of the monotonic clock when its process was started."""
+        command = ["systemctl", "show", self.name, f"--property={PROPERTIES}"]
+        lines = str(self._module.run_command(command, check_rc=True)[1]).splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    @property
+    def active(self) -> bool:
+        return self.tell("is-active", "--quiet")
+
+    @property
+    def enabled(self) -> bool:
+        """Whether it is started at boot."""
+        return self.tell("is-enabled", "--quiet")
+
+    @property
+    def ended(self) -> bool:
+        """Whether its process ended by itself, be it to be started again or not."""
+        state = self.show()
+        return state["ActiveState"] in ("failed", "inactive") or state["SubState"] == "auto-restart"
+
+    def reload_files(self) -> None:
+        """Have systemd read the files of all units."""
+        self.must("daemon-reload")
+
+    def enable(self) -> None:
+        """Have it started at boot, be it kept from starting until now.
+
+        Not said twice: with a package's script for init, Debian's systemctl then reads all units twice more.
+        """
+        if not self.enabled:
+            for verb in ("unmask", "enable"):
+                self.must(verb, "--quiet", self.name)
+
+    def log(self, lines: int) -> list[str]:
+        """Return the last lines of its journal that say something."""
+        command = ["journalctl", "--unit", self.name, "--lines", str(lines), "--output", "cat", "--no-pager"]
+        return [line for line in str(self._module.run_command(command)[1]).splitlines() if line.strip()]

@@ -1,0 +1,136 @@
+#!/usr/bin/python
+# Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Look at the MariaDB of a host, and at who uses it."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mysql_info
+short_description: What MariaDB a host has, and who uses it
+version_added: 0.2.0
+description:
+  - Asks the server as C(root) by its socket for its databases, accounts and rights, without those of its own.
+  - Changes nothing, in check mode or otherwise.
+author: The dicom.orthanc authors (!UNKNOWN)
+options:
+  socket:
+    description: The server's socket.
+    type: path
+    default: /run/mysqld/mysqld.sock
+  address:
+    description: What the certificate has to be for.
+    type: str
+    required: true
+  certificate:
+    description: Path of the server's certificate.
+    type: path
+    required: true
+  clients:
+    description: Names whose addresses are looked up, as this host finds them.
+    type: list
+    elements: str
+    default: []
+  certificate_days:
+    description: For how many days it has to be good.
+    type: int
+    default: 0
+  ours:
+    description: A file that only this collection writes. Where it is, databases that cannot be seen are no surprise.
+    type: path
+    default: /etc/mysql/mariadb.conf.d/99-pacs.cnf
+attributes:
+  check_mode:
+    description: Works as usual, since it only reads.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Look at the host
+  dicom.orthanc.mysql_info:
+    address: db.example.org
+    certificate: /etc/pacs/mysql/server.crt
+  register: mysql
+"""
+
+RETURN = r"""
+host:
+  description: >-
+    C(addresses) of O(clients);
+    C(memory) in MiB; C(certificate), whether it is for the address; C(running), and C(inside) what it answered;
+    C(hidden), whether it has databases of others and does not answer.
+  type: dict
+  returned: always
+"""
+
+import json
+import os
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import addresses, certified, memory
+from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
+
+INSIDE = r"""
+SELECT JSON_OBJECT(
+'databases', (SELECT JSON_ARRAYAGG(SCHEMA_NAME) FROM information_schema.SCHEMATA
+  WHERE SCHEMA_NAME NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys', 'test')),
+'filled', (SELECT JSON_ARRAYAGG(DISTINCT TABLE_SCHEMA) FROM information_schema.TABLES),
+'filled by Orthanc', (SELECT JSON_ARRAYAGG(DISTINCT TABLE_SCHEMA) FROM information_schema.TABLES
+  WHERE TABLE_NAME IN ('GlobalProperties', 'StorageArea')),
+'nameless', (SELECT JSON_ARRAYAGG(Host) FROM mysql.user WHERE User = '' AND is_role = 'N'),
+'accounts', (SELECT JSON_ARRAYAGG(CONCAT(User, '@', Host)) FROM mysql.user
+  WHERE is_role = 'N' AND User NOT IN ('', 'root', 'mysql', 'mariadb.sys', 'debian-sys-maint')),
+'grants', (SELECT JSON_ARRAYAGG(JSON_ARRAY(CONCAT(User, '@', Host), REPLACE(Db, '\\', ''))) FROM mysql.db
+  WHERE User <> ''),
+'set', (SELECT JSON_ARRAYAGG(CONCAT(VARIABLE_NAME, '=', VARIABLE_VALUE)) FROM information_schema.GLOBAL_VARIABLES
+  WHERE VARIABLE_NAME IN ('INNODB_SNAPSHOT_ISOLATION', 'LOG_BIN', 'LOG_BIN_TRUST_FUNCTION_CREATORS')),
+'max_connections', @@max_connections, 'port', @@port)
+"""
+DATA = "/var/lib/mysql"
+OWN = {"mysql", "performance_schema", "sys", "test"}
+
+
+def filled(folder: str) -> bool:
+    """Tell whether a server has databases of anybody, by its folder."""
+    entries = list(os.scandir(folder)) if os.path.isdir(folder) else []
+    return any(entry.is_dir() and entry.name not in OWN and not entry.name.startswith(("#", ".")) for entry in entries)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "socket": {"type": "path", "default": "/run/mysqld/mysqld.sock"},
+            "address": {"type": "str", "required": True},
+            "certificate": {"type": "path", "required": True},
+            "clients": {"type": "list", "elements": "str", "default": []},
+            "certificate_days": {"type": "int", "default": 0},
+            "ours": {"type": "path", "default": "/etc/mysql/mariadb.conf.d/99-pacs.cnf"},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    host: dict[str, Any] = {
+        "memory": memory() // 2**20,
+        "certificate": certified(module, params["certificate"], params["address"], params["certificate_days"] * 86400),
+        "addresses": addresses(params["clients"]),
+        "running": False,
+        "hidden": False,
+        "inside": {},
+    }
+    client = module.get_bin_path("mariadb")
+    if client:
+        command = [client, f"--socket={params['socket']}", "--batch", "--raw", "--skip-column-names"]
+        rc, out, _err = module.run_command([*command, "--execute", INSIDE])
+        if rc == 0:
+            # What there is none of is left out.
+            inside = {name: value for name, value in json.loads(out).items() if value is not None}
+            host |= {"running": True, "inside": inside}
+    if not host["running"] and not os.path.exists(params["ours"]):
+        host["hidden"] = filled(DATA) or Unit(module, "mariadb").active
+    module.exit_json(host=host)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+../../postgresql/files/self_signed.sh

@@ -1,0 +1,12 @@
+# Make a key and a certificate of its own for a database server, for ten years; both come whole or not at all.
+# Usage: sh -euc "$(cat self_signed.sh)" sh FOLDER ADDRESS IP|DNS OWNER
+umask 022
+mkdir -p "$1"
+cd "$1"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 3650 \
+    -subj "/CN=$(printf %.64s "$2")" -addext "subjectAltName=$3:$2" -addext extendedKeyUsage=serverAuth \
+    -keyout server.key.new -out server.crt.new
+chown "$4:" server.key.new
+chmod 0644 server.crt.new
+mv server.key.new server.key
+mv server.crt.new server.crt
