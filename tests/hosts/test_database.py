@@ -105,7 +105,7 @@ def test_settings_that_the_server_does_not_start_with_go_back(site: Site) -> Non
     before = site.lab.shell(state)
     wrong = {"postgresql_settings": {"shared_preload_libraries": "missing"}}
     printed = " ".join(site.lab.play("postgresql", wrong, inventory=SINGLE, check=False).stdout.split())
-    assert "Those of before are back." in printed, printed
+    assert "The configuration that worked last is back, and " in printed, printed
     assert 'could not access file "missing"' in printed
     assert site.lab.shell(state) == before
     site.lab.shell("runuser -u postgres -- psql -Atqc 'SELECT 1'")
@@ -205,18 +205,34 @@ def test_wrong_password_is_told_in_plain_words(site: Site) -> None:
         assert session.get(site.lab.url("/statistics"), timeout=30).json()["CountInstances"] > 40
 
 
-def test_new_password_stays_where_a_bad_setting_goes_back(site: Site) -> None:
-    """The server takes no other one by then."""
+def test_new_password_goes_back_with_a_bad_setting(site: Site) -> None:
+    """On the server too: by what it had stored, since nobody knows the old one there."""
+    stored = "runuser -u postgres -- psql -Atc \"SELECT rolpassword FROM pg_authid WHERE rolname = 'orthanc'\""
+    before, password = site.lab.shell(stored), site.lab.secrets["vault_orthanc_database_password"]
     bad = {"orthanc_settings_unchecked": {"DefaultEncoding": "Klingon"}}
     said = " ".join(site.deploy({"orthanc_database_password": "a new one"} | bad, check=False).split())
     assert "The configuration that worked last is back, and Orthanc serves with it." in said
+    assert "The database takes the password of before again." in said
+    assert site.lab.shell(stored) == before
+    # By the letters at its end, which look the same in every encoding.
+    assert password[-10:] not in site.lab.shell("cat /var/lib/pacs/postgresql/*", check=False)
+    wait_for_the_index(site)
+    # What was a good one stays, and nothing is kept of the other.
+    site.deploy({"orthanc_database_password": "a new one"})
+    assert site.lab.shell(stored) != before
+    assert "logins.json" not in site.lab.shell("ls -a /var/lib/pacs/postgresql")
+    wait_for_the_index(site)
+    site.deploy()
+
+
+def wait_for_the_index(site: Site) -> None:
+    """Restart Orthanc, which has to get into its database."""
     site.lab.shell("systemctl restart orthanc")
     with site.lab.session() as session:
         deadline = time.monotonic() + 60
         while session.get(site.lab.url("/changes?last"), timeout=30).status_code != 200:
             assert time.monotonic() < deadline, "Orthanc does not get into its database"
             time.sleep(1)
-    site.deploy()
 
 
 def test_lost_plugin_opens_no_empty_archive(site: Site) -> None:
