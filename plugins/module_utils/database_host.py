@@ -58,6 +58,11 @@ def certified(module: AnsibleModule, path: str, address: str, seconds: int) -> b
     return "does match" in module.run_command([*command, check, address])[1]
 
 
+# Statements stay out of the log of PostgreSQL, and what it stores of passwords is what our lines of pg_hba.conf ask for.
+QUIET = (
+    "set log_statement = 'none'; set log_min_duration_statement = -1; set log_min_error_statement = 'panic';"
+    " set password_encryption = 'scram-sha-256';\n"
+)
 # What is stored of passwords that are not proved yet.
 LOGINS = "logins.json"
 
@@ -92,8 +97,7 @@ class Sql:
 
     def run(self, statement: str) -> str:
         """Return what a statement prints. It does not get into the server's log, nor into a message."""
-        quiet = "set log_statement = 'none'; set log_min_error_statement = 'panic';"
-        text = f"{quiet if self._engine == 'postgresql' else ''}{statement};\n"
+        text = f"{QUIET if self._engine == 'postgresql' else ''}{statement};\n"
         rc, out, _err = self._module.run_command(self._command, data=text, cwd="/")
         if rc:
             self._module.fail_json(f"{self._command[0]} … {self._command[-1]} ends with {rc} at a question for logins.")

@@ -73,7 +73,6 @@ KNOWN = {
         "if [ $$free -lt 32 ]; then rm -f .pacs-reserve;": "a file of our own, which makes room on a full disk",
     },
     "roles/orthanc/tasks/install_apt.yml": {"state: absent": "the source of packages that the role wrote"},
-    "roles/postgresql/tasks/provision.yml": {"state: absent": "what everybody may do with our database"},
     "roles/verification/tasks/prove.yml": {"state: absent": "a new temporary folder on the control node"},
 }
 

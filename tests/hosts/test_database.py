@@ -132,6 +132,20 @@ def test_login_for_monitoring_stops_nothing(site: Site) -> None:
         site.lab.shell("runuser -u postgres -- psql -c 'DROP ROLE monitor'")
 
 
+def test_login_is_set_as_our_rule_asks_for(site: Site) -> None:
+    """The rule says scram-sha-256, and the server has another default."""
+    site.lab.shell("runuser -u postgres -- psql -c 'ALTER DATABASE postgres SET password_encryption = md5'")
+    site.lab.shell("runuser -u postgres -- psql -c \"ALTER ROLE orthanc PASSWORD 'of-before'\"")
+    try:
+        printed = site.lab.play("postgresql", {"postgresql_shared": True}, inventory=SINGLE).stdout
+        stored = "runuser -u postgres -- psql -XAtqc \"select rolpassword from pg_authid where rolname = 'orthanc'\""
+        assert site.lab.shell(stored).startswith("SCRAM-SHA-256$"), printed
+        again = site.lab.play("postgresql", {"postgresql_shared": True}, inventory=SINGLE).stdout
+        assert "changed=0" in again, again
+    finally:
+        site.lab.shell("runuser -u postgres -- psql -c 'ALTER DATABASE postgres RESET password_encryption'")
+
+
 def test_orthanc_with_its_former_address(site: Site) -> None:
     """Nobody is cut off, and the message has the way out."""
     rule = 'hostssl "orthanc" "orthanc" 192.0.2.9/32 scram-sha-256'

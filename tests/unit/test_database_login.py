@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils import files
-from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import Sql, changing, user_of, verifies
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import QUIET, Sql, changing, user_of, verifies
 from ansible_collections.dicom.orthanc.plugins.modules import database_login
 
 from tests.unit.module import Failed, Module
@@ -63,9 +63,8 @@ def test_statements_are_no_arguments() -> None:
     Sql(server, "mysql", ["mariadb"]).stored("orthanc@192.0.2.1")
     Sql(server, "postgresql", ["psql"]).store("nobody", [])
     assert server.commands == [["psql"], ["mariadb"], ["mariadb"]]
-    quiet = "set log_statement = 'none'; set log_min_error_statement = 'panic';"
     assert server.inputs == [
-        f"{quiet}alter role \"orthanc\" password 'SCRAM-SHA-256$x';\n",
+        f"{QUIET}alter role \"orthanc\" password 'SCRAM-SHA-256$x';\n",
         "ALTER USER 'o''c'@'192.0.2.1' IDENTIFIED VIA mysql_native_password USING '*AB';\n",
         "SELECT JSON_ARRAY(plugin, authentication_string) FROM mysql.user WHERE User = 'orthanc' AND"
         " Host = '192.0.2.1';\n",
