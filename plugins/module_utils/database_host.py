@@ -58,7 +58,7 @@ def certified(module: AnsibleModule, path: str, address: str, seconds: int) -> b
     return "does match" in module.run_command([*command, check, address])[1]
 
 
-# Statements stay out of the log of PostgreSQL, and what it stores of passwords is what our lines of pg_hba.conf ask for.
+# Statements stay out of the log of PostgreSQL, and it stores of passwords what our lines of pg_hba.conf ask for.
 QUIET = (
     "set log_statement = 'none'; set log_min_duration_statement = -1; set log_min_error_statement = 'panic';"
     " set password_encryption = 'scram-sha-256';\n"

@@ -21,6 +21,8 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.database_answers imp
 def create_role(user: str) -> list[str]:
     return [
         f"SELECT 'CREATE ROLE {user}' WHERE NOT EXISTS (SELECT FROM pg_roles WHERE rolname = '{user}') \\gexec",
+        # Some servers still have md5 for their default.
+        "SET password_encryption = 'scram-sha-256';",
         f"ALTER ROLE {user} LOGIN PASSWORD '{PLACEHOLDER}';",
     ]
 

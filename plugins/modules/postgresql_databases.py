@@ -70,8 +70,8 @@ select json_build_object('password', rolpassword, 'rights', rolcanlogin and not
 """
 DATABASE = """
 select json_build_object('owner', pg_get_userbyid(datdba), 'encoding', pg_encoding_to_char(encoding),
-'comment', coalesce(shobj_description(oid, 'pg_database'), ''), 'open', has_database_privilege('public', oid, 'connect'))
-from pg_database where datname = {}
+'comment', coalesce(shobj_description(oid, 'pg_database'), ''),
+'open', has_database_privilege('public', oid, 'connect')) from pg_database where datname = {}
 """
 
 

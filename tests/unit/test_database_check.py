@@ -67,7 +67,7 @@ PROPERTIES = {1: "6", 4: "1"}
             'FATAL: password authentication failed for user "u"',
             True,
             "orthanc_database_password",
-            "ALTER ROLE u LOGIN PASSWORD 'PASSWORD';",
+            "SET password_encryption = 'scram-sha-256';\nALTER ROLE u LOGIN PASSWORD 'PASSWORD';",
         ),
         ('FATAL: database "d" does not exist', True, "orthanc_database_name", "ALTER DATABASE d OWNER TO u;"),
         ('FATAL: permission denied for database "d"', True, "orthanc_database_name", "ALTER DATABASE d OWNER TO u;"),

@@ -78,7 +78,7 @@ def test_login_that_may_more_is_put_right() -> None:
 
 
 def test_other_encoding_is_told() -> None:
-    with pytest.raises(Failed, match="orthanc_database_name: .* LATIN1"):
+    with pytest.raises(Failed, match=r"orthanc_database_name: .* LATIN1"):
         said(Server(None, MADE | {"encoding": "LATIN1"}, extension=True))
 
 
