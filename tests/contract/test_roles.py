@@ -159,3 +159,15 @@ def test_lists_of_packages_are_read_where_there_are_none(path: str) -> None:
         if told.get("update_cache"):
             assert "site_apt_valid" in told["cache_valid_time"]
         assert "site_found.packages" not in str(task)
+        assert "pacs_packages" not in str(task)
+
+
+def test_programs_on_hosts_have_the_python_of_the_system() -> None:
+    """In /usr/local/bin there may be somebody's own."""
+    found = [
+        (path, line.strip())
+        for path in names("roles/", "verification/", "templates/")
+        for line in (ROOT / path).read_text("utf-8").splitlines()
+        if re.search(r"(?<![/\w-])python3['\"]?,? +['\"]?-|^ +- python3$|env python3", line)
+    ]
+    assert not found

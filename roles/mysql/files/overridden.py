@@ -1,6 +1,6 @@
 """Say which settings of our file are not in force, since something else wins over them.
 
-Usage: python3 -c "$(cat overridden.py)" FILE SOCKET
+Usage: /usr/bin/python3 -c "$(cat overridden.py)" FILE SOCKET
 """
 
 import re

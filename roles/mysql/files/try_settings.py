@@ -1,6 +1,6 @@
 """Say what MariaDB does not understand in a candidate for its settings, and where it could not listen.
 
-Usage: python3 -c "$(cat try_settings.py)" FILE ADDRESS...
+Usage: /usr/bin/python3 -c "$(cat try_settings.py)" FILE ADDRESS...
 """
 
 import re

@@ -1,6 +1,6 @@
 """Have PostgreSQL read its files. Ends with 0 if that was enough, with 1 if a setting waits for a restart.
 
-Usage: python3 -c "$(cat reload.py)" VERSION/CLUSTER UNIT
+Usage: /usr/bin/python3 -c "$(cat reload.py)" VERSION/CLUSTER UNIT
 """
 
 import subprocess
