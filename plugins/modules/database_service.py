@@ -46,6 +46,13 @@ options:
     type: list
     elements: str
     required: true
+  starting:
+    description: >-
+      A command that ends with 1 as long as the server comes up and lets nobody in yet, which is waited for as long as it
+      takes.
+    type: list
+    elements: str
+    default: []
   overridden:
     description: A command that prints which of our settings something else overrides. The module fails with it.
     type: list
@@ -149,12 +156,16 @@ class Server:
                 return
             # One that ended by itself does not come in time.
             ended = not self._unit.active
-            # After a crash it reads its log first, which takes as long as it takes.
-            recovering = "starting up" in err or "not yet accepting connections" in err
-            if ended or (time.monotonic() > deadline and not recovering):
+            if ended or (time.monotonic() > deadline and not self._starting):
                 said = self._said() or str(err).strip()
                 raise Wrong(problem, f"It says:\n{said}")
             time.sleep(0.2)
+
+    @property
+    def _starting(self) -> bool:
+        """Whether it reads its log, as after a crash, which takes as long as it takes."""
+        command = self._module.params["starting"]
+        return bool(command) and self._module.run_command(command)[0] == 1
 
     def _said(self) -> str:
         """Return its newest error lines from the journal, or its last lines where none is marked so."""
@@ -188,6 +199,7 @@ def main() -> None:
             "reload": {"type": "list", "elements": "str", "default": []},
             "may_restart": {"type": "bool", "default": True},
             "ready": {"type": "list", "elements": "str", "required": True},
+            "starting": {"type": "list", "elements": "str", "default": []},
             "overridden": {"type": "list", "elements": "str", "default": []},
             "state_dir": {"type": "path", "required": True},
             "timeout": {"type": "int", "default": 60},

@@ -1,6 +1,10 @@
 """What the module database_service makes of a file of others."""
 
-from ansible_collections.dicom.orthanc.plugins.modules.database_service import with_part
+import pytest
+from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Wrong
+from ansible_collections.dicom.orthanc.plugins.modules.database_service import Server, with_part
+
+from tests.unit.module import Module
 
 THEIRS = "# PostgreSQL Client Authentication\nlocal all postgres peer\nhost wiki wiki 192.0.2.7/32 scram-sha-256\n"
 
@@ -47,3 +51,26 @@ def test_file_that_an_earlier_release_wrote_as_a_whole_is_replaced() -> None:
     assert with_part(between, part) == made + "host monitor monitor 192.0.2.7/32 scram-sha-256\n"
     # On a server of others, root's own way in is not ours to take.
     assert with_part(FORMER, "x").endswith(FORMER)
+
+
+@pytest.mark.parametrize("lets_in, works", [(3, True), (9, False)])
+def test_server_that_reads_its_log_is_waited_for(lets_in: int, works: bool) -> None:
+    """By an exit code, since its words are in its own language; the third question comes after the time is up."""
+    asked = {"ready": 0, "starting": 0}
+
+    def run(command: list[str]) -> tuple[int, str, str]:
+        if command[0] not in asked:
+            return 0, "ActiveState=active\nUnitFileState=enabled\n", ""
+        asked[command[0]] += 1
+        if command[0] == "starting":
+            # 2: it does not answer at all.
+            return (1 if works else 2), "", ""
+        return (0 if asked["ready"] >= lets_in else 2), "", "FATAL:  das Datenbanksystem startet"
+
+    server = Server(Module(run, unit="postgresql@17-main", ready=["ready"], starting=["starting"], timeout=0))
+    if works:
+        server.prove(before=False)
+    else:
+        with pytest.raises(Wrong):
+            server.prove(before=False)
+    assert asked["ready"] == (lets_in if works else 1)
