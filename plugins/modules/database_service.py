@@ -48,7 +48,7 @@ options:
     required: true
   starting:
     description: >-
-      A command that ends with 1 as long as the server comes up and lets nobody in yet, which is waited for as long as it
+      A command that ends with 1 while the server comes up and lets nobody in yet, which is waited for as long as it
       takes.
     type: list
     elements: str

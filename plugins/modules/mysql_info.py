@@ -75,7 +75,8 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 INSIDE = r"""
 SELECT JSON_OBJECT(
 'databases', (SELECT JSON_ARRAYAGG(SCHEMA_NAME) FROM information_schema.SCHEMATA
-  WHERE SCHEMA_NAME NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys', 'test')),
+  WHERE SCHEMA_NAME NOT IN ('information_schema', 'mysql', 'performance_schema', 'sys')
+  AND (SCHEMA_NAME <> 'test' OR EXISTS (SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'test'))),
 'filled', (SELECT JSON_ARRAYAGG(DISTINCT TABLE_SCHEMA) FROM information_schema.TABLES),
 'filled by Orthanc', (SELECT JSON_ARRAYAGG(DISTINCT TABLE_SCHEMA) FROM information_schema.TABLES
   WHERE TABLE_NAME IN ('GlobalProperties', 'StorageArea')),
@@ -89,13 +90,16 @@ SELECT JSON_OBJECT(
 'max_connections', @@max_connections, 'port', @@port)
 """
 DATA = "/var/lib/mysql"
-OWN = {"mysql", "performance_schema", "sys", "test"}
+OWN = {"mysql", "performance_schema", "sys"}
 
 
 def filled(folder: str) -> bool:
     """Tell whether a server has databases of anybody, by its folder."""
     entries = list(os.scandir(folder)) if os.path.isdir(folder) else []
-    return any(entry.is_dir() and entry.name not in OWN and not entry.name.startswith(("#", ".")) for entry in entries)
+    names = {entry.name for entry in entries if entry.is_dir() and not entry.name.startswith(("#", "."))}
+    # The database that everybody has comes without tables.
+    unused = set() if "test" in names and set(os.listdir(os.path.join(folder, "test"))) - {"db.opt"} else {"test"}
+    return bool(names - OWN - unused)
 
 
 def main() -> None:

@@ -79,17 +79,25 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import addresses, certified, cores, memory
 
-# Databases with their comments and owners, and whoever may log in.
+# Databases with their comments and owners, whoever may log in, tables in the database that everybody has, and where the
+# server listens, unless our file says so.
 INSIDE = """
 select json_build_object(
 'databases', (select coalesce(json_object_agg(datname, coalesce(shobj_description(oid, 'pg_database'), '')), '{}')
   from pg_database where datname not in ('postgres', 'template0', 'template1')),
 'owners', (select json_object_agg(datname, pg_get_userbyid(datdba)) from pg_database),
 'logins', (select json_agg(rolname order by rolname) from pg_roles where rolcanlogin),
+'tables', (select coalesce(json_agg(oid::regclass order by relname), '[]') from pg_class
+  where relkind in ('r', 'p', 'm') and relnamespace not in (select oid from pg_namespace
+    where nspname ~ '^pg_' or nspname = 'information_schema')
+  and not exists (select from pg_depend where objid = pg_class.oid and deptype = 'e')),
+'listens', (select case when sourcefile like '%/conf.d/pacs.conf' then '' else setting end
+  from pg_settings where name = 'listen_addresses'),
 'max_connections', current_setting('max_connections')::int)
 """
 ORTHANC = "select 1 from pg_tables where tablename in ('globalproperties', 'storagearea') limit 1"
-NOTHING: dict[str, Any] = {"databases": {}, "owners": {}, "logins": [], "max_connections": 0}
+NOTHING: dict[str, Any] = {"databases": {}, "owners": {}, "logins": [], "tables": [], "listens": ""}
+NOTHING["max_connections"] = 0
 # Numbers below are of databases that PostgreSQL makes for itself.
 FIRST_OF_OTHERS = 16384
 

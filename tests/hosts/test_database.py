@@ -123,6 +123,26 @@ def test_server_that_others_use_too_is_not_taken_over(site: Site) -> None:
         site.lab.shell("runuser -u postgres -- psql -c 'DROP DATABASE wiki' -c 'DROP ROLE wiki'")
 
 
+def test_tables_in_the_database_that_everybody_has_are_of_others(site: Site) -> None:
+    site.lab.shell("runuser -u postgres -- psql -c 'CREATE TABLE wiki (page int)'")
+    try:
+        printed = " ".join(site.lab.play("postgresql", inventory=SINGLE, check=False).stdout.split())
+        assert "others use this server (tables in the database postgres, wiki)" in printed, printed
+    finally:
+        site.lab.shell("runuser -u postgres -- psql -c 'DROP TABLE wiki'")
+
+
+def test_server_that_others_reach_is_not_narrowed(site: Site) -> None:
+    site.lab.shell("cd /etc/postgresql/*/main/conf.d && echo \"listen_addresses = '*'\" > zz-wide.conf")
+    site.lab.shell("systemctl restart postgresql; runuser -u postgres -- psql -c 'CREATE ROLE monitor LOGIN'")
+    try:
+        printed = " ".join(site.lab.play("postgresql", inventory=SINGLE, check=False).stdout.split())
+        assert "the server listens on * and others log in to it (monitor)" in printed, printed
+    finally:
+        site.lab.shell("runuser -u postgres -- psql -c 'DROP ROLE monitor'")
+        site.lab.shell("rm /etc/postgresql/*/main/conf.d/zz-wide.conf; systemctl restart postgresql")
+
+
 def test_login_for_monitoring_stops_nothing(site: Site) -> None:
     site.lab.shell("runuser -u postgres -- psql -c 'CREATE ROLE monitor LOGIN' -c 'GRANT pg_monitor TO monitor'")
     try:

@@ -65,7 +65,11 @@ def test_databases_of_anybody_in_mariadb(tmp_path: pathlib.Path) -> None:
     for name in ("mysql", "performance_schema", "sys", "test", "#rocksdb", ".cache"):
         (tmp_path / name).mkdir()
     (tmp_path / "ibdata1").touch()
+    (tmp_path / "test" / "db.opt").touch()
     assert not mysql_info.filled(str(tmp_path))
+    (tmp_path / "test" / "wiki.frm").touch()
+    assert mysql_info.filled(str(tmp_path))
+    (tmp_path / "test" / "wiki.frm").unlink()
     (tmp_path / "wiki").mkdir()
     assert mysql_info.filled(str(tmp_path))
 
