@@ -83,7 +83,12 @@ def make_folders(path: str) -> None:
     if not os.path.isdir(path):
         make_folders(os.path.dirname(path))
         os.mkdir(path)
-        os.chmod(path, 0o755)
+        # Whoever owns the folder above could have put a link in its place since.
+        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        try:
+            os.fchmod(opened, 0o755)
+        finally:
+            os.close(opened)
 
 
 def open_folder(path: str) -> int:
@@ -135,6 +140,25 @@ def sync_folder(path: str) -> None:
         os.close(opened)
 
 
+def own(opened: int, path: str, owner: tuple[int, int], mode: int) -> None:
+    """Set owner and mode of what is open at the path: of a name, others could make a link to anything.
+
+    :raises Refused: where not even root may, as with storage that comes by NFS or CIFS.
+    """
+    try:
+        os.fchown(opened, *owner)
+        os.fchmod(opened, mode)
+    except PermissionError as error:
+        try:
+            name = pwd.getpwuid(owner[0]).pw_name
+        except KeyError:
+            name = "a user"
+        raise Refused(
+            f"{path}: has to belong to {name} (uid {owner[0]}) with mode {mode:04o}, and root may not set that here;"
+            " set it where the storage is exported."
+        ) from error
+
+
 def put(path: str, content: str, owner: tuple[int, int], mode: int, check: Callable[[str], None] | None = None) -> None:
     """Write beside the file, for root alone until owner and mode are set, and take its place.
 
@@ -148,9 +172,8 @@ def put(path: str, content: str, owner: tuple[int, int], mode: int, check: Calla
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(content)
             file.flush()
+            own(file.fileno(), path, owner, mode)
             os.fsync(file.fileno())
-        os.chown(candidate, *owner)
-        os.chmod(candidate, mode)
         if check:
             check(candidate)
         os.replace(candidate, path)
@@ -224,8 +247,7 @@ class Writer:
                     file.write(MARK_TEXT)
                     os.fchmod(file.fileno(), 0o644)
             if before != after:
-                os.fchown(opened, *ids)
-                os.fchmod(opened, int(item["mode"], 8))
+                own(opened, path, ids, int(item["mode"], 8))
         finally:
             os.close(opened)
 
@@ -242,8 +264,11 @@ class Writer:
             rc, out, err = self.module.run_command(["sh", "-euc", item["made_by"]])
             if rc or not os.path.isfile(item["path"]):
                 raise Refused(f"{item['path']}: the command that makes it fails: {(err or out).strip()}")
-        os.chown(item["path"], *ids)
-        os.chmod(item["path"], int(item["mode"], 8))
+        opened = os.open(item["path"], os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            own(opened, item["path"], ids, int(item["mode"], 8))
+        finally:
+            os.close(opened)
 
     def link(self, item: dict[str, Any]) -> None:
         path = item["path"]

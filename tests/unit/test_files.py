@@ -70,6 +70,41 @@ def test_put_that_is_refused_leaves_nothing(tmp_path: pathlib.Path) -> None:
         put("/none/a", "x", IDS, 0o644)
 
 
+@pytest.mark.parametrize("moment", ["fsync", "mkdir"])
+def test_name_that_becomes_a_link_meanwhile_opens_nothing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Whoever owns the folder can swap a name of ours for a link to what is root's alone."""
+    folder, closed = tmp_path / "folder", tmp_path / "closed"
+    folder.mkdir()
+    closed.mkdir(0o700)
+    (closed / "key").touch(0o600)
+    real = getattr(os, moment)
+
+    def swap(given: Any) -> None:
+        real(given)
+        monkeypatch.setattr(os, moment, real)
+        for name in os.listdir(folder):
+            (folder / name).rename(tmp_path / "away")
+            (folder / name).symlink_to(closed / "key" if moment == "fsync" else closed)
+
+    monkeypatch.setattr(os, moment, swap)
+    if moment == "fsync":
+        put(str(folder / "a"), "x", IDS, 0o644)
+    else:
+        with pytest.raises(NotADirectoryError):
+            files.make_folders(str(folder / "a"))
+    assert (mode(closed), mode(closed / "key")) == (0o700, 0o600)
+
+
+def test_storage_whose_owner_root_may_not_set(tmp_path: pathlib.Path) -> None:
+    """As with NFS and CIFS; the kernel's own folders are such too."""
+    folder = f"/proc/{os.getpid()}/task"
+    told = rf"^{folder}: has to belong to \S+ \(uid {IDS[0]}\) with mode 0750, and root may not set that here; set it"
+    with pytest.raises(Failed, match=told):
+        written(folders=[{"path": folder, "mode": "0750"}])
+
+
 def test_put_link_replaces_a_link_and_what_a_run_has_left(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "current"
     path.symlink_to("1")
