@@ -92,12 +92,21 @@ paths:
   returned: always
 """
 
+import errno
 import os
 import re
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, Writer, plan
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
+    ARGUMENTS,
+    QuietModule,
+    Refused,
+    Writer,
+    open_folder,
+    plan,
+    told,
+)
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import WayBack, Wrong
@@ -182,10 +191,25 @@ def put_together(module: AnsibleModule) -> None:
 
 
 def text_of(path: str) -> str:
-    """Return what a file says; nothing where there is none."""
-    if not os.path.isfile(path):
+    """Return what a file says; nothing where there is none.
+
+    :raises Refused: if it is a link: its folder is the server's user's, who could have what is root's alone copied.
+    """
+    try:
+        folder = open_folder(os.path.dirname(path))
+    except FileNotFoundError:
         return ""
-    with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
+    try:
+        opened = os.open(os.path.basename(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise Refused(f"{path}: it is a link, which is not followed; put the file itself there.") from error
+        raise
+    finally:
+        os.close(folder)
+    with os.fdopen(opened, encoding="utf-8", errors="surrogateescape", newline="") as file:
         return file.read()
 
 
@@ -211,7 +235,10 @@ def main() -> None:
     way = WayBack(
         module, params["unit"], State(os.path.join(params["state_dir"], "before.json")), server.apply, server.prove
     )
-    put_together(module)
+    try:
+        put_together(module)
+    except (OSError, Refused) as error:
+        way.refuse(told(error))
     planned = plan(module)
     needed = bool(planned.paths) or params["changed"] or way.cut_off or not server.runs
     if needed and not module.check_mode:

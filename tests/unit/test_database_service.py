@@ -1,8 +1,11 @@
 """What the module database_service makes of a file of others."""
 
+import pathlib
+
 import pytest
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused
 from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Wrong
-from ansible_collections.dicom.orthanc.plugins.modules.database_service import Server, with_part
+from ansible_collections.dicom.orthanc.plugins.modules.database_service import Server, text_of, with_part
 
 from tests.unit.module import Module
 
@@ -74,3 +77,13 @@ def test_server_that_reads_its_log_is_waited_for(lets_in: int, works: bool) -> N
         with pytest.raises(Wrong):
             server.prove(before=False)
     assert asked["ready"] == (lets_in if works else 1)
+
+
+def test_file_of_others_that_is_a_link_is_not_read(tmp_path: pathlib.Path) -> None:
+    """The user of the server owns the folder, and gets the file that is made of it."""
+    (tmp_path / "key").write_text("secret", "utf-8")
+    assert text_of(str(tmp_path / "key")) == "secret"
+    assert text_of(str(tmp_path / "none" / "pg_hba.conf")) == text_of(str(tmp_path / "none")) == ""
+    (tmp_path / "pg_hba.conf").symlink_to("key")
+    with pytest.raises(Refused, match=r"pg_hba\.conf: it is a link, which is not followed"):
+        text_of(str(tmp_path / "pg_hba.conf"))
