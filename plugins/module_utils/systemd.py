@@ -61,7 +61,11 @@ class Unit:
             for verb in ("unmask", "enable"):
                 self.must(verb, "--quiet", self.name)
 
-    def log(self, lines: int) -> list[str]:
-        """Return the last lines of its journal that say something."""
+    def log(self, lines: int, since: float = 0.0) -> list[str]:
+        """Return the last lines of its journal that say something.
+
+        :param since: in seconds since 1970.
+        """
         command = ["journalctl", "--unit", self.name, "--lines", str(lines), "--output", "cat", "--no-pager"]
+        command += [f"--since=@{since:.6f}"] if since else []
         return [line for line in str(self._module.run_command(command)[1]).splitlines() if line.strip()]

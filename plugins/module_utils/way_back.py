@@ -21,7 +21,7 @@ class Wrong(Exception):
 
 
 class Undecided(Wrong):
-    """The service runs, and nobody knows yet whether it works: it may be changing its data, and is left to it."""
+    """The service runs, and is left to it: it may be changing its data, or has, so that there is no way back."""
 
 
 class WayBack:
@@ -29,6 +29,7 @@ class WayBack:
 
     :ivar cut_off: whether a call before did not get to its end. What it found is what this one goes back to.
     :ivar ways: what to go back to, by what is wrong: the first that works. Without one of its own, what was before.
+    :ivar resort: what to run if none of them works, and why; without one, the first of them.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class WayBack:
         self._lock = None if module.check_mode else lock(module)
         self.cut_off = state.kept and not state.lasting
         self.ways: Callable[[str], list[Files]] = lambda _problem: [state.read()]
+        self.resort: Callable[[], tuple[Files, str]] = lambda: ({}, "")
 
     def change(self, paths: Iterable[str], then: Callable[[], None] = lambda: None) -> Writer:
         """Write the files of the module, apply and prove, or go back and fail.
@@ -95,7 +97,7 @@ class WayBack:
         if changed:
             said = self._again()
             if said:
-                self._fail(said)
+                self._fail(f"The configuration that worked last is back, and {said}")
         return changed
 
     def back(self, problem: str) -> str:
@@ -112,13 +114,16 @@ class WayBack:
                 if not said:
                     self._state.forget()
                     return f"The configuration that worked last is back, and {self._service} serves with it."
-            if said and put_back(ways[0]):
+            files, why = self.resort() if said else ({}, "")
+            if said and put_back(files or ways[0]):
                 self._apply()
         except (OSError, Refused) as error:
             return (
                 f"The configuration that worked last cannot be put back, which the next run tries again: {told(error)}"
             )
-        return said
+        if why:
+            return f"The configuration that worked last {said} {why}"
+        return f"The configuration that worked last is back, and {said}" if said else ""
 
     def _again(self) -> str:
         """Apply what was put back, and say what is wrong with it; nothing if it works."""
@@ -127,9 +132,7 @@ class WayBack:
             self._prove(True)
         except (Wrong, Refused) as error:
             log = getattr(error, "log", "")
-            return (
-                f"The configuration that worked last is back, and does not work any more either: {error} {log}".strip()
-            )
+            return f"does not work any more either: {error} {log}".strip()
         return ""
 
     def _unwritten(self) -> str:

@@ -17,6 +17,8 @@ description:
     A configuration that was only written in other words is the same.
   - Polls C(/changes?last), which reads the index. C(/system) is answered from memory even while the database is down.
   - Then compares the version, the plugins and the database that Orthanc reports with those asked for.
+  - Where another release than before has opened the index on a database server, it stays, whatever is wrong with it.
+    The one before may not read that database any more.
   - What worked is kept in O(state_dir). If Orthanc does not work, the configuration and the unit that worked last come
     back, Orthanc is started with them, and the module fails with Orthanc's own error lines from the journal.
   - Port and login are read from the configuration itself.
@@ -80,7 +82,7 @@ options:
     type: bool
     default: false
   back:
-    description: Whether to go back to what worked last, and do nothing else.
+    description: Whether to go back to the login to the database that worked last, and do nothing else.
     type: bool
     default: false
 extends_documentation_fragment: dicom.orthanc.files
@@ -131,7 +133,7 @@ import os
 import pathlib
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -189,6 +191,8 @@ SCHEMA = 3600
 DATABASES = ("postgresql.json", "mysql.json")
 # Under which name the start of a process stands among the files that it runs with.
 STARTED = "started"
+# What a plugin says of a database that a newer one has changed. It leaves it as it is.
+RAISED = "incompatible with database schema"
 NFT = "/usr/sbin/nft"
 UNITS = "/etc/systemd/system/"
 
@@ -204,6 +208,10 @@ class Kept:
         """:param others: paths of links and units that go back too."""
         self._state, self._config_dir, self._unit = state, config_dir, unit
         self._single = [unit, *others]
+        # Since nothing was written.
+        self._before = self._now()
+        # Whether what worked last does not read its database any more.
+        self.raised = False
 
     def _now(self) -> Files:
         files = found(sorted([*plain_files(self._config_dir), *self._single]))
@@ -248,6 +256,46 @@ class Kept:
         starts = [re.findall("(?m)^ExecStart=.*", unit) for unit in units]
         return bool(last) and (newest([], programs) > os.stat(self._state.path).st_mtime or starts[0] != starts[1])
 
+    def crosses(self) -> bool:
+        """Tell whether on the way back another release would have the same index on a database server."""
+        last, now = self._last(), self._now()
+        return bool(last) and self._server(last) and self._server(now) and self._release(last) != self._release(now)
+
+    def _server(self, files: Files) -> bool:
+        return any(os.path.basename(path) in DATABASES for path in files)
+
+    def _release(self, files: Files) -> list[Any]:
+        """Return what is started, be it a program or an image, and where the links to it lead."""
+        starts = re.findall(r"(?m)^ExecStart=.*?(\S+) \S+$", (files.get(self._unit) or [""])[0])
+        return [starts, *(file for path, file in sorted(files.items()) if file and len(file) == 1 and path != STARTED)]
+
+    def login(self) -> list[Files]:
+        """Return what is there now, with the login to the database that worked last."""
+        last, now = self._last(), self._now()
+        return [now | self._logins(now, last)]
+
+    def _logins(self, files: Files, others: Files) -> Files:
+        """Return the files of databases with the logins of other ones."""
+        found: Files = {}
+        for path in files.keys() & others.keys():
+            file, other = files[path], others[path]
+            if file and other and os.path.basename(path) in DATABASES:
+                with contextlib.suppress(ValueError):
+                    found[path] = [with_login(file[0], other[0]), *file[1:]]
+        return found
+
+    def resort(self) -> Callable[[], tuple[Files, str]]:
+        """Return what to say to run instead where what worked last does not read its database any more.
+
+        That is what was there before, if it is another release already, or else what is asked for.
+        """
+        last, asked = self._last(), self._now()
+        newer = self._before if self._release(self._before) != self._release(last) else asked
+        files = dict.fromkeys(last.keys() | asked.keys()) | newer | self._logins(newer, asked)
+        files.pop(STARTED, None)
+        why = "A newer release has changed its database, and is the only one to read it now: it was started again."
+        return lambda: (files, why) if self.raised else ({}, "")
+
     def ways(self, problem: str) -> list[Files]:
         """Return what to go back to.
 
@@ -261,12 +309,7 @@ class Kept:
         for path in now.keys() - last.keys():
             if path in self._single or marked(self._config_dir):
                 last[path] = None
-        new = dict(last)
-        for path in last.keys() & now.keys():
-            file, other = last[path], now[path]
-            if file and other and os.path.basename(path) in DATABASES:
-                with contextlib.suppress(ValueError):
-                    new[path] = [with_login(file[0], other[0]), *file[1:]]
+        new = last | self._logins(last, now)
         if new == last:
             return [last]
         return [last, new] if MEANINGS[0][1] in problem else [new, last]
@@ -381,6 +424,8 @@ class Service:
         self._module, self._params, self._kept, self._unit = module, module.params, kept, unit
         self._programs = module.params["programs"] + files
         self.restart = self.unguarded = self._other = self._units = False
+        # In seconds since 1970, where it was this call.
+        self._started = 0.0
 
     def decide(self, written: list[str]) -> bool:
         """Look whether Orthanc has to be started anew, or the packet filter told of it."""
@@ -406,6 +451,7 @@ class Service:
             self._unit.reload_files()
         if self.restart:
             self._unit.enable()
+            self._started = time.time()
             # A unit that cannot be started shows as one that ended.
             self._unit.tell("restart")
         # The unit has done so where it was started.
@@ -421,7 +467,7 @@ class Service:
     def prove(self, before: bool) -> dict[str, Any]:
         """Return what Orthanc says of itself. :raises Wrong: if it does not work, or is not what was asked for."""
         params = self._params
-        other = self._other and not before
+        other, system = self._other and not before, {}
         try:
             settings = read_folder(params["config_dir"])
             if "HttpPort" not in settings or not settings.get("RegisteredUsers"):
@@ -434,12 +480,21 @@ class Service:
                 raise Unready(" ".join(differing))
         except Unready as error:
             lines = journal(self._unit)
+            said = self._unit.log(200, self._started) if before else []
+            self._kept.raised |= any(RAISED in line for line in said)
             log = "" if before else f"Its journal (journalctl -u {self._unit.name}) says:\n{lines}"
             told = f"{error} {meaning(lines)}".strip()
             if other and isinstance(error, Starting):
                 raise Undecided(
                     f"{told} It was left running: another release may be changing its database, which must be left to"
                     " its end.",
+                    log,
+                ) from error
+            opened = system or " answers 40" in str(error)
+            if opened and not before and self._kept.crosses():
+                raise Undecided(
+                    f"{told} It was left running: this release has opened the database, which the one before may not"
+                    " read any more. Correct what is wrong, and run again.",
                     log,
                 ) from error
             raise Wrong(told, log) from error
@@ -483,7 +538,7 @@ def main() -> None:
 
     if params["back"]:
         # The login too: the database takes the one of before.
-        way.ways = lambda _problem: kept.ways(MEANINGS[0][1])[:1]
+        way.ways = lambda _problem: kept.login()
         service.restart = True
         paths = [] if module.check_mode else way.again()
         module.exit_json(changed=bool(paths), paths=paths)
@@ -491,6 +546,7 @@ def main() -> None:
     written = way.write()
     # What is not there yet cannot be looked at.
     changed = bool(module.check_mode and written.paths) or service.decide(written.paths) or bool(written.paths)
+    way.resort = kept.resort()
     proven = {} if changed and module.check_mode else way.run()
     module.exit_json(changed=changed, paths=written.paths, diff=written.diffs, **proven)
 

@@ -261,7 +261,7 @@ class Unit:
     def show(self) -> dict[str, str]:
         return {"ExecMainStartTimestampMonotonic": str(self.starts)}
 
-    def log(self, _lines: int) -> list[str]:
+    def log(self, _lines: int, _since: float = 0.0) -> list[str]:
         return self.log_lines
 
     def get(self, path: str) -> Any:
@@ -276,7 +276,7 @@ def service(folder: pathlib.Path, unit: Unit, **params: Any) -> tuple[WayBack, S
     module = Module(None, **given)
     made = Service(module, kept(folder), unit, [])  # type: ignore[arg-type]
     way = WayBack(module, "Orthanc", state(folder), made.apply, made.prove)
-    way.ways = kept(folder).ways
+    way.ways, way.resort = made._kept.ways, made._kept.resort()
     made.restart = True
     return way, made
 
@@ -327,7 +327,7 @@ def test_what_worked_last_keeps_its_password_where_the_database_will_take_it_aga
     monkeypatch.setattr(unit, "_works", lambda folder: password(folder) == "old")
     way._lock.close()  # type: ignore[union-attr]
     way, _made = service(folder, unit)
-    way.ways = lambda _problem: kept(folder).ways(MEANINGS[0][1])[:1]
+    way.ways = lambda _problem: kept(folder).login()
     assert way.again() == [str(folder / "mysql.json")]
     assert (password(folder), unit.ended) == ("old", False)
     assert way.again() == []
@@ -379,6 +379,66 @@ def test_another_release_that_is_not_ready_is_left_to_it(folder: pathlib.Path, m
     with pytest.raises(Wrong) as wrong:
         made.prove(True)
     assert not isinstance(wrong.value, Undecided)
+
+
+def upgraded(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Unit:
+    """A site whose run brought another image."""
+    start = folder.parent / "orthanc.service"
+    start.write_text("[Service]\nExecStart=docker run orthanc:1 /etc/pacs/orthanc\n", "utf-8")
+    unit = rotated(folder, monkeypatch, "new")
+    start.write_text("[Service]\nExecStart=docker run orthanc:2 /etc/pacs/orthanc\n", "utf-8")
+    monkeypatch.setattr(unit, "_works", lambda _folder: "orthanc:2" in start.read_text("utf-8"))
+    return unit
+
+
+def test_release_that_has_opened_the_database_stays(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one before would not read it any more, and be down for good."""
+    unit = upgraded(folder, monkeypatch)
+    with pytest.raises(Failed, match=r"did not load: gdcm.* It was left running: this release has opened the database"):
+        service(folder, unit, plugins=["gdcm"])[0].run()
+    assert (unit.starts, unit.ended, password(folder)) == (1, False, "new")
+    assert "orthanc:2" in (folder.parent / "orthanc.service").read_text("utf-8")
+
+
+def test_password_goes_back_and_the_release_does_not(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = upgraded(folder, monkeypatch)
+    way, _made = service(folder, unit)
+    way.ways = lambda _problem: kept(folder).login()
+    assert way.again() == [str(folder / "mysql.json")]
+    assert password(folder) == "old"
+
+
+def test_release_is_the_same_where_only_its_options_are_others(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upgraded(folder, monkeypatch)
+    assert kept(folder).crosses()
+    start = folder.parent / "orthanc.service"
+    start.write_text("[Service]\nExecStart=docker run --volume=/a orthanc:1 /etc/pacs/orthanc\n", "utf-8")
+    assert not kept(folder).crosses()
+
+
+@pytest.mark.parametrize("before", ["1", "2"])
+def test_database_that_the_release_before_does_not_read_gets_the_newer_one_again(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """The newer one ended after it had changed its database, or did so in a run before."""
+    unit = upgraded(folder, monkeypatch)
+    start = folder.parent / "orthanc.service"
+    asked = start.read_text("utf-8")
+    if before == "1":
+        start.write_text(asked.replace("orthanc:2", "orthanc:1"), "utf-8")
+    monkeypatch.setattr(unit, "_works", lambda _folder: False)
+    unit.log_lines = ["E1120 MySQL plugin is incompatible with database schema revision: 9"]
+    way, made = service(folder, unit)
+    start.write_text(asked, "utf-8")
+    (folder / "more.json").write_text("{}", "utf-8")
+    way.resort = made._kept.resort()
+    with pytest.raises(Failed, match=r"last does not work any more either: .* was started again\.\nIts journal"):
+        way.run()
+    assert "orthanc:2" in start.read_text("utf-8")
+    assert (unit.starts, password(folder)) == (4, "new")
+    assert (folder / "more.json").exists() == (before == "1"), "what was there before, or what was asked for"
 
 
 def test_nothing_is_restarted_without_need(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
