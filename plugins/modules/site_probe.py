@@ -227,6 +227,7 @@ import socket
 import sqlite3
 import subprocess
 import urllib.parse
+from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -341,25 +342,69 @@ def proven(state: str) -> dict[str, Any]:
         return {}
 
 
-def started_with() -> str:
-    """Return the configuration that an Orthanc of others runs with, or is started with; empty if there is none."""
+def started_with() -> tuple[str, str]:
+    """Return the configuration that an Orthanc of others runs with, or is started with, and where its paths start.
+
+    :returns: an empty configuration where it has none, and nothing in both where there is no such Orthanc.
+    """
     calls = []
     for process in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
+            # Of a program that an upgrade has replaced, the kernel says so.
+            name = os.path.basename(os.readlink(f"/proc/{process}/exe")).removesuffix(" (deleted)")
             # In a container, paths are others.
-            if os.path.basename(os.readlink(f"/proc/{process}/exe")) == "Orthanc" and os.path.samefile(
-                f"/proc/{process}/root", "/"
-            ):
+            if name == "Orthanc" and os.path.samefile(f"/proc/{process}/root", "/"):
                 with open(f"/proc/{process}/cmdline", encoding="utf-8", errors="replace") as file:
-                    calls.append(file.read().strip("\0").split("\0")[1:])
+                    words = file.read().strip("\0").split("\0")[1:]
+                calls.append((words, os.readlink(f"/proc/{process}/cwd")))
     if not calls:
         with contextlib.suppress(OSError):
             shown = subprocess.run(
-                ["systemctl", "show", "orthanc", "--property=ExecStart"], capture_output=True, text=True, check=False
+                ["systemctl", "show", "orthanc", "--property=ExecStart,WorkingDirectory"],
+                capture_output=True,
+                text=True,
+                check=False,
             ).stdout
-            found = re.search(r"argv\[\]=(\S*Orthanc\b.*?) ;", shown)
-            calls = [found[1].split()[1:]] if found else []
-    return next((word for call in calls for word in reversed(call) if word.startswith("/")), "")
+            calls = started_by(shown)
+    for words, folder in calls:
+        path = next((word for word in reversed(words) if not word.startswith("-")), "")
+        path = os.path.normpath(os.path.join(folder, path)) if path else ""
+        return path, path if os.path.isdir(path) else os.path.dirname(path) or folder
+    return "", ""
+
+
+def started_by(shown: str) -> list[tuple[list[str], str]]:
+    """Return with which arguments a unit starts Orthanc, and in which folder; nothing where it does not."""
+    found = re.search(r"argv\[\]=(\S*Orthanc\b.*?) ;", shown)
+    folder = re.search(r"(?m)^WorkingDirectory=[-!]*(/.*)", shown)
+    return [(found[1].split()[1:], folder[1] if folder else "/")] if found else []
+
+
+def holder(name: str, group: str, run: Callable[..., str]) -> str:
+    """Say which program has a port: an Orthanc is ours only where our unit has started it.
+
+    :param group: what /proc/PID/cgroup says.
+    :param run: runs a command and returns what it prints, nothing where it fails.
+    """
+    unit = group.strip().rpartition("/")[2]
+    if name != "Orthanc" or unit in ("", "orthanc.service"):
+        return name
+    container = re.search("[0-9a-f]{64}", unit)
+    if not container:
+        return f"Orthanc of {unit}"
+    asked = ("docker", "ps", "--format", "{{.Names}}", "--filter", f"id={container[0]}")
+    if run(*asked, "--filter", "label=orthanc.service").strip():
+        return name
+    return f"Orthanc in the container {run(*asked).strip() or container[0][:12]}"
+
+
+def group_of(process: str) -> str:
+    """Return what the kernel says of the unit or container of a process; nothing if it has ended."""
+    try:
+        with open(f"/proc/{process}/cgroup", encoding="ascii", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
 
 
 def interrupted() -> bool:
@@ -409,13 +454,13 @@ def look(params: dict[str, Any]) -> dict[str, Any]:
     """Return what archive is on this host, and where it is not where it is asked for."""
     unread: list[str] = []
     last = proven(params["state"])
-    path = params["config_dir"]
+    path = folder = params["config_dir"]
     settings = last | read_folder(path)
     ours = bool(settings)
     if not ours:
-        path = started_with()
+        path, folder = started_with()
         settings, unread = read_files(path)
-    there = Archive(settings, path if os.path.isdir(path) else os.path.dirname(path))
+    there = Archive(settings, folder)
     wanted = {"storage": params["storage_dir"], "index": params["index_dir"]}
     found = {
         "storage": there.storage if not there.files else "",
@@ -490,8 +535,9 @@ def main() -> None:
     services = [name for name in told if {"ActiveState=active", "UnitFileState=enabled"} <= told[name]]
     listening = {}
     for line in run("ss", "-Hltnp").splitlines():
-        program = re.search(r'users:\(\("([^"]+)"', line)
-        listening[line.split()[3].rpartition(":")[2]] = program[1] if program else "another program"
+        program = re.search(r'users:\(\("([^"]+)",pid=(\d+)', line)
+        named = holder(program[1], group_of(program[2]), run) if program else "another program"
+        listening[line.split()[3].rpartition(":")[2]] = named
     program = module.params["program"]
     # A binary that does not run any more is no reason to stop: it may be about to be replaced.
     version, options = ask_binary(lambda argument: run(program, argument)) if program else ("", {})

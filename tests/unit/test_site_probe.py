@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import pathlib
+import shutil
 import sqlite3
+import subprocess
 from typing import Any
 
 import pytest
@@ -34,7 +36,7 @@ def index(folder: pathlib.Path, images: int) -> None:
 @pytest.fixture
 def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A host whose Orthanc, if there is one, reads /etc/orthanc and does not run."""
-    monkeypatch.setattr(site_probe, "started_with", lambda: str(tmp_path / "etc/orthanc"))
+    monkeypatch.setattr(site_probe, "started_with", lambda: (str(tmp_path / "etc/orthanc"),) * 2)
     (tmp_path / "etc/orthanc").mkdir(parents=True)
     return tmp_path
 
@@ -101,6 +103,65 @@ def test_hand_made_archive_beside_its_configuration(host: pathlib.Path) -> None:
     hand_made(host, "{}")
     index(host / "etc/orthanc/OrthancStorage", 2)
     assert set(look(host)["elsewhere"].values()) == {str(host / "etc/orthanc/OrthancStorage")}
+
+
+@pytest.mark.parametrize(
+    "words, configuration, folder",
+    [
+        (["-", "Configuration.json"], "Configuration.json", ""),
+        (["-", "../etc/main.json"], "../etc/main.json", "../etc"),
+        (["-", "conf.d"], "conf.d", "conf.d"),
+        ([], "", ""),
+    ],
+)
+def test_hand_made_archive_by_paths_that_start_where_it_was_started(
+    tmp_path: pathlib.Path, words: list[str], configuration: str, folder: str
+) -> None:
+    """No Orthanc, but a process of that name, which waits for what it is given."""
+    started = tmp_path / "started"
+    (started / "conf.d").mkdir(parents=True)
+    (tmp_path / "etc").mkdir()
+    program = started / "Orthanc"
+    shutil.copy(shutil.which("cat") or "", program)
+    for name in ("Configuration.json", "conf.d/a.json", "../etc/main.json"):
+        (started / name).write_text('{"HttpPort": 9, "StorageDirectory": "store"}', "utf-8")
+    store = (started / folder).resolve() / ("store" if configuration else "OrthancStorage")
+    index(store, 4)
+    with subprocess.Popen([program, *words], cwd=started, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
+        try:
+            found = look(tmp_path)
+            program.unlink()
+            assert look(tmp_path) == found, "an upgrade has replaced its program"
+        finally:
+            process.kill()
+    assert found["configuration"] == (str((started / configuration).resolve()) if configuration else "")
+    assert (found["images"], found["elsewhere"]) == (4, {"storage": str(store), "index": str(store)})
+
+
+def test_hand_made_unit() -> None:
+    shown = "WorkingDirectory=/srv/pacs\nExecStart={ path=/opt/Orthanc ; argv[]=/opt/Orthanc --verbose c.json ; a=b }\n"
+    assert site_probe.started_by(shown) == [(["--verbose", "c.json"], "/srv/pacs")]
+    assert site_probe.started_by(shown.replace("/srv/pacs", "")) == [(["--verbose", "c.json"], "/")]
+    assert site_probe.started_by("WorkingDirectory=\n") == []
+
+
+@pytest.mark.parametrize(
+    "group, containers, expected",
+    [
+        ("0::/system.slice/orthanc.service\n", {}, "Orthanc"),
+        ("12:pids:/\n1:name=systemd:/system.slice/pacs.service\n", {}, "Orthanc of pacs.service"),
+        ("0::/user.slice/user-1000.slice/session-3.scope\n", {}, "Orthanc of session-3.scope"),
+        (f"0::/system.slice/docker-{'0f' * 32}.scope\n", {"label": "orthanc"}, "Orthanc"),
+        (f"0::/system.slice/docker-{'0f' * 32}.scope\n", {"": "archive"}, "Orthanc in the container archive"),
+        (f"0::/machine.slice/libpod-{'0f' * 32}.scope\n", {}, "Orthanc in the container 0f0f0f0f0f0f"),
+    ],
+)
+def test_port_of_an_orthanc_of_others(group: str, containers: dict[str, str], expected: str) -> None:
+    def run(*command: str) -> str:
+        return containers.get("label" if command[-1].startswith("label=") else "", "")
+
+    assert site_probe.holder("Orthanc", group, run) == expected
+    assert site_probe.holder("nginx", group, run) == "nginx"
 
 
 @pytest.mark.parametrize(
