@@ -19,7 +19,8 @@ description:
   - Then compares the version, the plugins and the database that Orthanc reports with those asked for.
   - Where another release than before has opened the index on a database server, it stays, whatever is wrong with it.
     The one before may not read that database any more.
-  - What worked is kept in O(state_dir). If Orthanc does not work, the configuration and the unit that worked last come
+  - Of a unit that others have made, a copy is kept in O(state_dir) before the first call replaces it.
+  - What worked is kept there too. If Orthanc does not work, the configuration and the unit that worked last come
     back, Orthanc is started with them, and the module fails with Orthanc's own error lines from the journal.
   - Port and login are read from the configuration itself.
 author: The dicom.orthanc authors (!UNKNOWN)
@@ -138,7 +139,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_folder
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, marked, plain_files
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
+    ARGUMENTS,
+    QuietModule,
+    marked,
+    plain_files,
+    put,
+)
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State, found
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
@@ -416,6 +423,20 @@ def differences(params: dict[str, Any], system: dict[str, Any], plugins: list[st
     return found
 
 
+def keep_unit(module: AnsibleModule, state: State) -> None:
+    """Keep a copy of a unit of others that is about to be replaced, and say so."""
+    path, folder = module.params["unit"], module.params["config_dir"]
+    there = found([path]).get(path)
+    # Ours starts Orthanc with our configuration. What is no more than a link keeps it from starting.
+    if state.kept or not there or len(there) == 1 or re.search(rf"(?m)^ExecStart=.* {re.escape(folder)}$", there[0]):
+        return
+    copy = os.path.join(os.path.dirname(state.path), f"{os.path.basename(path)}.found")
+    module.warn(f"{path} is of others, and is replaced. As it was, it is kept as {copy}.")
+    if not module.check_mode:
+        os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
+        put(copy, there[0], (os.geteuid(), os.getegid()), 0o600)
+
+
 class Service:
     """Orthanc with what is asked for, or with what worked last."""
 
@@ -543,6 +564,7 @@ def main() -> None:
         paths = [] if module.check_mode else way.again()
         module.exit_json(changed=bool(paths), paths=paths)
 
+    keep_unit(module, state)
     written = way.write()
     # What is not there yet cannot be looked at.
     changed = bool(module.check_mode and written.paths) or service.decide(written.paths) or bool(written.paths)

@@ -38,9 +38,13 @@ class Module:
         self._run = run
         self.commands: list[list[str]] = []
         self.inputs: list[str] = []
+        self.warnings: list[str] = []
 
     def fail_json(self, message: str) -> None:
         raise Failed(message)
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
 
     def run_command(self, command: list[str], data: str = "", **_options: Any) -> tuple[int, str, str]:
         self.commands.append(command)

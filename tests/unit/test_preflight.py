@@ -19,7 +19,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"nginx_https_port": "80"}, "nginx_https_port", "is the one of nginx_http_port already"),
     ({"orthanc_dicom_port": 22}, "orthanc_dicom_port", "is taken on this host by sshd"),
     ({"listening": {"443": "apache2"}}, "nginx_https_port", "is taken on this host by apache2"),
-    ({"listening": {"8042": "Orthanc of pacs.service"}}, "orthanc_http_port", "on this host by Orthanc of pacs.service"),
+    (
+        {"listening": {"8042": "Orthanc of pacs.service"}},
+        "orthanc_http_port",
+        "on this host by Orthanc of pacs.service",
+    ),
     ({"listening": {"80": "another program"}}, "nginx_http_port", "by another program"),
     ({"nginx_timeout": 0}, "nginx_timeout", "out of range"),
     ({"nginx_timeout": 86401}, "nginx_timeout", "out of range"),

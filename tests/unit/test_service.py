@@ -20,6 +20,7 @@ from ansible_collections.dicom.orthanc.plugins.modules.orthanc_service import (
     Service,
     Starting,
     differences,
+    keep_unit,
     meaning,
     newest,
     wait,
@@ -164,6 +165,27 @@ def test_nothing_of_others_goes_on_the_way_back(folder: pathlib.Path) -> None:
     (other / "passwd").touch()
     restore(Kept(state(folder), str(other), str(folder.parent / "orthanc.service")))
     assert (other / "passwd").exists()
+
+
+def test_unit_of_others_is_kept(folder: pathlib.Path) -> None:
+    unit, copy = folder.parent / "orthanc.service", folder.parent / "state" / "orthanc.service.found"
+    unit.write_text("[Service]\nExecStart=/opt/Orthanc Configuration.json\n", "utf-8")
+    module = Module(unit=str(unit), config_dir=str(folder))
+    module.check_mode = True
+    keep_unit(module, state(folder))
+    assert (len(module.warnings), copy.exists()) == (1, False)
+    module.check_mode = False
+    keep_unit(module, state(folder))
+    assert module.warnings[1] == f"{unit} is of others, and is replaced. As it was, it is kept as {copy}."
+    assert copy.read_text("utf-8") == unit.read_text("utf-8")
+    unit.write_text(f"[Service]\nExecStart=/opt/Orthanc {folder}\n", "utf-8")
+    keep_unit(module, state(folder))
+    unit.unlink()
+    unit.symlink_to("/dev/null")
+    keep_unit(module, state(folder))
+    unit.unlink()
+    keep_unit(module, state(folder))
+    assert len(module.warnings) == 2
 
 
 def test_release_comes_back_with_its_configuration(folder: pathlib.Path) -> None:
