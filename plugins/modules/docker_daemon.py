@@ -57,6 +57,7 @@ restarted:
 
 import json
 import os
+import tempfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -70,8 +71,10 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import WayB
 # It reads the file before it finds that it cannot run a second time. Debian 12's has no --validate.
 TRY = (
     """sh -c '! dockerd --host=unix:///dev/null/x --pidfile=/dev/null/x --config-file "$0" 2>&1 |"""
-    """ grep "unable to configure"' %s"""
+    """ grep "unable to configure"' """
 )
+# What it is told there instead: it takes each from one place only.
+TOLD = ("hosts", "pidfile")
 
 
 def text(options: dict[str, Any]) -> str:
@@ -163,8 +166,12 @@ def main() -> None:
     if module.check_mode:
         module.exit_json(**result)
     files = []
+    # For root alone, and gone when the module ends.
+    tried = tempfile.NamedTemporaryFile("w", prefix="pacs-docker-", dir="/run", encoding="utf-8")  # noqa: SIM115
+    tried.write(text({name: value for name, value in merged.options.items() if name not in TOLD}))
+    tried.flush()
     if merged.options != seen["options"]:
-        files.append(plain(DAEMON, text(merged.options), "0644", validate=TRY))
+        files.append(plain(DAEMON, text(merged.options), "0644", validate=TRY + tried.name))
     if merged.ours != seen["ours"]:
         files.append(plain(OURS, text(merged.ours), "0600"))
     if files or result["changed"]:

@@ -108,7 +108,9 @@ class Host(Module):
     def run_command(self, command: list[str], data: str = "", **_options: Any) -> tuple[int, str, str]:
         verb = command[1]
         if command[0] == "sh":
-            return int("refused" in pathlib.Path(command[3]).read_text("utf-8")), "unable to configure", ""
+            tried = json.loads(pathlib.Path(command[3]).read_text("utf-8"))
+            # It is told these two by flags.
+            return int(bool({"refused", "hosts", "pidfile"} & tried.keys())), "unable to configure", ""
         if command[:2] == ["docker", "ps"]:
             return 0, "" if "--filter" in command else self.others, ""
         if command[0] != "systemctl":
@@ -233,3 +235,13 @@ def test_options_that_the_engine_refuses_are_not_put_in_place(host: Host, monkey
     with pytest.raises(Failed, match="the new content is refused and was not put in place: unable to configure"):
         call(host, monkeypatch, **THEIRS, refused=True)
     assert (read(str(host.file)), host.verbs) == (THEIRS, [])
+
+
+def test_addresses_of_others_do_not_keep_the_engine_from_being_tried(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = {"hosts": ["unix:///run/docker.sock"], "pidfile": "/run/docker.pid"}
+    host.file.parent.mkdir()
+    host.file.write_text(json.dumps(theirs), "utf-8")
+    call(host, monkeypatch, debug=True)
+    assert read(str(host.file)) == theirs | {"debug": True}
