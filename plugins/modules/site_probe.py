@@ -59,6 +59,10 @@ options:
     description: Look at the Docker engine too.
     type: bool
     default: false
+  nginx:
+    description: Ask nginx what it says against its configuration.
+    type: bool
+    default: false
   offers:
     description: Ask the package sources even where Orthanc is installed, which takes half a second.
     type: bool
@@ -198,6 +202,12 @@ engine:
   type: dict
   returned: always
   sample: {problem: "", options: {data-root: /srv/docker}, ours: {}, others: [wiki]}
+nginx_refusal:
+  description:
+    - What nginx says against its configuration; empty if it takes it, if it is not installed or kept from starting, and
+      where that was not asked.
+  type: str
+  returned: always
 apt_lists:
   description: Whether apt knows any package that it could fetch; cloud images and containers come without.
   type: bool
@@ -510,6 +520,7 @@ def main() -> None:
             "server": {"type": "list", "elements": "str", "default": []},
             "program": {"type": "str", "default": ""},
             "engine": {"type": "bool", "default": False},
+            "nginx": {"type": "bool", "default": False},
             "offers": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -533,6 +544,10 @@ def main() -> None:
     shown = run("systemctl", "show", "--property=ActiveState,UnitFileState,LoadState", *names)
     told = {name: set(part.split()) for name, part in zip(names, shown.split("\n\n"), strict=False)}
     services = [name for name in told if {"ActiveState=active", "UnitFileState=enabled"} <= told[name]]
+    masked = [name for name in told if "LoadState=masked" in told[name]]
+    # One of ours that was kept from starting may still be half configured.
+    nginx = module.get_bin_path("nginx", opt_dirs=["/usr/sbin"]) if "nginx" not in masked else None
+    rc, _out, err = module.run_command([nginx, "-t", "-q"]) if nginx and module.params["nginx"] else (0, "", "")
     listening = {}
     for line in run("ss", "-Hltnp").splitlines():
         program = re.search(r'users:\(\("([^"]+)",pid=(\d+)', line)
@@ -560,7 +575,8 @@ def main() -> None:
         systemd=os.path.isdir("/run/systemd/system"),
         packages=sorted(packages),
         services=services,
-        masked=[name for name in told if "LoadState=masked" in told[name]],
+        masked=masked,
+        nginx_refusal=err.strip() if rc else "",
         orthanc=installed[1] if installed else "",
         offered=list(dict.fromkeys(offered)),
         free=free_bytes(module.params["storage_dir"]),

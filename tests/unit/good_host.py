@@ -58,6 +58,7 @@ PROBE = {
     "proxied": "",
     "nginx": {"user": "www-data", "group": "www-data"},
     "ipv6": True,
+    "nginx_refusal": "",
     "machine": "x86_64",
     "memory": 8 << 30,
     "free": 50 * 2**30,

@@ -42,6 +42,24 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
+@pytest.mark.parametrize(
+    "path, refused",
+    [
+        ("/etc/nginx/conf.d/other.conf", True),
+        ("/etc/nginx/nginx.conf", True),
+        ("/etc/nginx/conf.d/orthanc.conf", False),
+        ("/etc/nginx/conf.d/orthanc-relay.conf", False),
+        ("/etc/pacs/nginx/upstream.conf", False),
+    ],
+)
+def test_file_that_nginx_refuses(path: str, refused: bool) -> None:
+    """A run with a new password would get as far as Orthanc, and leave nginx with the one of before."""
+    said = f'nginx: [emerg] unexpected end of file, expecting ";" or "}}" in {path}:3'
+    found = problems(nginx_refusal=f"{said}\nnginx: configuration file /etc/nginx/nginx.conf test failed")
+    assert [said in problem for problem in found] == [True] * refused
+    assert problems(nginx_refusal="nginx: [emerg] no certificate of ours") == []
+
+
 @pytest.mark.parametrize("changes, variable, part", WRONG)
 def test_one_thing_wrong(changes: dict[str, Any], variable: str, part: str) -> None:
     one_problem(changes, variable, part)

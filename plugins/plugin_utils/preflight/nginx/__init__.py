@@ -26,6 +26,8 @@ RANGES = {
 PROGRAMS = ("nginx",)
 # Its package has a page of its own.
 MASKED = {"nginx": "/usr/sbin/nginx"}
+# The files of nginx that are the role's.
+OURS = re.compile(r"/etc/pacs/nginx/.*|/etc/nginx/conf\.d/orthanc[^/]*\.conf")
 RELAY = "nginx_relay_"
 
 
@@ -51,6 +53,10 @@ def inventory(host: Host) -> Iterator[str]:
         yield from proxies(host.name, server, host.site("site_upstream_proxy"))
 
 
+def look(_host: Host) -> dict[str, Any]:
+    return {"nginx": True}
+
+
 def problems(host: Host) -> Iterator[str]:
     yield from served(host)
     yield from values.logins("nginx_users", host.variables)
@@ -60,6 +66,13 @@ def problems(host: Host) -> Iterator[str]:
     yield from entry(host)
     for variable in (directives.SETTINGS, directives.SERVER):
         yield from directives.problems(variable, host.variables[variable])
+    said = (host.probe or {}).get("nginx_refusal", "")
+    # What is ours is written anew, and tried before it is put in place.
+    if any(not OURS.fullmatch(path) for path in re.findall(r" in (/\S+?):\d+", said)):
+        yield (
+            "ansible_host: nginx on this host refuses a file that is not of this toolkit, and would not take the site"
+            f" either: {said} Mend that file, or take it out; `nginx -t` tells."
+        )
 
 
 def found(host: Host) -> dict[str, Any]:
