@@ -140,13 +140,20 @@ def test_other_site_stays_and_a_broken_one_stops_the_run(site: Site) -> None:
         assert other in site.lab.shell("cat /etc/nginx/conf.d/other.conf")
         # Somebody breaks the other site by hand; our next change must not be put on top of it, nor before Orthanc.
         site.lab.shell("echo 'server { listen 8081' > /etc/nginx/conf.d/other.conf")
-        before = site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf /etc/pacs/nginx/server.conf /etc/pacs/orthanc/*.json")
+        before = site.lab.shell(
+            "sha256sum /etc/nginx/conf.d/orthanc.conf /etc/pacs/nginx/server.conf /etc/pacs/orthanc/*.json"
+        )
         changes = {"nginx_timeout": 77, "orthanc_proxy_password": "another-password"}
         said = " ".join(site.lab.play(variables=changes, check=False).stdout.split())
         assert "refuses a file that is not of this toolkit" in said
         assert "/etc/nginx/conf.d/other.conf:" in said
         assert "changed=0" in said
-        assert site.lab.shell("sha256sum /etc/nginx/conf.d/orthanc.conf /etc/pacs/nginx/server.conf /etc/pacs/orthanc/*.json") == before
+        assert (
+            site.lab.shell(
+                "sha256sum /etc/nginx/conf.d/orthanc.conf /etc/pacs/nginx/server.conf /etc/pacs/orthanc/*.json"
+            )
+            == before
+        )
         assert site.get("/orthanc/system").status_code == 200
     finally:
         site.lab.shell("rm -f /etc/nginx/conf.d/other.conf")
