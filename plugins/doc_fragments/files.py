@@ -61,7 +61,9 @@ options:
         description: What the path is a symbolic link to.
         type: str
       made_by:
-        description: Shell command that makes the file where it is missing. Otherwise only owner and mode are set.
+        description: >-
+          Shell command that makes the file where it is missing, or where O(files[].validate) fails. Otherwise only
+          owner and mode are set.
         type: str
       secret:
         description: What the file holds, if it must not be shown.
@@ -82,7 +84,9 @@ options:
         type: str
         default: "0644"
       validate:
-        description: Command that must succeed before the file is replaced; C(%s) stands for the candidate.
+        description: >-
+          Command that must succeed before the file is replaced; C(%s) stands for the candidate, and for the file itself
+          with O(files[].made_by).
         type: str
       unless:
         description: With O(files[].link), make it only where nothing is, neither there nor at this path.

@@ -251,16 +251,26 @@ class Writer:
         finally:
             os.close(opened)
 
+    def against(self, item: dict[str, Any], path: str) -> str | None:
+        """Return what the command that looks at a file says against it, or nothing if it takes it."""
+        if not item["validate"]:
+            return None
+        command = [part.replace("%s", path) for part in shlex.split(item["validate"])]
+        rc, out, err = self.module.run_command(command)
+        return (err or out).strip() if rc else None
+
     def made(self, item: dict[str, Any]) -> None:
-        """Have the file made if it is missing, and set its owner and mode."""
+        """Have the file made if it is missing or spoilt, and set its owner and mode."""
         ids = self.ids(item)
         before, after = self.attributes(item), self.wished(item, ids)
-        if before == after:
+        # A loss of power can leave a file that has nothing in it.
+        spoilt = before is not None and self.against(item, item["path"]) is not None
+        if before == after and not spoilt:
             return
-        self.changed(item["path"], before or "", after)
+        self.changed(item["path"], "(spoilt)\n" if spoilt else before or "", after)
         if self.module.check_mode:
             return
-        if before is None:
+        if before is None or spoilt:
             rc, out, err = self.module.run_command(["sh", "-euc", item["made_by"]])
             if rc or not os.path.isfile(item["path"]):
                 raise Refused(f"{item['path']}: the command that makes it fails: {(err or out).strip()}")
@@ -309,12 +319,9 @@ class Writer:
 
     def replace(self, item: dict[str, Any], content: str, ids: tuple[int, int]) -> None:
         def check(candidate: str) -> None:
-            command = [part.replace("%s", candidate) for part in shlex.split(item["validate"])]
-            rc, out, err = self.module.run_command(command)
-            if rc:
-                raise Refused(
-                    f"{item['path']}: the new content is refused and was not put in place: {(err or out).strip()}"
-                )
+            said = self.against(item, candidate)
+            if said is not None:
+                raise Refused(f"{item['path']}: the new content is refused and was not put in place: {said}")
 
         put(item["path"], content, ids, int(item["mode"], 8), check if item["validate"] else None)
 

@@ -152,7 +152,8 @@ def refusal(module: AnsibleModule) -> str:
         for item in params["files"]:
             path, content = item["path"], item["content"] if item["secret"] is None else item["secret"]
             if item["made_by"] is not None:
-                commands += [f"[ -e '{path}' ] || {{ {item['made_by']}; }}"] if path.startswith(below) else []
+                there = f"[ -e '{path}' ] && {(item['validate'] or 'true').replace('%s', path)} > /dev/null 2>&1"
+                commands += [f"{{ {there}; }} || {{ {item['made_by']}; }}"] if path.startswith(below) else []
             elif path.startswith(below):
                 with open(top + path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                     file.write(content)

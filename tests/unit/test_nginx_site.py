@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import pathlib
+import ssl
+import subprocess
 from typing import Any
 
 import pytest
@@ -13,15 +17,42 @@ from tests.repository import ROOT, evaluated
 SITES = ["orthanc", "orthanc-relay"]
 
 
-def site(name: str, found: dict[str, Any]) -> str:
-    """Render a site for a host on which that was found."""
+def rendered(text: str, **given: Any) -> Any:
+    """Render a text as the role would, with some variables in place of the role's."""
     loader = DataLoader()
     internal = loader.load_from_file(str(ROOT / "roles/nginx/vars/main.yml"), trusted_as_template=True)
-    # A test of the collection, which is not installed here.
-    internal |= {"__nginx_relay_clients": []}
-    variables = {**evaluated(), **internal, "site_found": found, "ansible_managed": "Ansible"}
+    # They ask a test of the collection, which is not installed here.
+    internal |= {"__nginx_relay_clients": [], "__nginx_san": "DNS:pacs.example.org"}
+    variables = {**evaluated(), **internal, "ansible_managed": "Ansible"} | given
+    return Templar(loader=loader, variables=variables).template(trust_as_template(text))
+
+
+def site(name: str, found: dict[str, Any]) -> str:
+    """Render a site for a host on which that was found."""
     text = (ROOT / f"templates/etc/nginx/conf.d/{name}.conf.j2").read_text(encoding="utf-8")
-    return str(Templar(loader=loader, variables=variables).template(trust_as_template(text)))
+    return str(rendered(text, site_found=found))
+
+
+@pytest.mark.parametrize("name", ["__nginx_files_self_signed", "__nginx_relay_certificates"])
+def test_certificates_that_a_loss_of_power_spoilt(tmp_path: pathlib.Path, name: str) -> None:
+    """Each half is known to be spoilt, and made again together with the other."""
+    items = rendered(f"{{{{ {name} }}}}", __nginx_dir=str(tmp_path))
+    pairs = [(crt, key) for crt, key in itertools.pairwise(items) if crt["path"].endswith(".crt")]
+    assert len(pairs) * 2 == len(items)
+    for pair in pairs:
+        for spoilt in (None, *pair):
+            if spoilt:
+                pathlib.Path(spoilt["path"]).write_text("", encoding="utf-8")
+                assert not takes(spoilt)
+            subprocess.run(["sh", "-euc", pair[0]["made_by"]], check=True, capture_output=True)
+            assert all(map(takes, pair))
+            ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*(item["path"] for item in pair))
+    assert sorted(map(str, tmp_path.iterdir())) == sorted(item["path"] for item in items)
+
+
+def takes(item: dict[str, Any]) -> bool:
+    command = item["validate"].replace("%s", item["path"]).split()
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 @pytest.mark.parametrize("name", SITES)

@@ -199,3 +199,24 @@ def test_old_releases_go_without_what_others_put_there(tmp_path: pathlib.Path) -
     remove_release(str(tmp_path / "1.9.7"))
     assert sorted(os.listdir(tmp_path)) == ["1.12.7", "1.9.7"]
     assert os.listdir(tmp_path / "1.9.7") == ["images"]
+
+
+@pytest.mark.parametrize("text, again", [(None, True), ("", True), ("whole", False)])
+def test_spoilt_file_is_made_again(tmp_path: pathlib.Path, text: str | None, again: bool) -> None:
+    """A loss of power can leave a file that has nothing in it."""
+    path = tmp_path / "site.crt"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+        path.chmod(0o644)
+    item = {"path": str(path), "made_by": f"echo made > {path}", "validate": "grep -q . %s"}
+    assert written(files=[item], check=True) == ([str(path)] if again else [])
+    assert written(files=[item]) == ([str(path)] if again else [])
+    assert path.read_text(encoding="utf-8") == ("made\n" if again else "whole")
+    assert written(files=[item]) == []
+
+
+def test_empty_file_is_no_spoilt_one(tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "audit.log"
+    item = {"path": str(path), "made_by": f"touch {path}"}
+    assert written(files=[item]) == [str(path)]
+    assert written(files=[item]) == []
