@@ -137,9 +137,10 @@ class Lab:
         """Return the name of a host's container."""
         return f"{self.prefix}-{host}"
 
-    def shell(self, script: str, host: str = "pacs", check: bool = True) -> str:
+    def shell(self, script: str, host: str = "pacs", check: bool = True, timeout: int = 600) -> str:
         """Run a shell script as root on a host and return what it printed."""
-        return run("docker", "exec", self.container(host), "sh", "-c", script, check=check, errors="replace").stdout
+        command = ("docker", "exec", self.container(host), "sh", "-c", script)
+        return run(*command, check=check, timeout=timeout, errors="replace").stdout
 
     def kill(self, unit: str, answer: str) -> None:
         """Kill the main process of a unit, and see that another one answers within seconds.

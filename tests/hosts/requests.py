@@ -449,7 +449,7 @@ def deliver(site: Site, way: Way, sent: list[tuple[str, list[bytes], bool]], fol
         if way.http2:
             return functools.partial(two, who, [second(text) for text in texts])
         # Of what may be half a request there may be no answer to wait for.
-        wait = 30 if whole else 0.4
+        wait = 30 if whole else 2
         return lambda: raw.status(raw.send(address, b"".join(texts), context=context, wait=wait))
 
     def two(who: str, requests: list[tuple[raw.Fields, bytes]]) -> int:
@@ -560,7 +560,7 @@ def _logins() -> set[str]:
 def test_readers_change_nothing_anywhere(site: Site) -> None:
     """All that Orthanc and its plugins serve, under a prefix, beside Orthanc and over a relay."""
     lab, prefix = site.lab, "/orthanc/"
-    lab.shell(WEAK, "weak")
+    lab.shell(WEAK, "weak", timeout=1800)
     for host in ("pacs", "store"):
         lab.shell("systemctl stop recorder; true", host)
     plugins = ["dicomweb", "gdcm", "neuro", "webviewer", "wsi"]
