@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import re
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from ansible.errors import AnsibleError
+from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general, secrets
@@ -197,6 +199,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                 continue
             try:
                 values[name] = templar.template(self._variables.get(name, defaults.get(name)))
+                if spec[name]["type"] == "bool":
+                    # As the roles read it: the text "false" is no truth. What is neither is told by its type.
+                    with contextlib.suppress(TypeError):
+                        values[name] = boolean(values[name])
             except AnsibleError as error:
                 secret = re.search(r"\bvault_\w+", str(error))
                 if not secret:

@@ -21,7 +21,7 @@ class Wrong(Exception):
 
 
 class Undecided(Wrong):
-    """The service runs, and is left to it: it may be changing its data, or has, so that there is no way back."""
+    """The service keeps running: it may be changing its data, or has changed it, so that going back is not safe."""
 
 
 class WayBack:
@@ -80,7 +80,7 @@ class WayBack:
             self._apply()
             return self._prove(False)
         except Undecided as error:
-            self._fail(str(error), error.log)
+            self._fail(str(error), error.log, undecided=True)
         except (Wrong, Refused) as error:
             log = getattr(error, "log", "")
             self._fail(f"{error} {self.back(f'{error} {log}')}", log)
@@ -142,9 +142,12 @@ class WayBack:
         ways = self.ways("")
         if not ways or not ways[0]:
             return ""
-        put_back(ways[0])
+        try:
+            put_back(ways[0])
+        except (OSError, Refused) as error:
+            return f"The files of before cannot be put back, which the next run tries again: {told(error)}"
         self._state.forget()
         return f"{self._service} runs as before, and its files are those of before."
 
-    def _fail(self, problem: str, log: str = "") -> None:
-        self._module.fail_json("\n".join(filter(None, (problem.strip(), log.strip()))))
+    def _fail(self, problem: str, log: str = "", **results: bool) -> None:
+        self._module.fail_json("\n".join(filter(None, (problem.strip(), log.strip()))), **results)

@@ -524,6 +524,16 @@ class Service:
         return {"version": system["Version"], "plugins": plugins, "seconds": seconds}
 
 
+def beside(params: dict[str, Any], state: State) -> list[str]:
+    """Return the paths of what other units have of ours: it names a port of ours, and goes back with it."""
+    if params["back"]:
+        # Such a call is given no files: what worked last has their names, and those of the links.
+        known = [path for path in state.read() if path.startswith("/") and path != params["unit"]]
+        return [path for path in known if os.path.dirname(path) != params["config_dir"]]
+    units = {item["path"] for item in params["files"]} | set(params["absent"])
+    return sorted(path for path in units - {params["unit"]} if path.startswith(UNITS))
+
+
 def main() -> None:
     module = QuietModule(
         argument_spec=ARGUMENTS
@@ -548,11 +558,8 @@ def main() -> None:
     unit = Unit(module, os.path.basename(params["unit"]))
     # The links say which release runs; they go back with the configuration.
     links = [item["path"] for item in params["files"] if item["link"]]
-    # What other units have of ours names a port of the configuration, and goes back with it too.
-    units = {item["path"] for item in params["files"]} | set(params["absent"])
-    beside = sorted(path for path in units - {params["unit"]} if path.startswith(UNITS))
     state = State(os.path.join(params["state_dir"], "last.json"), lasting=True)
-    kept = Kept(state, params["config_dir"], params["unit"], links + beside)
+    kept = Kept(state, params["config_dir"], params["unit"], links + beside(params, state))
     service = Service(module, kept, unit, links)
     way = WayBack(module, "Orthanc", state, service.apply, service.prove)
     way.ways = kept.ways

@@ -22,7 +22,11 @@ FILE = {
 
 
 class Failed(Exception):
-    """The module ended, with this message."""
+    """The module ended, with this message, and with these results."""
+
+    def __init__(self, message: str, **results: Any) -> None:
+        super().__init__(message)
+        self.results = results
 
 
 class Module:
@@ -40,8 +44,8 @@ class Module:
         self.inputs: list[str] = []
         self.warnings: list[str] = []
 
-    def fail_json(self, message: str) -> None:
-        raise Failed(message)
+    def fail_json(self, message: str, **results: Any) -> None:
+        raise Failed(message, **results)
 
     def warn(self, message: str) -> None:
         self.warnings.append(message)

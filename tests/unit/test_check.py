@@ -29,7 +29,9 @@ def check(folder: pathlib.Path, *names: str, **hosts: dict[str, Any]) -> tuple[i
 
 def test_good_inventory_of_fifty_hosts(tmp_path: pathlib.Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    status, output = check(tmp_path, *HOSTS)
+    # One of them with a truth as text, as -e gives it.
+    options = {"postgresql_shared": "false", "postgresql_settings": {"work_mem": "8MB"}}
+    status, output = check(tmp_path, *HOSTS, pacs0=options)
     assert status == 0, output
     assert output.count("failed=0") == len(HOSTS)
     # Goal: seconds, not minutes. Of the processor, since the machine does other things too, and shared by two of them.

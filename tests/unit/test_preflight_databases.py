@@ -44,7 +44,7 @@ def test_good_server(engine: str) -> None:
         ("mysql", {"name": "sys"}, "'sys' is no name for a database of Orthanc"),
         ("mysql", {"name": "a-b"}, "'a-b' is no name for a database"),
         ("mysql", {"user": "mariadb.sys"}, "'mariadb.sys' is no name for a user of Orthanc"),
-        ("mysql", {"user": "a" * 33}, "it has 1 to 32 letters"),
+        ("mysql", {"user": "a" * 33}, "take 1 to 32 letters"),
         ("mysql", OTHER | {"user": "orthanc", "password": "another one"}, "has two passwords"),
         ("mysql", OTHER | {"password": ""}, "a password is empty"),
         ("mysql", OTHER | {"password": "a\nb"}, "a control character"),

@@ -59,7 +59,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
             *("ftp://example.org", 'https://a";}', "https://viewer.example.org\n", "https://viewer.example.org?x"),
         )
     ),
-    ({"nginx_settings": {"merge_slashes": "off"}}, "nginx_settings.merge_slashes", "another one for Orthanc"),
+    ({"nginx_settings": {"merge_slashes": "off"}}, "nginx_settings.merge_slashes", "read the same request differently"),
     ({"nginx_server_directives": {"auth_basic": "off"}}, "nginx_server_directives.auth_basic", "set nginx_users"),
     ({"nginx_refused_routes": ["/tools/reset"]}, "nginx_refused_routes", "without a slash at either end"),
     ({"nginx_refused_routes": ["tools/re*"]}, "nginx_refused_routes", "with * for one part of it"),

@@ -10,15 +10,17 @@ from typing import Any
 import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK
-from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State, put_back
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State, put_back
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Unready
 from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Undecided, WayBack, Wrong
 from ansible_collections.dicom.orthanc.plugins.modules import orthanc_service
 from ansible_collections.dicom.orthanc.plugins.modules.orthanc_service import (
     MEANINGS,
+    STARTED,
     Kept,
     Service,
     Starting,
+    beside,
     differences,
     keep_unit,
     meaning,
@@ -517,3 +519,22 @@ def test_folder_without_a_configuration_of_ours(folder: pathlib.Path, monkeypatc
     (folder / "credentials.json").write_text('{"HttpPort": 1}', "utf-8")
     with pytest.raises(Wrong, match="no configuration of ours"):
         service(folder, unit)[1].prove(False)
+
+
+def test_call_that_goes_back_knows_links_and_other_units_by_what_worked_last(folder: pathlib.Path) -> None:
+    """It is given no files; what it did not know would be removed by the next way back."""
+    link, drop_in = str(folder.parent / "current"), "/etc/systemd/system/nftables.service.d/pacs.conf"
+    worked: Files = {
+        str(folder / "orthanc.json"): ["{}", 0, 0, 0o640],
+        link: ["1.12.7"],
+        drop_in: ["[Unit]", 0, 0, 0o644],
+    }
+    state(folder).keep(worked | {STARTED: ["boot 1"]})
+    params = {"config_dir": str(folder), "unit": "/etc/systemd/system/orthanc.service", "files": [], "absent": []}
+    assert beside(params | {"back": True}, state(folder)) == [link, drop_in]
+    files = [{"path": params["unit"]}, {"path": drop_in}, {"path": str(folder / "orthanc.json")}]
+    absent = ["/etc/systemd/system/other.service", "/etc/orthanc/x"]
+    assert beside(params | {"back": False, "files": files, "absent": absent}, state(folder)) == [
+        drop_in,
+        "/etc/systemd/system/other.service",
+    ]

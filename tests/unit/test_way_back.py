@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.dicom.orthanc.plugins.module_utils import files, kept
+from ansible_collections.dicom.orthanc.plugins.module_utils import files, kept, way_back
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State, found, put_back
 from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Undecided, WayBack, Wrong
@@ -235,6 +235,7 @@ def test_who_may_be_changing_its_data_is_left_to_it(service: Service) -> None:
     with pytest.raises(Failed) as failed:
         service.way("bad").change(service.paths)
     assert str(failed.value) == "It is not ready.\nIts log says: schema."
+    assert failed.value.results == {"undecided": True}, "by which the role leaves the database as it is"
     assert service.file.read_text("utf-8") == "bad"
     assert service.state.kept, "what worked is not forgotten"
 
@@ -248,6 +249,18 @@ def test_half_of_a_change_is_none(service: Service) -> None:
         "/none/of/it: its folder is missing. nginx runs as before, and its files are those of before."
     )
     assert (service.file.read_text("utf-8"), service.read, service.state.kept) == ("old", [], False)
+
+
+def test_half_of_a_change_on_a_full_disk(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_files: kept.Files) -> list[str]:
+        raise OSError(28, "No space left on device", "/etc/service.conf")
+
+    monkeypatch.setattr(way_back, "put_back", full)
+    way = service.way("bad")
+    way._module.params["files"].append(way._module.params["files"][0] | {"path": "/none/of/it"})
+    with pytest.raises(Failed, match=r"cannot be put back, which the next run tries again: .*No space left on device"):
+        way.change(service.paths)
+    assert service.state.kept, "the next call has what to put back"
 
 
 def test_half_of_a_change_with_nothing_known_of_before(service: Service) -> None:

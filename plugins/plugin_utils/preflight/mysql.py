@@ -60,13 +60,13 @@ def clients_of(host: Host) -> list[Mapping[str, str]]:
 def _clients(host: Host) -> Iterator[str]:
     clients = clients_of(host)
     for key, pattern, what in (
-        ("name", DATABASE, "a database of Orthanc; it has 1 to 64 letters, digits, '_' and '$'"),
-        ("user", USER, "a user of Orthanc; it has 1 to 32 letters, digits, '_', '.' and '-'"),
+        ("name", DATABASE, "a database of Orthanc; take 1 to 64 letters, digits, '_' and '$'"),
+        ("user", USER, "a user of Orthanc; take 1 to 32 letters, digits, '_', '.' and '-'"),
     ):
         wrong = dict.fromkeys(str(client[key]) for client in clients if not pattern.fullmatch(str(client[key])))
         if wrong:
             quoted = "', '".join(wrong)
-            yield f"mysql_clients: '{quoted}' is no name for {what}, and is none of the server's own."
+            yield f"mysql_clients: '{quoted}' is no name for {what}, and no name of the server's own."
     accounts = {(client["user"], client["address"]) for client in clients}
     if len({(client["user"], client["address"], client["password"]) for client in clients}) > len(accounts):
         yield (

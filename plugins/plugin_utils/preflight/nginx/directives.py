@@ -50,7 +50,7 @@ _REFUSED = {
     "ssl_(?!stapling|crl$|ocsp|buffer_size$).*": "it can weaken TLS or the certificates that are asked for",
     "proxy_ssl_.*|proxy_http_version": "it can weaken how the proxy knows Orthanc's host",
     "merge_slashes|underscores_in_headers|ignore_invalid_headers|msie_.*": (
-        "nginx would judge a request that is another one for Orthanc"
+        "nginx and Orthanc would then read the same request differently"
     ),
     "access_log|error_log|log_subrequest|open_log_file_cache|rewrite_log": (
         "the audit trail has to have each request, and no other log names of patients or logins"
@@ -100,8 +100,8 @@ def problems(variable: str, given: Mapping[str, Any]) -> Iterator[str]:
             text = str(one)
             if isinstance(one, Mapping) or one is None or not _VALUE.fullmatch(text):
                 yield (
-                    f"{here}: '{text}' are no parameters of one directive; write them like 30s, without the semicolon,"
-                    " and in quotes what has a semicolon, a brace, a backslash, a quote or '#' in it."
+                    f"{here}: '{text}' is not a valid value; write it like 30s, without the semicolon at the end, and"
+                    " put quotes around a text with a semicolon, a brace, a backslash, a quote or '#' in it."
                 )
             else:
                 yield from _header(here, str(name), text)

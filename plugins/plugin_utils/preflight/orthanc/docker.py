@@ -16,7 +16,7 @@ _IMAGE = re.compile(
 
 
 def problems(orthanc: Orthanc) -> Iterator[str]:
-    """The image of Orthanc and what its container gets of the orthanc."""
+    """The image of Orthanc and what its container gets of the host."""
     variables = orthanc.variables
     image = str(variables["orthanc_docker_image"])
     if not _IMAGE.fullmatch(image):
