@@ -205,7 +205,7 @@ class Writer:
         self.diffs.append({"before_header": path, "after_header": path, "before": before, "after": after})
 
     def ids(self, item: dict[str, Any]) -> tuple[int, int]:
-        """Return user and group number, -2 for one that is not there in a dry run."""
+        """Return user and group number, -2 for one that is not there in check mode."""
         try:
             return pwd.getpwnam(item["owner"]).pw_uid, grp.getgrnam(item["group"]).gr_gid
         except KeyError as error:

@@ -90,7 +90,7 @@ def candidate(module: AnsibleModule) -> str:
 
 
 def missing(module: AnsibleModule) -> list[str]:
-    """Return the libraries that are not there. A dry run looks at a host that may not have got them yet."""
+    """Return the libraries that are not there. Check mode looks at a host that may not have got them yet."""
     libraries: list[str] = module.params["libraries"]
     if module.check_mode or not libraries:
         return []
@@ -120,7 +120,7 @@ def main() -> None:
     if not version:
         module.fail_json(f"{command[0]} --version does not print an Orthanc version but: {run('--version')[:200]}")
 
-    # A dry run on a host whose packages are older than the inventory has nothing to compare yet.
+    # Check mode on a host whose packages are older than the inventory has nothing to compare yet.
     wanted = module.params["version"]
     if wanted not in ("", version) and not module.check_mode:
         module.fail_json(

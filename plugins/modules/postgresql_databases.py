@@ -113,7 +113,7 @@ class Databases:
         if found.get("open", True):
             self._say(f'revoke connect on database "{name}" from public')
         inside = Sql(self._module, "postgresql", [*self._module.params["command"], "-d", name])
-        # A dry run cannot look into a database that is not there yet.
+        # Check mode cannot look into a database that is not there yet.
         there = bool(found) or not self._module.check_mode
         if not (there and inside.run("select 1 from pg_extension where extname = 'pg_trgm'")):
             self._say("create extension if not exists pg_trgm", sql=inside)
