@@ -218,6 +218,40 @@ def test_pages_of_a_viewer_elsewhere(site: Site) -> None:
     assert allowed(site.answer("GET", "/orthanc/system")) == {}
 
 
+def addressed(site: Site) -> None:
+    """Where the site's name is an address of IPv6, it stands in brackets wherever a URL has it."""
+    plain = f"http://{site.lab.address['pacs']}/system"
+    assert requests.get(plain, allow_redirects=False, timeout=10).headers["Location"] == "https://[2001:db8::7]/system"
+    answer = site.lab.shell(
+        "curl --silent --globoff --insecure --config - --connect-to ::127.0.0.1:443"
+        f" 'https://[2001:db8::7]/dicom-web/studies' <<'END'\n{_login(site)}\nEND"
+    )
+    assert json.loads(answer)[0]["00081190"]["Value"][0].startswith("https://[2001:db8::7]/dicom-web/studies/")
+    origin = {"Origin": "https://[2001:db8::7]"}
+    assert site.ask("POST", "/tools/lookup", headers=origin) == 200
+
+
+def _login(site: Site) -> str:
+    return f"user = {json.dumps('admin:' + site.admin['admin'], ensure_ascii=False)}"
+
+
+def test_nobody_ends_orthanc(site: Site, prefixed: str) -> None:
+    started = "systemctl show orthanc --property=InvocationID --value"
+    before = site.lab.shell(started)
+    for route in ("tools/shutdown", "tools/shutdown/", "tools/reset", "instances/x/export"):
+        assert site.ask("POST", f"/orthanc/{route}", data="/tmp/written") == 403, route
+    assert site.lab.shell(started) == before
+    # Who may end it does not leave it down.
+    site.deploy(nginx_refused_routes=[], nginx_server_name="2001:db8::7")
+    before = site.lab.shell(started)
+    assert site.ask("POST", "/tools/shutdown") == 200
+    deadline = time.monotonic() + 60
+    while site.lab.shell(started) == before or site.ask("GET", "/changes") != 200:
+        assert time.monotonic() < deadline, "Orthanc stays down"
+        time.sleep(0.5)
+    addressed(site)
+
+
 def test_directives_of_the_inventory(site: Site) -> None:
     """Those of the site take the place of the role's, or stand beside them; what nginx refuses is not put in place."""
     limit = {"limit_req_zone": "$binary_remote_addr zone=clients:1m rate=1r/m", "limit_req_status": 429}
@@ -256,40 +290,6 @@ def test_directives_of_the_inventory(site: Site) -> None:
     site.deploy()
     assert site.answer("GET", "/system").headers.get("X-Clinic") is None
     assert {site.ask("GET", "/system") for _ in range(40)} == {200}
-
-
-def addressed(site: Site) -> None:
-    """Where the site's name is an address of IPv6, it stands in brackets wherever a URL has it."""
-    plain = f"http://{site.lab.address['pacs']}/system"
-    assert requests.get(plain, allow_redirects=False, timeout=10).headers["Location"] == "https://[2001:db8::7]/system"
-    answer = site.lab.shell(
-        "curl --silent --globoff --insecure --config - --connect-to ::127.0.0.1:443"
-        f" 'https://[2001:db8::7]/dicom-web/studies' <<'END'\n{_login(site)}\nEND"
-    )
-    assert json.loads(answer)[0]["00081190"]["Value"][0].startswith("https://[2001:db8::7]/dicom-web/studies/")
-    origin = {"Origin": "https://[2001:db8::7]"}
-    assert site.ask("POST", "/tools/lookup", headers=origin) == 200
-
-
-def _login(site: Site) -> str:
-    return f"user = {json.dumps('admin:' + site.admin['admin'], ensure_ascii=False)}"
-
-
-def test_nobody_ends_orthanc(site: Site, prefixed: str) -> None:
-    started = "systemctl show orthanc --property=InvocationID --value"
-    before = site.lab.shell(started)
-    for route in ("tools/shutdown", "tools/shutdown/", "tools/reset", "instances/x/export"):
-        assert site.ask("POST", f"/orthanc/{route}", data="/tmp/written") == 403, route
-    assert site.lab.shell(started) == before
-    # Who may end it does not leave it down.
-    site.deploy(nginx_refused_routes=[], nginx_server_name="2001:db8::7")
-    before = site.lab.shell(started)
-    assert site.ask("POST", "/tools/shutdown") == 200
-    deadline = time.monotonic() + 60
-    while site.lab.shell(started) == before or site.ask("GET", "/changes") != 200:
-        assert time.monotonic() < deadline, "Orthanc stays down"
-        time.sleep(0.5)
-    addressed(site)
 
 
 def test_audit_trail(site: Site, patient: str) -> None:
