@@ -116,6 +116,7 @@ def open_relay(site: Site) -> None:
 
 def test_site_of_before_the_relay_asked_for_a_certificate(site: Site) -> None:
     """The proxy has it first; until then the relay stays as it was, also where the run goes no further."""
+    site.lab.play(inventory=site.inventory)
     open_relay(site)
     assert site.get("/system").status_code == 200
     said = site.lab.play(inventory=site.inventory, arguments=("--limit", "pacs")).stdout

@@ -157,7 +157,9 @@ def test_two_releases(site: Site) -> None:
             assert row.call in calls["pacs", name], f"{name} does not call {row.call}"
 
 
-def test_probe_changes_nothing(site: Site) -> None:
+def test_probe_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    # What somebody has for tests of their own is nothing to it.
+    monkeypatch.setitem(ENVIRONMENT, "PYTEST_ADDOPTS", "-p none.of.ours")
     before = site.ask("GET", "/changes?last").json()["Last"]
     assert "pacs (probe): as wanted." in site.verify({"verification_level": "probe"})
     assert site.ask("GET", "/changes?last").json()["Last"] == before
