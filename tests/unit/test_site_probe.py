@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 import shutil
 import sqlite3
@@ -115,7 +116,7 @@ def test_hand_made_archive_beside_its_configuration(host: pathlib.Path) -> None:
     ],
 )
 def test_hand_made_archive_by_paths_that_start_where_it_was_started(
-    tmp_path: pathlib.Path, words: list[str], configuration: str, folder: str
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, words: list[str], configuration: str, folder: str
 ) -> None:
     """No Orthanc, but a process of that name, which waits for what it is given."""
     started = tmp_path / "started"
@@ -127,8 +128,11 @@ def test_hand_made_archive_by_paths_that_start_where_it_was_started(
         (started / name).write_text('{"HttpPort": 9, "StorageDirectory": "store"}', "utf-8")
     store = (started / folder).resolve() / ("store" if configuration else "OrthancStorage")
     index(store, 4)
+    listdir = os.listdir
     with subprocess.Popen([program, *words], cwd=started, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL) as process:
         try:
+            # Of this machine's processes that one alone: an Orthanc may run on it.
+            monkeypatch.setattr(os, "listdir", lambda path: [str(process.pid)] if path == "/proc" else listdir(path))
             found = look(tmp_path)
             program.unlink()
             assert look(tmp_path) == found, "an upgrade has replaced its program"
