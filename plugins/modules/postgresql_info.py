@@ -96,8 +96,14 @@ select json_build_object(
 'max_connections', current_setting('max_connections')::int)
 """
 ORTHANC = "select 1 from pg_tables where tablename in ('globalproperties', 'storagearea') limit 1"
-NOTHING: dict[str, Any] = {"databases": {}, "owners": {}, "logins": [], "tables": [], "listens": ""}
-NOTHING["max_connections"] = 0
+NOTHING: dict[str, Any] = {
+    "databases": {},
+    "owners": {},
+    "logins": [],
+    "tables": [],
+    "listens": "",
+    "max_connections": 0,
+}
 # Numbers below are of databases that PostgreSQL makes for itself.
 FIRST_OF_OTHERS = 16384
 

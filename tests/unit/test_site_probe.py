@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import sqlite3
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -133,6 +134,8 @@ def test_hand_made_archive_by_paths_that_start_where_it_was_started(
         try:
             # Of this machine's processes that one alone: an Orthanc may run on it.
             monkeypatch.setattr(os, "listdir", lambda path: [str(process.pid)] if path == "/proc" else listdir(path))
+            while not pathlib.Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                time.sleep(0.01)
             found = look(tmp_path)
             program.unlink()
             assert look(tmp_path) == found, "an upgrade has replaced its program"
