@@ -134,7 +134,7 @@ def test_hand_made_archive_by_paths_that_start_where_it_was_started(
         try:
             # Of this machine's processes that one alone: an Orthanc may run on it.
             monkeypatch.setattr(os, "listdir", lambda path: [str(process.pid)] if path == "/proc" else listdir(path))
-            while not pathlib.Path(f"/proc/{process.pid}/cmdline").read_bytes():
+            while process.poll() is None and not pathlib.Path(f"/proc/{process.pid}/cmdline").read_bytes():
                 time.sleep(0.01)
             found = look(tmp_path)
             program.unlink()
