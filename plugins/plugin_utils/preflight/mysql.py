@@ -74,12 +74,7 @@ def _clients(host: Host) -> Iterator[str]:
         )
     if any(not client["password"] or values.CONTROL.search(str(client["password"])) for client in clients):
         yield "mysql_clients: a password is empty or has a control character in it."
-    if host.variables["mysql_shared"] and any(client["address"] != "127.0.0.1" for client in clients):
-        yield (
-            "mysql_shared: an Orthanc on another host would need other settings of this server; take the host out of"
-            " the group, name the server with the Orthanc as one that others run, and the run tells its administrator"
-            " what is missing."
-        )
+    yield from values.shared("mysql_shared", host.variables, clients)
 
 
 def notices(host: Host) -> Iterator[str]:

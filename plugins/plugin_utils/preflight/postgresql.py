@@ -68,12 +68,7 @@ def _clients(host: Host) -> Iterator[str]:
     nobody = dict.fromkeys(str(client["user"]) for client in clients if not client["password"])
     if nobody:
         yield f"postgresql_clients: {', '.join(nobody)} has no password."
-    if host.variables["postgresql_shared"] and any(client["address"] != "127.0.0.1" for client in clients):
-        yield (
-            "postgresql_shared: an Orthanc on another host would need other settings of this server; take the host out"
-            " of the group, name the server with the Orthanc as one that others run, and the run tells its"
-            " administrator what is missing."
-        )
+    yield from values.shared("postgresql_shared", host.variables, clients)
 
 
 def notices(host: Host) -> Iterator[str]:

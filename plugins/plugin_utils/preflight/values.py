@@ -7,7 +7,7 @@ from __future__ import annotations
 import datetime
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from cryptography import x509
@@ -129,3 +129,13 @@ def settings(variable: str, variables: Variables, own: Mapping[str, str]) -> Ite
                 else "the role needs it as it is. Take it out."
             )
             yield f"{variable}.{name}: {way}"
+
+
+def shared(variable: str, variables: Variables, clients: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """A database server of others, and an Orthanc of this inventory on another host."""
+    if variables[variable] and any(client["address"] != "127.0.0.1" for client in clients):
+        yield (
+            f"{variable}: an Orthanc on another host would need other settings of this server; take the host out of the"
+            " group, name the server with the Orthanc as one that others run, and the run tells its administrator what"
+            " is missing."
+        )
