@@ -50,19 +50,19 @@ def many(image: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tupl
 
 def test_probed_in_a_minute(many: tuple[Lab, pathlib.Path], tmp_path: pathlib.Path) -> None:
     lab, inventory = many
-    # Their own boot and deployment are over, as on a site; what else goes on here takes its part of the cores.
+    # Their own boot and deployment are over, as on a site; where more goes on, the figure would be another.
     cores, end = os.cpu_count() or 1, time.monotonic() + 300
-    while os.getloadavg()[0] > cores and time.monotonic() < end:
+    while os.getloadavg()[0] > cores:
+        assert time.monotonic() < end, "this machine does something else"
         time.sleep(1)
-    busy = max(1.0, os.getloadavg()[0] / cores)
     begin = time.monotonic()
     options = {"verification_level": "probe", "verification_report_dir": str(tmp_path)}
     said = " ".join(lab.play("verify", options, inventory=inventory, timeout=1800).stdout.split())
     seconds = time.monotonic() - begin
-    print(f"{len(HOSTS)} hosts probed in {seconds:.0f} s, with the cores {busy:.1f} times taken")
+    print(f"{len(HOSTS)} hosts probed in {seconds:.0f} s")
     assert said.count("(probe)") >= len(HOSTS)
     assert "(probe): as wanted." in said
-    assert seconds < 60 * busy
+    assert seconds < 60
 
 
 def test_conform_leaves_nothing_anywhere(many: tuple[Lab, pathlib.Path], tmp_path: pathlib.Path) -> None:
