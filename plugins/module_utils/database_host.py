@@ -13,8 +13,17 @@ import os
 import socket
 import unicodedata
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+
+# What is asked of a server on this host; documented in plugins/doc_fragments/database_server.py.
+LOOK: dict[str, Any] = {
+    "address": {"type": "str", "required": True},
+    "certificate": {"type": "path", "required": True},
+    "certificate_days": {"type": "int", "default": 0},
+    "clients": {"type": "list", "elements": "str", "default": []},
+}
 
 
 def memory() -> int:

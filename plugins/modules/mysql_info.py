@@ -11,39 +11,17 @@ module: mysql_info
 short_description: What MariaDB a host has, and who uses it
 version_added: 0.2.0
 description:
-  - Asks the server as C(root) by its socket for its databases, accounts and rights, without those of its own.
-  - Changes nothing, in check mode or otherwise.
+  - Asks the server as C(root) by the socket that its configuration names, for its databases, accounts and rights,
+    without those of its own.
 author: The dicom.orthanc authors (!UNKNOWN)
+extends_documentation_fragment: dicom.orthanc.database_server
 options:
-  socket:
-    description: The server's socket.
-    type: path
-    default: /run/mysqld/mysqld.sock
-  address:
-    description: What the certificate has to be for.
-    type: str
-    required: true
-  certificate:
-    description: Path of the server's certificate.
-    type: path
-    required: true
-  clients:
-    description: Names whose addresses are looked up, as this host finds them.
-    type: list
-    elements: str
-    default: []
-  certificate_days:
-    description: For how many days it has to be good.
-    type: int
-    default: 0
   ours:
-    description: A file that only this collection writes. Where it is, databases that cannot be seen are no surprise.
+    description: >-
+      A file that only this collection writes. Where it is, databases that cannot be seen are no surprise, and a socket
+      in it is none of the host's own.
     type: path
     default: /etc/mysql/mariadb.conf.d/99-pacs.cnf
-attributes:
-  check_mode:
-    description: Works as usual, since it only reads.
-    support: full
 """
 
 EXAMPLES = r"""
@@ -58,7 +36,8 @@ RETURN = r"""
 host:
   description: >-
     C(addresses) of O(clients);
-    C(memory) in MiB; C(certificate), whether it is for the address; C(running), and C(inside) what it answered;
+    C(memory) in MiB; C(certificate), whether it is for the address; C(socket), the server's without our settings;
+    C(running), and C(inside) what it answered;
     C(hidden), whether it has databases of others and does not answer.
   type: dict
   returned: always
@@ -69,7 +48,7 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import addresses, certified, memory
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import LOOK, addresses, certified, memory
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 
 INSIDE = r"""
@@ -89,8 +68,25 @@ SELECT JSON_OBJECT(
   WHERE VARIABLE_NAME IN ('INNODB_SNAPSHOT_ISOLATION', 'LOG_BIN', 'LOG_BIN_TRUST_FUNCTION_CREATORS')),
 'max_connections', @@max_connections, 'port', @@port)
 """
-DATA = "/var/lib/mysql"
+# Where they are if no file says so.
+PLACES = {"datadir": "/var/lib/mysql", "socket": "/run/mysqld/mysqld.sock"}
 OWN = {"mysql", "performance_schema", "sys"}
+
+
+def places(module: AnsibleModule, ours: str) -> tuple[dict[str, str], str]:
+    """Return where the server has its databases and its socket, and where it would have the latter without our file."""
+    reader = module.get_bin_path("my_print_defaults")
+
+    def read(*where: str) -> list[list[str]]:
+        lines = module.run_command([reader, *where, "--mysqld"])[1].splitlines() if reader else []
+        return [line.removeprefix("--").split("=", 1) for line in lines if line.startswith(("--datadir=", "--socket="))]
+
+    everything, of_ours = read(), read(f"--defaults-file={ours}")
+    # Of a setting that stands twice the last one counts.
+    found = PLACES | dict(everything)
+    without = PLACES | dict(pair for pair in everything if pair not in of_ours)
+    folder = found["datadir"]
+    return found | {"socket": os.path.join(folder, found["socket"])}, os.path.join(folder, without["socket"])
 
 
 def filled(folder: str) -> bool:
@@ -104,35 +100,30 @@ def filled(folder: str) -> bool:
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
-            "socket": {"type": "path", "default": "/run/mysqld/mysqld.sock"},
-            "address": {"type": "str", "required": True},
-            "certificate": {"type": "path", "required": True},
-            "clients": {"type": "list", "elements": "str", "default": []},
-            "certificate_days": {"type": "int", "default": 0},
-            "ours": {"type": "path", "default": "/etc/mysql/mariadb.conf.d/99-pacs.cnf"},
-        },
+        argument_spec=LOOK | {"ours": {"type": "path", "default": "/etc/mysql/mariadb.conf.d/99-pacs.cnf"}},
         supports_check_mode=True,
     )
     params = module.params
+    place, socket = places(module, params["ours"])
     host: dict[str, Any] = {
         "memory": memory() // 2**20,
         "certificate": certified(module, params["certificate"], params["address"], params["certificate_days"] * 86400),
         "addresses": addresses(params["clients"]),
+        "socket": socket,
         "running": False,
         "hidden": False,
         "inside": {},
     }
     client = module.get_bin_path("mariadb")
     if client:
-        command = [client, f"--socket={params['socket']}", "--batch", "--raw", "--skip-column-names"]
+        command = [client, f"--socket={place['socket']}", "--batch", "--raw", "--skip-column-names"]
         rc, out, _err = module.run_command([*command, "--execute", INSIDE])
         if rc == 0:
             # What there is none of is left out.
             inside = {name: value for name, value in json.loads(out).items() if value is not None}
             host |= {"running": True, "inside": inside}
     if not host["running"] and not os.path.exists(params["ours"]):
-        host["hidden"] = filled(DATA) or Unit(module, "mariadb").active
+        host["hidden"] = filled(place["datadir"]) or Unit(module, "mariadb").active
     module.exit_json(host=host)
 
 

@@ -13,39 +13,18 @@ version_added: 0.2.0
 description:
   - Looks for the cluster at the port, or the only one that there is, and asks it as C(postgres) for its databases,
     their owners, and logins.
-  - Changes nothing, in check mode or otherwise.
 author: The dicom.orthanc authors (!UNKNOWN)
+extends_documentation_fragment: dicom.orthanc.database_server
 options:
   port:
     description: Port of the cluster that is meant, where there are several.
     type: int
     required: true
-  address:
-    description: What the certificate has to be for.
-    type: str
-    required: true
-  certificate:
-    description: Path of the server's certificate.
-    type: path
-    required: true
-  clients:
-    description: Names whose addresses are looked up, as this host finds them.
-    type: list
-    elements: str
-    default: []
-  certificate_days:
-    description: For how many days it has to be good.
-    type: int
-    default: 0
   databases:
     description: Databases that are looked into for what Orthanc makes.
     type: list
     elements: str
     default: []
-attributes:
-  check_mode:
-    description: Works as usual, since it only reads.
-    support: full
 """
 
 EXAMPLES = r"""
@@ -77,7 +56,13 @@ import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import addresses, certified, cores, memory
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import (
+    LOOK,
+    addresses,
+    certified,
+    cores,
+    memory,
+)
 
 # Databases with their comments and owners, whoever may log in, tables in the database that everybody has, and where the
 # server listens, unless our file says so.
@@ -135,12 +120,9 @@ def filled(data: str) -> bool:
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={
+        argument_spec=LOOK
+        | {
             "port": {"type": "int", "required": True},
-            "address": {"type": "str", "required": True},
-            "certificate": {"type": "path", "required": True},
-            "clients": {"type": "list", "elements": "str", "default": []},
-            "certificate_days": {"type": "int", "default": 0},
             "databases": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,

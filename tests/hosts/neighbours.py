@@ -35,6 +35,7 @@ cd /etc/postgresql/*/main
 echo 'wal_keep_size = 32MB' > conf.d/hospital.conf
 echo 'host wiki wiki 127.0.0.1/32 scram-sha-256 # the wiki of the hospital' >> pg_hba.conf
 printf '[mysqld]\\nmax_connections = 77\\n' > /etc/mysql/mariadb.conf.d/99-wiki.cnf
+printf '[client-server]\\nsocket = /run/mysqld/wiki.sock\\n' > /etc/mysql/mariadb.conf.d/60-place.cnf
 rm /etc/nginx/sites-enabled/default
 echo 'server {{ listen 8081; return 200 wiki; }}' > /etc/nginx/conf.d/wiki.conf
 systemctl restart postgresql mariadb docker apache2 nginx

@@ -74,6 +74,29 @@ def test_databases_of_anybody_in_mariadb(tmp_path: pathlib.Path) -> None:
     assert mysql_info.filled(str(tmp_path))
 
 
+def test_socket_of_mariadb_is_the_one_that_its_configuration_names() -> None:
+    """What ours names is not there any more once the inventory takes it out."""
+
+    class Host(Module):
+        def get_bin_path(self, name: str) -> str:
+            return name
+
+    def found(everything: str, ours: str = "") -> tuple[dict[str, str], str]:
+        def run(command: list[str]) -> tuple[int, str, str]:
+            assert command[0] == "my_print_defaults"
+            assert command[-1] == "--mysqld"
+            return 0, ours if "--defaults-file=ours" in command else everything, ""
+
+        return mysql_info.places(Host(run), "ours")
+
+    usual = "/run/mysqld/mysqld.sock"
+    assert found("--port=3306\n") == ({"datadir": "/var/lib/mysql", "socket": usual}, usual)
+    place, socket = found("--socket=/a\n--datadir=/srv/wiki\n--socket=wiki.sock\n--port=3306\n")
+    assert (place["datadir"], place["socket"], socket) == ("/srv/wiki", "/srv/wiki/wiki.sock", "/srv/wiki/wiki.sock")
+    place, socket = found("--socket=/a\n--socket=/ours\n--datadir=/srv/wiki\n", "--socket=/ours\n")
+    assert (place["socket"], socket) == ("/ours", "/a")
+
+
 def make(folder: pathlib.Path, address: str, kind: str, owner: str = getpass.getuser()) -> None:
     program = (ROOT / "roles/postgresql/files/self_signed.sh").read_text("utf-8")
     command = ["sh", "-euc", program, "sh", str(folder), address, kind, owner]
