@@ -42,6 +42,7 @@ PROBE = {
     "release": "13",
     "systemd": True,
     "orthanc": "",
+    "packages": [],
     "offered": ["1.12.7"],
     "database": "sqlite",
     "files": "",

@@ -71,6 +71,22 @@ def test_wrong_server(engine: str) -> None:
     assert problem.startswith(f"{engine}_shared: an Orthanc on another host")
 
 
+def test_mysql_of_others_is_not_replaced() -> None:
+    """MariaDB is, in place of itself; and what only reads from a server is none."""
+
+    def found(*packages: str) -> list[str]:
+        return problems(("mysql",), packages=list(packages), mysql_address="db")
+
+    for name in ("mysql-server-8.0", "mysql-community-server", "percona-server-server"):
+        (problem,) = found("mysql-client", name)
+        assert problem.startswith(f"orthanc_database_host: this host has MySQL ({name})")
+        assert "out of the group 'mysql'" in problem
+    assert found("mariadb-server", "mysql-server", "default-mysql-server") == []
+    assert found("default-mysql-server", "mysql-common", "mysql-client-8.0") == []
+    (problem,) = problems(("mysql",), listening={"3306": "mysqld"}, mysql_address="db")
+    assert problem.startswith("mysql_port: port 3306 is taken on this host by mysqld")
+
+
 def test_null_leaves_the_connections_to_mysql() -> None:
     """Which lets 151 in."""
     (problem,) = found("mysql", {"connections": 140}, max_connections=None)

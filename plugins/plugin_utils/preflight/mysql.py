@@ -11,7 +11,9 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import val
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 
 RANGES = {"mysql_reserved_connections": (1, 10_000)}
-PROGRAMS = ("mariadbd", "mysqld")
+PROGRAMS = ("mariadbd",)
+# MySQL, which is another server; Debian's default-mysql-server is MariaDB.
+MYSQL = re.compile(r"(mysql-(community-)?|percona-server-)server(-.*)?")
 # Settings that the role has from elsewhere, and the variable for it, if there is one.
 SETTINGS: Mapping[str, str] = {
     "bind_address": "mysql_listen_addresses",
@@ -34,6 +36,7 @@ def problems(host: Host) -> Iterator[str]:
     yield from values.names("mysql_tls_certificate", "mysql_address", variables)
     yield from values.settings("mysql_settings", variables, SETTINGS)
     yield from _clients(host)
+    yield from _another(host)
     settings, shared = variables["mysql_settings"], variables["mysql_shared"]
     strange = [str(name) for name in settings if not re.fullmatch(r"[a-z][a-z0-9_.]*", str(name))]
     if strange:
@@ -75,6 +78,19 @@ def _clients(host: Host) -> Iterator[str]:
     if any(not client["password"] or values.CONTROL.search(str(client["password"])) for client in clients):
         yield "mysql_clients: a password is empty or has a control character in it."
     yield from values.shared("mysql_shared", host.variables, clients)
+
+
+def _another(host: Host) -> Iterator[str]:
+    """A MySQL on this host, which MariaDB would push out."""
+    installed = (host.probe or {}).get("packages", [])
+    there = [name for name in installed if MYSQL.fullmatch(name)]
+    # Of MariaDB there were packages with these names.
+    if there and "mariadb-server" not in installed:
+        yield (
+            f"orthanc_database_host: this host has MySQL ({', '.join(there)}), which the role mysql, with its MariaDB,"
+            " would replace. Take the host out of the group 'mysql', and name that server with the Orthanc as one that"
+            " others run (docs/databases.md)."
+        )
 
 
 def notices(host: Host) -> Iterator[str]:
