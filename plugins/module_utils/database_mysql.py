@@ -52,8 +52,9 @@ def mysql_refusal(code: int, message: str, name: str, user: str, tls: bool) -> F
 
     :param code: the number of the error, by which server and driver tell one from another.
     """
-    seen = re.search(r"Access denied for user '[^']*'@'([^']+)'|Host '([^']+)' is not allowed", message)
-    address = (seen[1] or seen[2]) if seen else "%"
+    # The words around it are in the server's language.
+    seen = re.search(r"^[^']*'([^']+)'" if code == 1130 else r"'@'([^']+)'", message)
+    address = seen[1] if seen else "%"
     if code == NO_TLS:
         return Finding(
             "orthanc_database_tls: the server offers no TLS. Its administrator gives it a certificate (ssl_cert,"

@@ -4,6 +4,10 @@
 
 from __future__ import annotations
 
+import ctypes
+import importlib
+import ipaddress
+import locale
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -49,38 +53,48 @@ def own_database(name: str, user: str) -> list[str]:
 def postgresql_refusal(message: str, name: str, user: str, tls: bool) -> Finding:
     """Say in the terms of the inventory why the server did not let the login in.
 
-    :param message: what libpq says.
+    :param message: what libpq says, in English, or the server, in its own language behind the number of the error.
     """
-    closed = re.search(r'no pg_hba\.conf entry for host "([^"]+)"', message)
+    found = re.search(r": (?=\w*\d)([0-9A-Z]{5}): (.*)", message)
+    code, said = found.groups() if found else ("", message)
     if re.search(r"does not support SSL", message):
         return Finding(
             "orthanc_database_tls: the server offers no TLS. Its administrator gives it a certificate (ssl_cert_file,"
             " ssl_key_file); or set this to false, where nobody can listen on the way.",
             ["ALTER SYSTEM SET ssl = on;", "SELECT pg_reload_conf();"],
         )
-    if re.search(r"certificate|SSL error", message):
+    if not code and re.search(r"certificate|SSL error", message):
         return untrusted(message)
-    if closed:
-        line = (
-            f"{'hostssl' if tls else 'host'} {name} {user} {closed[1]}/{128 if ':' in closed[1] else 32} scram-sha-256"
-        )
+    if code == "28000" and "pg_hba.conf" in said:
+        address = first_address(said)
+        line = f"{'hostssl' if tls else 'host'} {name} {user} {address}/{128 if ':' in address else 32} scram-sha-256"
         hint = "" if tls else " Or it lets it in over TLS only: set orthanc_database_tls to true."
         return Finding(
-            f"orthanc_database_host: the server lets {user} in from nowhere, or not from this host ({closed[1]})."
-            f" This line has to stand in its pg_hba.conf: {line}.{hint}",
+            f"orthanc_database_host: the server lets {user} in from nowhere, or not from this host ({address})."
+            f" This line has to stand in its pg_hba.conf, above any that rejects it: {line}.{hint}",
             ["SELECT pg_reload_conf();"],
         )
-    if re.search(r"password authentication failed|role \".*\" does not exist|not permitted to log in", message):
+    if code in ("28000", "28P01"):
         return Finding(
             f"orthanc_database_password: the server refuses the login; {user} (orthanc_database_user) is not known"
             " there, or has another password.",
             [*create_role(user), *create_database(name, user)],
         )
-    if re.search(r"database \".*\" does not exist", message):
+    if code == "3D000":
         return Finding(f"orthanc_database_name: the server has no database {name}.", create_database(name, user))
-    if "permission denied for database" in message:
+    if code == "42501":
         return Finding(f"orthanc_database_name: {user} may not use {name}.", own_database(name, user))
     return Finding(f"orthanc_database_host: the server does not let Orthanc in: {message}.")
+
+
+def first_address(text: str) -> str:
+    """Return the first IP address in a text."""
+    for word in re.findall(r"[0-9A-Fa-f.:]{3,}", text):
+        try:
+            return str(ipaddress.ip_address(word))
+        except ValueError:
+            continue
+    return "ADDRESS"
 
 
 def postgresql_findings(found: Mapping[str, Any], name: str, user: str, newest: int | None) -> Iterator[Finding]:
@@ -118,19 +132,24 @@ def postgresql_findings(found: Mapping[str, Any], name: str, user: str, newest: 
 
 def ask_postgresql(driver: Any, params: Mapping[str, Any], ca: str) -> dict[str, Any]:
     """Log in, and read what ``postgresql_findings`` judges. :raises Refused: with the finding."""
+    arguments = {
+        "host": params["host"],
+        "port": params["port"],
+        "dbname": params["name"],
+        "user": params["user"],
+        "password": params["password"],
+        "sslmode": "verify-full" if params["tls"] else "disable",
+        "sslrootcert": ca,
+        "connect_timeout": 10,
+    }
+    # What libpq itself says is judged by its words.
+    locale.setlocale(locale.LC_MESSAGES, "C")
     try:
-        connection = driver.connect(
-            host=params["host"],
-            port=params["port"],
-            dbname=params["name"],
-            user=params["user"],
-            password=params["password"],
-            sslmode="verify-full" if params["tls"] else "disable",
-            sslrootcert=ca,
-            connect_timeout=10,
-        )
+        connection = driver.connect(**arguments)
     except driver.Error as error:
         message = " ".join(str(error).split())
+        if "timeout expired" not in message:
+            message = numbered(driver, arguments) or message
         raise Refused(postgresql_refusal(message, params["name"], params["user"], params["tls"])) from error
     try:
         connection.set_session(readonly=True)
@@ -145,6 +164,24 @@ def ask_postgresql(driver: Any, params: Mapping[str, Any], ca: str) -> dict[str,
         connection.close()
 
 
+def numbered(driver: Any, arguments: Mapping[str, Any]) -> str:
+    """Try once more, and return what the server says then, with the number of the error.
+
+    The words alone do not tell: they are in the server's language, and the driver has no number for them.
+    """
+    try:
+        connection = driver.connect(**arguments, async_=1)
+        # That libpq which the driver has.
+        libpq = ctypes.CDLL(driver._psycopg.__file__)
+        libpq.PQsetErrorVerbosity(ctypes.c_void_p(connection.pgconn_ptr), VERBOSE)
+        importlib.import_module("psycopg2.extras").wait_select(connection)
+        connection.close()
+        return ""
+    except driver.Error as error:
+        return " ".join(str(error).split()).partition(" LOCATION: ")[0]
+
+
+VERBOSE = 2
 POSTGRESQL = """
 SELECT pg_encoding_to_char(encoding), COALESCE(has_schema_privilege(current_schema(), 'CREATE'), false),
   rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls,

@@ -15,10 +15,16 @@ from tests.hosts.conftest import QUICKSTART, Lab
 
 LAB = {"name": "foreign", "pacs": "trixie", "db": "trixie"}
 CERTIFICATE, KEY = pem("db")
-# As an administrator with other habits than ours may do it, who forgets to switch TLS on.
-SET_UP = f"""
+GERMAN = """
 set -e
 apt-get update -q
+apt-get install -y -q locales > /dev/null
+sed -i 's/# de_DE.UTF-8/de_DE.UTF-8/' /etc/locale.gen
+locale-gen > /dev/null
+echo 'LANG=de_DE.UTF-8' >> /etc/default/locale
+"""
+# As an administrator with other habits than ours may do it, who forgets to switch TLS on.
+SET_UP = f"""{GERMAN}
 apt-get install -y -q --no-install-recommends postgresql
 cd /etc/postgresql/*/main
 echo {shlex.quote(CERTIFICATE)} > /var/lib/postgresql/db.crt
@@ -30,7 +36,9 @@ listen_addresses = '*'
 ssl = off
 ssl_cert_file = '/var/lib/postgresql/db.crt'
 ssl_key_file = '/var/lib/postgresql/db.key'
+lc_messages = 'de_DE.UTF-8'
 END
+echo 'host all all all reject' >> pg_hba.conf
 systemctl restart postgresql
 """
 
@@ -76,6 +84,7 @@ class Site:
 
 @pytest.fixture(scope="module")
 def site(lab: Lab) -> Site:
+    lab.shell(GERMAN)
     lab.shell(SET_UP, host="db")
     return Site(lab, "postgresql", "runuser -u postgres -- psql -v ON_ERROR_STOP=1")
 
@@ -109,9 +118,9 @@ def test_certificate_that_is_not_trusted(site: Site) -> None:
 
 def test_host_that_is_not_listed(site: Site) -> None:
     message = site.refused("pg_hba.conf", site.lab.address["pacs"])
-    found = re.search(r"in its pg_hba\.conf: (.*?)\.\n", message)
+    found = re.search(r"in its pg_hba\.conf, above any that rejects it: (.*?)\.\n", message)
     assert found
-    site.lab.shell(f"echo {found[1]} | tee -a /etc/postgresql/*/main/pg_hba.conf", host="db")
+    site.lab.shell(f"sed -i '1i {found[1]}' /etc/postgresql/*/main/pg_hba.conf", host="db")
     site.administrate(message, "'")
     assert site.lab.address["pacs"] in site.refused("set orthanc_database_tls to true", orthanc_database_tls=False)
 
@@ -152,7 +161,7 @@ def test_second_site_on_the_same_database(site: Site, tmp_path: pathlib.Path) ->
     hosts = inventory / "hosts.yml"
     hosts.write_text(hosts.read_text("utf-8").replace("pacs:", "db:"), encoding="utf-8")
     line = f"hostssl orthanc orthanc {site.lab.address['db']}/32 scram-sha-256"
-    site.lab.shell(f"echo {line} | tee -a /etc/postgresql/*/main/pg_hba.conf; systemctl reload postgresql", host="db")
+    site.lab.shell(f"sed -i '1i {line}' /etc/postgresql/*/main/pg_hba.conf; systemctl reload postgresql", host="db")
     printed = site.lab.play(variables=site.variables, inventory=inventory, check=False).stdout
     assert "orthanc_database_name is in use by a second site" in " ".join(printed.split())
     # The first one does not mind.
