@@ -55,6 +55,53 @@ def takes(item: dict[str, Any]) -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
+def test_certificate_that_nginx_did_not_take_is_tried_again(tmp_path: pathlib.Path) -> None:
+    """At the next run of certbot, and not at its next renewal, when the one that is served has expired."""
+    made, site, told = tmp_path / "live", tmp_path / "site", tmp_path / "told"
+    text = (ROOT / "templates/etc/pacs/nginx/acme-renewed.j2").read_text(encoding="utf-8")
+    hook = rendered(text, __nginx_acme_made=str(made), __nginx_tls=str(site), ansible_managed="Ansible")
+    programs = {"nginx": f"! [ -e {tmp_path}/broken ]", "systemctl": f"echo >> {told}; ! [ -e {tmp_path}/stuck ]"}
+    for name, program in programs.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{program}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+
+    def run(*lineage: str) -> tuple[int, str]:
+        told.write_text("", encoding="utf-8")
+        environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"} | dict(zip(["RENEWED_LINEAGE"], lineage, strict=False))
+        done = subprocess.run(["sh", "-c", hook], env=environment, check=False, capture_output=True)
+        return done.returncode, told.read_text("utf-8")
+
+    def renew(name: str) -> None:
+        made.mkdir(exist_ok=True)
+        (made / "fullchain.pem").write_text(name, encoding="utf-8")
+        (made / "privkey.pem").write_text(name, encoding="utf-8")
+
+    def served() -> list[str]:
+        return [(tmp_path / f"site.{kind}").read_text("utf-8") for kind in ("crt", "key")]
+
+    for kind in ("crt", "key"):
+        (tmp_path / f"site.{kind}").write_text("self-signed", encoding="utf-8")
+    assert run() == (0, "")
+    renew("first")
+    assert run(str(made)) == (0, "\n")
+    assert served() == ["first", "first"]
+    assert run() == (0, "")
+    renew("second")
+    assert run(str(tmp_path / "of others")) == (0, "")
+    (tmp_path / "broken").touch()
+    assert run(str(made)) == (1, "")
+    assert served() == ["first", "first"]
+    assert run() == (1, "")
+    (tmp_path / "broken").unlink()
+    (tmp_path / "stuck").touch()
+    assert run() == (1, "\n")
+    (tmp_path / "stuck").unlink()
+    assert run() == (0, "\n")
+    assert served() == ["second", "second"]
+    assert run() == (0, "")
+    assert sorted(path.name for path in tmp_path.glob("site*")) == ["site.crt", "site.key"]
+
+
 @pytest.mark.parametrize("name", SITES)
 def test_without_ipv6(name: str) -> None:
     """Booted with ipv6.disable=1, a host has no such address to listen on."""
