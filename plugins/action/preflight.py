@@ -49,7 +49,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         for role in host.roles:
             problems += preflight.ask(role, "inventory", host, ())
         if arguments["reach"] and not problems + wrong:
-            look = {key: value for role in host.roles for key, value in preflight.ask(role, "look", host, {}).items()}
+            asked = [preflight.ask(role, "look", host, {}) for role in host.constants]
+            look = {key: value for options in asked for key, value in options.items()}
             probe = self._execute_module("dicom.orthanc.site_probe", look, task_vars=self._variables)
             if probe.get("failed") or probe.get("unreachable"):
                 return self._not_reached(dict(probe))

@@ -181,6 +181,10 @@ proxied:
   description: Whose Orthanc the proxy on this host stands before, by the name in the inventory; empty if there is none.
   type: str
   returned: always
+relayed:
+  description: Whose relay, for a proxy on another host, is on this host, in the same way.
+  type: str
+  returned: always
 nginx:
   description: The user and the group of nginx's workers; those of Debian's package where there is no nginx yet.
   type: dict
@@ -231,6 +235,7 @@ import contextlib
 import fcntl
 import glob
 import json
+import locale
 import os
 import re
 import socket
@@ -253,7 +258,11 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client impor
 
 # How a host calls itself.
 LOCAL = ("", "localhost", "127.0.0.1", "::1")
-SITE = "/etc/nginx/conf.d/orthanc.conf"
+# What nginx serves of ours, and where it says whose Orthanc that is.
+SITES = {
+    "proxied": ("/etc/nginx/conf.d/orthanc.conf", r"(?m)^# The Orthanc of (\S+)$"),
+    "relayed": ("/etc/nginx/conf.d/orthanc-relay.conf", r"(?m)^    server_name (\S+);$"),
+}
 NGINX = "/etc/nginx/nginx.conf"
 
 
@@ -430,11 +439,11 @@ def interrupted() -> bool:
         return False
 
 
-def proxied(file: str = SITE) -> str:
-    """Return the host whose Orthanc this host's proxy stands before, as the role nginx has noted it down."""
+def served(file: str, line: str) -> str:
+    """Return the host whose Orthanc this host's nginx serves, as the role has noted it down."""
     try:
         with open(file, encoding="utf-8") as opened:
-            found = re.search(r"(?m)^# The Orthanc of (\S+)$", opened.read())
+            found = re.search(line, opened.read())
     except OSError:
         return ""
     return found[1] if found else ""
@@ -525,6 +534,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    # What the system says is told in English, as everything is; the module has set the host's language.
+    locale.setlocale(locale.LC_MESSAGES, "C")
 
     def run(*command: str) -> str:
         if not module.get_bin_path(command[0]):
@@ -564,7 +575,7 @@ def main() -> None:
         engine=docker_daemon.look(run) if module.params["engine"] else {},
         apt_lists=bool(glob.glob("/var/lib/apt/lists/*_Packages*")),
         apt_upstream=os.path.exists("/etc/apt/sources.list.d/orthanc.sources"),
-        proxied=proxied(),
+        **{name: served(*site) for name, site in SITES.items()},
         nginx=workers(),
         # Booted without it (ipv6.disable=1), no address of it can be bound.
         ipv6=os.path.exists("/proc/net/if_inet6"),

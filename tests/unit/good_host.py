@@ -57,6 +57,7 @@ PROBE = {
     "interrupted": False,
     "engine": {},
     "proxied": "",
+    "relayed": "",
     "nginx": {"user": "www-data", "group": "www-data"},
     "ipv6": True,
     "nginx_refusal": "",

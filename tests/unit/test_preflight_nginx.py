@@ -88,11 +88,30 @@ def test_proxy_of_this_orthanc(before: str) -> None:
     assert problems(proxied=before, nginx_upstream_server="store") == []
 
 
-def test_proxy_of_another_inventory() -> None:
-    (problem,) = problems(proxied="clinic", nginx_upstream_server="store")
-    assert problem.startswith("nginx_upstream_server: this host is the proxy of clinic, ")
+@pytest.mark.parametrize("kind, what, file", [("proxied", "proxy", "orthanc"), ("relayed", "relay", "orthanc-relay")])
+def test_proxy_or_relay_of_another_inventory(kind: str, what: str, file: str) -> None:
+    found: dict[str, Any] = {kind: "clinic"}
+    (problem,) = problems(nginx_upstream_server="store", **found)
+    assert problem.startswith(f"nginx_upstream_server: this host is the {what} of clinic, ")
     assert "and store would take its place" in problem
-    assert "rm /etc/nginx/conf.d/orthanc.conf" in problem
+    assert f"rm /etc/nginx/conf.d/{file}.conf" in problem
+
+
+def test_relay_on_a_host_whose_nginx_others_use() -> None:
+    """It has a part of the role alone; what it was itself, and what this inventory has, makes room."""
+
+    def found(**probe: str) -> list[str]:
+        relay = host(("orthanc", "verification"), {}, PROBE | probe)
+        relay.name, relay.groups = "pacs", {"orthanc": ["pacs", "store"]}
+        relay.constants = {**relay.constants, "nginx": {}}
+        return list(general.problems(relay))
+
+    assert found() == found(proxied="pacs") == found(proxied="store") == []
+    (problem,) = found(proxied="clinic")
+    assert problem.startswith("nginx_relay_port: this host is the proxy of clinic, ")
+    assert "run `rm /etc/nginx/conf.d/orthanc.conf`" in problem
+    (problem,) = found(nginx_refusal="nginx: [emerg] unknown directive in /etc/nginx/conf.d/wiki.conf:1")
+    assert problem.startswith("ansible_host: nginx on this host refuses a file that is not of this toolkit")
 
 
 def test_proxy_of_another_orthanc_of_this_inventory() -> None:

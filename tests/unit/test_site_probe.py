@@ -233,16 +233,20 @@ def test_comments() -> None:
     assert read_files("/none") == ({}, [])
 
 
-def test_whose_proxy(tmp_path: pathlib.Path) -> None:
-    """Of what the role's own template says."""
-    template = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")
-    file = tmp_path / "orthanc.conf"
-    assert site_probe.proxied(str(file)) == ""
-    file.write_text(template.replace("{{ __nginx_orthanc }}", "store-1.example.org"), encoding="utf-8")
-    assert site_probe.proxied(str(file)) == "store-1.example.org"
+@pytest.mark.parametrize(
+    "kind, variable", [("proxied", "{{ __nginx_orthanc }}"), ("relayed", "{{ inventory_hostname }}")]
+)
+def test_whom_nginx_serves(tmp_path: pathlib.Path, kind: str, variable: str) -> None:
+    """Of what the role's own templates say."""
+    path, line = site_probe.SITES[kind]
+    template = (ROOT / f"templates{path}.j2").read_text(encoding="utf-8")
+    file = tmp_path / "site.conf"
+    assert site_probe.served(str(file), line) == ""
+    file.write_text(template.replace(variable, "store-1.example.org"), encoding="utf-8")
+    assert site_probe.served(str(file), line) == "store-1.example.org"
     # What a release of before has written says nothing of it.
-    file.write_text(template.replace("# The Orthanc of", "# Of"), encoding="utf-8")
-    assert site_probe.proxied(str(file)) == ""
+    file.write_text(template.replace("# The Orthanc of", "# Of").replace("    server_name", "    name"), "utf-8")
+    assert site_probe.served(str(file), line) == ""
 
 
 @pytest.mark.parametrize(

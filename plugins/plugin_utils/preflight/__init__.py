@@ -16,6 +16,7 @@ it that this table has is found there, and all of them may be left out:
 ``inventory(host)``   What is wrong with the groups, and makes it useless to look at the host.
 ``look(host)``        Options of the module ``site_probe``.
 ``problems(host)``    What stops a run: sentences that name the variable and the remedy.
+``of_part(host)``     The same, of a host that has a part of the role only.
 ``notices(host)``     What is told.
 ``risks(host)``       What stops a run, and what is told, unless the inventory accepts it by name: two lists.
 ``found(host)``       What is on the host, for ``site_found``.

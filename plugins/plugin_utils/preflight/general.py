@@ -126,6 +126,8 @@ def problems(host: Host) -> Iterator[str]:
     yield from ranges(host)
     for role in host.roles:
         yield from preflight.ask(role, "problems", host, ())
+    for role in host.parts:
+        yield from preflight.ask(role, "of_part", host, ())
     yield from machine(host)
 
 

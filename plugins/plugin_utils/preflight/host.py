@@ -32,5 +32,10 @@ class Host:
     probe: Mapping[str, Any] | None = None
     plain_secrets: frozenset[str] = frozenset()
 
+    @property
+    def parts(self) -> list[str]:
+        """The roles of which it has a part only."""
+        return [role for role in self.constants if role not in self.roles]
+
     def has(self, role: str) -> bool:
         return role in self.roles

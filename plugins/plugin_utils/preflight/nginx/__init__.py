@@ -29,6 +29,11 @@ MASKED = {"nginx": "/usr/sbin/nginx"}
 # The files of nginx that are the role's.
 OURS = re.compile(r"/etc/pacs/nginx/.*|/etc/nginx/conf\.d/orthanc[^/]*\.conf")
 RELAY = "nginx_relay_"
+# What a host serves, as site_probe finds it, and how its administrator makes room.
+SERVES = {
+    "proxied": ("proxy", "rm /etc/nginx/conf.d/orthanc.conf"),
+    "relayed": ("relay", "rm /etc/nginx/conf.d/orthanc-relay.conf"),
+}
 
 
 def part(host: Host) -> Callable[[str], bool] | None:
@@ -66,6 +71,19 @@ def problems(host: Host) -> Iterator[str]:
     yield from entry(host)
     for variable in (directives.SETTINGS, directives.SERVER):
         yield from directives.problems(variable, host.variables[variable])
+    yield from refused(host)
+
+
+def of_part(host: Host) -> Iterator[str]:
+    """The relay, on a host whose proxy is another one."""
+    yield from refused(host)
+    yield from taken(
+        host, "proxied", host.name, "nginx_relay_port", "the relay of this Orthanc", "have this Orthanc on another host"
+    )
+
+
+def refused(host: Host) -> Iterator[str]:
+    """What nginx says against files of others."""
     said = (host.probe or {}).get("nginx_refusal", "")
     # What is ours is written anew, and tried before it is put in place.
     if any(not OURS.fullmatch(path) for path in re.findall(r" in (/\S+?):\d+", said)):
@@ -102,14 +120,24 @@ def proxies(name: str, orthanc: str, proxy: str) -> Iterator[str]:
 
 
 def served(host: Host) -> Iterator[str]:
-    """A proxy that another inventory has put before another Orthanc."""
-    before = (host.probe or {}).get("proxied", "")
+    """A host that serves the Orthanc of another inventory."""
     now = str(host.variables["nginx_upstream_server"]) or host.name
-    if before not in ("", now, *host.groups.get("orthanc", ())):
+    for kind in SERVES:
+        yield from taken(host, kind, now, "nginx_upstream_server", now, "put another host into the group 'nginx'")
+
+
+def taken(host: Host, kind: str, mine: str, variable: str, now: str, way: str) -> Iterator[str]:
+    """See that a file of nginx that would be removed or written anew is of this inventory.
+
+    :param mine: an Orthanc that has it, besides those in the group.
+    """
+    before = (host.probe or {}).get(kind, "")
+    what, command = SERVES[kind]
+    if before not in ("", mine, *host.groups.get("orthanc", ())):
         yield (
-            f"nginx_upstream_server: this host is the proxy of {before}, which this inventory does not have, and {now}"
-            " would take its place; put another host into the group 'nginx'. If it is to, since that Orthanc is no more"
-            " or has another name, run `rm /etc/nginx/conf.d/orthanc.conf` on this host first."
+            f"{variable}: this host is the {what} of {before}, which this inventory does not have, and {now} would"
+            f" take its place; {way}. If it is to, since that Orthanc is no more or has another name, run"
+            f" `{command}` on this host first."
         )
 
 
