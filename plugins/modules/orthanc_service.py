@@ -33,6 +33,13 @@ options:
     description: Path of the systemd unit.
     type: path
     default: /etc/systemd/system/orthanc.service
+  reload:
+    description:
+      - Services that read from that folder too. Those that run are reloaded whenever Orthanc is restarted, on the way
+        back as well.
+    type: list
+    elements: str
+    default: []
   programs:
     description: Paths of the binary and of the plugins, as far as they are files of this host.
     type: list
@@ -472,6 +479,9 @@ class Service:
             self._unit.reload_files()
         if self.restart:
             self._unit.enable()
+            # Before Orthanc asks for another login, who presents it has it.
+            for name in self._params["reload"]:
+                Unit(self._module, name).tell("try-reload-or-restart")
             self._started = time.time()
             # A unit that cannot be started shows as one that ended.
             self._unit.tell("restart")
@@ -540,6 +550,7 @@ def main() -> None:
         | {
             "config_dir": {"type": "path", "required": True},
             "unit": {"type": "path", "default": "/etc/systemd/system/orthanc.service"},
+            "reload": {"type": "list", "elements": "str", "default": []},
             "programs": {"type": "list", "elements": "path", "default": []},
             "state_dir": {"type": "path", "default": "/var/lib/pacs/orthanc"},
             "version": {"type": "str", "default": ""},

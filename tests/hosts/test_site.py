@@ -255,6 +255,19 @@ def test_bad_change_leaves_the_last_one_that_worked(site: Site) -> None:
     assert not changed(site.deploy())
 
 
+def test_new_login_of_the_proxy_in_a_run_that_is_cut_off(site: Site) -> None:
+    """The proxy's turn never comes, and it presents what Orthanc asks for: the new login, or the one of before."""
+    given = {"orthanc_modalities": site.modalities}
+    site.lab.play("orthanc", variables=given | {"orthanc_proxy_password": "another one"})
+    assert site.get("/system").status_code == 200
+    bad = {"orthanc_proxy_password": "a third one", "orthanc_settings_unchecked": {"DefaultEncoding": "Klingon"}}
+    done = site.lab.play("orthanc", variables=given | bad, check=False)
+    assert "The configuration that worked last is back, and Orthanc serves with it." in " ".join(done.stdout.split())
+    assert site.get("/system").status_code == 200
+    site.deploy()
+    assert site.get("/system").status_code == 200
+
+
 def test_half_of_a_change_is_none(site: Site) -> None:
     """The disk is full after the first of several files."""
     site.deploy()

@@ -295,7 +295,8 @@ class Unit:
 
 
 def service(folder: pathlib.Path, unit: Unit, **params: Any) -> tuple[WayBack, Service]:
-    given = ASKED | {"config_dir": str(folder), "programs": [], "timeout": 1, "guard": "", "login_goes_back": False}
+    given = ASKED | {"config_dir": str(folder), "programs": [], "timeout": 1, "guard": "", "reload": []}
+    given["login_goes_back"] = False
     given |= params
     module = Module(None, **given)
     made = Service(module, kept(folder), unit, [])  # type: ignore[arg-type]
@@ -317,6 +318,23 @@ def rotated(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, taken: str, b
     unit = Unit(folder, lambda folder: password(folder) == taken and "old" in (folder / "orthanc.json").read_text())
     monkeypatch.setattr(orthanc_service, "Orthanc", lambda _settings: unit)
     return unit
+
+
+def test_who_presents_the_login_reads_it_before_orthanc_does(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one of before too, where Orthanc goes back to that."""
+    unit = rotated(folder, monkeypatch, "old")
+    told: list[str] = []
+
+    def other(_module: Module, name: str) -> Any:
+        return types.SimpleNamespace(tell=lambda verb: told.append(f"{verb} {name}, {password(folder)}, {unit.starts}"))
+
+    monkeypatch.setattr(orthanc_service, "Unit", other)
+    with pytest.raises(Failed):
+        service(folder, unit, reload=["nginx"])[0].run()
+    # With the new password, with that in what worked last, and with what worked last.
+    assert told == [f"try-reload-or-restart nginx, {found}" for found in ("new, 0", "new, 1", "old, 2")]
 
 
 def password(folder: pathlib.Path) -> str:
