@@ -104,6 +104,7 @@ def look(run: Callable[..., str]) -> dict[str, Any]:
         "problem": problem,
         "options": found,
         "ours": ours,
+        "cut_off": os.path.exists(BEFORE),
         "others": [] if survive else sorted(everybody - own),
     }
 

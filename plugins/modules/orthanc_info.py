@@ -13,7 +13,7 @@ version_added: 0.1.0
 description:
   - Runs the binary with C(--version) and C(--config=-) and reads the options out of the sample that it prints.
   - Where the binary is not installed yet, tells the version that the package source offers.
-  - Changes nothing, in check mode or otherwise.
+  - Changes nothing on the host but O(answers), which check mode leaves alone.
 author: The dicom.orthanc authors (!UNKNOWN)
 options:
   command:
@@ -37,6 +37,12 @@ options:
     type: list
     elements: path
     default: []
+  answers:
+    description:
+      - File that keeps the answers to these very commands, for root alone, so that they are not run again. For commands
+        that always answer the same, such as those of an image by its number. Empty has them run each time.
+    type: path
+    default: ""
   asked_options:
     description:
       - The type of each top-level option that is asked for, in the terms of the result C(options).
@@ -75,9 +81,11 @@ options:
 
 import os
 import re
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary, unfit
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
 
 
 def candidate(module: AnsibleModule) -> str:
@@ -98,6 +106,35 @@ def missing(module: AnsibleModule) -> list[str]:
     return [library for library in libraries if library not in out.splitlines()]
 
 
+def ask(module: AnsibleModule) -> list[Any]:
+    """Return the version of the binary, its options, and the libraries that it lacks."""
+    command = module.params["command"]
+
+    def run(argument: str) -> str:
+        return str(module.run_command([*command, argument], check_rc=True)[1])
+
+    version, options = ask_binary(run)
+    if not version:
+        module.fail_json(f"{command[0]} --version does not print an Orthanc version but: {run('--version')[:200]}")
+    return [version, options, missing(module)]
+
+
+def answers(module: AnsibleModule) -> list[Any]:
+    """Return the same, from the file that keeps it if these very commands were run before."""
+    params = module.params
+    if not params["answers"]:
+        return ask(module)
+    state = State(params["answers"], lasting=True)
+    asked = [*params["command"], *params["list_command"], *params["libraries"]]
+    kept = state.read()
+    if kept.get("asked") == asked and kept.get("told"):
+        return kept["told"] or []
+    told = ask(module)
+    if not module.check_mode:
+        state.keep({"asked": asked, "told": told})
+    return told
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -105,6 +142,7 @@ def main() -> None:
             "list_command": {"type": "list", "elements": "str", "default": ["ls"]},
             "version": {"type": "str", "default": ""},
             "libraries": {"type": "list", "elements": "path", "default": []},
+            "answers": {"type": "path", "default": ""},
             "asked_options": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
@@ -113,12 +151,7 @@ def main() -> None:
     if not command or not os.access(command[0], os.X_OK):
         module.exit_json(installed=False, version=module.params["version"] or candidate(module), options={})
 
-    def run(argument: str) -> str:
-        return str(module.run_command([*command, argument], check_rc=True)[1])
-
-    version, options = ask_binary(run)
-    if not version:
-        module.fail_json(f"{command[0]} --version does not print an Orthanc version but: {run('--version')[:200]}")
+    version, options, lacking = answers(module)
 
     # Check mode on a host whose packages are older than the inventory has nothing to compare yet.
     wanted = module.params["version"]
@@ -130,7 +163,7 @@ def main() -> None:
     problems = unfit(module.params["asked_options"], options, version) + [
         f"orthanc_plugins: {library} is missing; Orthanc {version} of this host does not bring"
         " that plugin. Take it out of orthanc_plugins or install a newer Orthanc."
-        for library in missing(module)
+        for library in lacking
     ]
     if problems:
         module.fail_json(" ".join(problems))

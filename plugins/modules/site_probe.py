@@ -59,6 +59,10 @@ options:
     description: Look at the Docker engine too.
     type: bool
     default: false
+  image:
+    description: A container image that the Docker engine is asked for, or empty.
+    type: str
+    default: ""
   nginx:
     description: Ask nginx what it says against its configuration.
     type: bool
@@ -206,6 +210,16 @@ engine:
   type: dict
   returned: always
   sample: {problem: "", options: {data-root: /srv/docker}, ours: {}, others: [wiki]}
+image:
+  description: The number of the image that was asked for; empty if the engine does not have it.
+  type: str
+  returned: always
+account:
+  description: Of the user C(orthanc) the numbers of user and group, comment, home and shell; empty if there is none.
+  type: list
+  elements: str
+  returned: always
+  sample: ["998", "998", Orthanc DICOM server, /var/lib/orthanc, /usr/sbin/nologin]
 nginx_refusal:
   description:
     - What nginx says against its configuration; empty if it takes it, if it is not installed or kept from starting, and
@@ -237,6 +251,7 @@ import glob
 import json
 import locale
 import os
+import pwd
 import re
 import socket
 import sqlite3
@@ -458,6 +473,15 @@ def workers(file: str = NGINX) -> dict[str, str]:
     return {"user": user, "group": (found and found[2]) or user}
 
 
+def account(name: str) -> list[str]:
+    """Return the numbers of a user and its group, its comment, home and shell; nothing if there is no such user."""
+    try:
+        found = pwd.getpwnam(name)
+    except KeyError:
+        return []
+    return [str(found.pw_uid), str(found.pw_gid), found.pw_gecos, found.pw_dir, found.pw_shell]
+
+
 def no_way(host: str, port: str) -> str:
     """Say why nothing answers there: ``name …`` if the name is not known here, ``port …`` otherwise."""
     try:
@@ -529,6 +553,7 @@ def main() -> None:
             "server": {"type": "list", "elements": "str", "default": []},
             "program": {"type": "str", "default": ""},
             "engine": {"type": "bool", "default": False},
+            "image": {"type": "str", "default": ""},
             "nginx": {"type": "bool", "default": False},
             "offers": {"type": "bool", "default": False},
         },
@@ -565,6 +590,8 @@ def main() -> None:
         named = holder(program[1], group_of(program[2]), run) if program else "another program"
         listening[line.split()[3].rpartition(":")[2]] = named
     program = module.params["program"]
+    # To ask an engine that does not run would start it.
+    image = module.params["image"] if "ActiveState=active" in told.get("docker", ()) else ""
     # A binary that does not run any more is no reason to stop: it may be about to be replaced.
     version, options = ask_binary(lambda argument: run(program, argument)) if program else ("", {})
     module.exit_json(
@@ -587,6 +614,8 @@ def main() -> None:
         packages=sorted(packages),
         services=services,
         masked=masked,
+        image=run("docker", "image", "inspect", "--format={{.Id}}", image).strip() if image else "",
+        account=account("orthanc"),
         nginx_refusal=err.strip() if rc else "",
         orthanc=installed[1] if installed else "",
         offered=list(dict.fromkeys(offered)),

@@ -42,6 +42,8 @@ PROBE = {
     "release": "13",
     "systemd": True,
     "orthanc": "",
+    "image": "",
+    "account": [],
     "packages": [],
     "offered": ["1.12.7"],
     "database": "sqlite",

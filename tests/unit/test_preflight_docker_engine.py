@@ -3,8 +3,9 @@
 from typing import Any
 
 import pytest
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import docker_engine
 
-from tests.unit.good_host import one_problem, pair, problems
+from tests.unit.good_host import PROBE, host, one_problem, pair, problems
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"docker_engine_log_options": {"max-size": "much"}}, "docker_engine_log_options.max-size", "is not like 10m"),
@@ -38,3 +39,23 @@ def test_engine_that_others_use() -> None:
     assert problem.startswith("docker_engine_address_pools: ")
     (problem,) = problems(engine=seen | {"problem": "/etc/docker/daemon.json: broken"})
     assert problem.startswith("docker_engine_settings: /etc/docker/daemon.json: broken")
+
+
+@pytest.mark.parametrize(
+    "seen, expected",
+    [
+        ({}, True),
+        ({"options": {"debug": True, "data-root": "/srv"}}, True),
+        ({"options": {}}, False),
+        # It is of others, and stays.
+        ({"ours": {}}, True),
+        ({"ours": {"debug": True, "labels": ["a"]}}, False),
+        ({"cut_off": True}, False),
+        ({"options": {"debug": True, "labels": ["a"]}, "ours": {"debug": True, "labels": ["a"]}}, False),
+    ],
+)
+def test_engine_that_has_what_it_is_to_have(seen: dict[str, Any], expected: bool) -> None:
+    """The role does not ask it again then."""
+    there = {"problem": "", "options": {"debug": True}, "ours": {"debug": True}, "cut_off": False, "others": []}
+    found = host(("docker_engine",), {"docker_engine_settings": {"debug": True}}, PROBE | {"engine": there | seen})
+    assert docker_engine.found(found) == {"engine": expected}

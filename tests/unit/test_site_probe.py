@@ -233,6 +233,11 @@ def test_comments() -> None:
     assert read_files("/none") == ({}, [])
 
 
+def test_account() -> None:
+    assert site_probe.account("root")[:2] == ["0", "0"]
+    assert site_probe.account("nobody-of-that-name") == []
+
+
 @pytest.mark.parametrize(
     "kind, variable", [("proxied", "{{ __nginx_orthanc }}"), ("relayed", "{{ inventory_hostname }}")]
 )

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
@@ -53,7 +53,17 @@ def problems(host: Host) -> Iterator[str]:
             yield f"docker_engine_settings.{name}: this option has a variable of its own; set {own}."
     seen = (host.probe or {}).get("engine")
     if seen:
-        options = docker_daemon.options(
-            **{name: variables[f"docker_engine_{name}"] for name in (*docker_daemon.VARIABLES.values(), "settings")}
-        )
-        yield from docker_daemon.problems(seen, docker_daemon.merge(seen["options"], seen["ours"], options))
+        yield from docker_daemon.problems(seen, _merged(host, seen))
+
+
+def _merged(host: Host, seen: Mapping[str, Any]) -> docker_daemon.Merged:
+    names = (*docker_daemon.VARIABLES.values(), "settings")
+    options = docker_daemon.options(**{name: host.variables[f"docker_engine_{name}"] for name in names})
+    return docker_daemon.merge(seen["options"], seen["ours"], options)
+
+
+def found(host: Host) -> dict[str, Any]:
+    """Whether the engine has what it is to have."""
+    seen = (host.probe or {})["engine"]
+    merged = _merged(host, seen)
+    return {"engine": not seen["cut_off"] and (merged.options, merged.ours) == (seen["options"], seen["ours"])}

@@ -133,9 +133,10 @@ def risks(host: Host) -> tuple[list[str], list[str]]:
 
 
 def found(host: Host) -> dict[str, Any]:
-    """What is there, by the answers of the very binary."""
+    """What is there, by the answers of the very binary; the image, and the user that the service runs as."""
     probe = host.probe or {}
-    return {"orthanc": {"command": list(host.internal("orthanc", "__orthanc_command"))[:1], **probe["binary"]}}
+    command = list(host.internal("orthanc", "__orthanc_command"))[:1]
+    return {"orthanc": {"command": command, **probe["binary"]}, "image": probe["image"], "account": probe["account"]}
 
 
 def expected(host: Host) -> dict[str, Any]:

@@ -15,6 +15,10 @@ _IMAGE = re.compile(
 )
 
 
+def look(orthanc: Orthanc) -> dict[str, str]:
+    return {"image": str(orthanc.variables["orthanc_docker_image"])}
+
+
 def problems(orthanc: Orthanc) -> Iterator[str]:
     """The image of Orthanc and what its container gets of the host."""
     variables = orthanc.variables
