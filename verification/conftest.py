@@ -18,16 +18,16 @@ import pytest
 import requests
 from pydicom.uid import UID
 
+from verification.actions import sweep, upload
 from verification.client import Client
 from verification.expect import Unexpected, expect
-from verification.patient import CT, NAMED, SERIES, Image, gallery, zipped
+from verification.patient import CT, NAMED, SERIES, Image, transfer_syntaxes, zipped
 from verification.reach import Host, expect_open
 from verification.receiver import Receiver
 from verification.report import LEFT_OUT
 from verification.risks import risks
 from verification.side_by_side import SIGNALS, stop_once
 from verification.site import Site
-from verification.steps import sweep, upload
 from verification.transcoding import kept_syntax
 from verification.versions import lacking
 
@@ -240,7 +240,7 @@ def series(patient: Client) -> list[Image]:
 @pytest.fixture(scope="session")
 def stored(patient: Client) -> dict[str, Image]:
     """Real images of many kinds, on the site."""
-    images = gallery() | NAMED
+    images = transfer_syntaxes() | NAMED
     upload(patient, zipped(list(images.values())))
     return images
 

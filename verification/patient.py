@@ -214,7 +214,7 @@ NAMES = {PATIENT_NAME, COPY_NAME, *(str(image.dataset.PatientName) for image in 
 
 
 @functools.cache
-def gallery() -> dict[str, Image]:
+def transfer_syntaxes() -> dict[str, Image]:
     """Return real images of many kinds, by what is special about each."""
     files = {
         "CT, explicit little endian": "CT_small.dcm",
@@ -237,7 +237,7 @@ def gallery() -> dict[str, Image]:
         "Electrocardiogram": "waveform_ecg.dcm",
     }
     return {
-        **{name: image(file, f"gallery {file}") for name, file in files.items()},
+        **{name: image(file, f"transfer syntax {file}") for name, file in files.items()},
         "Encapsulated PDF": DOCUMENT,
         "Video": FILM,
     }

@@ -23,12 +23,12 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
+from verification.actions import unwritable
 from verification.client import Client
 from verification.expect import expect
 from verification.patient import NAMED, PATIENT_ID, SENT, Image, identifiers, uid
 from verification.receiver import PENDING, Receiver
 from verification.site import Site
-from verification.steps import unwritable
 
 STRANGER = "PACS-STRANGER"
 ALLOWED = "orthanc_modalities (AllowStore, AllowFind, AllowGet, AllowMove)"

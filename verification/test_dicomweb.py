@@ -12,11 +12,11 @@ from PIL import Image as Picture
 from pydicom import Dataset, dcmread
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
+from verification.actions import unwritable
 from verification.client import Client
 from verification.expect import expect
 from verification.patient import CT, MARK, NAMED, PATIENT_ID, STOWED, Image, uid
 from verification.site import Site
-from verification.steps import unwritable
 from verification.transcoding import PLAIN
 from verification.versions import lacking
 

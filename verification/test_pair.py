@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+from verification.actions import expect_pixels, finished, sweep, upload
 from verification.client import Client
 from verification.expect import expect
 from verification.patient import CT, LENT, PATIENT_ID, Image
 from verification.site import Site
-from verification.steps import expect_pixels, finished, sweep, upload
 from verification.test_remote import PEERS
 
 Others = dict[str, tuple[Site, dict[str, Any]]]

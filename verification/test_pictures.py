@@ -15,10 +15,10 @@ from PIL import Image as Picture
 from pydicom import dcmread
 from pydicom.fileset import FileSet
 
+from verification.actions import expect_pixels, finished
 from verification.client import Client
 from verification.expect import expect
 from verification.patient import CT, DOCUMENT, FILM, PDF, VIDEO, Image
-from verification.steps import expect_pixels, finished
 
 PIXELS: NDArray[Any] = CT.dataset.pixel_array
 PATH = f"/instances/{CT.instance}"

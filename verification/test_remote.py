@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from pydicom.uid import UID
 
+from verification.actions import finished
 from verification.client import DECLARED, Client
 from verification.expect import expect
 from verification.patient import CT, PATIENT_ID, PATIENT_NAME, Image
 from verification.receiver import OFFERED, Receiver
 from verification.site import Site
-from verification.steps import finished
 from verification.transcoding import PLAIN
 
 REACH = "orthanc_modalities (Host, Port: where this machine is reached from the site), firewall"

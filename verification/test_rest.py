@@ -11,6 +11,7 @@ import pytest
 from pydicom import dcmread
 from pydicom.uid import UID
 
+from verification.actions import expect_pixels, upload
 from verification.client import Client
 from verification.expect import expect
 from verification.patient import (
@@ -26,7 +27,6 @@ from verification.patient import (
     zipped,
 )
 from verification.site import Site
-from verification.steps import expect_pixels, upload
 
 LEVELS = {"patient": "patients", "study": "studies", "series": "series", "instance": "instances"}
 

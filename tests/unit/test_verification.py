@@ -23,7 +23,7 @@ from pydicom.uid import (
 
 from verification.client import Client
 from verification.expect import Unexpected
-from verification.patient import CT, gallery
+from verification.patient import CT, transfer_syntaxes
 from verification.risks import risks
 from verification.site import Site
 from verification.test_host import test_inside_plugins_are_loaded as plugins_are_loaded
@@ -153,7 +153,7 @@ ONE_BIT, WIDE, NO_PIXELS = "Segmentation, one bit", "Dose, 15 frames", "Structur
 def test_syntax_in_which_an_image_is_kept(
     wanted: UID | None, gdcm: bool, changed: list[str], unchanged: list[str]
 ) -> None:
-    images = gallery()
+    images = transfer_syntaxes()
     options = {"IngestTranscoding": wanted}
     assert [kept_syntax(images[name], options, gdcm) for name in changed] == [wanted] * len(changed)
     kept = [kept_syntax(images[name], options, gdcm) for name in unchanged]
@@ -165,7 +165,7 @@ def test_syntax_in_which_an_image_is_kept(
     [("IngestTranscodingOfCompressed", "MR, RLE"), ("IngestTranscodingOfUncompressed", "MR, explicit big endian")],
 )
 def test_part_that_is_kept_as_it_came(option: str, name: str) -> None:
-    image, wanted = gallery()[name], JPEGLosslessSV1
+    image, wanted = transfer_syntaxes()[name], JPEGLosslessSV1
     assert kept_syntax(image, {"IngestTranscoding": wanted, option: True}, gdcm=False) == wanted
     assert kept_syntax(image, {"IngestTranscoding": wanted, option: False}, gdcm=False) == image.syntax
 

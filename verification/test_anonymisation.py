@@ -7,10 +7,10 @@ import io
 import pytest
 from pydicom import dcmread
 
+from verification.actions import finished
 from verification.client import Client
 from verification.expect import expect
 from verification.patient import COPY_ID, COPY_NAME, MARK, PATIENT_ID, ROOT, Image
-from verification.steps import finished
 
 COPY = {"PatientID": COPY_ID, "PatientName": COPY_NAME}
 # What the original says of the patient and of where it was made.
@@ -18,7 +18,7 @@ IDENTIFYING = ["Verification^Disposable", "VERIFY-OTHER-ID", "VERIFY-0815", "VER
 IDENTIFYING += ["a private value", ROOT]
 
 
-def copies(client: Client, study: str) -> list[bytes]:
+def files_of(client: Client, study: str) -> list[bytes]:
     """Return the files of a study that this run had made."""
     return [client.get(f"/instances/{instance}/file").content for instance in client.adopt(study)]
 
@@ -32,7 +32,7 @@ def test_anonymized_copy_tells_nothing(patient: Client, series: list[Image], lev
     made = answer.json()["ID"]
     studies = patient.json_at(f"/patients/{made}")["Studies"] if level == "patients" else [made]
     patient.own.update(studies)
-    files = [file for study in studies for file in copies(patient, study)]
+    files = [file for study in studies for file in files_of(patient, study)]
     expect("images of the copy are as many at least", True, len(files) >= len(series))
     for file in files:
         left = [text for text in IDENTIFYING if text.encode() in file]
@@ -69,7 +69,7 @@ def test_modified_copy_has_uids_of_its_own(patient: Client, series: list[Image])
     answer = patient.post(f"/studies/{series[0].study}/modify", json=body)
     expect("POST /studies/…/modify", 200, answer.status_code)
     made = answer.json()["ID"]
-    files = [dcmread(io.BytesIO(file)) for file in copies(patient, made)]
+    files = [dcmread(io.BytesIO(file)) for file in files_of(patient, made)]
     expect("images of the copy", len(series), len(files))
     for level in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
         kept = {str(file[level].value) for file in files} & {str(image.dataset[level].value) for image in series}

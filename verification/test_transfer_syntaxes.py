@@ -12,10 +12,10 @@ from pydicom.uid import UID
 
 from verification.client import Client
 from verification.expect import expect
-from verification.patient import NAMED, Image, gallery
+from verification.patient import NAMED, Image, transfer_syntaxes
 
 
-@pytest.mark.parametrize("name", [*gallery(), *NAMED])
+@pytest.mark.parametrize("name", [*transfer_syntaxes(), *NAMED])
 def test_image_is_kept(patient: Client, stored: dict[str, Image], kept: Callable[[Image], UID], name: str) -> None:
     image = stored[name]
     path = f"/instances/{image.instance}"
@@ -32,7 +32,7 @@ def test_image_is_kept(patient: Client, stored: dict[str, Image], kept: Callable
     expect("GET …/file, size and SHA-256", expected, got)
 
 
-@pytest.mark.parametrize("name", [*gallery(), *NAMED])
+@pytest.mark.parametrize("name", [*transfer_syntaxes(), *NAMED])
 def test_tags_are_right(patient: Client, stored: dict[str, Image], name: str) -> None:
     image = stored[name]
     tags: dict[str, Any] = patient.json_at(f"/instances/{image.instance}/simplified-tags")
@@ -43,7 +43,9 @@ def test_tags_are_right(patient: Client, stored: dict[str, Image], name: str) ->
             expect(f"{keyword} in …/simplified-tags", expected, tags.get(keyword))
 
 
-@pytest.mark.parametrize("name", [name for name, image in gallery().items() if "NumberOfFrames" in image.dataset])
+@pytest.mark.parametrize(
+    "name", [name for name, image in transfer_syntaxes().items() if "NumberOfFrames" in image.dataset]
+)
 def test_frames_are_all_there(patient: Client, stored: dict[str, Image], name: str) -> None:
     image = stored[name]
     expect("…/frames", image.dataset.NumberOfFrames, len(patient.json_at(f"/instances/{image.instance}/frames")))
