@@ -65,11 +65,7 @@ KNOWN = {
         'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
         "absent: >-": "our own files, and the package's example",
     },
-    "roles/nginx/vars/main.yml": {
-        "sync PAIR.key.new PAIR.crt.new && rm -f PAIR.crt && mv PAIR.key.new PAIR.key && mv PAIR.crt.new PAIR.crt": (
-            "a certificate that is made again at once"
-        ),
-    },
+    "roles/nginx/files/make_certificate.sh": {'rm -f "$pair.crt"': "a certificate that is made again at once"},
     "roles/orthanc/tasks/configure.yml": {
         'purge: ["{{ orthanc_config_dir }}"]': "which may not hold, nor be in, a folder of images",
         "absent: >-": "our own files",

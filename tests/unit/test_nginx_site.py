@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import shlex
 import ssl
 import subprocess
 from typing import Any
@@ -14,6 +15,7 @@ from ansible.template import Templar, trust_as_template
 
 from tests.repository import ROOT, evaluated
 
+MAKE = ROOT / "roles/nginx/files/make_certificate.sh"
 SITES = ["orthanc", "orthanc-relay"]
 
 
@@ -23,6 +25,8 @@ def rendered(text: str, **given: Any) -> Any:
     internal = loader.load_from_file(str(ROOT / "roles/nginx/vars/main.yml"), trusted_as_template=True)
     # They ask a test of the collection, which is not installed here.
     internal |= {"__nginx_relay_clients": [], "__nginx_san": "DNS:pacs.example.org"}
+    # Nor are lookups.
+    internal["__nginx_make"] = f"sh -euc {shlex.quote(MAKE.read_text('utf-8'))} sh"
     variables = {**evaluated(), **internal, "ansible_managed": "Ansible"} | given
     return Templar(loader=loader, variables=variables).template(trust_as_template(text))
 
@@ -48,6 +52,23 @@ def test_certificates_that_a_loss_of_power_spoilt(tmp_path: pathlib.Path, name: 
             assert all(map(takes, pair))
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*(item["path"] for item in pair))
     assert sorted(map(str, tmp_path.iterdir())) == sorted(item["path"] for item in items)
+
+
+def test_certificate_that_was_received_before_is_at_hand(tmp_path: pathlib.Path) -> None:
+    received = tmp_path / "live"
+    given = {"__nginx_dir": str(tmp_path), "__nginx_acme_made": str(received), "__nginx_acme": True}
+    item = rendered("{{ __nginx_files_self_signed }}", **given)[0]
+    subprocess.run(["sh", "-euc", item["made_by"]], check=True, capture_output=True)
+    assert takes(item)
+    received.mkdir()
+    # Half of it is none.
+    (received / "fullchain.pem").write_text("first", encoding="utf-8")
+    subprocess.run(["sh", "-euc", item["made_by"]], check=True, capture_output=True)
+    assert takes(item)
+    (received / "privkey.pem").write_text("key", encoding="utf-8")
+    subprocess.run(["sh", "-euc", item["made_by"]], check=True, capture_output=True)
+    assert pathlib.Path(item["path"]).read_text("utf-8") == "first"
+    assert pathlib.Path(item["path"]).with_suffix(".key").read_text("utf-8") == "key"
 
 
 def takes(item: dict[str, Any]) -> bool:
