@@ -64,6 +64,21 @@ class Refused(Exception):
     """A request that would change what this run did not make; it was not sent."""
 
 
+class Answer(requests.Response):
+    """An answer that says what it is, where it is not the JSON that was asked for."""
+
+    def json(self, **kwargs: Any) -> Any:
+        """Return the JSON in the answer.
+
+        :raises AssertionError: if there is none, with the status and the beginning of what came instead.
+        """
+        try:
+            return super().json(**kwargs)
+        except requests.JSONDecodeError:
+            said = f"{self.status_code} and {self.text[:200]!r}"
+            raise AssertionError(f"{self.request.method} {self.request.path_url} gave {said} instead of JSON") from None
+
+
 class _Trust(HTTPAdapter):
     """Carries the one certificate that the site is trusted by."""
 
@@ -73,6 +88,12 @@ class _Trust(HTTPAdapter):
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         super().init_poolmanager(*args, **kwargs, ssl_context=self._context)
+
+    def build_response(self, req: Any, resp: Any) -> Any:
+        """Return an answer of the class above, which is the library's with words added."""
+        answer = super().build_response(req, resp)
+        answer.__class__ = Answer
+        return answer
 
     def cert_verify(self, conn: Any, url: str, verify: Any, cert: Any) -> None:
         """Leave the context as it is; the library would add the authorities that it ships."""

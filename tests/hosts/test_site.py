@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -158,6 +159,28 @@ def test_other_site_stays_and_a_broken_one_stops_the_run(site: Site) -> None:
     finally:
         site.lab.shell("rm -f /etc/nginx/conf.d/other.conf")
         site.deploy()
+
+
+def answers_of_a_busy_proxy(lab: Lab) -> set[int]:
+    """Send queries one after the other while nginx stands still now and then, as on a machine without time."""
+    workers = "pkill -$1 -x -P $(cat /run/nginx.pid) nginx"
+    hold = f"stop() {{ {workers}; }}; for i in 1 2 3 4; do sleep 1; stop STOP; sleep 1.7; stop CONT; done"
+
+    def ask() -> set[int]:
+        found = set()
+        with lab.session() as session:
+            while not held.done():
+                found.add(session.post(lab.url("/tools/lookup"), data="1", timeout=20).status_code)
+        return found
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        held = pool.submit(lab.shell, hold)
+        return set().union(*(asked.result() for asked in [pool.submit(ask) for _ in range(3)]))
+
+
+def test_busy_proxy_loses_no_request(site: Site) -> None:
+    site.deploy()
+    assert answers_of_a_busy_proxy(site.lab) == {200}
 
 
 def test_nginx_that_goes_on_as_before(site: Site) -> None:

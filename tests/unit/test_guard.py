@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import io
+import socket
 import ssl
 import zipfile
 
@@ -161,3 +163,19 @@ def test_guard_lets_pass_what_is_ours(guarded: Client) -> None:
     assert guarded.delete(f"/patients/{CT.patient}").ok
     assert guarded.post("/tools/find", json={"Level": "Patient", "Query": {}}).ok
     assert guarded.get(f"/patients/{OTHER}").ok
+
+
+def test_answer_that_is_no_json_says_what_it_is() -> None:
+    """On a line of its own, as a proxy without an Orthanc gives it."""
+    with socket.create_server(("127.0.0.1", 0)) as server, concurrent.futures.ThreadPoolExecutor() as pool:
+
+        def serve() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(9999)
+                connection.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 4\r\n\r\n<h1>")
+
+        pool.submit(serve)
+        client = Client(f"http://127.0.0.1:{server.getsockname()[1]}", ssl.create_default_context())
+        client.mount("http://", client.adapters["https://"])
+        with pytest.raises(AssertionError, match="GET /changes gave 502 and '<h1>' instead of JSON"):
+            client.get("/changes").json()
