@@ -1,15 +1,16 @@
 """Lets the tests import the collection, from where `make setup` links this clone, and repeats them alike."""
 
-import sys
 from typing import Any
 
 import pytest
+from ansible.plugins.loader import init_plugin_loader
 from hypothesis import settings
 from xdist.scheduler import LoadFileScheduling  # type: ignore[import-untyped]
 
 from tests.repository import ROOT
 
-sys.path.insert(0, str(ROOT / ".cache" / "collections"))
+# As playbooks do, so that templates find its filters by their names too.
+init_plugin_loader([str(ROOT / ".cache" / "collections")])
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 

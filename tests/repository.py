@@ -10,8 +10,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
+from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
+from ansible.vars.hostvars import HostVars
+from ansible.vars.manager import VariableManager
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROLES = sorted(path.parents[1].name for path in ROOT.glob("roles/*/meta/argument_specs.yml"))
@@ -59,24 +62,18 @@ def constants(role: str) -> dict[str, Any]:
 def evaluated() -> dict[str, Any]:
     """Return all defaults as a host sees them whose inventory sets nothing."""
     loader = DataLoader()
-    variables: dict[str, Any] = {
-        "groups": {role: ["pacs"] for role in ROLES},
-        "inventory_hostname": "pacs",
-        # What the derived names read of the hosts; here of the one that there is.
-        "hostvars": {
-            "pacs": {
-                "site_address": "pacs",
-                "site_database_client": {"server": "", "name": "orthanc"},
-                "site_own_face": {"host": "pacs", "http_port": 80, "https_port": 443, "prefix": "/"},
-                "site_own_logins": {"users": {}, "authorization": "Basic cHJveHk6"},
-            }
-        },
-        "playbook_dir": str(ROOT / "playbooks"),
-    }
+    loader.set_basedir(str(ROOT / "playbooks"))
+    inventory = InventoryManager(loader=loader, sources=["pacs,"])
+    for role in ROLES:
+        inventory.add_group(role)
+        inventory.add_host("pacs", group=role)
+    hosts = HostVars(inventory, VariableManager(loader=loader, inventory=inventory), loader)
+    variables: dict[str, Any] = {**hosts.raw_get("pacs"), "hostvars": hosts}
     for path in [SITE, *(f"roles/{role}/defaults/main.yml" for role in ROLES)]:
         variables |= loader.load_from_file(str(ROOT / path), trusted_as_template=True)
     templar = Templar(loader=loader, variables=variables)
-    return {name: templar.template(value) for name, value in variables.items()}
+    names = {name for name in variables if name.startswith(("site_", *ROLES))}
+    return {**variables, **{name: templar.template(variables[name]) for name in names}}
 
 
 @functools.cache

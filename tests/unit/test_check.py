@@ -34,9 +34,9 @@ def test_good_inventory_of_fifty_hosts(tmp_path: pathlib.Path) -> None:
     status, output = check(tmp_path, *HOSTS, pacs0=options)
     assert status == 0, output
     assert output.count("failed=0") == len(HOSTS)
-    # Goal: seconds, not minutes. Of the processor, since the machine does other things too, and shared by two of them.
+    # Goal: seconds, of the processor, since the machine does other things too: 12 on the machine that it was made on.
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 240
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 60
 
 
 def test_proxy_without_orthanc_and_roles_that_are_not_there(tmp_path: pathlib.Path) -> None:

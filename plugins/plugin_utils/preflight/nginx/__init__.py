@@ -55,7 +55,7 @@ def inventory(host: Host) -> Iterator[str]:
         yield "the group nginx has this host, and the group orthanc is empty: nothing to serve."
     if "nginx_upstream_server" in host.variables:
         server = host.variables["nginx_upstream_server"]
-        yield from proxies(host.name, server, host.site("site_upstream_proxy"))
+        yield from proxies(host.name, server, host.site("site_upstream_proxies"))
 
 
 def look(_host: Host) -> dict[str, Any]:
@@ -103,14 +103,15 @@ def notices(host: Host) -> Iterator[str]:
         yield from values.ending("nginx_tls_certificate", host.variables)
 
 
-def proxies(name: str, orthanc: str, proxy: str) -> Iterator[str]:
+def proxies(name: str, orthanc: str, its: list[str]) -> Iterator[str]:
     """A proxy before an Orthanc that has another one.
 
     :param name: the host of the proxy.
     :param orthanc: the host that it would stand before, if that is another one.
-    :param proxy: the host of the proxy that this Orthanc has.
+    :param its: the hosts of the proxies that this Orthanc has.
     """
-    if orthanc and proxy != name:
+    if orthanc and name not in its:
+        proxy = next(iter(its), "")
         beside = " beside it" if proxy == orthanc else ""
         yield (
             f"nginx_upstream_server: {name} would stand before the Orthanc of {orthanc}, which has the proxy {proxy}"
