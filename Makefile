@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour.
-SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are
+SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-mutants
 
-.PHONY: help setup demo test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-mutants lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -66,6 +66,9 @@ test-as-they-are: setup .venv/done-test ## hosts as they are in hospitals: banne
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
 	pytest tests/hosts/as_they_are.py tests/hosts/addresses.py -rA --tb=short
 
+test-mutants: setup .venv/done-test .cache/mutation/done ## how many of 200 changes to the plugins' code no unit test notices
+	PYTHONPATH=.cache/mutation python tools/mutants
+
 lint: setup .venv/done-test ## ansible-lint, yamllint, ruff, mypy
 	pytest tests/contract/test_lint.py
 
@@ -99,6 +102,7 @@ bench-database: setup .venv/done-test ## how fast images go into which database,
 lock: ## requirements*.txt out of requirements*.in
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header requirements.in -o requirements.txt
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header requirements-test.in -o requirements-test.txt
+	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header requirements-mutation.in -o requirements-mutation.txt
 
 release: setup ## what a release consists of, from the version in galaxy.yml: the collection, its checksum, what changed
 	tools/release
@@ -116,6 +120,11 @@ clean: ## remove the lab's hosts, images and network, and .venv and .cache
 .venv/done-test: requirements-test.txt .venv/done
 	@echo "Set-up: adds the packages of requirements-test.txt to .venv."
 	.venv/bin/pip install --quiet --requirement requirements-test.txt
+	touch $@
+
+# Apart from .venv, whose tests have to pass without it.
+.cache/mutation/done: requirements-mutation.txt .venv/done
+	.venv/bin/pip install --quiet --requirement requirements-mutation.txt --target $(@D) --upgrade
 	touch $@
 
 .cache/collections/ansible_collections/dicom/orthanc:

@@ -53,7 +53,7 @@ def test_build_leaves_out_secrets_and_what_is_made(tmp_path: pathlib.Path) -> No
     assert not set(outside) & packed
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-test"])
+@pytest.mark.parametrize("name", ["requirements", "requirements-test", "requirements-mutation"])
 def test_lock_holds_what_is_asked_for(name: str) -> None:
     asked, locked = pins(f"{name}.in"), pins(f"{name}.txt")
     assert {pin for pin in asked if "==" in pin} <= locked
@@ -125,7 +125,7 @@ LIBRARIES = {
 PROGRAMS = {"ansible": "all of it", "libpass": "Ansible's filter password_hash", "mitogen": "the benchmark"}
 
 
-@pytest.mark.parametrize("name", ["requirements", "requirements-test"])
+@pytest.mark.parametrize("name", ["requirements", "requirements-test", "requirements-mutation"])
 def test_every_requirement_is_used(name: str) -> None:
     code = "\n".join(path.read_text(encoding="utf-8") for path in files() if path.suffix == ".py")
     programs = (ROOT / "Makefile").read_text(encoding="utf-8") + " ".join(LINTERS)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import getpass
 import grp
+import json
 import os
+import pathlib
 import subprocess
 from collections.abc import Callable
 from typing import Any
+
+import pytest
+from ansible.module_utils.testing import patch_module_args
 
 OWNER = {"owner": getpass.getuser(), "group": grp.getgrgid(os.getegid()).gr_name}
 FILE = {
@@ -57,3 +62,59 @@ class Module:
             return self._run(command)
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         return done.returncode, done.stdout, done.stderr
+
+
+def run(module: Any, capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str, Any]:
+    """Run a module with arguments, as Ansible does, and return what it says."""
+    with patch_module_args(arguments), pytest.raises(SystemExit):
+        module.main()
+    said: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return said
+
+
+# A unit with the programs of systemd: whether it is ``active`` and ``enabled``, and ``broken``, stands in files.
+SYSTEMCTL = """
+cd "$(dirname "$0")"
+echo "$*" >> calls
+case $1 in
+is-active) [ -e active ] ;;
+is-enabled) [ -e enabled ] ;;
+enable) touch enabled ;;
+restart | reload-or-restart)
+    rm -f active
+    if sh -e works; then touch active; else exit 1; fi ;;
+show)
+    [ -e active ] && state=active || state=failed
+    [ -e enabled ] && file=enabled || file=disabled
+    now=$(cut -d. -f1 /proc/uptime)
+    printf 'ActiveState=%s\nSubState=running\nUnitFileState=%s\n' $state $file
+    printf 'ExecMainStartTimestampMonotonic=%s000000\nMainPID=%s\n' "$now" "$(cat pid)" ;;
+esac
+"""
+
+
+class Systemd:
+    """Stands in for systemd with one unit, which starts as long as the program ``works`` ends well."""
+
+    def __init__(self, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
+        folder.mkdir()
+        monkeypatch.setenv("PATH", str(folder), prepend=":")
+        self.program("systemctl", SYSTEMCTL)
+        self.program("journalctl", 'cat "$(dirname "$0")/journal"')
+        for name, text in {"works": "true", "journal": "", "pid": "0"}.items():
+            self.write(name, text)
+
+    def write(self, name: str, text: str = "") -> None:
+        (self.folder / name).write_text(text, "utf-8")
+
+    def program(self, name: str, text: str) -> None:
+        self.write(name, f"#!/bin/sh\n{text}\n")
+        (self.folder / name).chmod(0o755)
+
+    def calls(self) -> list[str]:
+        """Return what was asked of systemctl since it was asked last, without the questions."""
+        file = self.folder / "calls"
+        lines = file.read_text("utf-8").splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return [line for line in lines if not line.startswith(("is-", "show"))]

@@ -4,7 +4,6 @@ import fcntl
 import functools
 import hashlib
 import http.server
-import json
 import os
 import pathlib
 import threading
@@ -19,6 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.repository import load
+from tests.unit.module import run
 
 VERSIONS = load("roles/orthanc/vars/main/programs.yml")["__orthanc_lsb_versions"]
 PLUGINS = load("roles/orthanc/vars/main/plugins.yml")["__orthanc_plugins"]
@@ -66,16 +66,6 @@ def mirror(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 def sums(folder: pathlib.Path) -> dict[str, str]:
     files = [path for path in folder.rglob("*") if path.is_file()]
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def run(module: Any, capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str, Any]:
-    """Run a module with arguments, as Ansible does, and return what it says."""
-    from ansible.module_utils.testing import patch_module_args
-
-    with patch_module_args(arguments), pytest.raises(SystemExit):
-        module.main()
-    said: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return said
 
 
 @pytest.mark.parametrize(
