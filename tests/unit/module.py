@@ -82,13 +82,13 @@ is-enabled) [ -e enabled ] ;;
 enable) touch enabled ;;
 restart | reload-or-restart)
     rm -f active
+    python3 -c 'import time; print(int(1e6 * time.monotonic()))' > started
     if sh -e works; then touch active; else exit 1; fi ;;
 show)
     [ -e active ] && state=active || state=failed
     [ -e enabled ] && file=enabled || file=disabled
-    now=$(cut -d. -f1 /proc/uptime)
     printf 'ActiveState=%s\nSubState=running\nUnitFileState=%s\n' $state $file
-    printf 'ExecMainStartTimestampMonotonic=%s000000\nMainPID=%s\n' "$now" "$(cat pid)" ;;
+    printf 'ExecMainStartTimestampMonotonic=%s\nMainPID=%s\n' "$(cat started)" "$(cat pid)" ;;
 esac
 """
 
@@ -102,7 +102,7 @@ class Systemd:
         monkeypatch.setenv("PATH", str(folder), prepend=":")
         self.program("systemctl", SYSTEMCTL)
         self.program("journalctl", 'cat "$(dirname "$0")/journal"')
-        for name, text in {"works": "true", "journal": "", "pid": "0"}.items():
+        for name, text in {"works": "true", "journal": "", "pid": "0", "started": "0"}.items():
             self.write(name, text)
 
     def write(self, name: str, text: str = "") -> None:

@@ -1,0 +1,276 @@
+"""The module orthanc_service from its call to its end, with stand-ins for systemd, the packet filter and Orthanc."""
+
+from __future__ import annotations
+
+import base64
+import http.server
+import json
+import os
+import pathlib
+import stat
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils import files
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
+from ansible_collections.dicom.orthanc.plugins.modules import orthanc_service
+
+from tests.unit.module import OWNER, Systemd, run
+
+Call = Callable[..., dict[str, Any]]
+ANSWERS: dict[str, Any] = {
+    "/changes?last": {"Last": 7},
+    "/system": {"Version": "1.12.7", "DatabaseBackendPlugin": None},
+    "/plugins": ["dicom-web"],
+    "/spoilt": "{",
+}
+START = ["unmask --quiet orthanc.service", "enable --quiet orthanc.service", "restart orthanc.service"]
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Orthanc, as long as its unit is active, for who logs in."""
+
+    folder: pathlib.Path
+
+    def do_GET(self) -> None:
+        if not (self.folder / "active").exists():
+            self.close_connection = True
+            return
+        login = base64.b64encode(b"admin:secret").decode()
+        known = self.headers["Authorization"] == f"Basic {login}"
+        answer = ANSWERS.get(self.path, "")
+        self.send_response((200 if answer else 404) if known else 401)
+        self.end_headers()
+        self.wfile.write((answer if isinstance(answer, str) else json.dumps(answer)).encode())
+
+    def log_message(self, *_arguments: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def systemd(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
+    monkeypatch.setattr(files, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(orthanc_service, "NFT", str(tmp_path / "bin" / "nft"))
+    monkeypatch.setattr(orthanc_service, "UNITS", f"{tmp_path}/units/")
+    (tmp_path / "units").mkdir()
+    made = Systemd(tmp_path / "bin", monkeypatch)
+    made.write("works", f"! grep -q bad {tmp_path}/orthanc/orthanc.json")
+    return made
+
+
+@pytest.fixture
+def port(systemd: Systemd) -> Iterator[int]:
+    handler = type("Of", (Handler,), {"folder": systemd.folder})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield server.server_port
+        server.shutdown()
+
+
+@pytest.fixture
+def call(tmp_path: pathlib.Path, port: int, capsys: pytest.CaptureFixture[str]) -> Call:
+    folder, unit = str(tmp_path / "orthanc"), str(tmp_path / "units" / "orthanc.service")
+
+    def called(content: str = '{"Name": "good"}', password: str = "secret", **more: Any) -> dict[str, Any]:
+        login = json.dumps({"HttpPort": port, "RegisteredUsers": {"admin": password}})
+        wanted = [
+            {"path": f"{folder}/orthanc.json", "content": content},
+            {"path": f"{folder}/credentials.json", "secret": login},
+            {"path": unit, "content": f"ExecStart=/usr/sbin/Orthanc {folder}\n"},
+        ]
+        arguments = {
+            "folders": [OWNER | {"path": folder, "marked": True}],
+            "files": [OWNER | {"mode": "0644"} | item for item in wanted],
+            "purge": [folder],
+            "config_dir": folder,
+            "unit": unit,
+            "state_dir": str(tmp_path / "state"),
+            "timeout": 1,
+        }
+        return run(orthanc_service, capsys, **(arguments | more))
+
+    return called
+
+
+def test_orthanc_is_started_once(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
+    dry = call(_ansible_check_mode=True)
+    assert (dry["changed"], systemd.calls(), os.listdir(tmp_path / "units")) == (True, [], [])
+    said = call()
+    assert (said["changed"], said["version"], said["plugins"]) == (True, "1.12.7", ["dicom-web"])
+    assert 0 <= said["seconds"] < 60
+    assert str(tmp_path / "orthanc" / "orthanc.json") in said["paths"]
+    assert "RegisteredUsers" not in str(said["diff"])
+    assert systemd.calls() == ["daemon-reload", *START]
+    kept = tmp_path / "state" / "last.json"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    before = kept.stat().st_mtime_ns
+    said = call()
+    assert (said["changed"], said["paths"], said["version"], systemd.calls()) == (False, [], "1.12.7", [])
+    assert kept.stat().st_mtime_ns == before
+    assert call(_ansible_check_mode=True)["changed"] is False
+
+
+@pytest.mark.parametrize("lacking", ["active", "enabled"])
+def test_orthanc_that_was_stopped_is_started(systemd: Systemd, call: Call, lacking: str) -> None:
+    call()
+    systemd.calls()
+    (systemd.folder / lacking).unlink()
+    assert call(_ansible_check_mode=True)["changed"]
+    assert systemd.calls() == []
+    said = call()
+    assert (said["changed"], said["paths"]) == (True, [])
+    assert systemd.calls() == ["daemon-reload", *(START if lacking == "enabled" else START[2:])]
+
+
+def test_orthanc_runs_with_what_is_there(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
+    """A file that was written since counts, unless it says the same; so does a program."""
+    program, path = tmp_path / "Orthanc", tmp_path / "orthanc" / "orthanc.json"
+    program.touch()
+    call(programs=[str(program)])
+    systemd.calls()
+    path.write_text('{\n"Name": "good"}', "utf-8")
+    said = call('{\n"Name": "good"}', programs=[str(program)])
+    assert (said["changed"], said["paths"]) == (False, [])
+    assert systemd.calls() == []
+    assert call('{"Name": "other"}', programs=[str(program)])["changed"]
+    assert systemd.calls() == ["daemon-reload", START[2]]
+    program.chmod(0o755)
+    assert call('{"Name": "other"}', programs=[str(program)])["changed"]
+    assert systemd.calls() == ["daemon-reload", START[2]]
+
+
+def test_bad_setting_goes_back(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
+    call()
+    lines = [f"E1120 1 a.cpp:{number}] wrong {min(number, 6)}" for number in range(9)]
+    systemd.write("journal", "I1120 1 a.cpp:1] starting\n" + "\n".join(lines))
+    said = call('{"Name": "bad"}')
+    assert said["msg"].startswith("Orthanc ended after 0 s. The configuration that worked last is back, and Orthanc")
+    told = "\n".join(lines[2:6] + lines[8:])
+    assert said["msg"].endswith(f"Its journal (journalctl -u orthanc.service) says:\n{told}")
+    assert "good" in (tmp_path / "orthanc" / "orthanc.json").read_text("utf-8")
+    assert call()["changed"] is False
+
+
+def test_journal_without_a_line_that_is_marked_as_an_error(systemd: Systemd, call: Call) -> None:
+    call()
+    systemd.write("journal", "1\n2\n3\n4\n5\n6\n")
+    assert call('{"Name": "bad"}')["msg"].endswith("says:\n2\n3\n4\n5\n6")
+
+
+def test_login_that_orthanc_does_not_take(systemd: Systemd, call: Call, port: int) -> None:
+    """It answers, so nobody waits for another answer."""
+    said = call(password="other", timeout=60)
+    assert (
+        f"Orthanc is not ready after 0 s: http://127.0.0.1:{port}/changes?last answers 401 Unauthorized." in said["msg"]
+    )
+
+
+def test_client_tells_what_came(systemd: Systemd, port: int) -> None:
+    orthanc = Orthanc({"HttpPort": port, "RegisteredUsers": {"admin": "secret"}})
+    with pytest.raises(Unready, match=rf"^http://127\.0\.0\.1:{port}/system does not answer: "):
+        orthanc.get("/system")
+    systemd.write("active")
+    assert orthanc.get("/system")["Version"] == "1.12.7"
+    with pytest.raises(Unready, match=r"/none answers 404 Not Found$"):
+        orthanc.get("/none")
+    with pytest.raises(Unready, match=r"/spoilt does not answer: Expecting"):
+        orthanc.get("/spoilt")
+    with pytest.raises(Unready, match="401"):
+        Orthanc({"HttpPort": port}).get("/system")
+    with pytest.raises(Unready, match=r"^http://127\.0\.0\.1:8042/"):
+        Orthanc({}).get("/")
+
+
+TABLE = 'table inet orthanc { tcp dport 8042 iifname != "lo" drop }'
+
+
+@pytest.mark.parametrize(
+    "filter_has, guard, expected",
+    [
+        (TABLE, "/etc/rule", None),
+        ("", "/etc/rule", "/etc/rule"),
+        ("table inet orthanc { }", "/etc/rule", "/etc/rule"),
+        ("", "", None),
+        (TABLE, "", "delete table inet orthanc"),
+    ],
+)
+def test_packet_filter_is_told_where_it_has_to_be(
+    systemd: Systemd, call: Call, filter_has: str, guard: str, expected: str | None
+) -> None:
+    call()
+    systemd.calls()
+    systemd.write("table", filter_has)
+    systemd.program(
+        "nft", 'cd "$(dirname "$0")"; [ "$1" = list ] || { echo "$*" > told; exit; }; cat table; [ -s table ]'
+    )
+    said = call(guard=guard, guard_rule="tcp dport 8042 iifname != lo drop")
+    told = systemd.folder / "told"
+    assert (told.read_text("utf-8").strip() if told.exists() else None) == expected
+    assert (said["changed"], systemd.calls()) == (expected is not None, [])
+
+
+def test_packet_filter_refuses(systemd: Systemd, call: Call) -> None:
+    call()
+    systemd.calls()
+    systemd.program("nft", "echo why >&2; exit 1")
+    said = call(guard="/etc/rule", guard_rule="x")
+    assert f"The packet filter ({systemd.folder}/nft) refuses the rule before Orthanc's port: why." in said["msg"]
+
+
+def test_packet_filter_that_is_not_there(call: Call) -> None:
+    call()
+    assert call(guard_rule="x")["changed"] is False
+    assert call(guard="/etc/rule", guard_rule="x")["failed"]
+
+
+def test_unit_of_others_is_kept(
+    tmp_path: pathlib.Path, systemd: Systemd, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
+    unit, copy = tmp_path / "units" / "orthanc.service", tmp_path / "state" / "orthanc.service.found"
+    unit.write_text("ExecStart=/opt/Orthanc /etc/orthanc\n", "utf-8")
+    warned = f"{unit} is of others, and is replaced. As it was, it is kept as {copy}."
+    call(_ansible_check_mode=True)
+    assert (warnings, copy.exists()) == ([warned], False)
+    call()
+    assert warnings == [warned] * 2
+    assert copy.read_text("utf-8") == "ExecStart=/opt/Orthanc /etc/orthanc\n"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (copy, copy.parent)] == [0o600, 0o700]
+    call()
+    assert len(warnings) == 2
+
+
+def test_way_back_alone(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
+    """As a run calls it where another host's part of a change has failed."""
+    call()
+    path = tmp_path / "orthanc" / "mysql.json"
+    old, new = (json.dumps({"MySQL": {"Password": word}}) for word in ("old", "new"))
+    path.write_text(old, "utf-8")
+    systemd.write("active")
+    more = {"purge": [], "timeout": 1}
+    assert call(**more)["changed"]
+    path.write_text(new, "utf-8")
+    systemd.calls()
+    given = {"back": True, "files": [], "folders": [], "purge": []}
+    assert call(_ansible_check_mode=True, **given)["changed"] is False
+    said = call(**given)
+    assert (said["changed"], said["paths"]) == (True, [str(path)])
+    assert json.loads(path.read_text("utf-8")) == json.loads(old)
+    assert systemd.calls() == ["daemon-reload", START[2]]
+    assert call(**given)["changed"] is False
+    assert systemd.calls() == []
+
+
+def test_drop_in_of_another_unit_has_systemd_read_it(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
+    call()
+    drop_in = tmp_path / "units" / "nftables.service.d"
+    drop_in.mkdir()
+    (drop_in / "pacs.conf").write_text("[Unit]\n", "utf-8")
+    systemd.calls()
+    said = call(absent=[str(drop_in / "pacs.conf")])
+    assert said["paths"] == [str(drop_in / "pacs.conf")]
+    assert systemd.calls() == ["daemon-reload"]
