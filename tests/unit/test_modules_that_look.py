@@ -194,8 +194,8 @@ INFO = {"address": "192.0.2.1", "certificate": "/none", "clients": ["192.0.2.7"]
 
 
 def test_mariadb(programs: Systemd, capsys: Capture, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mysql_info, "DATA", str(tmp_path / "data"))
-    call = INFO | {"ours": str(tmp_path / "ours.cnf"), "socket": "/run/x.sock"}
+    monkeypatch.setattr(mysql_info, "PLACES", {"datadir": str(tmp_path / "data"), "socket": "/run/x.sock"})
+    call = INFO | {"ours": str(tmp_path / "ours.cnf")}
     programs.program(
         "mariadb", f'echo "$1 $2 $3 $4 $5" > {tmp_path}/asked; echo \'{{"databases": ["a"], "set": null}}\''
     )
