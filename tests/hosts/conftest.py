@@ -75,7 +75,7 @@ class Lab:
         self.name = name
         self.folder = ROOT / ".cache" / "lab" / name
         self.secrets: dict[str, str] = yaml.safe_load((ROOT / "lab" / "secrets.yml").read_text(encoding="utf-8"))
-        self._definition = {
+        definition = {
             "lab_name": name,
             "lab_hosts": [
                 {"name": host, **(given if isinstance(given, dict) else {"release": given})}
@@ -85,17 +85,17 @@ class Lab:
             "lab_fresh": True,
             "lab_ipv6": self.ipv6,
         }
-        self._playbook("create")
+        run("ansible-playbook", ROOT / "lab" / "create.yml", "-e", json.dumps(definition))
         made = yaml.safe_load((self.folder / "hosts.yml").read_text(encoding="utf-8"))["all"]["hosts"]
         self.address: dict[str, str] = {host: variables["ansible_host"] for host, variables in made.items()}
         self.prefix: str = made["pacs"]["lab_prefix"]
         self.modalities: dict[str, Any] = made["pacs"]["orthanc_modalities"]
 
-    def _playbook(self, name: str) -> None:
-        run("ansible-playbook", ROOT / "lab" / f"{name}.yml", "-e", json.dumps(self._definition))
-
     def destroy(self) -> None:
-        self._playbook("destroy")
+        """Do what lab/destroy.yml does, in a tenth of the time."""
+        run("docker", "rm", "--force", "--volumes", *map(self.container, self.address))
+        run("docker", "network", "rm", self.prefix)
+        shutil.rmtree(self.folder)
 
     def play(
         self,

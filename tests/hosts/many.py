@@ -7,37 +7,19 @@ import pathlib
 import re
 import time
 from collections.abc import Iterator
-from unittest import mock
 
 import pytest
 import yaml
 
-from tests.hosts.conftest import ENVIRONMENT, QUICKSTART, Lab, run
+from tests.hosts.conftest import QUICKSTART, Lab
 
 HOSTS = ["pacs", *(f"pacs-{number:02}" for number in range(2, 21))]
-# Whoever makes a lab of this image has Orthanc on its hosts already.
-IMAGE = "pacs-lab-many"
 
 
 @pytest.fixture(scope="module")
-def image() -> Iterator[None]:
-    """A host on which all is installed, as the image of the others."""
-    first = Lab("many-first", pacs="trixie")
-    first.play()
-    first.shell("systemctl stop nginx orthanc")
-    # By its comment the lab knows that it need not be made again.
-    comment = run("docker", "image", "inspect", "--format", "{{.Comment}}", "pacs-lab:trixie").stdout.strip()
-    run("docker", "commit", "--message", comment, first.container(), f"{IMAGE}:trixie")
-    first.destroy()
-    with mock.patch.dict(ENVIRONMENT, PACS_LAB_IMAGE=IMAGE):
-        yield
-    run("docker", "image", "rm", f"{IMAGE}:trixie")
-
-
-@pytest.fixture(scope="module")
-def many(image: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, pathlib.Path]]:
+def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lab, pathlib.Path]]:
     """All hosts with what their own inventory wants, and that inventory."""
-    lab = Lab("many", **dict.fromkeys(HOSTS, "trixie"))
+    lab = Lab("many", **dict.fromkeys(HOSTS, "trixie-installed"))
     inventory = tmp_path_factory.mktemp("many") / "inventory"
     inventory.mkdir()
     (inventory / "group_vars").symlink_to(QUICKSTART / "group_vars")

@@ -17,8 +17,8 @@ import requests
 
 from tests.hosts.conftest import RELEASE, Lab, run
 
-pytestmark = pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-LAB = {"name": "attacks", "pacs": RELEASE, "weak": RELEASE, "attacker": "trixie"}
+pytestmark = [pytest.mark.later, pytest.mark.filterwarnings("ignore:Unverified HTTPS request")]
+LAB = {"name": "attacks", "pacs": f"{RELEASE}-installed", "weak": RELEASE, "attacker": "trixie"}
 IMAGE = pathlib.Path(str(pydicom.data.get_testdata_file("CT_small.dcm")))
 READER = {"ward": "r'ead0nly-Ward-2026"}
 # The identifiers that Orthanc gives to that image; others of a path are made up.

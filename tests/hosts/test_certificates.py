@@ -24,7 +24,7 @@ from tests.hosts.test_site import changed
 
 # Where a certificate is not what is tested, it is not looked at.
 pytestmark = pytest.mark.filterwarnings("ignore::urllib3.exceptions.InsecureRequestWarning")
-LAB = {"name": "certificates", "pacs": "trixie", "old": "bookworm", "db": "trixie"}
+LAB = {"name": "certificates", "pacs": "trixie-installed", "old": "bookworm-installed", "db": "trixie-installed"}
 NAMES = {"pacs": "pacs.hospital.example", "old": "old.hospital.example"}
 # Each has its database on the third host.
 PORTS = {"pacs": ("postgresql", 5432), "old": ("mysql", 3306)}
@@ -153,6 +153,7 @@ def test_machine_gets_in_with_its_certificate(own: Site, host: str) -> None:
         association.release()
 
 
+@pytest.mark.later
 def test_verification_shows_a_certificate(own: Site) -> None:
     """Where nobody gets in without one: at the proxy, at the DICOM port, and when Orthanc sends."""
     own.make(certificates_machines=["ct-1", "verifier"])

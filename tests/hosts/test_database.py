@@ -17,7 +17,7 @@ from pydicom.uid import UID
 
 from tests.hosts.conftest import ROOT, Lab
 
-LAB = {"name": "database", "pacs": "trixie"}
+LAB = {"name": "database", "pacs": "trixie-installed"}
 SINGLE = ROOT / "inventories" / "single"
 
 

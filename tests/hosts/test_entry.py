@@ -18,7 +18,7 @@ from tests.hosts.certificates import pem
 from tests.hosts.conftest import Lab
 from tests.hosts.test_site import answers_of_a_busy_proxy, changed
 
-LAB = {"name": "entry", "pacs": "bookworm", "other": "trixie"}
+LAB = {"name": "entry", "pacs": "bookworm-installed", "other": "trixie"}
 # What a user may be called, and what nginx could take for something else.
 READER = 'ré"a$1\\t.x'
 USERS = {READER: "a reader's password", "réXa$1\\t.x": "that of another"}

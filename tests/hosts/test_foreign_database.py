@@ -13,7 +13,7 @@ import pytest
 from tests.hosts.certificates import pem
 from tests.hosts.conftest import QUICKSTART, Lab
 
-LAB = {"name": "foreign", "pacs": "trixie", "db": "trixie"}
+LAB = {"name": "foreign", "pacs": "trixie", "db": "trixie-installed"}
 CERTIFICATE, KEY = pem("db")
 GERMAN = """
 set -e
@@ -168,6 +168,7 @@ def test_second_site_on_the_same_database(site: Site, tmp_path: pathlib.Path) ->
     assert site.lab.shell("systemctl is-active orthanc") == "active\n"
 
 
+@pytest.mark.later
 def test_index_in_sqlite_and_files_in_the_database(site: Site) -> None:
     files_only: dict[str, Any] = {"orthanc_database_index": False, "orthanc_database_storage": True}
     site.play(**files_only)

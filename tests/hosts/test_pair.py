@@ -12,7 +12,7 @@ from tests.checks import outcomes
 from tests.hosts.conftest import ROOT, Lab
 
 pytestmark = pytest.mark.later
-LAB = {"name": "peers", "pacs": "trixie", "archive": "bookworm"}
+LAB = {"name": "peers", "pacs": "trixie-installed", "archive": "bookworm-installed"}
 PAIR = ROOT / "inventories" / "pair"
 VERIFIER = {
     "verification_certificate": "{{ certificates_made.verifier }}",

@@ -13,7 +13,7 @@ import requests
 from tests.hosts.certificates import pem
 from tests.hosts.conftest import Lab
 
-LAB = {"name": "site", "pacs": "trixie", "other": "trixie"}
+LAB = {"name": "site", "pacs": "trixie-installed", "other": "trixie-installed"}
 
 
 class Site:
@@ -43,7 +43,6 @@ class Site:
 def site(lab: Lab) -> Site:
     made = Site(lab)
     made.deploy()
-    lab.shell("apt-get update -q && apt-get install -y -q --no-install-recommends dcmtk curl", host="other")
     return made
 
 

@@ -17,7 +17,7 @@ from tests.hosts.conftest import QUICKSTART, ROOT, Lab
 from tests.hosts.test_site import changed
 from tests.repository import load
 
-LAB = {"name": "split-site", "pacs": "bookworm", "proxy": "bookworm"}
+LAB = {"name": "split-site", "pacs": "bookworm-installed", "proxy": "bookworm-installed"}
 RELAY = "/etc/pacs/nginx/relay-pacs"
 
 
@@ -114,6 +114,7 @@ def open_relay(site: Site) -> None:
     )
 
 
+@pytest.mark.later
 def test_site_of_before_the_relay_asked_for_a_certificate(site: Site) -> None:
     """The proxy has it first; until then the relay stays as it was, also where the run goes no further."""
     site.lab.play(inventory=site.inventory)
