@@ -15,6 +15,15 @@ settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
 
 
+# What takes minutes on hosts begins first, the longest before all, so that none is left to one worker in the end.
+LONGEST = ("demo", "scenarios", "docker", "verification", "certificates", "site", "lsb", "entry", "database", "closed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    place = {ROOT / "tests" / "hosts" / f"test_{name}.py": number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path, len(LONGEST)))
+
+
 class ByLab(LoadFileScheduling):  # type: ignore[misc]  # xdist carries no types
     """Keeps the tests of a file on one worker, since they share a lab, but for those that have one each."""
 
@@ -24,4 +33,6 @@ class ByLab(LoadFileScheduling):  # type: ignore[misc]  # xdist carries no types
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLab:
+    # In the order above; its own would be by the number of tests.
+    config.option.loadscopereorder = False
     return ByLab(config, log)
