@@ -35,6 +35,8 @@ class Case:
 
     variables: dict[str, Any]
     words: list[str]
+    # Whether it takes a look at the host; else `make check` says so too.
+    look: bool = False
 
 
 DOCKER = {"orthanc_install_method": "docker"}
@@ -82,7 +84,7 @@ CASES = {
     "a plugin for workstations": Case({"orthanc_plugins": ["orthanc-imagej"]}, ["orthanc_plugins", "ImageJ"]),
     "a port out of range": Case({"orthanc_dicom_port": 70000}, ["orthanc_dicom_port", "70000", "65535"]),
     "a port used twice": Case({"orthanc_http_port": 443}, ["orthanc_http_port", "443", "nginx_https_port"]),
-    "a port that sshd has": Case({"orthanc_dicom_port": 22}, ["orthanc_dicom_port", "22", "sshd"]),
+    "a port that sshd has": Case({"orthanc_dicom_port": 22}, ["orthanc_dicom_port", "22", "sshd"], look=True),
     "an empty password": Case({"orthanc_users": {"admin": ""}}, ["orthanc_users", "'admin'", "make secrets"]),
     "an empty password of the proxy": Case({"orthanc_proxy_password": ""}, ["orthanc_proxy_password", "make secrets"]),
     "no user at all": Case({"orthanc_users": {}}, ["orthanc_users", "nobody"]),
@@ -112,7 +114,9 @@ CASES = {
     "a relative folder": Case({"orthanc_storage_dir": "images"}, ["orthanc_storage_dir", "absolute"]),
     "the packages' own folder": Case({"orthanc_config_dir": "/etc/orthanc"}, ["orthanc_config_dir", "packages"]),
     "a release that is none": Case({"orthanc_version": "newest"}, ["orthanc_version", "1.12.7"]),
-    "a release that is not on offer": Case({"orthanc_version": "1.9.7"}, ["orthanc_version", "1.9.7", "1.12.7"]),
+    "a release that is not on offer": Case(
+        {"orthanc_version": "1.9.7"}, ["orthanc_version", "1.9.7", "1.12.7"], look=True
+    ),
     "an image without its tag": Case(
         DOCKER | {"orthanc_docker_image": "orthancteam/orthanc"}, ["orthanc_docker_image", "tag", "26.8.1"]
     ),
@@ -123,7 +127,9 @@ CASES = {
     "an engine's option that has a variable": Case(
         DOCKER | {"docker_engine_settings": {"log-opts": {}}}, ["docker_engine_log_options"]
     ),
-    "too little disk": Case({"orthanc_storage_minimum_free_gb": 900000}, ["orthanc_storage_minimum_free_gb", "GiB"]),
+    "too little disk": Case(
+        {"orthanc_storage_minimum_free_gb": 900000}, ["orthanc_storage_minimum_free_gb", "GiB"], look=True
+    ),
     "a modality by name": Case(
         {"orthanc_modalities": {"ct": MODALITY | {"Host": "ct.example.org"}}}, ["orthanc_modalities.ct", "address"]
     ),
@@ -142,7 +148,9 @@ CASES = {
         {"orthanc_settings": {"StableAge": "60"}}, ["orthanc_settings.StableAge", "int"]
     ),
     "an option of a later release": Case(
-        {"orthanc_settings": {"MaximumRequestBodySizeMB": 1}}, ["orthanc_settings.MaximumRequestBodySizeMB", "1.13.0"]
+        {"orthanc_settings": {"MaximumRequestBodySizeMB": 1}},
+        ["orthanc_settings.MaximumRequestBodySizeMB", "1.13.0"],
+        look=True,
     ),
     "a password that everybody tries": Case({"orthanc_users": {"jane": "changeme"}}, ["'jane'", "known-password"]),
     "storing by anyone": Case(
@@ -179,15 +187,17 @@ def refused(lab: Lab, state: str, words: list[str], **options: Any) -> None:
 
 @pytest.fixture(scope="module")
 def refusals(lab: Lab, state: str, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """What one run says of a site whose hosts have a wrong value each; all are the same machine, to save time."""
-    site = pathlib.Path(shutil.copytree(QUICKSTART, tmp_path_factory.mktemp("wrong") / "site"))
+    """What is said of a site whose hosts have a wrong value each; all are the same machine, to save time."""
     real = yaml.safe_load((lab.folder / "hosts.yml").read_text(encoding="utf-8"))["all"]["hosts"]["pacs"]
-    hosts = {f"wrong{number}": real | case.variables for number, case in enumerate(CASES.values())}
-    groups = {group: {"hosts": hosts} for group in ("orthanc", "nginx")}
-    (site / "hosts.yml").write_text(yaml.safe_dump(groups, allow_unicode=True), encoding="utf-8")
-    # One machine takes so many logins at once (MaxStartups of sshd), and no more.
-    message = ended(lab, state, inventory=site, arguments=("--forks", "8"), timeout=1800)
-    return dict(re.findall(r"is wrong for host (\w+): (.*?)(?=Nothing was changed|fatal:|$)", message))
+    said = ""
+    for playbook, look in (("check", False), ("site", True)):
+        site = pathlib.Path(shutil.copytree(QUICKSTART, tmp_path_factory.mktemp("wrong") / "site"))
+        cases = {f"wrong{number}": case for number, case in enumerate(CASES.values()) if case.look == look}
+        hosts = {"hosts": {host: real | case.variables for host, case in cases.items()}}
+        groups = {"orthanc": hosts, "nginx": hosts}
+        (site / "hosts.yml").write_text(yaml.safe_dump(groups, allow_unicode=True), encoding="utf-8")
+        said += ended(lab, state, playbook=playbook, inventory=site, timeout=1800)
+    return dict(re.findall(r"is wrong for host (\w+): (.*?)(?=Nothing was changed|fatal:|$)", said))
 
 
 @pytest.mark.parametrize("number, name", list(enumerate(CASES)), ids=CASES)
