@@ -5,10 +5,10 @@ SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
-# What `make test` has no time for; each takes less than an hour.
+# What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
 SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-mutants
 
-.PHONY: help setup demo test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-mutants lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-mutants due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -68,6 +68,9 @@ test-as-they-are: setup .venv/done-test ## hosts as they are in hospitals: banne
 
 test-mutants: setup .venv/done-test .cache/mutation/done ## how many of 200 changes to the plugins' code no unit test notices
 	PYTHONPATH=.cache/mutation python tools/mutants
+
+due: setup ## which shards a change makes due SINCE the commit at which they were green
+	python tools/due.py $(SINCE)
 
 lint: setup .venv/done-test ## ansible-lint, yamllint, ruff, mypy
 	pytest tests/contract/test_lint.py
