@@ -17,4 +17,4 @@ def pytest_runtest_protocol(item: Any) -> None:
 
 def pytest_runtest_logreport(report: Any) -> None:
     with open(os.environ["MUTANTS_TIMES"], "a", encoding="utf-8") as file:
-        file.write(json.dumps([report.nodeid, report.duration]) + "\n")
+        file.write(json.dumps([report.nodeid, report.duration, report.failed]) + "\n")
