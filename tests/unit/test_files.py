@@ -5,9 +5,12 @@ from __future__ import annotations
 import os
 import pathlib
 import stat
+import threading
+import time
 from typing import Any
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     MARK,
@@ -24,8 +27,9 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     remove,
     write,
 )
+from ansible_collections.dicom.orthanc.plugins.modules import write_files
 
-from tests.unit.module import OWNER, Failed, Module
+from tests.unit.module import OWNER, Failed, Module, run
 
 IDS = (os.geteuid(), os.getegid())
 
@@ -175,13 +179,15 @@ def test_link_in_the_place_of_a_file_is_replaced(tmp_path: pathlib.Path) -> None
 
 def test_account_of_a_link(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "current"
-    link = {"path": str(path), "link": "1"}
-    assert [(diff["before"], diff["after"]) for diff in written(files=[link]).diffs] == [("", "link to 1\n")]
+    link = {"path": str(path), "link": "1.12.7"}
+    assert [(diff["before"], diff["after"]) for diff in written(files=[link]).diffs] == [("", "link to 1.12.7\n")]
     assert written(files=[link]).diffs == []
-    changes = written(files=[link | {"link": "2"}]).diffs
-    assert [(diff["before"], diff["after"]) for diff in changes] == [("link to 1\n", "link to 2\n")]
+    changes = written(files=[link | {"link": "1.13.0"}]).diffs
+    assert [(diff["before"], diff["after"]) for diff in changes] == [("link to 1.12.7\n", "link to 1.13.0\n")]
     assert written(check=True, files=[link]).paths == [str(path)]
-    assert os.readlink(path) == "2"
+    assert os.readlink(path) == "1.13.0"
+    assert written(files=[link]).paths == [str(path)]
+    assert os.readlink(path) == "1.12.7"
 
 
 def test_made_file_is_made_once(tmp_path: pathlib.Path) -> None:
@@ -294,3 +300,105 @@ def test_nothing_goes_back_in_a_dry_run(tmp_path: pathlib.Path) -> None:
     with pytest.raises(Failed) as failed:
         bring(module, back)
     assert (str(failed.value), calls) == (f"{told} It is as before.", [1])
+
+
+def test_other_run_is_waited_for(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LOCK_SECONDS", 60)
+    other = files.lock(Module())
+    threading.Timer(0.5, other.close).start()
+    start = time.monotonic()
+    files.lock(Module()).close()
+    assert 0.3 < time.monotonic() - start < 30
+
+
+def test_other_run_is_not_waited_for_at_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.5)
+    other, start = files.lock(Module()), time.monotonic()
+    with pytest.raises(Failed, match=r"^Another run has been changing this host for 0\.5 s; wait for its end"):
+        files.lock(Module())
+    assert 0.5 < time.monotonic() - start < 30
+    assert mode(pathlib.Path(files.LOCK)) == 0o600
+    other.close()
+
+
+def test_lock_that_others_have_made_a_link_of(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "key").write_text("x", "utf-8")
+    pathlib.Path(files.LOCK).symlink_to("key")
+    with pytest.raises(OSError, match="symbolic"):
+        files.lock(Module())
+    assert (tmp_path / "key").read_text("utf-8") == "x"
+
+
+def test_call_is_not_put_into_the_journal(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logged: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "log", lambda _module, text, **_more: logged.append(text))
+    monkeypatch.setenv("PATH", "/bin")
+    wanted = [
+        OWNER | {"path": str(tmp_path / "a"), "secret": "one word or two"},
+        OWNER | {"path": str(tmp_path / "b"), "made_by": f"cat {tmp_path}/a >&2; exit 1"},
+    ]
+    said = run(write_files, capsys, files=wanted)
+    assert logged == [f"Invoked for {tmp_path}/a {tmp_path}/b"]
+    assert "the command that makes it fails" in said["msg"]
+    assert "two" not in str(said), "what is secret is masked in what a program says too"
+    assert os.environ["PATH"] == "/bin:/usr/sbin:/sbin"
+
+
+@pytest.mark.parametrize("given", [{"content": "x", "link": "y"}, {"secret": "x", "made_by": "y"}, {}])
+def test_file_is_one_thing(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], given: dict[str, str]) -> None:
+    said = run(write_files, capsys, files=[OWNER | {"path": str(tmp_path / "a")} | given])
+    assert said["failed"]
+    assert "content" in said["msg"] or "secret" in said["msg"]
+    assert os.listdir(tmp_path) == []
+
+
+def test_file_and_folder_have_to_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("files", "folders"):
+        assert "path" in run(write_files, capsys, **{kind: [{"owner": "root"}]})["msg"]
+
+
+def test_folder_of_ours_from_before_there_were_marks(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is known by the folder above it; a folder elsewhere, or deeper, is not."""
+    monkeypatch.setattr(files, "OURS", str(tmp_path / "pacs"))
+    for name in ("orthanc", "a/deeper"):
+        (tmp_path / "pacs" / name).mkdir(parents=True)
+        (tmp_path / "pacs" / name / "old.json").touch()
+    (tmp_path / "z").mkdir()
+    (tmp_path / "z" / "old.json").touch()
+    written(purge=[str(tmp_path / "pacs" / "orthanc")])
+    assert (tmp_path / "pacs" / "orthanc" / "old.json").exists(), "not marked yet"
+    for other in ("pacs/a/deeper", "z"):
+        with pytest.raises(Failed, match="which is none of ours"):
+            written(purge=[str(tmp_path / other)])
+
+
+def test_mark_on_storage_that_root_may_not_write_to(tmp_path: pathlib.Path) -> None:
+    """The kernel's own folders are such."""
+    folder = f"/proc/{os.getpid()}/task"
+    state = os.stat(folder)
+    given = {"path": folder, "marked": True, "mode": f"{stat.S_IMODE(state.st_mode):04o}"}
+    assert written(check=True, folders=[given]).paths == (
+        [] if not os.access(folder, os.W_OK) else [f"{folder}/{MARK}"]
+    )
+
+
+def test_made_file_that_is_a_link_is_not_followed(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "key").touch(0o600)
+    path = tmp_path / "made"
+    with pytest.raises(Failed, match=r"/made: Too many levels of symbolic links\.$"):
+        written(files=[{"path": str(path), "made_by": f"ln -s key {path}", "mode": "0644"}])
+    assert mode(tmp_path / "key") == 0o600
+
+
+@pytest.mark.parametrize(
+    "error, said",
+    [
+        (OSError(28, "No space left on device", "/a"), "/a: No space left on device."),
+        (Refused("/a: no."), "/a: no."),
+        (KeyError("x"), "This is a mistake of the toolkit: KeyError('x')."),
+    ],
+)
+def test_what_has_gone_wrong(error: Exception, said: str) -> None:
+    assert files.told(error) == said
