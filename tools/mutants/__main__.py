@@ -72,7 +72,12 @@ def meaning(code: str) -> str:
             if getattr(node, field, None):
                 setattr(node, field, ast.Constant(None))
         body = getattr(node, "body", None)
-        if isinstance(body, list) and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        if (
+            isinstance(body, list)
+            and body
+            and isinstance(body[0], ast.Expr)
+            and isinstance(body[0].value, ast.Constant)
+        ):
             body[0].value = ast.Constant(None)
     return ast.dump(tree)
 
