@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from ansible_collections.dicom.orthanc.plugins.action.preflight import ActionModule
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 
 from tests.repository import ROOT, run
 from tests.unit.good_host import PROBE
@@ -231,3 +232,19 @@ def test_templates_are_rendered_for_the_module(site: Site) -> None:
     code, output = site.play({"pacs": {}}, {"orthanc": ["pacs"]}, write, keep)
     assert code == 0, output
     assert not [diff for diff in site.read("seen")["diff"] if "secret" in diff["after_header"]]
+
+
+@pytest.mark.parametrize(
+    "groups, played, words",
+    [
+        ({"all": ["pacs"]}, ["pacs"], "which has none of them."),
+        ({"orthanc": ["pacs"], "nginx": []}, ["other"], "which has nginx, orthanc."),
+        ({"orthanc": ["pacs"]}, ["other", "pacs"], ""),
+        ({"orthanc": ["pacs"]}, None, "which has orthanc."),
+    ],
+)
+def test_run_in_which_nothing_would_be_done(groups: dict[str, list[str]], played: list[str] | None, words: str) -> None:
+    action = ActionModule.__new__(ActionModule)
+    action._variables = {} if played is None else {"ansible_play_hosts_all": played}
+    said = list(action._groups(Host(roles=[], variables={}, groups=groups)))
+    assert [sentence.endswith(words) for sentence in said] == ([True] if words else [])

@@ -14,7 +14,13 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary, fits, takes, unfit
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import (
+    ask_binary,
+    fits,
+    sample_options,
+    takes,
+    unfit,
+)
 from ansible_collections.dicom.orthanc.plugins.modules import (
     apt_offer,
     database_check,
@@ -596,3 +602,35 @@ def test_index_that_cannot_be_counted(tmp_path: pathlib.Path) -> None:
         connection.executemany("INSERT INTO Resources VALUES (?)", [(3,), (4,), (4,), (5,)])
     connection.close()
     assert site_probe.indexed(str(tmp_path)) == 2
+
+
+@pytest.mark.parametrize(
+    "engine, library, newest",
+    [
+        ("postgresql", "4.0", 1),
+        ("postgresql", "5.1", 1),
+        ("mysql", "4.3", 6),
+        ("mysql", "5.0", 7),
+        ("mysql", "6.0", None),
+        ("mysql", "3.9", None),
+    ],
+)
+def test_newest_schema_that_a_plugin_reads(
+    tmp_path: pathlib.Path, engine: str, library: str, newest: int | None
+) -> None:
+    (tmp_path / f"libX.so.{library}").touch()
+    (tmp_path / "libX.so").symlink_to(f"libX.so.{library}")
+    assert database_check.newest_revision(engine, str(tmp_path / "libX.so")) == newest
+
+
+def test_option_that_stands_commented_out_opens_nothing() -> None:
+    """Its brace is never closed as far as the text goes."""
+    text = (
+        '{\n  // "Dictionary" : {\n  "Name" : "x { [ // y", // {\n  "List" : [\n    "Inner", {}\n  ],\n  "Last" : 1\n}'
+    )
+    assert sample_options(text) == {"Dictionary": "dict", "Name": "str", "List": "list", "Last": "int"}
+
+
+@pytest.mark.parametrize("name", ["Apache", "nginx", "OrthancX", "Orthan"])
+def test_port_of_anything_else(name: str) -> None:
+    assert site_probe.holder(name, "0::/system.slice/pacs.service\n", lambda *_command: "") == name
