@@ -94,7 +94,7 @@ def test_what_was_found_and_what_will_be_installed(site: Site) -> None:
     binary = {"version": "1.12.7", "options": {"HttpPort": "int"}}
     packages = ["nginx", "orthanc", "orthanc-dicomweb", "python3-docker"]
     site.probe("there", orthanc="1.12.7", binary=binary, packages=packages)
-    site.probe("box", engine={"problem": "", "options": {}, "ours": {}, "cut_off": False, "others": []})
+    site.probe("box", engine={"problem": "", "options": {}, "ours": {}, "others": [], "cut_off": False})
     database = {
         "orthanc_database": "postgresql",
         "orthanc_database_host": "db.example.org",
