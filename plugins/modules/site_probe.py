@@ -63,6 +63,10 @@ options:
     description: A container image that the Docker engine is asked for, or empty.
     type: str
     default: ""
+  answers:
+    description: File in which M(dicom.orthanc.orthanc_info) keeps what that image has answered.
+    type: path
+    default: ""
   nginx:
     description: Ask nginx what it says against its configuration.
     type: bool
@@ -214,6 +218,11 @@ image:
   description: The number of the image that was asked for; empty if the engine does not have it.
   type: str
   returned: always
+asked:
+  description: The commands that the image was asked with; empty if its answers are not at hand.
+  type: list
+  elements: str
+  returned: always
 account:
   description: Of the user C(orthanc) the numbers of user and group, comment, home and shell; empty if there is none.
   type: list
@@ -269,6 +278,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import
     read_text,
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, marked
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
 
 # How a host calls itself.
@@ -482,6 +492,13 @@ def account(name: str) -> list[str]:
     return [str(found.pw_uid), str(found.pw_gid), found.pw_gecos, found.pw_dir, found.pw_shell]
 
 
+def said_of(image: str, file: str) -> tuple[list[str], tuple[str, dict[str, str]]]:
+    """Return the commands by which an image was asked, and its version and options; nothing if it was not."""
+    kept = State(file).read() if image and file else {}
+    asked, told = kept.get("asked") or [], kept.get("told") or []
+    return (asked, (told[0], told[1])) if image in asked and len(told) > 1 else ([], ("", {}))
+
+
 def no_way(host: str, port: str) -> str:
     """Say why nothing answers there: ``name …`` if the name is not known here, ``port …`` otherwise."""
     try:
@@ -554,6 +571,7 @@ def main() -> None:
             "program": {"type": "str", "default": ""},
             "engine": {"type": "bool", "default": False},
             "image": {"type": "str", "default": ""},
+            "answers": {"type": "path", "default": ""},
             "nginx": {"type": "bool", "default": False},
             "offers": {"type": "bool", "default": False},
         },
@@ -592,8 +610,10 @@ def main() -> None:
     program = module.params["program"]
     # To ask an engine that does not run would start it.
     image = module.params["image"] if "ActiveState=active" in told.get("docker", ()) else ""
+    image = run("docker", "image", "inspect", "--format={{.Id}}", image).strip() if image else ""
+    asked, answered = said_of(image, module.params["answers"])
     # A binary that does not run any more is no reason to stop: it may be about to be replaced.
-    version, options = ask_binary(lambda argument: run(program, argument)) if program else ("", {})
+    version, options = ask_binary(lambda argument: run(program, argument)) if program else answered
     module.exit_json(
         **look(module.params),
         interrupted=interrupted(),
@@ -614,7 +634,8 @@ def main() -> None:
         packages=sorted(packages),
         services=services,
         masked=masked,
-        image=run("docker", "image", "inspect", "--format={{.Id}}", image).strip() if image else "",
+        image=image,
+        asked=asked,
         account=account("orthanc"),
         nginx_refusal=err.strip() if rc else "",
         orthanc=installed[1] if installed else "",

@@ -44,6 +44,7 @@ PROBE = {
     "orthanc": "",
     "image": "",
     "account": [],
+    "asked": [],
     "packages": [],
     "offered": ["1.12.7"],
     "database": "sqlite",

@@ -233,6 +233,18 @@ def test_comments() -> None:
     assert read_files("/none") == ({}, [])
 
 
+def test_image_that_was_asked_before(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "image.json"
+    asked = ["docker", "run", "sha256:1", "docker", "ls", "sha256:1", "/p/a.so"]
+    file.write_text(json.dumps({"asked": asked, "told": ["1.12.7", {"HttpPort": "int"}, []]}), encoding="utf-8")
+    assert site_probe.said_of("sha256:1", str(file)) == (asked, ("1.12.7", {"HttpPort": "int"}))
+    nothing: Any = ([], ("", {}))
+    for image, name in (("sha256:2", file), ("", file), ("sha256:1", tmp_path / "none"), ("sha256:1", "")):
+        assert site_probe.said_of(image, str(name)) == nothing
+    file.write_text('{"asked": ["sha256:1"]', encoding="utf-8")
+    assert site_probe.said_of("sha256:1", str(file)) == nothing
+
+
 def test_account() -> None:
     assert site_probe.account("root")[:2] == ["0", "0"]
     assert site_probe.account("nobody-of-that-name") == []

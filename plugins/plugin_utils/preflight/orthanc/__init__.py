@@ -135,7 +135,7 @@ def risks(host: Host) -> tuple[list[str], list[str]]:
 def found(host: Host) -> dict[str, Any]:
     """What is there, by the answers of the very binary; the image, and the user that the service runs as."""
     probe = host.probe or {}
-    command = list(host.internal("orthanc", "__orthanc_command"))[:1]
+    command = probe["asked"] or list(host.internal("orthanc", "__orthanc_command"))[:1]
     return {"orthanc": {"command": command, **probe["binary"]}, "image": probe["image"], "account": probe["account"]}
 
 

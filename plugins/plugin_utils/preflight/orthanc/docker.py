@@ -16,7 +16,11 @@ _IMAGE = re.compile(
 
 
 def look(orthanc: Orthanc) -> dict[str, str]:
-    return {"image": str(orthanc.variables["orthanc_docker_image"])}
+    if orthanc.variables["orthanc_docker_pull"] == "always":
+        # It may be another one by then.
+        return {}
+    answers = str(orthanc.host.internal("orthanc", "__orthanc_answers"))
+    return {"image": str(orthanc.variables["orthanc_docker_image"]), "answers": answers}
 
 
 def problems(orthanc: Orthanc) -> Iterator[str]:
