@@ -201,6 +201,9 @@ INFO = {"address": "192.0.2.1", "certificate": "/none", "clients": ["192.0.2.7"]
 
 def test_mariadb(programs: Systemd, capsys: Capture, tmp_path: pathlib.Path) -> None:
     call = INFO | {"ours": str(tmp_path / "ours.cnf")}
+    # Its databases and its socket lie elsewhere, and none of that stands in our file.
+    places = f"--datadir={tmp_path}/data --socket=/run/x.sock"
+    programs.program("my_print_defaults", f'[ "$*" = --mysqld ] && printf "%s\\n" {places}')
     programs.program(
         "mariadb", f'echo "$1 $2 $3 $4 $5" > {tmp_path}/asked; echo \'{{"databases": ["a"], "set": null}}\''
     )
@@ -209,12 +212,15 @@ def test_mariadb(programs: Systemd, capsys: Capture, tmp_path: pathlib.Path) -> 
     assert (host["addresses"], host["certificate"]) == ({"192.0.2.7": ["192.0.2.7"]}, False)
     assert host["memory"] == os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 1048576
     words = (tmp_path / "asked").read_text("utf-8").strip()
-    assert words == "--socket=/run/mysqld/mysqld.sock --batch --raw --skip-column-names --execute"
+    assert words == "--socket=/run/x.sock --batch --raw --skip-column-names --execute"
     programs.program("mariadb", "exit 1")
     host = run(mysql_info, capsys, **call)["host"]
-    assert (host["running"], host["inside"]) == (False, {})
-    # A server that does not answer.
+    assert (host["running"], host["inside"], host["hidden"]) == (False, {}, False)
+    # A server that does not answer, or the databases of one.
     programs.write("active")
+    assert run(mysql_info, capsys, **call)["host"]["hidden"]
+    (programs.folder / "active").unlink()
+    (tmp_path / "data" / "wiki").mkdir(parents=True)
     assert run(mysql_info, capsys, **call)["host"]["hidden"]
     (tmp_path / "ours.cnf").touch()
     assert not run(mysql_info, capsys, **call)["host"]["hidden"]
