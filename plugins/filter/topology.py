@@ -36,7 +36,8 @@ class Host:
     def __init__(self, hostvars: Any, name: str) -> None:
         self.given: Mapping[str, Any] = hostvars.raw_get(name)
         self._variables = {**defaults(), **self.given, "hostvars": hostvars}
-        self._templar = Templar(variables=self._variables)
+        # With the loader of the run, by which a lookup finds its files.
+        self._templar = Templar(loader=hostvars._loader, variables=self._variables)
 
     def __getitem__(self, variable: str) -> Any:
         return self._templar.template(self._variables[variable])
@@ -44,6 +45,14 @@ class Host:
     @property
     def address(self) -> str:
         return str(self["ansible_host"] if "ansible_host" in self.given else self["inventory_hostname"])
+
+
+def number(value: Any) -> int:
+    """Return a number, and 0 for what is none: the preflight tells of that by the variable's name."""
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return 0
 
 
 def netloc(address: str) -> str:
@@ -100,9 +109,9 @@ class Topology:
     def upstream(self) -> str:
         """Where a proxy reaches its Orthanc."""
         if self.orthanc in ("", self._name):
-            return f"http://{HERE}:{int(self._own['orthanc_http_port'])}"
+            return f"http://{HERE}:{number(self._own['orthanc_http_port'])}"
         other = self._host(self.orthanc)
-        return f"https://{netloc(other.address)}:{int(other['nginx_relay_port'])}"
+        return f"https://{netloc(other.address)}:{number(other['nginx_relay_port'])}"
 
     @property
     def face(self) -> dict[str, Any]:
@@ -114,10 +123,10 @@ class Topology:
         host, kind = proxy["nginx_server_name"], "acme" if proxy["nginx_acme_directory"] else "self-signed"
         return {
             "host": host,
-            "http_port": int(proxy["nginx_http_port"]),
-            "https_port": int(proxy["nginx_https_port"]),
+            "http_port": number(proxy["nginx_http_port"]),
+            "https_port": number(proxy["nginx_https_port"]),
             "prefix": proxy["nginx_prefix"],
-            "ban_after": int(proxy["nginx_ban_after"]),
+            "ban_after": number(proxy["nginx_ban_after"]),
             # Where it keeps its public certificate, beside the private key.
             "certificate": f"/etc/pacs/nginx/{'site' if proxy['nginx_tls_certificate'] else f'{kind}-{host}'}.crt",
         }
@@ -174,7 +183,8 @@ class Topology:
         return self._server(self._name)
 
     def _server(self, name: str) -> str:
-        servers = self._group(self._host(name)["orthanc_database"])
+        engine = self._host(name)["orthanc_database"]
+        servers = self._group(engine) if engine in SERVERS else []
         return name if name in servers else next(iter(servers), "")
 
     @property
@@ -201,7 +211,7 @@ class Topology:
             return 0
         if "mysql_listen_addresses" in self._own.given or any(name != self._name for name in self._clients):
             return 0
-        return int(self.database_port)
+        return number(self.database_port)
 
     @property
     def _clients(self) -> list[str]:
@@ -222,7 +232,7 @@ class Topology:
             "user": orthanc["orthanc_database_user"],
             "password": orthanc["orthanc_database_password"],
             # One more where the DICOM files go into the database too.
-            "connections": int(orthanc["orthanc_database_connections"])
+            "connections": number(orthanc["orthanc_database_connections"])
             + bool(boolean(orthanc["orthanc_database_storage"])),
         }
 

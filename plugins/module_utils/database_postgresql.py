@@ -5,10 +5,11 @@
 from __future__ import annotations
 
 import ctypes
-import importlib
 import ipaddress
 import locale
 import re
+import select
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -174,14 +175,21 @@ def numbered(driver: Any, arguments: Mapping[str, Any]) -> str:
         # That libpq which the driver has.
         libpq = ctypes.CDLL(driver._psycopg.__file__)
         libpq.PQsetErrorVerbosity(ctypes.c_void_p(connection.pgconn_ptr), VERBOSE)
-        importlib.import_module("psycopg2.extras").wait_select(connection)
+        end = time.monotonic() + SECONDS
+        while (state := connection.poll()) != POLL_OK:
+            reads, writes = ([connection], []) if state == POLL_READ else ([], [connection])
+            if not any(select.select(reads, writes, [], max(0.0, end - time.monotonic()))):
+                break
         connection.close()
         return ""
     except driver.Error as error:
         return " ".join(str(error).split()).partition(" LOCATION: ")[0]
 
 
+# Of libpq and of the driver.
 VERBOSE = 2
+POLL_OK, POLL_READ = 0, 1
+SECONDS = 10
 POSTGRESQL = """
 SELECT pg_encoding_to_char(encoding), COALESCE(has_schema_privilege(current_schema(), 'CREATE'), false),
   rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls,

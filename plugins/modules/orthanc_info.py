@@ -102,7 +102,10 @@ def missing(module: AnsibleModule) -> list[str]:
     libraries: list[str] = module.params["libraries"]
     if module.check_mode or not libraries:
         return []
-    _rc, out, _err = module.run_command([*module.params["list_command"], *libraries], environ_update={"LC_ALL": "C"})
+    command = [*module.params["list_command"], *libraries]
+    rc, out, err = module.run_command(command, environ_update={"LC_ALL": "C"})
+    if rc and not out.strip() and "No such file" not in err:
+        module.fail_json(f"{' '.join(command)} fails: {err.strip()}")
     return [library for library in libraries if library not in out.splitlines()]
 
 
@@ -128,9 +131,10 @@ def answers(module: AnsibleModule) -> list[Any]:
     asked = [*params["command"], *params["list_command"], *params["libraries"]]
     kept = state.read()
     if kept.get("asked") == asked and kept.get("told"):
-        return kept["told"] or []
+        return list(kept["told"] or [])
     told = ask(module)
-    if not module.check_mode:
+    # What is missing has to be told each time.
+    if not module.check_mode and not told[2]:
         state.keep({"asked": asked, "told": told})
     return told
 

@@ -36,7 +36,7 @@ options:
   reload:
     description:
       - Services that read from that folder too. Those that run are reloaded whenever Orthanc is restarted, on the way
-        back as well.
+        back as well; one that cannot be is a reason to go back.
     type: list
     elements: str
     default: []
@@ -452,6 +452,8 @@ class Service:
         self._module, self._params, self._kept, self._unit = module, module.params, kept, unit
         self._programs = module.params["programs"] + files
         self.restart = self.unguarded = self._other = self._units = False
+        # Who has not read what Orthanc's folder has for it.
+        self._unread: list[str] = []
         # In seconds since 1970, where it was this call.
         self._started = 0.0
 
@@ -479,12 +481,12 @@ class Service:
             self._unit.reload_files()
         if self.restart:
             self._unit.enable()
-            # Before Orthanc asks for another login, who presents it has it.
-            for name in self._params["reload"]:
-                Unit(self._module, name).tell("try-reload-or-restart")
             self._started = time.time()
             # A unit that cannot be started shows as one that ended.
             self._unit.tell("restart")
+            # As soon as the one that asked for another login is gone, and before the new one listens.
+            told = {name: Unit(self._module, name).tell("try-reload-or-restart") for name in self._params["reload"]}
+            self._unread = [name for name, well in told.items() if not well]
         # The unit has done so where it was started.
         if self.unguarded and not guarded(self._module):
             guard = self._params["guard"]
@@ -499,6 +501,9 @@ class Service:
         """Return what Orthanc says of itself. :raises Wrong: if it does not work, or is not what was asked for."""
         params = self._params
         other, system = self._other and not before, {}
+        if self._unread and not before:
+            names = ", ".join(self._unread)
+            raise Wrong(f"It cannot be reloaded, and presents a login to Orthanc: {names}.")
         try:
             settings = read_folder(params["config_dir"])
             if "HttpPort" not in settings or not settings.get("RegisteredUsers"):

@@ -46,6 +46,8 @@ NAMED = {
     "/etc/systemd/journald.conf.d/pacs.conf",
     "/etc/systemd/system/nginx.service",
     "/etc/systemd/system/orthanc.service",
+    # The way back of a call that has ended well.
+    "/var/lib/pacs/nginx/before.json",
 }
 CALL = re.compile(r"^(\d+) +(\w+)\((.*?)(?:\) += +(-?\d+).*|<unfinished \.\.\.>|)$")
 RESUMED = re.compile(r"^(\d+) +<\.\.\. (\w+) resumed>.*?\) += +(-?\d+)")

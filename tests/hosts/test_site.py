@@ -118,7 +118,7 @@ def test_foreign_file_in_the_configuration_is_removed(site: Site) -> None:
     # Orthanc ends when a key stands in two files.
     site.lab.shell("""echo '{"Name": "twice"}' > /etc/pacs/orthanc/old.json""")
     assert changed(site.deploy())
-    assert site.lab.shell("ls /etc/pacs/orthanc").split() == ["credentials.json", "orthanc.json"]
+    assert site.lab.shell("ls /etc/pacs/orthanc").split() == ["credentials.json", "orthanc.json", "proxy.conf"]
     assert site.get("/system").json()["Name"] == "pacs"
 
 

@@ -284,7 +284,7 @@ def test_site_with_an_expired_certificate(site: Site) -> None:
     try:
         bad(site, files, "got 'certificate has expired'; see nginx_tls_certificate")
     finally:
-        site.lab.shell(f"cp -p /root/{own.rpartition('/')[2]}.* /etc/pacs/nginx; systemctl reload nginx")
+        site.lab.shell(f"cp -p /root/{own.rpartition('/')[2]}.* /etc/pacs/nginx; systemctl restart nginx")
 
 
 @pytest.mark.later

@@ -320,21 +320,32 @@ def rotated(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, taken: str, b
     return unit
 
 
-def test_who_presents_the_login_reads_it_before_orthanc_does(
-    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The one of before too, where Orthanc goes back to that."""
+def test_who_presents_the_login_reads_it(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the Orthanc that asked for another one is gone. The one of before too, where Orthanc goes back to that."""
     unit = rotated(folder, monkeypatch, "old")
     told: list[str] = []
 
     def other(_module: Module, name: str) -> Any:
-        return types.SimpleNamespace(tell=lambda verb: told.append(f"{verb} {name}, {password(folder)}, {unit.starts}"))
+        def tell(verb: str) -> bool:
+            told.append(f"{verb} {name}, {password(folder)}, {unit.starts}")
+            return True
+
+        return types.SimpleNamespace(tell=tell)
 
     monkeypatch.setattr(orthanc_service, "Unit", other)
     with pytest.raises(Failed):
         service(folder, unit, reload=["nginx"])[0].run()
     # With the new password, with that in what worked last, and with what worked last.
-    assert told == [f"try-reload-or-restart nginx, {found}" for found in ("new, 0", "new, 1", "old, 2")]
+    assert told == [f"try-reload-or-restart nginx, {found}" for found in ("new, 1", "new, 2", "old, 3")]
+
+
+def test_who_presents_the_login_cannot_read_it(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unit = rotated(folder, monkeypatch, "new", bad=False)
+    (folder / "orthanc.json").write_text('{"Name": "old"}', "utf-8")
+    monkeypatch.setattr(orthanc_service, "Unit", lambda *_: types.SimpleNamespace(tell=lambda _verb: False))
+    with pytest.raises(Failed, match="It cannot be reloaded, and presents a login to Orthanc: nginx"):
+        service(folder, unit, reload=["nginx"])[0].run()
+    service(folder, unit)[0].run()
 
 
 def password(folder: pathlib.Path) -> str:

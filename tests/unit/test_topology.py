@@ -52,6 +52,26 @@ def test_one_host_has_all(site: Callable[..., Ask]) -> None:
     assert ask("pacs", "database_sharers") == ask("pacs", "database_clients") == []
 
 
+def test_values_by_a_lookup(site: Callable[..., Ask], tmp_path: pathlib.Path) -> None:
+    """As the README has a certificate of one's own."""
+    (tmp_path / "pacs.crt").write_text("PEM", encoding="utf-8")
+    own = {"nginx_tls_certificate": f"{{{{ lookup('ansible.builtin.file', '{tmp_path}/pacs.crt') }}}}"}
+    ask = site({"pacs": own}, orthanc=["pacs"], nginx=["pacs"])
+    assert ask("pacs", "face")["certificate"] == "/etc/pacs/nginx/site.crt"
+
+
+def test_what_is_no_number_is_told_elsewhere(site: Callable[..., Ask]) -> None:
+    ask = site({"pacs": {"nginx_https_port": "44x", "orthanc_http_port": None}}, orthanc=["pacs"], nginx=["pacs"])
+    assert ask("pacs", "url") == "https://pacs:0/"
+    assert ask("pacs", "upstream") == "http://127.0.0.1:0"
+
+
+def test_group_that_is_called_as_an_engine_without_a_server(site: Callable[..., Ask]) -> None:
+    ask = site(orthanc=["pacs"], sqlite=["pacs"])
+    assert ask("pacs", "database_server") == ""
+    assert not ask("pacs", "database_of_others")
+
+
 def test_no_proxy(site: Callable[..., Ask]) -> None:
     ask = site(orthanc=["pacs"])
     assert ask("pacs", "proxies") == ask("pacs", "relay_clients") == []

@@ -123,8 +123,8 @@ def proxies(name: str, orthanc: str, its: list[str]) -> Iterator[str]:
 def served(host: Host) -> Iterator[str]:
     """A host that serves the Orthanc of another inventory."""
     now = str(host.variables["nginx_upstream_server"]) or host.name
-    for kind in SERVES:
-        yield from taken(host, kind, now, "nginx_upstream_server", now, "put another host into the group 'nginx'")
+    for kind, mine in (("proxied", now), ("relayed", host.name)):
+        yield from taken(host, kind, mine, "nginx_upstream_server", now, "put another host into the group 'nginx'")
 
 
 def taken(host: Host, kind: str, mine: str, variable: str, now: str, way: str) -> Iterator[str]:
