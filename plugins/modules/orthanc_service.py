@@ -389,9 +389,12 @@ def guarded(module: AnsibleModule) -> bool:
     return params["guard_rule"] in out.replace('"', "") if params["guard"] else there != 0
 
 
-def journal(unit: Unit) -> str:
-    """Return the newest error lines of the unit, or its last lines where none is marked so."""
-    lines = unit.log(200)
+def journal(unit: Unit, since: float) -> str:
+    """Return the newest error lines of the unit, or its last lines where none is marked so.
+
+    :param since: in seconds since 1970; what an earlier Orthanc said would be taken for what is wrong now.
+    """
+    lines = unit.log(200, since)
     errors = [line for line in lines if re.match(r"E\d{4} ", line)]
     # A service that is started again and again says the same again and again.
     newest = {line.partition("] ")[2] or line: line for line in errors or lines}
@@ -515,7 +518,7 @@ class Service:
             if differing:
                 raise Unready(" ".join(differing))
         except Unready as error:
-            lines = journal(self._unit)
+            lines = journal(self._unit, self._started)
             said = self._unit.log(200, self._started) if before else []
             self._kept.raised |= any(RAISED in line for line in said)
             log = "" if before else f"Its journal (journalctl -u {self._unit.name}) says:\n{lines}"

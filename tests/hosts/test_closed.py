@@ -15,7 +15,7 @@ import pytest
 from tests.hosts.certificates import pem
 from tests.hosts.conftest import RELEASE, ROOT, Lab, run
 
-LAB = {"name": "closed", "pacs": f"{RELEASE}-installed"}
+LAB = {"name": "closed", "pacs": RELEASE}
 SINGLE = ROOT / "inventories" / "single"
 AUTHORITY = pem("Clinic")
 SITE, DICOM = pem("pacs.example.org", by=AUTHORITY), pem("pacs", by=AUTHORITY, old=True)

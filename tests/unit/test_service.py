@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import time
 import types
 from typing import Any
 
@@ -346,6 +347,22 @@ def test_who_presents_the_login_cannot_read_it(folder: pathlib.Path, monkeypatch
     with pytest.raises(Failed, match="It cannot be reloaded, and presents a login to Orthanc: nginx"):
         service(folder, unit, reload=["nginx"])[0].run()
     service(folder, unit)[0].run()
+
+
+def test_reason_is_of_this_start_alone(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An earlier Orthanc may have ended for another reason."""
+    unit, begin = rotated(folder, monkeypatch, "none"), time.time()
+    asked: list[float] = []
+
+    def log(_lines: int, since: float = 0.0) -> list[str]:
+        asked.append(since)
+        return ["E0101 Connection refused"]
+
+    monkeypatch.setattr(unit, "log", log)
+    with pytest.raises(Failed):
+        service(folder, unit)[0].run()
+    assert asked
+    assert min(asked) >= begin
 
 
 def password(folder: pathlib.Path) -> str:
