@@ -17,7 +17,7 @@ setup: .venv/done .cache/collections/ansible_collections/dicom/orthanc ## the Py
 demo: setup ## a throw-away host in a container with a verified Orthanc on it
 	tools/demo
 
-test: setup .venv/done-test ## lint, unit tests, and what each change has to pass on hosts, in half an hour
+test: setup .venv/done-test ## lint, unit tests, and what each change has to pass on hosts, in twenty minutes
 	@echo "Installs docker.io, mmdebstrap and openssh-client where they are missing, and starts a Docker engine if none runs."
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
 	pytest tests -m "not later" -n 3 --dist loadfile --durations 25
