@@ -168,7 +168,6 @@ def test_second_site_on_the_same_database(site: Site, tmp_path: pathlib.Path) ->
     assert site.lab.shell("systemctl is-active orthanc") == "active\n"
 
 
-@pytest.mark.later
 def test_index_in_sqlite_and_files_in_the_database(site: Site) -> None:
     files_only: dict[str, Any] = {"orthanc_database_index": False, "orthanc_database_storage": True}
     site.play(**files_only)
