@@ -185,12 +185,9 @@ WRONG: dict[str, tuple[str, str, dict[str, Any], list[str]]] = {
         ["cannot be written to /srv/small", "No space left on device"],
     ),
 }
-AT_EACH_CHANGE = {"another file", "a full disk"}
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in AT_EACH_CHANGE else pytest.mark.later) for name in WRONG]
-)
+@pytest.mark.parametrize("name", list(WRONG))
 @pytest.mark.usefixtures("gone")
 def test_wrong_release_leaves_the_one_that_runs(site: Site, name: str) -> None:
     on_host, on_mirror, variables, words = WRONG[name]
