@@ -40,7 +40,8 @@ options:
   answers:
     description:
       - File that keeps the answers to these very commands, for root alone, so that they are not run again. For commands
-        that always answer the same, such as those of an image by its number. Empty has them run each time.
+        that always answer the same, such as those of an image by its number. Empty has them run each time,
+        and so does a library that is missing.
     type: path
     default: ""
   asked_options:
