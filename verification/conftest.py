@@ -52,23 +52,26 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @functools.cache
 def _sites(folder: pathlib.Path | None) -> list[Site]:
-    return [Site.read(path) for path in sorted(folder.glob("*.json"))] if folder else []
+    return [site for path in sorted(folder.glob("*.json")) for site in Site.read(path)] if folder else []
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "site" in metafunc.fixturenames:
         sites = _sites(metafunc.config.getoption("--sites"))
-        metafunc.parametrize("site", sites, ids=[site.name for site in sites], scope="session")
+        metafunc.parametrize("site", sites, ids=[site.label for site in sites], scope="session")
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what writes, on hosts that are only to be probed."""
+    """Leave out what writes, on hosts that are only to be probed, and through a further proxy what needs none."""
     left: dict[bool, list[pytest.Item]] = {True: [], False: []}
     for item in items:
         site = getattr(item, "callspec", None) and item.callspec.params.get("site")  # type: ignore[attr-defined]
+        fixtures = getattr(item, "fixturenames", ())
+        if isinstance(site, Site) and site.further and "proxied" not in fixtures:
+            continue
         probed = isinstance(site, Site) and site.level == "probe"
-        left[probed and "patient" in getattr(item, "fixturenames", ())].append(item)
+        left[probed and "patient" in fixtures].append(item)
     config.stash[LEFT_OUT] = len(left[True])
     config.hook.pytest_deselected(items=left[True])
     items[:] = left[False]
@@ -126,7 +129,7 @@ def others(site: Site, pytestconfig: pytest.Config) -> dict[str, tuple[Site, dic
     """The other hosts of this run that may be written to as well, with what their Orthanc says of itself."""
     folder, found = pytestconfig.getoption("--sites"), {}
     for other in _sites(folder):
-        if other.name == site.name or other.level != "conform" or not other.proxied:
+        if other.name == site.name or other.further or other.level != "conform" or not other.proxied:
             continue
         # One that is down has findings of its own.
         with contextlib.suppress(Unexpected, OSError):

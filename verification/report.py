@@ -116,7 +116,7 @@ class Report:
 
     def line(self, left_out: int) -> str:
         """Say it in one line."""
-        names = ", ".join(f"{site.name} ({site.level})" for site in self.sites) or "no host"
+        names = ", ".join(f"{site.label} ({site.level})" for site in self.sites) or "no host"
         counts = ", ".join(f"{self.count(outcome)} {WORDS[outcome]}" for outcome in ("passed", "failed", "skipped"))
         probed = f", {left_out} only with verification_level: conform" if left_out else ""
         return f"{names}: {self.verdict}. {counts}{probed}, {time.monotonic() - self.clock:.0f} s"
@@ -147,7 +147,7 @@ class Report:
             words=WORDS,
             left_out=left_out,
             seconds=time.monotonic() - self.clock,
-            certificates={site.name: certificate(site) for site in self.sites},
+            certificates={site.label: certificate(site) for site in self.sites},
         )
         return self.clean(page)
 
@@ -179,7 +179,7 @@ def readable(item: pytest.Item) -> str:
     site = getattr(item, "callspec", None) and item.callspec.params.get("site")  # type: ignore[attr-defined]
     parameters = re.sub(r"^.*?\[|\]$", "", item.name) if "[" in item.name else ""
     if isinstance(site, Site):
-        parameters = re.sub(rf"(?:^|-){re.escape(site.name)}(?:-|$)", "", parameters, count=1)
+        parameters = re.sub(rf"(?:^|-){re.escape(site.label)}(?:-|$)", "", parameters, count=1)
     return f"{words} ({parameters})" if parameters else words
 
 
@@ -202,7 +202,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         check = Check(group, readable(item))
         if isinstance(site, Site):
             report.know(site)
-            check.site = site.name
+            check.site = site.label
         report.checks[item.nodeid] = check
 
 
@@ -244,7 +244,7 @@ def report(pytestconfig: pytest.Config) -> Report:
 @pytest.fixture(scope="session")
 def facts(pytestconfig: pytest.Config, site: Site) -> dict[str, str]:
     """What the report says of the site beside the checks."""
-    return pytestconfig.stash[REPORT].facts[site.name]
+    return pytestconfig.stash[REPORT].facts[site.label]
 
 
 @pytest.fixture
@@ -253,6 +253,6 @@ def exhibit(pytestconfig: pytest.Config, site: Site) -> Callable[[str, bytes], N
 
     def show(caption: str, picture: bytes) -> None:
         kind = "png" if picture.startswith(b"\x89PNG") else "jpeg"
-        pytestconfig.stash[REPORT].exhibits.append(Exhibit(site.name, caption, picture, kind))
+        pytestconfig.stash[REPORT].exhibits.append(Exhibit(site.label, caption, picture, kind))
 
     return show

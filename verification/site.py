@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True)
 class Site:
-    """One host with Orthanc, and how the public reaches it.
+    """One host with Orthanc, and how the public reaches it through one of its proxies.
 
     The fields are those of ``__verification_site`` in the role's ``vars/main.yml``. Fields with
     secrets are not shown, so that no report quotes them.
@@ -29,6 +29,8 @@ class Site:
     relay_certificate: str
     certificate: str
     certificate_file: str
+    users_file: str
+    login_file: str
     version: str
     plugins: list[str]
     config_dir: str
@@ -56,11 +58,38 @@ class Site:
     dicom_asks: bool
     level: str
     accepted_risks: list[str]
+    # Whether the same Orthanc is proved through another proxy already.
+    further: bool = False
 
     @classmethod
-    def read(cls, path: pathlib.Path) -> Site:
-        """Read a description."""
-        return cls(**json.loads(path.read_text("utf-8")))
+    def read(cls, path: pathlib.Path) -> list[Site]:
+        """Read a description: the host once for each proxy before it, or once if there is none."""
+        described = json.loads(path.read_text("utf-8"))
+        faces, connections, certificates, url = (
+            described.pop(name) for name in ("faces", "proxy_connections", "certificates", "url")
+        )
+        return [
+            cls(
+                **described,
+                proxy=face["proxy"],
+                proxy_connection=connection,
+                # What others are told is that of the first one.
+                url=face["url"] if number else url,
+                plain_port=face["http_port"],
+                ban_after=face["ban_after"],
+                certificate=certificate,
+                certificate_file=face["certificate"],
+                users_file=face["users_file"],
+                login_file=face["login_file"],
+                further=number > 0,
+            )
+            for number, (face, connection, certificate) in enumerate(zip(faces, connections, certificates, strict=True))
+        ]
+
+    @property
+    def label(self) -> str:
+        """What a report calls it."""
+        return f"{self.name} by {self.proxy}" if self.further else self.name
 
     @property
     def proxied(self) -> bool:

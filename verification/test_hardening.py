@@ -36,7 +36,7 @@ def look(site: Site, host: Host, inside: dict[str, Any], report: Report, name: s
     """See what listens on a host, and tell it in the report."""
     found = listeners(host.check_output(LOOK))
     told = [(one, protection(site, one, inside["options"], name == site.proxy)) for one in found]
-    report.listening[site.name] += [(name, one.where, one.process, ", ".join(one.users), how) for one, how in told]
+    report.listening[site.label] += [(name, one.where, one.process, ", ".join(one.users), how) for one, how in told]
     return found
 
 

@@ -23,11 +23,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         super().run(tmp, given)
         arguments = dict(self._task.args)
         templar = self._templar.copy_with_new_env(available_variables=given | arguments.pop("template_vars", {}))
-        arguments["files"] = [
-            {RENDERED.get(name, name): self._render(templar, name, value) for name, value in file.items()}
-            for file in arguments.get("files", [])
-        ]
+        arguments["files"] = [self._file(templar, dict(file)) for file in arguments.get("files", [])]
         return dict(self._execute_module(self._task.action, arguments, task_vars=given))
+
+    def _file(self, templar: Any, file: dict[str, Any]) -> dict[str, Any]:
+        """Return a file as the module takes it."""
+        if "item" in file:
+            known = {**templar.available_variables, "item": file.pop("item")}
+            templar = templar.copy_with_new_env(available_variables=known)
+        return {RENDERED.get(name, name): self._render(templar, name, value) for name, value in file.items()}
 
     def _render(self, templar: Any, name: str, value: Any) -> Any:
         """Return the value of an option as the module takes it."""

@@ -71,6 +71,9 @@ options:
       secret_template:
         description: Template of the role, which is rendered to O(files[].secret) on the control node.
         type: str
+      item:
+        description: What the template of this file has under this name, where one template makes several files.
+        type: raw
       owner:
         description: Owning user.
         type: str

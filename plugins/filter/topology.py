@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import base64
 import functools
-from collections.abc import Callable, Mapping
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
@@ -17,6 +19,8 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
 
 SERVERS = ("postgresql", "mysql")
 HERE = "127.0.0.1"
+# What the role nginx takes for the only Orthanc behind a proxy.
+ONE_UPSTREAM = {f"nginx_upstream{end}" for end in ("", "_ca", "_server", "_server_certificate", "_authorization")}
 
 
 @functools.cache
@@ -60,6 +64,11 @@ def netloc(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
+def certificate_end(names: list[str]) -> str:
+    """Return what the path of a certificate for several names ends in, since other names get another one."""
+    return f"-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]}" if len(names) > 1 else ""
+
+
 class Topology:
     """What one host has to know of the others. Nothing is asked of a host before it is needed."""
 
@@ -80,20 +89,45 @@ class Topology:
         return netloc(self.address)
 
     @property
+    def _elsewhere(self) -> list[str]:
+        """The proxies without an Orthanc beside them."""
+        return [name for name in self._group("nginx") if name not in self._group("orthanc")]
+
+    @property
+    def _alone(self) -> list[str]:
+        """The Orthancs without a proxy beside them, which have those elsewhere."""
+        return [name for name in self._group("orthanc") if name not in self._group("nginx")]
+
+    @property
     def orthanc(self) -> str:
-        """The Orthanc on this host, else the first one of the inventory; empty if there is none."""
-        return self._name if self._name in self._group("orthanc") else next(iter(self._group("orthanc")), "")
+        """The Orthanc on this host, or the first one that may be behind its proxy; empty if there is none."""
+        own = [self._name] if self._name in self._group("orthanc") else []
+        return next(iter([*own, *self._alone, *self._group("orthanc")]), "")
 
     def _proxies(self, name: str) -> list[str]:
-        """The proxies before an Orthanc: beside it, else the first one elsewhere, for the first Orthanc."""
+        """The proxy on a host, or those before its Orthanc."""
         if name in self._group("nginx"):
             return [name]
-        elsewhere = [proxy for proxy in self._group("nginx") if proxy not in self._group("orthanc")]
-        return elsewhere[:1] if name == next(iter(self._group("orthanc")), "") else []
+        return self._elsewhere if name in self._alone else []
+
+    def _orthancs(self, proxy: str) -> list[str]:
+        """The Orthancs behind a proxy: beside it, or all that have no proxy beside them."""
+        if proxy in self._group("orthanc"):
+            return [proxy]
+        return self._alone if proxy in self._elsewhere else []
+
+    def _set_for(self, orthanc: str, proxy: str, variable: str) -> Any:
+        """What the site of an Orthanc has of the proxy's; where there are several, each host may set its own."""
+        several = len(self._orthancs(proxy)) > 1 and variable in self._host(orthanc).given
+        return self._host(orthanc if several else proxy)[variable]
+
+    def _server_names(self, proxy: str) -> list[str]:
+        orthancs = self._orthancs(proxy) or [proxy]
+        return list(dict.fromkeys(str(self._set_for(name, proxy, "nginx_server_name")) for name in orthancs))
 
     @property
     def proxies(self) -> list[str]:
-        """The proxy on this host, or those before its Orthanc."""
+        """The proxy on this host, or those before its Orthanc, of which others are told the first one."""
         return self._proxies(self._name)
 
     @property
@@ -101,35 +135,129 @@ class Topology:
         return [self._host(name).address for name in self.proxies]
 
     @property
-    def upstream_proxies(self) -> list[str]:
-        """The proxies that the Orthanc behind this one has."""
-        return self._proxies(self.orthanc)
-
-    @property
     def upstream(self) -> str:
         """Where a proxy reaches its Orthanc."""
         if self.orthanc in ("", self._name):
             return f"http://{HERE}:{number(self._own['orthanc_http_port'])}"
-        other = self._host(self.orthanc)
+        return self._relay(self.orthanc)
+
+    @property
+    def upstreams(self) -> list[dict[str, Any]]:
+        """The Orthancs behind the proxy on this host, where there are several; nothing of it is secret."""
+        orthancs = self._orthancs(self._name)
+        return [
+            {
+                "orthanc": name,
+                "server": name,
+                "server_certificate": f"/etc/pacs/nginx/relay-{name}.crt",
+                "url": self._relay(name),
+                "server_name": self._set_for(name, self._name, "nginx_server_name"),
+                "prefix": self._set_for(name, self._name, "nginx_prefix"),
+                "readonly_users": self._set_for(name, self._name, "nginx_readonly_users"),
+                # What the names of its files end in, and that of its upstream.
+                "files": f"-{name}",
+                "number": f"_{place}",
+            }
+            for place, name in enumerate(orthancs, 1)
+            if len(orthancs) > 1
+        ]
+
+    @property
+    def upstream_logins(self) -> dict[str, dict[str, Any]]:
+        """Who may log in to each of them, and with what the proxy does."""
+        names = [upstream["orthanc"] for upstream in self.upstreams]
+        own = "nginx_users" in self._own.given
+        return {
+            name: {
+                "users": self._own["nginx_users"] if own else self._host(name)["orthanc_users"],
+                "authorization": self._authorization(name),
+            }
+            for name in names
+        }
+
+    def _relay(self, orthanc: str) -> str:
+        other = self._host(orthanc)
         return f"https://{netloc(other.address)}:{number(other['nginx_relay_port'])}"
 
     @property
-    def face(self) -> dict[str, Any]:
-        """What the public sees of the proxy on this host, or of the one before its Orthanc."""
-        return self._face(next(iter(self.proxies), self._name))
+    def faces(self) -> list[dict[str, Any]]:
+        """What the public sees of the proxy on this host, or of each one before its Orthanc."""
+        orthancs = self._orthancs(self._name) or [self._name]
+        return [self._face(proxy, orthanc) for proxy in self.proxies or [self._name] for orthanc in orthancs]
 
-    def _face(self, name: str) -> dict[str, Any]:
-        proxy = self._host(name)
-        host, kind = proxy["nginx_server_name"], "acme" if proxy["nginx_acme_directory"] else "self-signed"
+    def _face(self, name: str, orthanc: str) -> dict[str, Any]:
+        proxy, names = self._host(name), self._server_names(name)
+        if name not in self._group("nginx"):
+            names = [str(proxy["nginx_server_name"])]
+        host, prefix = (self._set_for(orthanc, name, f"nginx_{part}") for part in ("server_name", "prefix"))
+        https_port, kind = number(proxy["nginx_https_port"]), "acme" if proxy["nginx_acme_directory"] else "self-signed"
+        several = len(self._orthancs(name)) > 1
+        made = "site" if proxy["nginx_tls_certificate"] else f"{kind}-{names[0]}{certificate_end(names)}"
         return {
+            "proxy": name if name in self._group("nginx") else "",
             "host": host,
             "http_port": number(proxy["nginx_http_port"]),
-            "https_port": number(proxy["nginx_https_port"]),
-            "prefix": proxy["nginx_prefix"],
+            "prefix": prefix,
+            "url": f"https://{netloc(host)}{'' if https_port == 443 else f':{https_port}'}{prefix}",
             "ban_after": number(proxy["nginx_ban_after"]),
             # Where it keeps its public certificate, beside the private key.
-            "certificate": f"/etc/pacs/nginx/{'site' if proxy['nginx_tls_certificate'] else f'{kind}-{host}'}.crt",
+            "certificate": f"/etc/pacs/nginx/{made}.crt",
+            # What has the users, and what the login to Orthanc.
+            "users_file": f"/etc/pacs/nginx/htpasswd{f'-{orthanc}' if several else ''}",
+            "login_file": f"/etc/pacs/nginx/{'logins' if several else 'upstream'}.conf",
         }
+
+    @property
+    def unserved(self) -> list[str]:
+        """What this host would be part of, and nobody has made: sentences with the way out."""
+        apart = "or have an inventory for each Orthanc, with another proxy host."
+        elsewhere, alone, first = self._elsewhere, self._alone, next(iter(self._group("orthanc")), "")
+        if self._name in elsewhere and first and not alone and self._own["nginx_upstream_server"]:
+            return [
+                f"nginx_upstream_server: {self._name} would stand before the Orthanc of {first}, which has the proxy"
+                f" {first} beside it, and cannot have one elsewhere as well; take {self._name} or {first} out of the"
+                f" group 'nginx', {apart}"
+            ]
+        if len(elsewhere) > 1 and len(alone) > 1 and self._name in elsewhere + alone:
+            return [
+                f"nginx_upstream_server: the proxies {' and '.join(elsewhere)} would each stand before the Orthancs of"
+                f" {' and '.join(alone)}. One proxy may have several Orthancs, or one Orthanc several proxies; leave"
+                f" one of either in the groups 'nginx' and 'orthanc', {apart}"
+            ]
+        if self._name not in elsewhere:
+            return []
+        return [*self._prefixes_that_differ(), *self._places_that_clash()]
+
+    def _prefixes_that_differ(self) -> Iterator[str]:
+        # DICOMweb's answers carry it, and the Orthanc has one.
+        first, own = self._elsewhere[0], self._own["nginx_prefix"]
+        other = self._host(first)["nginx_prefix"]
+        if self._alone and other != own:
+            yield (
+                f"nginx_prefix: {self._name} and {first} stand before one Orthanc, whose answers carry one prefix, and"
+                f" they have {own} and {other}; give both the same."
+            )
+
+    def _places_that_clash(self) -> Iterator[str]:
+        """Two Orthancs behind this proxy at one place, and what goes with one Orthanc or one name alone."""
+        upstreams = self.upstreams
+        names = " and ".join(upstream["orthanc"] for upstream in upstreams)
+        for one, other in itertools.permutations(upstreams, 2):
+            same = one["server_name"] == other["server_name"]
+            if same and str(other["prefix"]).startswith(str(one["prefix"])):
+                place = f"https://{netloc(str(one['server_name']))}{one['prefix']}"
+                yield (
+                    f"nginx_prefix: the Orthanc of {other['orthanc']} would be at or below {place}, which is the place"
+                    f" of {one['orthanc']}; give each host of the two a nginx_prefix, such as /{one['orthanc']}/, or a"
+                    " nginx_server_name of its own."
+                )
+        for variable in sorted(ONE_UPSTREAM & set(self._own.given)) if upstreams else []:
+            yield f"{variable}: this proxy stands before the Orthancs of {names}, and this is for one; take it out."
+        if upstreams and len(self._server_names(self._name)) > 1 and self._own["nginx_acme_directory"]:
+            yield (
+                f"nginx_acme_directory: the Orthancs of {names} have several names, and this authority is asked for"
+                " one; give each a nginx_prefix instead of a nginx_server_name, or set nginx_tls_certificate."
+            )
 
     @property
     def certificate(self) -> str:
@@ -151,12 +279,6 @@ class Topology:
         return "" if self._own["nginx_acme_directory"] else self.private_key
 
     @property
-    def url(self) -> str:
-        face = self.face
-        port = "" if face["https_port"] == 443 else f":{face['https_port']}"
-        return f"https://{netloc(face['host'])}{port}{face['prefix']}"
-
-    @property
     def users(self) -> dict[str, str]:
         """Who may log in, as it is set for Orthanc."""
         users: dict[str, str] = self._host(self.orthanc or self._name)["orthanc_users"]
@@ -165,12 +287,15 @@ class Topology:
     @property
     def authorization(self) -> str:
         """The login of the proxy, as Orthanc asks for it."""
-        host = self._host(self.orthanc or self._name)
+        return self._authorization(self.orthanc or self._name)
+
+    def _authorization(self, name: str) -> str:
+        host = self._host(name)
         login = f"{host['orthanc_proxy_user']}:{host['orthanc_proxy_password']}"
         return f"Basic {base64.b64encode(login.encode()).decode()}"
 
     def _names(self, name: str) -> list[str]:
-        return list(dict.fromkeys([self._host(name)["nginx_server_name"], name, self._host(name).address]))
+        return list(dict.fromkeys([*self._server_names(name), name, self._host(name).address]))
 
     @property
     def names(self) -> dict[str, list[str]]:

@@ -46,6 +46,7 @@ ARGUMENTS: dict[str, Any] = {
             "content": {"type": "str"},
             # The action has rendered it to content, and the other one to secret.
             "template": {"type": "str"},
+            "item": {"type": "raw"},
             "link": {"type": "str"},
             "made_by": {"type": "str"},
             "secret": {"type": "str", "no_log": True},

@@ -186,12 +186,14 @@ no_way:
   returned: always
   sample: port Connection refused
 proxied:
-  description: Whose Orthanc the proxy on this host stands before, by the name in the inventory; empty if there is none.
-  type: str
+  description: Whose Orthancs the proxy on this host stands before, by the names in the inventory.
+  type: list
+  elements: str
   returned: always
 relayed:
-  description: Whose relay, for a proxy on another host, is on this host, in the same way.
-  type: str
+  description: Whose relay, for proxies on other hosts, is on this host, in the same way.
+  type: list
+  elements: str
   returned: always
 nginx:
   description: The user and the group of nginx's workers; those of Debian's package where there is no nginx yet.
@@ -464,14 +466,13 @@ def interrupted() -> bool:
         return False
 
 
-def served(file: str, line: str) -> str:
-    """Return the host whose Orthanc this host's nginx serves, as the role has noted it down."""
+def served(file: str, line: str) -> list[str]:
+    """Return the hosts whose Orthancs this host's nginx serves, as the role has noted them down."""
     try:
         with open(file, encoding="utf-8") as opened:
-            found = re.search(line, opened.read())
+            return re.findall(line, opened.read())
     except OSError:
-        return ""
-    return found[1] if found else ""
+        return []
 
 
 def workers(file: str = NGINX) -> dict[str, str]:

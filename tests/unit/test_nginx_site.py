@@ -131,3 +131,55 @@ def test_without_ipv6(name: str) -> None:
     removed = [line.strip() for line in usual if "[::]" in line]
     assert removed
     assert site(name, {"ipv6": False}).splitlines() == [line for line in usual if line.strip() not in removed]
+
+
+def several(name: str) -> dict[str, Any]:
+    """What the topology says of one of several Orthancs behind a proxy."""
+    return {
+        "orthanc": name,
+        "server": name,
+        "server_certificate": f"/etc/pacs/nginx/relay-{name}.crt",
+        "url": f"https://{name}:8043",
+        "server_name": "pacs.example.org",
+        "prefix": f"/{name}/",
+        "readonly_users": ["ward"] if name == "a" else [],
+        "files": f"-{name}",
+        "number": f"_{name}",
+    }
+
+
+def test_whose_a_request_is_says_its_location_alone() -> None:
+    """What is set for the whole server is set anew for the question whether a reader may."""
+    text = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")
+    found = str(rendered(text, site_upstreams=[several("a"), several("b")], nginx_refused_routes=["tools/reset"]))
+    server, *locations = found.rpartition("listen 443")[2].split("\n    location ")
+    assert "set $orthanc_site" not in server
+    assert "htpasswd-$orthanc_site;" in server
+    passed = [location for location in locations if "proxy_pass" in location]
+    assert len(passed) == 2 * (2 + 4)
+    for location in passed:
+        name = location.removeprefix("= ")[1]
+        for line in (
+            f'set $orthanc_site "{name}";',
+            f"proxy_ssl_trusted_certificate /etc/pacs/nginx/upstream-{name}.crt;",
+            f"proxy_ssl_name {name};",
+            # Each with a path: what was judged is what Orthanc gets.
+            f"proxy_pass https://orthanc_{name}/",
+        ):
+            assert line in location
+    # In the words of a regular expression, a blank may be quoted.
+    assert [line.replace("\\", "").strip() for line in found.splitlines() if '"~^a' in line] == ['"~^a ward$" 1;']
+    assert '"~^b' not in found
+    # Where nobody is, nobody is asked for.
+    assert [location.split("return ")[1][:3] for location in locations[-2:]] == ["404", "404"]
+
+
+def test_login_to_each_of_several() -> None:
+    logins = {name: {"authorization": f"Basic {name}", "users": {}} for name in ("a", "b")}
+    given = {"site_upstreams": [several("a"), several("b")], "site_upstream_logins": logins}
+    for path in ("logins.conf", "upstream.conf"):
+        text = (ROOT / f"templates/etc/pacs/nginx/{path}.j2").read_text(encoding="utf-8")
+        assert ("set $orthanc_login" in str(rendered(text))) == (path == "upstream.conf")
+        made = str(rendered(text, **given))
+        assert "set $orthanc_login" not in made
+        assert ('"b" "Basic b";' in made) == (path == "logins.conf")

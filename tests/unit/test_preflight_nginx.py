@@ -83,14 +83,14 @@ def test_one_thing_wrong(changes: dict[str, Any], variable: str, part: str) -> N
     one_problem(changes, variable, part)
 
 
-@pytest.mark.parametrize("before", ["", "store"])
-def test_proxy_of_this_orthanc(before: str) -> None:
+@pytest.mark.parametrize("before", [[], ["store"]])
+def test_proxy_of_this_orthanc(before: list[str]) -> None:
     assert problems(proxied=before, nginx_upstream_server="store") == []
 
 
 @pytest.mark.parametrize("kind, what, file", [("proxied", "proxy", "orthanc"), ("relayed", "relay", "orthanc-relay")])
 def test_proxy_or_relay_of_another_inventory(kind: str, what: str, file: str) -> None:
-    found: dict[str, Any] = {kind: "clinic"}
+    found: dict[str, Any] = {kind: ["clinic"]}
     (problem,) = problems(nginx_upstream_server="store", **found)
     assert problem.startswith(f"nginx_upstream_server: this host is the {what} of clinic, ")
     assert "and store would take its place" in problem
@@ -100,14 +100,14 @@ def test_proxy_or_relay_of_another_inventory(kind: str, what: str, file: str) ->
 def test_relay_on_a_host_whose_nginx_others_use() -> None:
     """It has a part of the role alone; what it was itself, and what this inventory has, makes room."""
 
-    def found(**probe: str) -> list[str]:
+    def found(**probe: Any) -> list[str]:
         relay = host(("orthanc", "verification"), {}, PROBE | probe)
         relay.name, relay.groups = "pacs", {"orthanc": ["pacs", "store"]}
         relay.constants = {**relay.constants, "nginx": {}}
         return list(general.problems(relay))
 
-    assert found() == found(proxied="pacs") == found(proxied="store") == []
-    (problem,) = found(proxied="clinic")
+    assert found() == found(proxied=["pacs"]) == found(proxied=["store"]) == []
+    (problem,) = found(proxied=["clinic"])
     assert problem.startswith("nginx_relay_port: this host is the proxy of clinic, ")
     assert "run `rm /etc/nginx/conf.d/orthanc.conf`" in problem
     (problem,) = found(nginx_refusal="nginx: [emerg] unknown directive in /etc/nginx/conf.d/wiki.conf:1")
@@ -115,9 +115,28 @@ def test_relay_on_a_host_whose_nginx_others_use() -> None:
 
 
 def test_proxy_of_another_orthanc_of_this_inventory() -> None:
-    found = host(("nginx",), {"nginx_upstream_server": "store"}, PROBE | {"proxied": "clinic"})
+    found = host(("nginx",), {"nginx_upstream_server": "store"}, PROBE | {"proxied": ["clinic"]})
     found.groups = {"orthanc": ["store", "clinic"]}
     assert list(general.problems(found)) == []
+
+
+def test_each_of_several_orthancs() -> None:
+    """What its own host says of it is looked at like what the proxy says."""
+    shared = {"server_name": "pacs.example.org", "readonly_users": []}
+    upstreams = [
+        {"orthanc": "a", "prefix": "/a/"} | shared,
+        {"orthanc": "b", "prefix": "b"} | shared | {"readonly_users": ["warden"]},
+    ]
+    logins = {name: {"users": {"ward": "long enough", "admin": "long enough"}} for name in ("a", "b")}
+    found = host(("nginx",), {})
+    given: dict[str, Any] = {"site_upstreams": upstreams, "site_upstream_logins": logins}
+    found.site = given.get
+    told = list(general.problems(found))
+    assert [said.split(":")[0] for said in told] == ["nginx_prefix", "nginx_readonly_users"]
+    assert "'b' has to begin and end with a slash" in told[0]
+    assert "there is no user 'warden'. Did you mean 'ward'?" in told[1]
+    logins["a"]["users"] = {}
+    assert any("orthanc_users: no user is named" in said for said in general.problems(found))
 
 
 def test_good_proxy_alone() -> None:

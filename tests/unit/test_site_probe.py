@@ -250,20 +250,18 @@ def test_account() -> None:
     assert site_probe.account("nobody-of-that-name") == []
 
 
-@pytest.mark.parametrize(
-    "kind, variable", [("proxied", "{{ __nginx_orthanc }}"), ("relayed", "{{ inventory_hostname }}")]
-)
+@pytest.mark.parametrize("kind, variable", [("proxied", "{{ site.orthanc }}"), ("relayed", "{{ inventory_hostname }}")])
 def test_whom_nginx_serves(tmp_path: pathlib.Path, kind: str, variable: str) -> None:
     """Of what the role's own templates say."""
     path, line = site_probe.SITES[kind]
     template = (ROOT / f"templates{path}.j2").read_text(encoding="utf-8")
     file = tmp_path / "site.conf"
-    assert site_probe.served(str(file), line) == ""
+    assert site_probe.served(str(file), line) == []
     file.write_text(template.replace(variable, "store-1.example.org"), encoding="utf-8")
-    assert site_probe.served(str(file), line) == "store-1.example.org"
+    assert site_probe.served(str(file), line) == ["store-1.example.org"]
     # What a release of before has written says nothing of it.
     file.write_text(template.replace("# The Orthanc of", "# Of").replace("    server_name", "    name"), "utf-8")
-    assert site_probe.served(str(file), line) == ""
+    assert site_probe.served(str(file), line) == []
 
 
 @pytest.mark.parametrize(

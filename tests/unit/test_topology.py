@@ -44,7 +44,7 @@ def test_one_host_has_all(site: Callable[..., Ask]) -> None:
     assert ask("pacs", "orthanc") == "pacs"
     assert ask("pacs", "proxies") == ["pacs"]
     assert ask("pacs", "upstream") == "http://127.0.0.1:8042"
-    assert ask("pacs", "url") == "https://192.0.2.1/"
+    assert [face["url"] for face in ask("pacs", "faces")] == ["https://192.0.2.1/"]
     assert ask("pacs", "users") == {"admin": "a word"}
     assert ask("pacs", "authorization") == "Basic cHJveHk6YSB3b3Jk"
     assert ask("pacs", "names") == {"pacs": ["192.0.2.1", "pacs"]}
@@ -57,12 +57,12 @@ def test_values_by_a_lookup(site: Callable[..., Ask], tmp_path: pathlib.Path) ->
     (tmp_path / "pacs.crt").write_text("PEM", encoding="utf-8")
     own = {"nginx_tls_certificate": f"{{{{ lookup('ansible.builtin.file', '{tmp_path}/pacs.crt') }}}}"}
     ask = site({"pacs": own}, orthanc=["pacs"], nginx=["pacs"])
-    assert ask("pacs", "face")["certificate"] == "/etc/pacs/nginx/site.crt"
+    assert ask("pacs", "faces")[0]["certificate"] == "/etc/pacs/nginx/site.crt"
 
 
 def test_what_is_no_number_is_told_elsewhere(site: Callable[..., Ask]) -> None:
     ask = site({"pacs": {"nginx_https_port": "44x", "orthanc_http_port": None}}, orthanc=["pacs"], nginx=["pacs"])
-    assert ask("pacs", "url") == "https://pacs:0/"
+    assert ask("pacs", "faces")[0]["url"] == "https://pacs:0/"
     assert ask("pacs", "upstream") == "http://127.0.0.1:0"
 
 
@@ -74,7 +74,9 @@ def test_group_that_is_called_as_an_engine_without_a_server(site: Callable[..., 
 
 def test_no_proxy(site: Callable[..., Ask]) -> None:
     ask = site(orthanc=["pacs"])
-    assert ask("pacs", "proxies") == ask("pacs", "relay_clients") == []
+    assert ask("pacs", "proxies") == ask("pacs", "relay_clients") == ask("pacs", "unserved") == []
+    (face,) = ask("pacs", "faces")
+    assert (face["proxy"], face["prefix"]) == ("", "/")
 
 
 def test_no_orthanc(site: Callable[..., Ask]) -> None:
@@ -90,36 +92,185 @@ def test_proxy_elsewhere(site: Callable[..., Ask]) -> None:
         "web": {"ansible_host": "{{ address }}", "address": "192.0.2.2", "nginx_prefix": "/o/", "word": "another"},
     }
     ask = site(given, orthanc=["pacs"], nginx=["web"])
-    assert ask("pacs", "proxies") == ask("web", "proxies") == ask("web", "upstream_proxies") == ["web"]
+    assert ask("pacs", "proxies") == ask("web", "proxies") == ["web"]
     assert ask("pacs", "relay_clients") == ["192.0.2.2"]
     assert ask("web", "upstream") == "https://[2001:db8::1]:9043"
-    assert ask("pacs", "url") == ask("web", "url") == "https://192.0.2.2/o/"
+    assert ask("pacs", "faces") == ask("web", "faces")
+    (face,) = ask("pacs", "faces")
+    assert (face["proxy"], face["url"]) == ("web", "https://192.0.2.2/o/")
     # As Orthanc's host evaluates it.
     assert ask("web", "users") == {"admin": "a word"}
     assert ask("web", "authorization") == ask("pacs", "authorization") == "Basic cHJveHk6YSB3b3Jk"
 
 
-def test_each_with_a_proxy_of_its_own(site: Callable[..., Ask]) -> None:
-    ask = site(orthanc=["pacs", "other"], nginx=["web", "other"])
+@pytest.mark.parametrize("orthancs", [["pacs", "other"], ["other", "pacs"]])
+def test_each_with_a_proxy_of_its_own(site: Callable[..., Ask], orthancs: list[str]) -> None:
+    ask = site(orthanc=orthancs, nginx=["web", "other"])
     assert ask("pacs", "proxies") == ["web"]
     assert ask("other", "proxies") == ["other"]
     assert ask("other", "upstream") == "http://127.0.0.1:8042"
     assert ask("web", "upstream") == "https://pacs:8043"
+    assert [ask(name, "unserved") for name in ("web", "other", "pacs")] == [[], [], []]
+
+
+def test_two_proxies_before_one_orthanc(site: Callable[..., Ask]) -> None:
+    given = {
+        "front": {"ansible_host": "192.0.2.2", "nginx_server_name": "pacs.example.org", "nginx_ban_after": 3},
+        "other": {"ansible_host": "192.0.2.3", "nginx_https_port": 8443},
+    }
+    ask = site(given, orthanc=["pacs"], nginx=["front", "other"])
+    assert ask("pacs", "proxies") == ["front", "other"]
+    assert ask("pacs", "relay_clients") == ["192.0.2.2", "192.0.2.3"]
+    assert ask("front", "upstream") == ask("other", "upstream") == "https://pacs:8043"
+    # Others are told the first one.
+    faces = [(face["proxy"], face["url"], face["ban_after"]) for face in ask("pacs", "faces")]
+    assert faces == [("front", "https://pacs.example.org/", 3), ("other", "https://192.0.2.3:8443/", 0)]
+    assert [face["url"] for face in ask("other", "faces")] == ["https://192.0.2.3:8443/"]
+    assert [ask(name, "unserved") for name in ("pacs", "front", "other")] == [[], [], []]
+
+
+def test_two_proxies_with_two_prefixes(site: Callable[..., Ask]) -> None:
+    given = {"front": {"nginx_prefix": "/a/"}, "pacs": {"nginx_prefix": "/c/"}}
+    ask = site(given, orthanc=["pacs"], nginx=["front", "other"])
+    assert ask("pacs", "unserved") == ask("front", "unserved") == []
+    (said,) = ask("other", "unserved")
+    assert said.startswith("nginx_prefix: other and front stand before one Orthanc, ")
+    assert "they have / and /a/; give both the same." in said
+
+
+def test_proxy_beside_and_elsewhere(site: Callable[..., Ask]) -> None:
+    ask = site(orthanc=["pacs"], nginx=["front", "pacs"])
+    assert ask("pacs", "unserved") == []
+    (said,) = ask("front", "unserved")
+    assert said.startswith("nginx_upstream_server: front would stand before the Orthanc of pacs, which has the proxy ")
+    assert "pacs beside it" in said
+    assert "take front or pacs out of the group 'nginx'" in said
+
+
+def two(**more: Any) -> dict[str, dict[str, Any]]:
+    """Two Orthancs for one proxy, each with a prefix of its own."""
+    given: dict[str, dict[str, Any]] = {
+        "a": {"ansible_host": "192.0.2.1", "nginx_prefix": "/a/", "nginx_readonly_users": ["ward"]},
+        "b": {"ansible_host": "192.0.2.2", "nginx_prefix": "/b/", "orthanc_proxy_user": "p", "nginx_relay_port": 9043},
+        "web": {"ansible_host": "192.0.2.3", "nginx_readonly_users": ["guest"]},
+    }
+    return {name: variables | more.get(name, {}) for name, variables in given.items()}
+
+
+TWO = {"orthanc": ["a", "b"], "nginx": ["web"]}
+
+
+def test_two_orthancs_behind_one_proxy(site: Callable[..., Ask]) -> None:
+    users = {"orthanc_users": {"another": "a word"}}
+    ask = site(two(b=users), **TWO)
+    assert ask("a", "proxies") == ask("b", "proxies") == ["web"]
+    assert ask("a", "upstreams") == ask("b", "upstreams") == []
+    upstreams = ask("web", "upstreams")
+    keys = ("orthanc", "server", "url", "server_name", "prefix", "readonly_users", "files", "number")
+    assert [[upstream[key] for key in keys] for upstream in upstreams] == [
+        ["a", "a", "https://192.0.2.1:8043", "192.0.2.3", "/a/", ["ward"], "-a", "_1"],
+        ["b", "b", "https://192.0.2.2:9043", "192.0.2.3", "/b/", ["guest"], "-b", "_2"],
+    ]
+    logins = ask("web", "upstream_logins")
+    assert logins["a"] == {"users": {"admin": "a word"}, "authorization": "Basic cHJveHk6YSB3b3Jk"}
+    assert logins["b"] == {"users": {"another": "a word"}, "authorization": "Basic cDphIHdvcmQ="}
+    assert "word" not in str(upstreams)
+    faces = {name: ask(name, "faces") for name in ("a", "b", "web")}
+    assert [face["url"] for face in faces["web"]] == ["https://192.0.2.3/a/", "https://192.0.2.3/b/"]
+    assert faces["web"] == faces["a"] + faces["b"]
+    assert faces["b"][0]["users_file"] == "/etc/pacs/nginx/htpasswd-b"
+    assert faces["b"][0]["login_file"] == "/etc/pacs/nginx/logins.conf"
+    assert [ask(name, "unserved") for name in ("a", "b", "web")] == [[], [], []]
+
+
+def test_users_of_the_proxy_are_those_of_each(site: Callable[..., Ask]) -> None:
+    ask = site(two(web={"nginx_users": {"all": "a word"}}), **TWO)
+    assert [login["users"] for login in ask("web", "upstream_logins").values()] == [{"all": "a word"}] * 2
+
+
+def test_two_orthancs_by_their_names(site: Callable[..., Ask]) -> None:
+    given = {
+        "a": {"nginx_server_name": "a.example.org"},
+        "b": {"nginx_server_name": "b.example.org"},
+        "web": {"ansible_host": "192.0.2.3", "nginx_prefix": "/o/"},
+    }
+    ask = site(given, **TWO)
+    assert [face["url"] for face in ask("web", "faces")] == ["https://a.example.org/o/", "https://b.example.org/o/"]
+    # One certificate, for other names another one.
+    (certificate,) = {face["certificate"] for face in ask("web", "faces")}
+    assert certificate.startswith("/etc/pacs/nginx/self-signed-a.example.org-")
+    assert ask("localhost", "names")["web"] == ["a.example.org", "b.example.org", "web", "192.0.2.3"]
+    assert ask("web", "unserved") == []
+    other = site(given | {"b": {"nginx_server_name": "c.example.org"}}, **TWO)
+    assert other("web", "faces")[0]["certificate"] != certificate
+
+
+def test_one_orthanc_has_what_the_proxy_has(site: Callable[..., Ask]) -> None:
+    """As ever: its own host's names are for several alone."""
+    ask = site(two(), orthanc=["a"], nginx=["web"])
+    assert ask("web", "upstreams") == []
+    assert ask("web", "upstream_logins") == {}
+    assert [face["url"] for face in ask("a", "faces")] == ["https://192.0.2.3/"]
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        ({"b": {"nginx_prefix": "/a/"}}, "the Orthanc of b would be at or below https://192.0.2.3/a/, which is"),
+        ({"b": {"nginx_prefix": "/"}}, "the Orthanc of a would be at or below https://192.0.2.3/, which is"),
+        ({"b": {"nginx_prefix": "/a/b/"}}, "the Orthanc of b would be at or below https://192.0.2.3/a/, which is"),
+        ({"web": {"nginx_upstream": "http://x"}}, "nginx_upstream: this proxy stands before the Orthancs of a and b,"),
+        ({"web": {"nginx_upstream_ca": "PEM"}}, "nginx_upstream_ca: this proxy stands before the Orthancs of a and b,"),
+    ],
+)
+def test_two_orthancs_that_one_proxy_cannot_have(
+    site: Callable[..., Ask], more: dict[str, dict[str, Any]], words: str
+) -> None:
+    said = site(two(**more), **TWO)("web", "unserved")
+    assert any(words in sentence for sentence in said)
+
+
+def test_names_that_differ_alone(site: Callable[..., Ask]) -> None:
+    """At names of their own, two may have one prefix; from one ACME directory comes one name."""
+    apart = {"b": {"nginx_prefix": "/a/", "nginx_server_name": "b.example.org"}}
+    assert site(two(**apart), **TWO)("web", "unserved") == []
+    acme = {"web": {"nginx_acme_directory": "https://acme.example.org/d"}}
+    (said,) = site(two(**apart, **acme), **TWO)("web", "unserved")
+    assert said.startswith("nginx_acme_directory: the Orthancs of a and b have several names")
+    assert site(two(**acme), **TWO)("web", "unserved") == []
+
+
+def test_two_proxies_before_two_orthancs(site: Callable[..., Ask]) -> None:
+    ask = site(two(), orthanc=["a", "b"], nginx=["web", "other"])
+    for name in ("a", "b", "web", "other"):
+        (said,) = ask(name, "unserved")
+        assert said.startswith("nginx_upstream_server: the proxies web and other would each stand before the Orthancs")
+        assert "of a and b. One proxy may have several Orthancs, or one Orthanc several proxies" in said
 
 
 def test_face(site: Callable[..., Ask]) -> None:
     given = {"pacs": {"ansible_host": "192.0.2.1", "nginx_https_port": "8443", "nginx_ban_after": "7"}}
-    face = {"host": "192.0.2.1", "http_port": 80, "https_port": 8443, "prefix": "/", "ban_after": 7}
-    own = "/etc/pacs/nginx/self-signed-192.0.2.1.crt"
     groups = {"orthanc": ["pacs"], "nginx": ["pacs"]}
-    ask = site(given, **groups)
-    assert ask("pacs", "face") == face | {"certificate": own}
-    assert ask("pacs", "url") == "https://192.0.2.1:8443/"
+    assert site(given, **groups)("pacs", "faces") == [
+        {
+            "proxy": "pacs",
+            "host": "192.0.2.1",
+            "http_port": 80,
+            "prefix": "/",
+            "url": "https://192.0.2.1:8443/",
+            "ban_after": 7,
+            "certificate": "/etc/pacs/nginx/self-signed-192.0.2.1.crt",
+            "users_file": "/etc/pacs/nginx/htpasswd",
+            "login_file": "/etc/pacs/nginx/upstream.conf",
+        }
+    ]
     named = {"nginx_server_name": "pacs.example.org"}
-    acme = site({"pacs": named | {"nginx_acme_directory": "https://acme.example.org/d"}}, **groups)
-    assert acme("pacs", "face")["certificate"] == "/etc/pacs/nginx/acme-pacs.example.org.crt"
-    given_one = site({"pacs": named | {"nginx_tls_certificate": "PEM"}}, **groups)
-    assert given_one("pacs", "face")["certificate"] == "/etc/pacs/nginx/site.crt"
+    (acme,) = site({"pacs": named | {"nginx_acme_directory": "https://acme.example.org/d"}}, **groups)("pacs", "faces")
+    assert acme["certificate"] == "/etc/pacs/nginx/acme-pacs.example.org.crt"
+    (given_one,) = site({"pacs": named | {"nginx_tls_certificate": "PEM"}}, **groups)("pacs", "faces")
+    assert given_one["certificate"] == "/etc/pacs/nginx/site.crt"
+    (sixth,) = site({"pacs": {"ansible_host": "2001:db8::1"}}, **groups)("pacs", "faces")
+    assert sixth["url"] == "https://[2001:db8::1]/"
 
 
 def test_made_certificates(site: Callable[..., Ask]) -> None:
@@ -127,7 +278,7 @@ def test_made_certificates(site: Callable[..., Ask]) -> None:
     ask = site({"web": made, "pacs": made, "asked": made}, orthanc=["pacs"], nginx=["web"])
     assert [ask("web", part) for part in ("certificate", "private_key", "web_certificate")] == ["WA", "K", "WA"]
     # It is what the default of nginx_tls_certificate refers to.
-    assert ask("pacs", "face")["certificate"] == "/etc/pacs/nginx/site.crt"
+    assert ask("pacs", "faces")[0]["certificate"] == "/etc/pacs/nginx/site.crt"
     assert [ask("pacs", part) for part in ("certificate", "private_key")] == ["", ""]
     acme = site({"web": made | {"nginx_acme_directory": "https://acme.example.org/d"}}, orthanc=["web"], nginx=["web"])
     assert acme("web", "certificate") == "WA"

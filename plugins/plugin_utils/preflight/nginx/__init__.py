@@ -50,12 +50,10 @@ def packages(host: Host) -> str:
 
 
 def inventory(host: Host) -> Iterator[str]:
-    """A proxy with nothing behind it, or before an Orthanc that has another one."""
+    """A proxy with nothing behind it, or in a place that nobody has made."""
     if not host.groups.get("orthanc"):
         yield "the group nginx has this host, and the group orthanc is empty: nothing to serve."
-    if "nginx_upstream_server" in host.variables:
-        server = host.variables["nginx_upstream_server"]
-        yield from proxies(host.name, server, host.site("site_upstream_proxies"))
+    yield from host.site("site_unserved") or []
 
 
 def look(_host: Host) -> dict[str, Any]:
@@ -64,11 +62,12 @@ def look(_host: Host) -> dict[str, Any]:
 
 def problems(host: Host) -> Iterator[str]:
     yield from served(host)
-    yield from values.logins("nginx_users", host.variables)
-    if not host.variables["nginx_users"]:
-        yield f"orthanc_users: no user is named, so nobody could log in; name one, and {values.SECRETS}"
-    yield from site(host)
-    yield from entry(host)
+    for variables in sites(host):
+        yield from values.logins("nginx_users", variables)
+        if not variables["nginx_users"]:
+            yield f"orthanc_users: no user is named, so nobody could log in; name one, and {values.SECRETS}"
+        yield from site(variables)
+        yield from entry(variables)
     for variable in (directives.SETTINGS, directives.SERVER):
         yield from directives.problems(variable, host.variables[variable])
     yield from refused(host)
@@ -93,6 +92,19 @@ def refused(host: Host) -> Iterator[str]:
         )
 
 
+def sites(host: Host) -> list[values.Variables]:
+    """The variables of each site: those of the host, and what several Orthancs behind it have of their own."""
+    upstreams, logins = host.site("site_upstreams") or [], host.site("site_upstream_logins") or {}
+    return [
+        {
+            **host.variables,
+            **{f"nginx_{name}": upstream[name] for name in ("server_name", "prefix", "readonly_users")},
+            "nginx_users": logins[upstream["orthanc"]]["users"],
+        }
+        for upstream in upstreams
+    ] or [host.variables]
+
+
 def found(host: Host) -> dict[str, Any]:
     """Who nginx's workers are."""
     return {"nginx": (host.probe or {})["nginx"]}
@@ -101,23 +113,6 @@ def found(host: Host) -> dict[str, Any]:
 def notices(host: Host) -> Iterator[str]:
     if host.variables["nginx_tls_certificate"]:
         yield from values.ending("nginx_tls_certificate", host.variables)
-
-
-def proxies(name: str, orthanc: str, its: list[str]) -> Iterator[str]:
-    """A proxy before an Orthanc that has another one.
-
-    :param name: the host of the proxy.
-    :param orthanc: the host that it would stand before, if that is another one.
-    :param its: the hosts of the proxies that this Orthanc has.
-    """
-    if orthanc and name not in its:
-        proxy = next(iter(its), "")
-        beside = " beside it" if proxy == orthanc else ""
-        yield (
-            f"nginx_upstream_server: {name} would stand before the Orthanc of {orthanc}, which has the proxy {proxy}"
-            f"{beside}, and one is what it can have; take {name} or {proxy} out of the group 'nginx', or have an"
-            " inventory for each Orthanc, with another proxy host."
-        )
 
 
 def served(host: Host) -> Iterator[str]:
@@ -132,9 +127,9 @@ def taken(host: Host, kind: str, mine: str, variable: str, now: str, way: str) -
 
     :param mine: an Orthanc that has it, besides those in the group.
     """
-    before = (host.probe or {}).get(kind, "")
+    found = (host.probe or {}).get(kind, ())
     what, command = SERVES[kind]
-    if before not in ("", mine, *host.groups.get("orthanc", ())):
+    for before in [name for name in found if name not in (mine, *host.groups.get("orthanc", ()))][:1]:
         yield (
             f"{variable}: this host is the {what} of {before}, which this inventory does not have, and {now} would"
             f" take its place; {way}. If it is to, since that Orthanc is no more or has another name, run"
@@ -142,9 +137,8 @@ def taken(host: Host, kind: str, mine: str, variable: str, now: str, way: str) -
         )
 
 
-def site(host: Host) -> Iterator[str]:
+def site(variables: values.Variables) -> Iterator[str]:
     """The public face: name, prefix and certificate."""
-    variables = host.variables
     name = str(variables["nginx_server_name"])
     if not values.is_address(name) and not values.HOST_NAME.fullmatch(name):
         yield f"nginx_server_name: '{name}' is neither a host name nor an address."
@@ -172,9 +166,8 @@ def site(host: Host) -> Iterator[str]:
         yield from values.pem("nginx_acme_ca", str(variables["nginx_acme_ca"]))
 
 
-def entry(host: Host) -> Iterator[str]:
+def entry(variables: values.Variables) -> Iterator[str]:
     """Who may enter the site, from where, and with what."""
-    variables = host.variables
     machines, users = variables["nginx_client_names"], variables["nginx_users"]
     for name in variables["nginx_readonly_users"]:
         if name not in [*users, *machines]:

@@ -54,14 +54,8 @@ def packages(host: Host) -> str:
 
 
 def inventory(host: Host) -> Iterator[str]:
-    """An Orthanc that has no proxy while one is elsewhere, which serves another Orthanc."""
-    elsewhere = [name for name in host.groups.get("nginx", []) if name not in host.groups["orthanc"]]
-    if elsewhere and not host.site("site_proxy"):
-        yield (
-            f"orthanc_proxied: the proxy {elsewhere[0]} stands before the inventory's first Orthanc alone, and that of"
-            f" {host.name} would have none; put {host.name} into the group 'nginx' as well, for a proxy beside it, or"
-            " have an inventory for each Orthanc, with another proxy host."
-        )
+    """An Orthanc in a place that nobody has made."""
+    yield from host.site("site_unserved") or []
 
 
 def look(host: Host) -> dict[str, Any]:
