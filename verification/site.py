@@ -30,7 +30,7 @@ class Site:
     certificate: str
     certificate_file: str
     users_file: str
-    login_file: str
+    upstream_file: str
     version: str
     plugins: list[str]
     config_dir: str
@@ -80,7 +80,7 @@ class Site:
                 certificate=certificate,
                 certificate_file=face["certificate"],
                 users_file=face["users_file"],
-                login_file=face["login_file"],
+                upstream_file=face["upstream_file"],
                 further=number > 0,
             )
             for number, (face, connection, certificate) in enumerate(zip(faces, connections, certificates, strict=True))

@@ -71,7 +71,7 @@ def test_secrets_of_the_proxy_are_not_public(proxied: Site, proxy_host: Host) ->
         str(certificate): "644 root:root",
         str(certificate.with_suffix(".key")): "600 root:root",
         proxied.users_file: f"640 root:{group}",
-        proxied.login_file: "600 root:root",
+        proxied.upstream_file: "600 root:root",
     }
     expect("modes of the proxy's files", expected, modes(proxy_host, *expected))
 

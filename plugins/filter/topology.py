@@ -19,6 +19,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
 
 SERVERS = ("postgresql", "mysql")
 HERE = "127.0.0.1"
+FILES = "/etc/pacs/nginx"
 # What the role nginx takes for the only Orthanc behind a proxy.
 ONE_UPSTREAM = {f"nginx_upstream{end}" for end in ("", "_ca", "_server", "_server_certificate", "_authorization")}
 
@@ -149,15 +150,18 @@ class Topology:
             {
                 "orthanc": name,
                 "server": name,
-                "server_certificate": f"/etc/pacs/nginx/relay-{name}.crt",
+                "server_certificate": f"{FILES}/relay-{name}.crt",
                 "url": self._relay(name),
                 "server_name": self._set_for(name, self._name, "nginx_server_name"),
                 "prefix": self._set_for(name, self._name, "nginx_prefix"),
                 "readonly_users": self._set_for(name, self._name, "nginx_readonly_users"),
-                # What the names of its files end in, and that of its upstream.
-                "files": f"-{name}",
-                "number": f"_{place}",
+                # Not every name of a host may be one of those.
+                "upstream": f"orthanc_{place}",
+                "ca_file": f"{FILES}/upstream-{name}.crt",
+                "client_file": f"{FILES}/upstream-client-{name}.crt",
+                "client_key_file": f"{FILES}/upstream-client-{name}.key",
             }
+            | self._secret_files(self._name, name)
             for place, name in enumerate(orthancs, 1)
             if len(orthancs) > 1
         ]
@@ -191,7 +195,6 @@ class Topology:
             names = [str(proxy["nginx_server_name"])]
         host, prefix = (self._set_for(orthanc, name, f"nginx_{part}") for part in ("server_name", "prefix"))
         https_port, kind = number(proxy["nginx_https_port"]), "acme" if proxy["nginx_acme_directory"] else "self-signed"
-        several = len(self._orthancs(name)) > 1
         made = "site" if proxy["nginx_tls_certificate"] else f"{kind}-{names[0]}{certificate_end(names)}"
         return {
             "proxy": name if name in self._group("nginx") else "",
@@ -201,11 +204,13 @@ class Topology:
             "url": f"https://{netloc(host)}{'' if https_port == 443 else f':{https_port}'}{prefix}",
             "ban_after": number(proxy["nginx_ban_after"]),
             # Where it keeps its public certificate, beside the private key.
-            "certificate": f"/etc/pacs/nginx/{made}.crt",
-            # What has the users, and what the login to Orthanc.
-            "users_file": f"/etc/pacs/nginx/htpasswd{f'-{orthanc}' if several else ''}",
-            "login_file": f"/etc/pacs/nginx/{'logins' if several else 'upstream'}.conf",
-        }
+            "certificate": f"{FILES}/{made}.crt",
+        } | self._secret_files(name, orthanc)
+
+    def _secret_files(self, proxy: str, orthanc: str) -> dict[str, str]:
+        """What has the users of an Orthanc, and what the login to it."""
+        end = f"-{orthanc}" if len(self._orthancs(proxy)) > 1 else ""
+        return {"users_file": f"{FILES}/htpasswd{end}", "upstream_file": f"{FILES}/upstream{end}.conf"}
 
     @property
     def unserved(self) -> list[str]:
@@ -243,7 +248,7 @@ class Topology:
         upstreams = self.upstreams
         names = " and ".join(upstream["orthanc"] for upstream in upstreams)
         for one, other in itertools.permutations(upstreams, 2):
-            same = one["server_name"] == other["server_name"]
+            same = str(one["server_name"]).lower() == str(other["server_name"]).lower()
             if same and str(other["prefix"]).startswith(str(one["prefix"])):
                 place = f"https://{netloc(str(one['server_name']))}{one['prefix']}"
                 yield (

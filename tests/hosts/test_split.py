@@ -104,11 +104,11 @@ def test_bad_setting_with_a_new_password_of_the_proxy(site: Site) -> None:
 def open_relay(site: Site) -> None:
     """Have both hosts as a release left them whose relay asked for no certificate, and left logins to Orthanc."""
     site.lab.shell(
-        "sed -i '/ssl_client_certificate/d; /ssl_verify_client/d; /upstream.conf/d'"
+        "sed -i '/ssl_client_certificate/d; /ssl_verify_client/d; /orthanc_login/d'"
         f" /etc/nginx/conf.d/orthanc-relay.conf; rm {RELAY}-client.*; nginx -t -q; systemctl restart nginx"
     )
     site.lab.shell(
-        "sed -i '/proxy_ssl_certificate/d' /etc/nginx/conf.d/orthanc.conf; rm /etc/pacs/nginx/upstream-client.*;"
+        "sed -i '/proxy_ssl_certificate/d' /etc/pacs/nginx/upstream.conf; rm /etc/pacs/nginx/upstream-client.*;"
         " nginx -t -q; systemctl restart nginx",
         "proxy",
     )

@@ -110,11 +110,10 @@ def test_what_is_judged_at_one_gets_to_no_other(site: Site) -> None:
 
 def test_each_relay_is_known_by_its_own_certificate(site: Site) -> None:
     """One in the place of the other gets no password."""
-    there = "sed -i 's/upstream-other.crt/upstream-pacs.crt/' /etc/nginx/conf.d/orthanc.conf; systemctl reload nginx"
-    back = "sed -i '/location \\/o\\//,$ s/upstream-pacs.crt/upstream-other.crt/' /etc/nginx/conf.d/orthanc.conf"
-    site.lab.shell(f"{there}; sleep 1", "proxy")
+    change = "sed -i 's/upstream-{}.crt/upstream-{}.crt/' /etc/pacs/nginx/upstream-other.conf; systemctl restart nginx"
+    site.lab.shell(change.format("other", "pacs"), "proxy")
     assert site.ask("/o/system", password=OTHER).status_code == 502
-    site.lab.shell(f"{back}; systemctl reload nginx; sleep 1", "proxy")
+    site.lab.shell(change.format("pacs", "other"), "proxy")
     assert site.ask("/o/system", password=OTHER).status_code == 200
 
 
@@ -126,7 +125,7 @@ def test_each_is_proved(site: Site) -> None:
 def test_by_name(site: Site) -> None:
     site.deploy({name: {"nginx_server_name": NAMES[name]} for name in NAMES})
     files = site.lab.shell("ls /etc/pacs/nginx", "proxy").split()
-    assert {"htpasswd-pacs", "htpasswd-other", "logins.conf"} <= set(files)
+    assert {"htpasswd-pacs", "htpasswd-other", "upstream-pacs.conf", "upstream-other.conf"} <= set(files)
     used = "sed -n 's/.*ssl_certificate \\(.*\\);/\\1/p' /etc/nginx/conf.d/orthanc.conf | sort -u | xargs cat"
     # One for both names, which is verified here.
     context = ssl.create_default_context(cadata=site.lab.shell(used, "proxy"))
@@ -159,4 +158,4 @@ def test_one_gets_a_proxy_of_its_own(site: Site) -> None:
     with site.lab.session("other", password=OTHER) as session:
         assert session.get(site.lab.url("/system", "other"), timeout=20).json()["Name"] == "other"
     files = site.lab.shell("ls /etc/pacs/nginx", "proxy").split()
-    assert not [name for name in files if "-other" in name or name == "logins.conf"]
+    assert not [name for name in files if "-other" in name]

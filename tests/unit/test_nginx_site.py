@@ -143,15 +143,20 @@ def several(name: str) -> dict[str, Any]:
         "server_name": "pacs.example.org",
         "prefix": f"/{name}/",
         "readonly_users": ["ward"] if name == "a" else [],
-        "files": f"-{name}",
-        "number": f"_{name}",
+        "upstream": f"orthanc_{name}",
+        "ca_file": f"/etc/pacs/nginx/upstream-{name}.crt",
+        "client_file": f"/etc/pacs/nginx/upstream-client-{name}.crt",
+        "client_key_file": f"/etc/pacs/nginx/upstream-client-{name}.key",
+        "users_file": f"/etc/pacs/nginx/htpasswd-{name}",
+        "upstream_file": f"/etc/pacs/nginx/upstream-{name}.conf",
     }
 
 
 def test_whose_a_request_is_says_its_location_alone() -> None:
     """What is set for the whole server is set anew for the question whether a reader may."""
     text = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")
-    found = str(rendered(text, site_upstreams=[several("a"), several("b")], nginx_refused_routes=["tools/reset"]))
+    given = {"site_upstreams": [several("a"), several("b")], "nginx_refused_routes": ["tools/reset"]}
+    found = str(rendered(text, **given))
     server, *locations = found.rpartition("listen 443")[2].split("\n    location ")
     assert "set $orthanc_site" not in server
     assert "htpasswd-$orthanc_site;" in server
@@ -159,14 +164,9 @@ def test_whose_a_request_is_says_its_location_alone() -> None:
     assert len(passed) == 2 * (2 + 4)
     for location in passed:
         name = location.removeprefix("= ")[1]
-        for line in (
-            f'set $orthanc_site "{name}";',
-            f"proxy_ssl_trusted_certificate /etc/pacs/nginx/upstream-{name}.crt;",
-            f"proxy_ssl_name {name};",
-            # Each with a path: what was judged is what Orthanc gets.
-            f"proxy_pass https://orthanc_{name}/",
-        ):
-            assert line in location
+        assert f"include /etc/pacs/nginx/upstream-{name}.conf;" in location
+        # Each with a path: what was judged is what Orthanc gets.
+        assert f"proxy_pass https://orthanc_{name}/" in location
     # In the words of a regular expression, a blank may be quoted.
     assert [line.replace("\\", "").strip() for line in found.splitlines() if '"~^a' in line] == ['"~^a ward$" 1;']
     assert '"~^b' not in found
@@ -174,12 +174,20 @@ def test_whose_a_request_is_says_its_location_alone() -> None:
     assert [location.split("return ")[1][:3] for location in locations[-2:]] == ["404", "404"]
 
 
-def test_login_to_each_of_several() -> None:
+def test_way_to_each_of_several() -> None:
     logins = {name: {"authorization": f"Basic {name}", "users": {}} for name in ("a", "b")}
-    given = {"site_upstreams": [several("a"), several("b")], "site_upstream_logins": logins}
-    for path in ("logins.conf", "upstream.conf"):
-        text = (ROOT / f"templates/etc/pacs/nginx/{path}.j2").read_text(encoding="utf-8")
-        assert ("set $orthanc_login" in str(rendered(text))) == (path == "upstream.conf")
-        made = str(rendered(text, **given))
-        assert "set $orthanc_login" not in made
-        assert ('"b" "Basic b";' in made) == (path == "logins.conf")
+    given: dict[str, Any] = {"site_upstreams": [several("a"), several("b")], "site_upstream_logins": logins}
+    given |= {"__nginx_upstream_known": True}
+    text = (ROOT / "templates/etc/pacs/nginx/upstream.conf.j2").read_text(encoding="utf-8")
+    files = rendered("{{ __nginx_files_way }}", **given)
+    assert [file["path"] for file in files] == ["/etc/pacs/nginx/upstream-a.conf", "/etc/pacs/nginx/upstream-b.conf"]
+    for name, file in zip(logins, files, strict=True):
+        found = str(rendered(text, item=file["item"], **given)).splitlines()
+        assert {
+            f'set $orthanc_site "{name}";',
+            f'set $orthanc_login "Basic {name}";',
+            f"proxy_ssl_name {name};",
+            f"proxy_ssl_trusted_certificate /etc/pacs/nginx/upstream-{name}.crt;",
+            f"proxy_ssl_certificate_key /etc/pacs/nginx/upstream-client-{name}.key;",
+            "proxy_ssl_verify on;",
+        } <= set(found)

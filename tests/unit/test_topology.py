@@ -13,7 +13,7 @@ from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
-from ansible_collections.dicom.orthanc.plugins.filter.topology import defaults, topology, variable_of
+from ansible_collections.dicom.orthanc.plugins.filter.topology import FILES, defaults, topology, variable_of
 
 from tests.repository import ROOT
 
@@ -166,10 +166,10 @@ def test_two_orthancs_behind_one_proxy(site: Callable[..., Ask]) -> None:
     assert ask("a", "proxies") == ask("b", "proxies") == ["web"]
     assert ask("a", "upstreams") == ask("b", "upstreams") == []
     upstreams = ask("web", "upstreams")
-    keys = ("orthanc", "server", "url", "server_name", "prefix", "readonly_users", "files", "number")
+    keys = ("orthanc", "server", "url", "server_name", "prefix", "readonly_users", "upstream", "users_file")
     assert [[upstream[key] for key in keys] for upstream in upstreams] == [
-        ["a", "a", "https://192.0.2.1:8043", "192.0.2.3", "/a/", ["ward"], "-a", "_1"],
-        ["b", "b", "https://192.0.2.2:9043", "192.0.2.3", "/b/", ["guest"], "-b", "_2"],
+        ["a", "a", "https://192.0.2.1:8043", "192.0.2.3", "/a/", ["ward"], "orthanc_1", f"{FILES}/htpasswd-a"],
+        ["b", "b", "https://192.0.2.2:9043", "192.0.2.3", "/b/", ["guest"], "orthanc_2", f"{FILES}/htpasswd-b"],
     ]
     logins = ask("web", "upstream_logins")
     assert logins["a"] == {"users": {"admin": "a word"}, "authorization": "Basic cHJveHk6YSB3b3Jk"}
@@ -179,7 +179,7 @@ def test_two_orthancs_behind_one_proxy(site: Callable[..., Ask]) -> None:
     assert [face["url"] for face in faces["web"]] == ["https://192.0.2.3/a/", "https://192.0.2.3/b/"]
     assert faces["web"] == faces["a"] + faces["b"]
     assert faces["b"][0]["users_file"] == "/etc/pacs/nginx/htpasswd-b"
-    assert faces["b"][0]["login_file"] == "/etc/pacs/nginx/logins.conf"
+    assert faces["b"][0]["upstream_file"] == "/etc/pacs/nginx/upstream-b.conf"
     assert [ask(name, "unserved") for name in ("a", "b", "web")] == [[], [], []]
 
 
@@ -219,6 +219,10 @@ def test_one_orthanc_has_what_the_proxy_has(site: Callable[..., Ask]) -> None:
         ({"b": {"nginx_prefix": "/a/"}}, "the Orthanc of b would be at or below https://192.0.2.3/a/, which is"),
         ({"b": {"nginx_prefix": "/"}}, "the Orthanc of a would be at or below https://192.0.2.3/, which is"),
         ({"b": {"nginx_prefix": "/a/b/"}}, "the Orthanc of b would be at or below https://192.0.2.3/a/, which is"),
+        (
+            {"a": {"nginx_server_name": "x.org"}, "b": {"nginx_server_name": "X.org", "nginx_prefix": "/a/"}},
+            "the Orthanc of b would be at or below https://x.org/a/, which is",
+        ),
         ({"web": {"nginx_upstream": "http://x"}}, "nginx_upstream: this proxy stands before the Orthancs of a and b,"),
         ({"web": {"nginx_upstream_ca": "PEM"}}, "nginx_upstream_ca: this proxy stands before the Orthancs of a and b,"),
     ],
@@ -261,7 +265,7 @@ def test_face(site: Callable[..., Ask]) -> None:
             "ban_after": 7,
             "certificate": "/etc/pacs/nginx/self-signed-192.0.2.1.crt",
             "users_file": "/etc/pacs/nginx/htpasswd",
-            "login_file": "/etc/pacs/nginx/upstream.conf",
+            "upstream_file": "/etc/pacs/nginx/upstream.conf",
         }
     ]
     named = {"nginx_server_name": "pacs.example.org"}
