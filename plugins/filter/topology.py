@@ -20,6 +20,16 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
 SERVERS = ("postgresql", "mysql")
 HERE = "127.0.0.1"
 FILES = "/etc/pacs/nginx"
+# What each of several Orthancs behind a proxy may have of its own; and of what tells who may do what there, what the
+# proxy alone has.
+OF_EACH = {f"nginx_{name}" for name in ("server_name", "prefix", "readonly_users")}
+OF_ALL = {
+    f"nginx_{name}"
+    for name in (
+        *("users", "allowed_clients", "allowed_origins", "refused_routes"),
+        *("client_ca", "client_names", "client_certificate"),
+    )
+}
 # What the role nginx takes for the only Orthanc behind a proxy.
 ONE_UPSTREAM = {f"nginx_upstream{end}" for end in ("", "_ca", "_server", "_server_certificate", "_authorization")}
 
@@ -229,9 +239,22 @@ class Topology:
                 f" {' and '.join(alone)}. One proxy may have several Orthancs, or one Orthanc several proxies; leave"
                 f" one of either in the groups 'nginx' and 'orthanc', {apart}"
             ]
+        if self._name in alone:
+            return list(self._set_in_vain())
         if self._name not in elsewhere:
             return []
         return [*self._prefixes_that_differ(), *self._places_that_clash()]
+
+    def _set_in_vain(self) -> Iterator[str]:
+        """What this Orthanc's host sets, and no proxy of it has: it would let in whom the host shuts out."""
+        proxies, several = self.proxies, len(self._alone) > 1
+        for variable in sorted((OF_ALL if several else OF_ALL | OF_EACH) & set(self._own.given)):
+            if proxies and self._own[variable] not in [self._host(proxy)[variable] for proxy in proxies]:
+                name = " and ".join(proxies)
+                yield (
+                    f"{variable}: it is set for {self._name}, and {name} before its Orthanc has another value, which is"
+                    f" the one that holds; set it for {name} instead, or alike."
+                )
 
     def _prefixes_that_differ(self) -> Iterator[str]:
         # DICOMweb's answers carry it, and the Orthanc has one.

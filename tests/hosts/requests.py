@@ -43,7 +43,7 @@ VARIABLES: dict[str, Any] = {
     "nginx_client_ca": AUTHORITY[0],
     "nginx_client_names": list(MACHINES),
 }
-WRITERS = {"desk", "scanner"}
+READERS, WRITERS = {"ward", "gateway"}, {"desk", "scanner"}
 SEARCHES = {"/tools/find", "/tools/lookup", "/tools/count-resources", "/tools/bulk-content"}
 RECORDER = r"""
 import json, socketserver, sys
@@ -92,7 +92,8 @@ class Way:
     """A way to Orthanc: the host of the proxy, the one of Orthanc, and the prefix.
 
     Equal are all users where there are no readers, and no certificates either. HTTP/2 comes by another site on that
-    nginx: who asks for it there has it for all that share the port.
+    nginx: who asks for it there has it for all that share the port. Another Orthanc may be behind that proxy, at
+    another prefix or under another name: there those may write who are readers at the first one, and nobody else.
     """
 
     proxy: str
@@ -100,9 +101,19 @@ class Way:
     prefix: str
     equal: bool = False
     http2: bool = False
+    other: str = ""
+    other_prefix: str = ""
+    other_name: str = "x"
+
+    @property
+    def places(self) -> dict[str, tuple[str, str, set[str]]]:
+        """The prefix, the name and the writers of each Orthanc."""
+        found = {self.orthanc: (self.prefix, "x", set(USERS) if self.equal else WRITERS)}
+        return found | ({self.other: (self.other_prefix, self.other_name, READERS)} if self.other else {})
 
     def __str__(self) -> str:
         kinds = ["relay" if self.proxy != self.orthanc else "beside", self.prefix]
+        kinds += [f"and {self.other_prefix} of {self.other_name}"] * bool(self.other)
         return " ".join(kinds + ["equal"] * self.equal + ["http2"] * self.http2)
 
 
@@ -116,6 +127,8 @@ WAYS = [
     Way("front", "store", "/", http2=True),
     Way("front", "store", "/orthanc/"),
     Way("front", "store", "/orthanc/", equal=True),
+    Way("front", "store", "/orthanc/", other="pacs", other_prefix="/studies/"),
+    Way("front", "store", "/", other="pacs", other_prefix="/", other_name="y"),
 ]
 EQUAL: dict[str, Any] = {"nginx_readonly_users": [], "nginx_client_ca": "", "nginx_client_names": []}
 AUDIT = "/var/log/pacs/audit.log"
@@ -134,11 +147,34 @@ class Site:
         self.deploy("/")
 
     def deploy(self, prefix: str, playbook: str = "site", **variables: Any) -> None:
+        self.play(self.inventory, playbook, VARIABLES | {"nginx_prefix": prefix} | variables)
+
+    def deploy_both(self, way: Way) -> None:
+        """Two Orthancs behind that proxy."""
+        folder = self.inventory / "both"
+        folder.mkdir(exist_ok=True)
+        orthancs = {
+            host: {
+                "nginx_prefix": prefix,
+                "nginx_server_name": name,
+                "nginx_readonly_users": sorted((READERS | WRITERS) - writers),
+            }
+            for host, (prefix, name, writers) in way.places.items()
+        }
+        groups = {"orthanc": {"hosts": orthancs}, "nginx": {"hosts": {way.proxy: None}}}
+        (folder / "hosts.yml").write_text(yaml.safe_dump(groups, sort_keys=False), encoding="utf-8")
+        if not (folder / "group_vars").exists():
+            (folder / "group_vars").symlink_to(QUICKSTART / "group_vars")
+        for host in way.places:
+            self.lab.shell("systemctl stop recorder; true", host)
+        self.play(folder, "site", {name: VARIABLES[name] for name in VARIABLES if name != "nginx_readonly_users"})
+
+    def play(self, inventory: pathlib.Path, playbook: str, variables: dict[str, Any]) -> None:
         users = {"admin": self.lab.secrets["vault_orthanc_admin_password"]} | USERS
-        given = VARIABLES | {"orthanc_users": users, "nginx_users": users, "nginx_prefix": prefix} | variables
         for host in ("pacs", "front"):
             self.lab.shell("cd /etc/nginx/conf.d 2> /dev/null && rm -f 00-probe.conf wiki.conf || true", host)
-        self.lab.play(playbook, given, inventory=self.inventory)
+        given = {"orthanc_users": users, "nginx_users": users} | variables
+        self.lab.play(playbook, given, inventory=inventory)
 
     def record(self, host: str) -> None:
         """Put the recorder in the place of Orthanc."""
@@ -155,7 +191,9 @@ class Site:
     def probe(self, way: Way) -> None:
         """Have nginx log what it made of each request, beside the audit trail."""
         file = self.lab.folder.with_suffix(".probe")
-        file.write_text(PROBE.replace("$orthanc_user", "$remote_user") if way.equal else PROBE, encoding="utf-8")
+        text = PROBE.replace("$orthanc_user", "$remote_user") if way.equal else PROBE
+        text = text.replace('"user"', '"orthanc":"$orthanc_site","user"') if way.other else text
+        file.write_text(text, encoding="utf-8")
         run("docker", "cp", file, f"{self.lab.container(way.proxy)}:/etc/nginx/conf.d/00-probe.conf")
         own, other = "/etc/nginx/conf.d/orthanc.conf", "/etc/nginx/conf.d/wiki.conf"
         self.lab.shell(
@@ -432,9 +470,9 @@ def normal(path: bytes) -> bool:
     return path.startswith(b"/") and not re.search(rb"//|/\.|\.(/|$)|[\\\x00-\x1f\x7f]|%[0-9a-fA-F]{2}", path)
 
 
-def filled(text: bytes, way: Way, number: Iterator[int]) -> bytes:
+def filled(text: bytes, prefix: str, name: str, number: Iterator[int]) -> bytes:
     """Put in the way to Orthanc, and for each request a number of its own."""
-    text = text.replace(b"{}", way.prefix.encode())
+    text = text.replace(b"{}", prefix.encode()).replace(b"Host: x", b"Host: " + name.encode())
     return re.sub(rb"\{id\}", lambda _: str(next(number)).encode(), text)
 
 
@@ -444,8 +482,8 @@ def deliver(site: Site, way: Way, sent: list[tuple[str, list[bytes], bool]], fol
     nobody = ssl.create_default_context()
     nobody.check_hostname, nobody.verify_mode = False, ssl.CERT_NONE
 
-    def one(who: str, requests: list[bytes], whole: bool) -> Callable[[], int]:
-        context, texts = machines.get(who, nobody), [filled(request, way, number) for request in requests]
+    def one(prefix: str, name: str, who: str, requests: list[bytes], whole: bool) -> Callable[[], int]:
+        context, texts = machines.get(who, nobody), [filled(request, prefix, name, number) for request in requests]
         if way.http2:
             return functools.partial(two, who, [second(text) for text in texts])
         # Of what may be half a request there may be no answer to wait for.
@@ -455,13 +493,14 @@ def deliver(site: Site, way: Way, sent: list[tuple[str, list[bytes], bool]], fol
     def two(who: str, requests: list[tuple[raw.Fields, bytes]]) -> int:
         return raw.send2(address, requests, machines.get(who, nobody))[0]
 
-    calls = [one(*connection) for connection in sent]
+    calls = [one(prefix, name, *connection) for prefix, name, _ in way.places.values() for connection in sent]
     if way.http2:
         for context in (nobody, *machines.values()):
             context.set_alpn_protocols(["h2"])
         for fields, body in planted():
-            named = [(filled(name, way, number), filled(value, way, number)) for name, value in fields]
-            calls.append(functools.partial(two, "ward", [(named, filled(body, way, number))]))
+            fill = functools.partial(filled, prefix=way.prefix, name="x", number=number)
+            named = [(fill(name), fill(value)) for name, value in fields]
+            calls.append(functools.partial(two, "ward", [(named, fill(body))]))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         return list(pool.map(lambda call: call(), calls))
 
@@ -470,42 +509,49 @@ def deliver(site: Site, way: Way, sent: list[tuple[str, list[bytes], bool]], fol
 def test_what_nginx_judged_is_what_orthanc_got(
     site: Site, way: Way, sent: list[tuple[str, list[bytes], bool]], tmp_path: pathlib.Path
 ) -> None:
-    # Orthanc itself need not run.
-    site.deploy(way.prefix, "nginx", **(EQUAL if way.equal else {}))
-    site.record(way.orthanc)
+    if way.other:
+        site.deploy_both(way)
+    else:
+        # Orthanc itself need not run.
+        site.deploy(way.prefix, "nginx", **(EQUAL if way.equal else {}))
+    for host in way.places:
+        site.record(host)
     site.probe(way)
     begin = time.monotonic()
     answers = deliver(site, way, sent, tmp_path)
     seconds = time.monotonic() - begin
     # It ends what it has begun, and has logged all then.
     site.lab.shell("systemctl stop nginx", way.proxy)
-    judged, got = site.lines("/var/log/nginx/probe.log", way.proxy), site.lines("/root/received", way.orthanc)
+    judged = site.lines("/var/log/nginx/probe.log", way.proxy)
+    got = [(host, line) for host in way.places for line in site.lines("/root/received", host)]
     audit = site.lines(AUDIT, way.proxy)
     site.lab.shell("systemctl start nginx", way.proxy)
 
-    writers, known_users = (set(USERS),) * 2 if way.equal else (WRITERS, {*USERS, *MACHINES})
+    known_users = set(USERS) if way.equal else READERS | WRITERS
     passed = collections.defaultdict(list)
     for line in judged:
         if line["passed"]:
             passed[line["id"]].append(line)
     wrong: list[tuple[Any, ...]] = []
-    for one in got:
+    for host, one in got:
+        prefix, name, writers = way.places[host]
         verb, target, version = one["line"].rstrip("\r\n").encode("latin-1").split(b" ")
         path, _, query = target.partition(b"?")
         headers = collections.defaultdict(list)
         for header in one["headers"]:
-            name, _, value = header.partition(":")
-            headers[name.lower()].append(value.strip())
+            field, _, value = header.partition(":")
+            headers[field.lower()].append(value.strip())
         ids = headers["x-id"] or [""]
         known = passed[ids[0]].pop() if len(ids) == 1 and passed[ids[0]] else None
         if known is None:
             wrong.append(("nginx knows nothing of it", one))
             continue
         uri = known["uri"].encode("latin-1")
-        rest = b"/" + uri[len(way.prefix) :]
-        expected = uri if way.prefix != "/" and rest.startswith(b"/dicom-web/") else rest
+        rest = b"/" + uri[len(prefix) :]
+        expected = uri if prefix != "/" and rest.startswith(b"/dicom-web/") else rest
         writes = verb not in (b"GET", b"HEAD", b"OPTIONS") and rest.decode("latin-1") not in SEARCHES
         faults = {
+            "another Orthanc": known.get("orthanc", host) != host or not uri.startswith(prefix.encode()),
             "another method": verb != known["method"].encode(),
             "another path": unquote_to_bytes(path) != expected,
             "another query": query != known["args"].encode("latin-1"),
@@ -517,7 +563,7 @@ def test_what_nginx_judged_is_what_orthanc_got(
             "a write of a reader": writes and known["user"] not in writers,
             "a write from elsewhere": verb not in (b"GET", b"HEAD", b"OPTIONS")
             and (
-                known["origin"] not in ("", "https://x")
+                known["origin"] not in ("", f"https://{name}")
                 or bool({"cross-site", "same-site"} & set(headers["sec-fetch-site"]))
             ),
             "what nobody gets": re.search(rb"^/(tools/(reset|shutdown)|instances/[^/]+/export)/*$", rest) is not None,
@@ -527,7 +573,7 @@ def test_what_nginx_judged_is_what_orthanc_got(
         }
         wrong += [(fault, one["line"], known) for fault, found in faults.items() if found]
     counted = collections.Counter(answers)
-    unsafe = sum(one["line"].split(" ")[0] in ("POST", "PUT", "DELETE") for one in got)
+    unsafe = sum(one["line"].split(" ")[0] in ("POST", "PUT", "DELETE") for _, one in got)
     print(
         f"{way}: {len(answers)} connections, {len(judged)} requests judged, {len(got)} passed on ({unsafe} unsafe),"
         f" {len(wrong)} mismatches, in {seconds:.0f} s; first answers: {dict(counted)}"
@@ -546,10 +592,10 @@ def test_what_nginx_judged_is_what_orthanc_got(
     # What only HTTP/2 can say comes after them.
     legitimate = [
         (text, status)
-        for (_, (text, *_), whole), status in zip(sent, answers, strict=False)
+        for (_, (text, *_), whole), status in zip(sent * len(way.places), answers, strict=False)
         if whole and text.startswith(usual)
     ]
-    assert len(legitimate) == len(usual)
+    assert len(legitimate) == len(usual) * len(way.places)
     assert [one for one in legitimate if one[1] != 200] == []
 
 

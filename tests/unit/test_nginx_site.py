@@ -185,6 +185,7 @@ def test_way_to_each_of_several() -> None:
         found = str(rendered(text, item=file["item"], **given)).splitlines()
         assert {
             f'set $orthanc_site "{name}";',
+            f'set $orthanc_prefix "/{name}/";',
             f'set $orthanc_login "Basic {name}";',
             f"proxy_ssl_name {name};",
             f"proxy_ssl_trusted_certificate /etc/pacs/nginx/upstream-{name}.crt;",

@@ -130,9 +130,14 @@ def test_two_proxies_before_one_orthanc(site: Callable[..., Ask]) -> None:
 
 
 def test_two_proxies_with_two_prefixes(site: Callable[..., Ask]) -> None:
-    given = {"front": {"nginx_prefix": "/a/"}, "pacs": {"nginx_prefix": "/c/"}}
+    given = {"front": {"nginx_prefix": "/a/"}}
     ask = site(given, orthanc=["pacs"], nginx=["front", "other"])
     assert ask("pacs", "unserved") == ask("front", "unserved") == []
+    # What one of them has is not in vain.
+    assert (
+        site(given | {"pacs": {"nginx_prefix": "/"}}, orthanc=["pacs"], nginx=["front", "other"])("pacs", "unserved")
+        == []
+    )
     (said,) = ask("other", "unserved")
     assert said.startswith("nginx_prefix: other and front stand before one Orthanc, ")
     assert "they have / and /a/; give both the same." in said
@@ -183,6 +188,17 @@ def test_two_orthancs_behind_one_proxy(site: Callable[..., Ask]) -> None:
     assert [ask(name, "unserved") for name in ("a", "b", "web")] == [[], [], []]
 
 
+def test_what_the_proxy_alone_can_have(site: Callable[..., Ask]) -> None:
+    """Of who may enter: set for one Orthanc, it would let in whom that one shuts out."""
+    narrow = {"nginx_allowed_clients": ["192.0.2.0/24"], "nginx_users": {"desk": "a word"}, "nginx_timeout": 60}
+    ask = site(two(a=narrow), **TWO)
+    said = ask("a", "unserved")
+    assert [sentence.split(":")[0] for sentence in said] == ["nginx_allowed_clients", "nginx_users"]
+    assert "a word" not in str(said)
+    assert ask("b", "unserved") == ask("web", "unserved") == []
+    assert site(two(a=narrow, web=narrow), **TWO)("a", "unserved") == []
+
+
 def test_users_of_the_proxy_are_those_of_each(site: Callable[..., Ask]) -> None:
     ask = site(two(web={"nginx_users": {"all": "a word"}}), **TWO)
     assert [login["users"] for login in ask("web", "upstream_logins").values()] == [{"all": "a word"}] * 2
@@ -206,8 +222,11 @@ def test_two_orthancs_by_their_names(site: Callable[..., Ask]) -> None:
 
 
 def test_one_orthanc_has_what_the_proxy_has(site: Callable[..., Ask]) -> None:
-    """As ever: its own host's names are for several alone."""
+    """What its own host says is for several alone, and refused: else whom it has read alone may write."""
     ask = site(two(), orthanc=["a"], nginx=["web"])
+    said = ask("a", "unserved")
+    assert [sentence.split(":")[0] for sentence in said] == ["nginx_prefix", "nginx_readonly_users"]
+    assert all("set it for web instead, or alike" in sentence for sentence in said)
     assert ask("web", "upstreams") == []
     assert ask("web", "upstream_logins") == {}
     assert [face["url"] for face in ask("a", "faces")] == ["https://192.0.2.3/"]
