@@ -12,7 +12,7 @@ from tests.hosts.conftest import QUICKSTART, Lab
 from tests.hosts.test_site import changed
 
 pytestmark = pytest.mark.later
-LAB = {"name": "two-proxies", "pacs": "trixie", "front": "bookworm", "other": "trixie"}
+LAB = {"name": "two-proxies", "pacs": "trixie-installed", "front": "bookworm-installed", "other": "trixie-installed"}
 PROXIES = ("front", "other")
 PREFIX = "/orthanc/"
 

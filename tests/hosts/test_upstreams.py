@@ -14,10 +14,11 @@ import yaml
 
 from tests.hosts import raw
 from tests.hosts.conftest import QUICKSTART, Lab
+from tests.hosts.test_attacks import IMAGE, PATIENT
 from tests.hosts.test_site import changed
 
 pytestmark = pytest.mark.later
-LAB = {"name": "two-orthancs", "pacs": "trixie", "other": "bookworm", "proxy": "trixie"}
+LAB = {"name": "two-orthancs", "pacs": "trixie-installed", "other": "bookworm-installed", "proxy": "trixie-installed"}
 WARD, OTHER = "a password of the ward", "a password of the other's"
 NAMES = {name: f"{name}.example.org" for name in ("pacs", "other")}
 
@@ -74,6 +75,16 @@ def test_users_of_one_are_none_of_the_other(site: Site) -> None:
     assert (refused.status_code, refused.headers["WWW-Authenticate"]) == (401, 'Basic realm="Orthanc /o/"')
 
 
+def test_images_of_one_are_none_of_the_other(site: Site) -> None:
+    with site.lab.session("proxy") as session:
+        session.post(site.lab.url("/pacs/instances", "proxy"), IMAGE.read_bytes(), timeout=20).raise_for_status()
+    for path in (f"/o/patients/{PATIENT}", f"/o/pacs/patients/{PATIENT}", f"/o/pacs/dicom-web/patients/{PATIENT}"):
+        for method in ("GET", "DELETE"):
+            assert site.ask(path, method, password=OTHER).status_code == 404
+    assert site.ask("/o/patients", password=OTHER).json() == []
+    assert site.ask("/pacs/patients").json() == [PATIENT]
+
+
 def test_reader_of_one_may_write_to_the_other(site: Site) -> None:
     def ward(path: str, method: str = "GET") -> requests.Response:
         answer: requests.Response = site.ask(path, method, "ward", WARD)
@@ -88,8 +99,8 @@ def test_reader_of_one_may_write_to_the_other(site: Site) -> None:
     for path in ("/pacs/", "/o/"):
         assert ward(f"{path}tools/shutdown", "POST").status_code == 403
     trail = [json.loads(line) for line in site.lab.shell("cat /var/log/pacs/audit.log", "proxy").splitlines()]
-    seen = [(line["orthanc"], line["user"], line["status"]) for line in trail if line["method"] == "DELETE"]
-    assert seen == [("pacs", "ward", 403), ("other", "ward", 404)]
+    seen = [(line["orthanc"], line["status"]) for line in trail if (line["user"], line["method"]) == ("ward", "DELETE")]
+    assert seen == [("pacs", 403), ("other", 404)]
 
 
 def test_what_is_judged_at_one_gets_to_no_other(site: Site) -> None:

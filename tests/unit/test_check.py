@@ -105,9 +105,9 @@ def test_everything_wrong_is_told_at_once(tmp_path: pathlib.Path) -> None:
         ),
         (["pacs", "narrow"], ["narrow", "front"], ""),
         (
-            ["read"],
+            ["narrow"],
             ["front"],
-            "nginx_readonly_users: it is set for read, and front before its Orthanc has another value",
+            "nginx_allowed_clients: it is set for narrow, and front before its Orthanc has another value",
         ),
     ],
 )
