@@ -201,8 +201,6 @@ class Topology:
 
     def _face(self, name: str, orthanc: str) -> dict[str, Any]:
         proxy, names = self._host(name), self._server_names(name)
-        if name not in self._group("nginx"):
-            names = [str(proxy["nginx_server_name"])]
         host, prefix = (self._set_for(orthanc, name, f"nginx_{part}") for part in ("server_name", "prefix"))
         https_port, kind = number(proxy["nginx_https_port"]), "acme" if proxy["nginx_acme_directory"] else "self-signed"
         made = "site" if proxy["nginx_tls_certificate"] else f"{kind}-{names[0]}{certificate_end(names)}"
