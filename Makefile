@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
 SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-mutants
 
-.PHONY: help setup demo test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-mutants due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-mutants due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -17,9 +17,12 @@ setup: .venv/done .cache/collections/ansible_collections/dicom/orthanc ## the Py
 demo: setup ## a throw-away host in a container with a verified Orthanc on it
 	tools/demo
 
-test: setup .venv/done-test ## lint, unit tests, and what each change has to pass on hosts, in twenty minutes
+# What the hosts of the tests need of this machine.
+lab: setup .venv/done-test
 	@echo "Installs docker.io, mmdebstrap and openssh-client where they are missing, and starts a Docker engine if none runs."
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+
+test: lab ## lint, unit tests, and what each change has to pass on hosts, in twenty minutes
 	pytest tests -m "not later" -n 3 --dist loadfile --durations 25
 
 test-quick: setup .venv/done-test ## what needs no host: lint, unit and contract tests
@@ -30,40 +33,31 @@ test-all: test $(SHARDS) ## `make test`, and every shard of what takes longer
 test-sanity: setup ## ansible-test's sanity tests
 	tools/sanity
 
-test-scenarios: setup .venv/done-test ## the scenarios that `make test` leaves out
-	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+test-scenarios: lab ## the scenarios that `make test` leaves out
 	pytest tests/hosts/test_scenarios.py -m later -n 2 --dist loadfile -rA --tb=short
 
-test-later: setup .venv/done-test ## the other tests on hosts that `make test` leaves out
-	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+test-later: lab ## the other tests on hosts that `make test` leaves out
 	pytest tests/hosts -m later -n 2 --dist loadfile -rA --tb=short --ignore tests/hosts/test_scenarios.py
 
-test-mysql: setup .venv/done-test ## a real MySQL 9.7, which only Debian unstable has, as a server run by others
-	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+test-mysql: lab ## a real MySQL 9.7, which only Debian unstable has, as a server run by others
 	pytest tests/hosts/mysql_server.py
 
-test-neighbours: setup .venv/done-test ## hosts where others have databases, an engine and web servers, on both releases
-	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+test-neighbours: lab ## hosts where others have databases, an engine and web servers, on both releases
 	pytest tests/hosts/neighbours.py -rA --tb=short
 
-test-matrix: setup .venv/done-test ## every inventory with every install method on every release, and attacks and leaks on Debian 12
-	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+test-matrix: lab ## every inventory with every install method on every release, and attacks and leaks on Debian 12
 	PACS_RELEASE=bookworm pytest tests/hosts/matrix.py tests/hosts/test_attacks.py tests/hosts/test_closed.py -n 2 --dist loadfile -rA --tb=short
 
-test-many: setup .venv/done-test ## twenty Orthancs, proved side by side in under a minute
-	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+test-many: lab ## twenty Orthancs, proved side by side in under a minute
 	pytest tests/hosts/many.py -rA --tb=short
 
-test-cut-off: setup .venv/done-test ## a first deployment that is cut off after each of its tasks, the host then restarted
-	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+test-cut-off: lab ## a first deployment that is cut off after each of its tasks, the host then restarted
 	pytest tests/hosts/cut_off.py -rA --tb=short
 
-test-requests: setup .venv/done-test ## thousands of raw requests to every topology, and all that a reader could ask for
-	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+test-requests: lab ## thousands of raw requests to every topology, and all that a reader could ask for
 	pytest tests/hosts/requests.py -rA --tb=short
 
-test-as-they-are: setup .venv/done-test ## hosts as they are in hospitals: banners, sudo of many kinds, other languages, locks, names, IPv6
-	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+test-as-they-are: lab ## hosts as they are in hospitals: banners, sudo of many kinds, other languages, locks, names, IPv6
 	pytest tests/hosts/as_they_are.py tests/hosts/addresses.py -rA --tb=short
 
 test-mutants: setup .venv/done-test .cache/mutation/done ## how many of 200 changes to the plugins' code no unit test notices

@@ -369,7 +369,9 @@ class QuietModule(AnsibleModule):  # type: ignore[misc]
 
 
 def lock(module: AnsibleModule) -> TextIO:
-    """Keep other runs off what this module is about to change, until the file is closed or the process ends."""
+    """Keep other runs off what this module is to change, if it is, until the file is closed or the process ends."""
+    if module.check_mode:
+        return open(os.devnull, "w", encoding="ascii")
     opened = os.fdopen(os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w", encoding="ascii")
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
@@ -386,11 +388,8 @@ def lock(module: AnsibleModule) -> TextIO:
 
 def write(module: AnsibleModule) -> Writer:
     """Bring the folders and files that the module was given to the wished state, while no other run does so."""
-    held = None if module.check_mode else lock(module)
-    writer = bring(module)
-    if held:
-        held.close()
-    return writer
+    with lock(module):
+        return bring(module)
 
 
 def plan(module: AnsibleModule) -> Writer:

@@ -44,7 +44,7 @@ class WayBack:
         self._module, self._service, self._state = module, service, state
         self._apply, self._prove = apply, prove
         # Held to the end of the process.
-        self._lock = None if module.check_mode else lock(module)
+        self._lock = lock(module)
         self.cut_off = state.kept and not state.lasting
         self.ways: Callable[[str], list[Files]] = lambda _problem: [state.read()]
         self.resort: Callable[[], tuple[Files, str]] = lambda: ({}, "")

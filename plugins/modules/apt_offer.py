@@ -69,6 +69,7 @@ import os
 import re
 import tempfile
 
+from ansible.module_utils import distro
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.lsb import MirrorError, fetch, trust
 
@@ -79,12 +80,6 @@ MEANINGS = (
     (r"[Cc]ertificate", "its certificate is not trusted by this host; see orthanc_apt_url"),
     (r"", "it does not answer; see orthanc_apt_url"),
 )
-
-
-def os_release() -> dict[str, str]:
-    """Return the fields of /etc/os-release."""
-    with open("/etc/os-release", encoding="utf-8") as file:
-        return {name: value.strip().strip("\"'") for name, _, value in (line.partition("=") for line in file)}
 
 
 def main() -> None:
@@ -98,9 +93,9 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    system, key, package = os_release(), module.params["key"], module.params["package"]
-    url = module.params["url"] or f"https://orthanc.uclouvain.be/{system.get('ID', 'debian')}"
-    suite = module.params["suite"] or system.get("VERSION_CODENAME", "")
+    key, package = module.params["key"], module.params["package"]
+    url = module.params["url"] or f"https://orthanc.uclouvain.be/{distro.os_release_attr('id') or 'debian'}"
+    suite = module.params["suite"] or distro.os_release_attr("version_codename")
     failed = f"The packages of {url} {suite} are not to be had, and nothing has changed: "
     with tempfile.TemporaryDirectory() as folder:
         # apt reads it as somebody else.

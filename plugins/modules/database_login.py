@@ -72,7 +72,6 @@ ansible_facts:
   returned: always
 """
 
-import contextlib
 import os
 
 from ansible.module_utils.basic import AnsibleModule
@@ -123,7 +122,7 @@ def main() -> None:
     )
     params = module.params
     state = State(os.path.join(params["state_dir"], params["engine"], LOGINS))
-    with contextlib.nullcontext() if module.check_mode else lock(module):
+    with lock(module):
         logins = (keep if params["state"] == "kept" else end)(module, state)
     facts = {"pacs_logins_kept": state.kept}
     module.exit_json(changed=params["state"] == "back" and bool(logins), logins=logins, ansible_facts=facts)

@@ -195,7 +195,7 @@ def main() -> None:
         supports_check_mode=True,
     )
     # What is missing, and what may go, is decided while no other run changes it.
-    with contextlib.nullcontext() if module.check_mode else lock(module):
+    with lock(module):
         module.exit_json(**have(module))
 
 

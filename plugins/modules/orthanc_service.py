@@ -135,76 +135,23 @@ seconds:
   returned: when it was asked
 """
 
-import contextlib
-import json
 import os
 import pathlib
-import re
 import time
-from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_folder
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
-    ARGUMENTS,
-    QuietModule,
-    marked,
-    plain_files,
-    put,
-)
-from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State, found
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, plain_files
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_answers import differences, journal, meaning
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_kept import Kept, keep_unit, newest
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Undecided, WayBack, Wrong
 
-# What a database says, and what it means in the terms of the inventory.
-MEANINGS = (
-    (
-        r"password authentication failed|Access denied for user",
-        "The database refuses the login: orthanc_database_user and orthanc_database_password are not the server's.",
-    ),
-    (
-        r"locked by another instance|database is already locked|is locked by",
-        "Another Orthanc holds the database: orthanc_database_name is in use by a second site.",
-    ),
-    (
-        r"permission denied for schema|command denied to user|must be owner",
-        "The login may not make tables: it has to own the database that orthanc_database_name names.",
-    ),
-    (
-        r"remaining connection slots|too many connections|Too many connections",
-        "The server has no connection left: orthanc_database_connections of all nodes exceed its max_connections.",
-    ),
-    (
-        r"certificate verify failed|SSL error|SSL connection error|server certificate",
-        "The server's certificate is not trusted: see orthanc_database_ca and orthanc_database_host.",
-    ),
-    (
-        r"database \"[^\"]*\" does not exist|Unknown database",
-        "There is no such database on the server: see orthanc_database_name.",
-    ),
-    (
-        r"no pg_hba.conf entry|is not allowed to connect",
-        "The server lets nobody in from this host: its rules for clients do not name it.",
-    ),
-    (
-        r"revision|[Ii]ncompatible version of the",
-        "The database was made by another release of the plugin, which this one does not read.",
-    ),
-    (
-        r"could not connect|Connection refused|Can't connect|could not translate|Unknown .*server host|timeout expired",
-        "The database does not answer: see orthanc_database_host and orthanc_database_port, and whether it runs.",
-    ),
-)
-
-
 # How long another release may take to raise the schema of its database, in seconds: nothing may come in between.
 SCHEMA = 3600
-# The files with the login to a database.
-DATABASES = ("postgresql.json", "mysql.json")
-# Under which name the start of a process stands among the files that it runs with.
-STARTED = "started"
 # What a plugin says of a database that a newer one has changed. It leaves it as it is.
 RAISED = "incompatible with database schema"
 NFT = "/usr/sbin/nft"
@@ -213,148 +160,6 @@ UNITS = "/etc/systemd/system/"
 
 class Starting(Unready):
     """Orthanc runs, and does not answer yet."""
-
-
-class Kept:
-    """The configuration and what starts it: as they are, and as they worked last."""
-
-    def __init__(self, state: State, config_dir: str, unit: str, others: Iterable[str] = ()) -> None:
-        """:param others: paths of links and units that go back too."""
-        self._state, self._config_dir, self._unit = state, config_dir, unit
-        self._single = [unit, *others]
-        # Since nothing was written.
-        self._before = self._now()
-        # Whether what worked last does not read its database any more.
-        self.raised = False
-
-    def _now(self) -> Files:
-        files = found(sorted([*plain_files(self._config_dir), *self._single]))
-        return {path: file for path, file in files.items() if file is not None}
-
-    def _last(self) -> Files:
-        return self._state.read()
-
-    def keep(self, started: str) -> None:
-        """Take what is there now for what worked last, of the process that was started then."""
-        now = self._now() | {STARTED: [started]}
-        if now != self._last():
-            self._state.keep(now)
-
-    def runs(self, started: str) -> bool:
-        """Tell whether the process that was started then runs with what is there now, in other words or not.
-
-        That it is what worked last is known of no other process.
-        """
-        last = self._last()
-        return last.get(STARTED) == [started] and self._meant(last) == self._meant(self._now())
-
-    def _meant(self, files: Files) -> dict[str, Any]:
-        """Return what the files say: the options of Orthanc, however they are spread and written, and the rest."""
-        meant: dict[str, Any] = {"": {}}
-        for path, file in files.items():
-            text = file[0] if file else ""
-            if path.endswith(".json") and os.path.dirname(path) == self._config_dir:
-                try:
-                    meant[""].update(json.loads(text))
-                    continue
-                except ValueError:
-                    pass
-            if path != STARTED:
-                meant[path] = text
-        return meant
-
-    def older(self, programs: Iterable[str]) -> bool:
-        """Tell whether another release is there now: a program is newer, or the unit starts something else."""
-        last = self._last()
-        units = [(files.get(self._unit) or [""])[0] for files in (last, self._now())]
-        starts = [re.findall("(?m)^ExecStart=.*", unit) for unit in units]
-        return bool(last) and (newest([], programs) > os.stat(self._state.path).st_mtime or starts[0] != starts[1])
-
-    def crosses(self) -> bool:
-        """Tell whether on the way back another release would have the same index on a database server."""
-        last, now = self._last(), self._now()
-        return bool(last) and self._server(last) and self._server(now) and self._release(last) != self._release(now)
-
-    def _server(self, files: Files) -> bool:
-        return any(os.path.basename(path) in DATABASES for path in files)
-
-    def _release(self, files: Files) -> list[Any]:
-        """Return what is started, be it a program or an image, and where the links to it lead."""
-        starts = re.findall(r"(?m)^ExecStart=.*?(\S+) \S+$", (files.get(self._unit) or [""])[0])
-        return [starts, *(file for path, file in sorted(files.items()) if file and len(file) == 1 and path != STARTED)]
-
-    def login(self) -> list[Files]:
-        """Return what is there now, with the login to the database that worked last."""
-        last, now = self._last(), self._now()
-        return [now | self._logins(now, last)]
-
-    def _logins(self, files: Files, others: Files) -> Files:
-        """Return the files of databases with the logins of other ones."""
-        found: Files = {}
-        for path in files.keys() & others.keys():
-            file, other = files[path], others[path]
-            if file and other and os.path.basename(path) in DATABASES:
-                with contextlib.suppress(ValueError):
-                    found[path] = [with_login(file[0], other[0]), *file[1:]]
-        return found
-
-    def resort(self) -> Callable[[], tuple[Files, str]]:
-        """Return what to say to run instead where what worked last does not read its database any more.
-
-        That is what was there before, if it is another release already, or else what is asked for.
-        """
-        last, asked = self._last(), self._now()
-        newer = self._before if self._release(self._before) != self._release(last) else asked
-        files = dict.fromkeys(last.keys() | asked.keys()) | newer | self._logins(newer, asked)
-        files.pop(STARTED, None)
-        why = "A newer release has changed its database, and is the only one to read it now: it was started again."
-        return lambda: (files, why) if self.raised else ({}, "")
-
-    def ways(self, problem: str) -> list[Files]:
-        """Return what to go back to.
-
-        The login to the database is not part of what was wrong, unless the database said so: by now its server takes
-        the new one only.
-        """
-        last, now = self._last(), self._now()
-        last.pop(STARTED, None)
-        if not last:
-            return []
-        for path in now.keys() - last.keys():
-            if path in self._single or marked(self._config_dir):
-                last[path] = None
-        new = last | self._logins(last, now)
-        if new == last:
-            return [last]
-        return [last, new] if MEANINGS[0][1] in problem else [new, last]
-
-
-def with_login(last: str, new: str) -> str:
-    """Return a text of database sections with the logins of another one, or as it is if these are the same."""
-    sections, others = json.loads(last), json.loads(new)
-    before = json.dumps(sections)
-    for name in sections.keys() & others.keys():
-        section, other = sections[name], others[name]
-        for key in {"Username", "Password"} & section.keys() & other.keys():
-            section[key] = other[key]
-        if "ConnectionUri" in section.keys() & other.keys():
-            uris = section["ConnectionUri"].partition("@"), other["ConnectionUri"].partition("@")
-            section["ConnectionUri"] = uris[1][0] + "".join(uris[0][1:])
-    # As in the templates, since Orthanc expands ${NAME}.
-    return last if json.dumps(sections) == before else json.dumps(sections, indent=4).replace("$", "\\u0024")
-
-
-def newest(configuration: Iterable[str], programs: Iterable[str]) -> float:
-    """Return when the newest of the files was changed, in seconds since 1970.
-
-    A configuration with another mode is the same; a program that another file took the place of is
-    another one, however old that file says it is.
-    """
-    times = [os.stat(path).st_mtime for path in configuration if os.path.exists(path)]
-    for path in programs:
-        if os.path.exists(path):
-            times += [os.lstat(path).st_ctime, os.stat(path).st_ctime]
-    return max(times, default=0.0)
 
 
 def start_of(state: dict[str, str]) -> str:
@@ -387,64 +192,6 @@ def guarded(module: AnsibleModule) -> bool:
         return not params["guard"]
     there, out, _err = module.run_command([NFT, "list", "table", "inet", "orthanc"])
     return params["guard_rule"] in out.replace('"', "") if params["guard"] else there != 0
-
-
-def journal(unit: Unit, since: float) -> str:
-    """Return the newest error lines of the unit, or its last lines where none is marked so.
-
-    :param since: in seconds since 1970; what an earlier Orthanc said would be taken for what is wrong now.
-    """
-    lines = unit.log(200, since)
-    errors = [line for line in lines if re.match(r"E\d{4} ", line)]
-    # A service that is started again and again says the same again and again.
-    newest = {line.partition("] ")[2] or line: line for line in errors or lines}
-    return "\n".join(list(newest.values())[-5:])
-
-
-def meaning(lines: str) -> str:
-    """Say in the terms of the inventory what the journal tells, or nothing if that is not known."""
-    return next((f"{text} " for pattern, text in MEANINGS if re.search(pattern, lines)), "")
-
-
-def differences(params: dict[str, Any], system: dict[str, Any], plugins: list[str]) -> list[str]:
-    """Say where the running Orthanc is not the one that was asked for."""
-    wanted, running = str(params["version"]), str(system["Version"])
-    found = []
-    if wanted and running != wanted:
-        found.append(
-            f"orthanc_version asks for {wanted}, but {running} runs. Take another release, or free the choice."
-        )
-    found += [
-        f"orthanc_plugins asks for a plugin that Orthanc did not load: {name}. The journal says why."
-        for name in params["plugins"]
-        if name not in plugins
-    ]
-    # Reported is the path of the plugin, or nothing for what is built in.
-    for field, asked, variable in (
-        ("DatabaseBackendPlugin", params["database"], "orthanc_database"),
-        ("StorageAreaPlugin", params["storage"], "orthanc_database_storage with orthanc_plugins"),
-    ):
-        backend = str(system.get(field) or "")
-        expected = "" if asked in ("", "sqlite") else str(asked)
-        if (expected.lower() not in backend.lower()) or (backend and not expected):
-            found.append(
-                f"{variable} asks for {asked or 'the file system'}, but {field} is {backend or 'the built-in one'}."
-            )
-    return found
-
-
-def keep_unit(module: AnsibleModule, state: State) -> None:
-    """Keep a copy of a unit of others that is about to be replaced, and say so."""
-    path, folder = module.params["unit"], module.params["config_dir"]
-    there = found([path]).get(path)
-    # Ours starts Orthanc with our configuration. What is no more than a link keeps it from starting.
-    if state.kept or not there or len(there) == 1 or re.search(rf"(?m)^ExecStart=.* {re.escape(folder)}$", there[0]):
-        return
-    copy = os.path.join(os.path.dirname(state.path), f"{os.path.basename(path)}.found")
-    module.warn(f"{path} is of others, and is replaced. As it was, it is kept as {copy}.")
-    if not module.check_mode:
-        os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
-        put(copy, there[0], (os.geteuid(), os.getegid()), 0o600)
 
 
 class Service:
@@ -523,19 +270,15 @@ class Service:
             self._kept.raised |= any(RAISED in line for line in said)
             log = "" if before else f"Its journal (journalctl -u {self._unit.name}) says:\n{lines}"
             told = f"{error} {meaning(lines)}".strip()
-            if other and isinstance(error, Starting):
-                raise Undecided(
-                    f"{told} It was left running: another release may be changing its database, which must be left to"
-                    " its end.",
-                    log,
-                ) from error
             opened = system or " answers 40" in str(error)
-            if opened and not before and self._kept.crosses():
-                raise Undecided(
-                    f"{told} It was left running: this release has opened the database, which the one before may not"
-                    " read any more. Correct what is wrong, and run again.",
-                    log,
-                ) from error
+            why = ""
+            if other and isinstance(error, Starting):
+                why = "another release may be changing its database, which must be left to its end."
+            elif opened and not before and self._kept.crosses():
+                why = "this release has opened the database, which the one before may not read any more. Correct what"
+                why += " is wrong, and run again."
+            if why:
+                raise Undecided(f"{told} It was left running: {why}", log) from error
             raise Wrong(told, log) from error
         if not self._module.check_mode and not (before and params["login_goes_back"]):
             self._kept.keep(start_of(self._unit.show()))

@@ -256,50 +256,16 @@ listening:
   sample: {"8042": Orthanc}
 """
 
-import contextlib
-import fcntl
-import glob
-import json
 import locale
 import os
 import pwd
-import re
-import socket
-import sqlite3
-import subprocess
-import urllib.parse
-from collections.abc import Callable
-from typing import Any
 
+from ansible.module_utils import distro
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import (
-    ask_binary,
-    read_files,
-    read_folder,
-    read_text,
-)
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, marked
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
-from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
-
-# How a host calls itself.
-LOCAL = ("", "localhost", "127.0.0.1", "::1")
-# What nginx serves of ours, and where it says whose Orthanc that is.
-SITES = {
-    "proxied": ("/etc/nginx/conf.d/orthanc.conf", r"(?m)^# The Orthanc of (\S+)$"),
-    "relayed": ("/etc/nginx/conf.d/orthanc-relay.conf", r"(?m)^    server_name (\S+);$"),
-}
-NGINX = "/etc/nginx/nginx.conf"
-
-
-def os_release() -> dict[str, str]:
-    """Return the fields of /etc/os-release, or nothing where it is missing."""
-    try:
-        with open("/etc/os-release", encoding="utf-8") as file:
-            return {name: value.strip().strip("\"'") for name, _, value in (line.partition("=") for line in file)}
-    except OSError:
-        return {}
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive, nginx, packages, ports
 
 
 def free_bytes(path: str) -> int:
@@ -309,179 +275,6 @@ def free_bytes(path: str) -> int:
         path = os.path.dirname(path)
     found = os.statvfs(path)
     return found.f_bavail * found.f_frsize
-
-
-class Archive:
-    """The archive of an Orthanc that is on this host, by its configuration."""
-
-    def __init__(self, settings: dict[str, Any], folder: str) -> None:
-        """:param folder: that its relative paths start from."""
-        self._settings = settings
-        self.storage = os.path.join(folder, str(settings.get("StorageDirectory", "OrthancStorage")))
-        self.index = os.path.join(folder, str(settings.get("IndexDirectory", self.storage)))
-        # Which databases have the index and the files.
-        self.database, self.files = (
-            next((name.lower() for name in ("PostgreSQL", "MySQL") if self._section(name).get(option)), "")
-            for option in ("EnableIndex", "EnableStorage")
-        )
-        if not self.database and os.path.exists(os.path.join(self.index, "index")):
-            self.database = "sqlite"
-
-    def _section(self, name: str) -> dict[str, Any]:
-        section = self._settings.get(name)
-        return section if isinstance(section, dict) else {}
-
-    @property
-    def server(self) -> tuple[str, str]:
-        """Host and name of the database; the host is empty if it is this one."""
-        section = self._section({"postgresql": "PostgreSQL", "mysql": "MySQL"}.get(self.database, ""))
-        parts = urllib.parse.urlsplit(str(section.get("ConnectionUri", "")))
-        host = parts.hostname or str(section.get("Host", ""))
-        return "" if host in LOCAL else host, parts.path.strip("/") or str(section.get("Database", ""))
-
-    def count(self) -> int:
-        """Return how many images there are; -1 if they cannot be counted."""
-        with contextlib.suppress(Unready, ValueError, KeyError, TypeError, AttributeError):
-            return int(Orthanc(self._settings).get("/statistics", timeout=30)["CountInstances"])
-        # It does not run. While it does, it keeps everybody else off its index.
-        return indexed(self.index) if self.database == "sqlite" else -1
-
-
-def indexed(folder: str) -> int:
-    """Return how many images an index of SQLite has; -1 if they cannot be counted."""
-    path = urllib.parse.quote(os.path.join(folder, "index"))
-    with contextlib.suppress(sqlite3.Error), sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
-        # 4 is the level of instances.
-        return int(connection.execute("SELECT COUNT(*) FROM Resources WHERE resourceType=4").fetchone()[0])
-    return -1
-
-
-def holds(folder: str, kind: str) -> bool:
-    """Tell whether a folder holds an index, or DICOM files."""
-    try:
-        names = os.listdir(folder) if os.path.isdir(folder) else []
-    except PermissionError:
-        # Root has no say in what NFS brings from elsewhere. Who made it so has put something there.
-        return True
-    # Besides the mark there may be the reserve for a full disk.
-    return "index" in names if kind == "index" else not all(name.startswith(MARK) for name in names)
-
-
-def filled(folder: str, kind: str) -> bool:
-    """Tell whether a folder holds images: Debian's package makes an empty index where it is started once."""
-    if kind == "index":
-        return holds(folder, kind) and indexed(folder) != 0
-    try:
-        return os.path.isdir(folder) and any(re.fullmatch("[0-9a-f]{2}", name) for name in os.listdir(folder))
-    except PermissionError:
-        return True
-
-
-def proven(state: str) -> dict[str, Any]:
-    """Return the settings that worked last, or nothing."""
-    try:
-        with open(state, encoding="utf-8") as file:
-            kept = json.load(file)
-        texts = [kept[name][0] for name in sorted(kept) if name.endswith(".json")]
-        return {name: value for text in texts for name, value in read_text(text).items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
-
-
-def started_with() -> tuple[str, str]:
-    """Return the configuration that an Orthanc of others runs with, or is started with, and where its paths start.
-
-    :returns: an empty configuration where it has none, and nothing in both where there is no such Orthanc.
-    """
-    calls = []
-    for process in filter(str.isdigit, os.listdir("/proc")):
-        with contextlib.suppress(OSError):
-            # Of a program that an upgrade has replaced, the kernel says so.
-            name = os.path.basename(os.readlink(f"/proc/{process}/exe")).removesuffix(" (deleted)")
-            # In a container, paths are others.
-            if name == "Orthanc" and os.path.samefile(f"/proc/{process}/root", "/"):
-                with open(f"/proc/{process}/cmdline", encoding="utf-8", errors="replace") as file:
-                    words = file.read().strip("\0").split("\0")[1:]
-                calls.append((words, os.readlink(f"/proc/{process}/cwd")))
-    if not calls:
-        with contextlib.suppress(OSError):
-            shown = subprocess.run(
-                ["systemctl", "show", "orthanc", "--property=ExecStart,WorkingDirectory"],
-                capture_output=True,
-                text=True,
-                check=False,
-            ).stdout
-            calls = started_by(shown)
-    for words, folder in calls:
-        path = next((word for word in reversed(words) if not word.startswith("-")), "")
-        path = os.path.normpath(os.path.join(folder, path)) if path else ""
-        return path, path if os.path.isdir(path) else os.path.dirname(path) or folder
-    return "", ""
-
-
-def started_by(shown: str) -> list[tuple[list[str], str]]:
-    """Return with which arguments a unit starts Orthanc, and in which folder; nothing where it does not."""
-    found = re.search(r"argv\[\]=(\S*Orthanc\b.*?) ;", shown)
-    folder = re.search(r"(?m)^WorkingDirectory=[-!]*(/.*)", shown)
-    return [(found[1].split()[1:], folder[1] if folder else "/")] if found else []
-
-
-def holder(name: str, group: str, run: Callable[..., str]) -> str:
-    """Say which program has a port: an Orthanc is ours only where our unit has started it.
-
-    :param group: what /proc/PID/cgroup says.
-    :param run: runs a command and returns what it prints, nothing where it fails.
-    """
-    unit = group.strip().rpartition("/")[2]
-    if name != "Orthanc" or unit in ("", "orthanc.service"):
-        return name
-    container = re.search("[0-9a-f]{64}", unit)
-    if not container:
-        return f"Orthanc of {unit}"
-    asked = ("docker", "ps", "--format", "{{.Names}}", "--filter", f"id={container[0]}")
-    if run(*asked, "--filter", "label=orthanc.service").strip():
-        return name
-    return f"Orthanc in the container {run(*asked).strip() or container[0][:12]}"
-
-
-def group_of(process: str) -> str:
-    """Return what the kernel says of the unit or container of a process; nothing if it has ended."""
-    try:
-        with open(f"/proc/{process}/cgroup", encoding="ascii", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return ""
-
-
-def interrupted() -> bool:
-    """Tell whether dpkg left something half done, and does not run."""
-    try:
-        # The lock is not taken without need: a dpkg that begins meanwhile would not wait for it.
-        if not any(name.isdigit() for name in os.listdir("/var/lib/dpkg/updates")):
-            return False
-        with open("/var/lib/dpkg/lock", "r+", encoding="ascii") as lock:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return True
-    except OSError:
-        return False
-
-
-def served(file: str, line: str) -> list[str]:
-    """Return the hosts whose Orthancs this host's nginx serves, as the role has noted them down."""
-    try:
-        with open(file, encoding="utf-8") as opened:
-            return re.findall(line, opened.read())
-    except OSError:
-        return []
-
-
-def workers(file: str = NGINX) -> dict[str, str]:
-    """Return the user and the group of nginx's workers."""
-    found = None
-    with contextlib.suppress(OSError), open(file, encoding="utf-8", errors="replace") as opened:
-        found = re.search(r"(?m)^\s*user\s+([^\s;]+)(?:\s+([^\s;]+))?\s*;", opened.read())
-    user = found[1] if found else "www-data"
-    return {"user": user, "group": (found and found[2]) or user}
 
 
 def account(name: str) -> list[str]:
@@ -498,63 +291,6 @@ def said_of(image: str, file: str) -> tuple[list[str], tuple[str, dict[str, str]
     kept = State(file).read() if image and file else {}
     asked, told = kept.get("asked") or [], kept.get("told") or []
     return (asked, (told[0], told[1])) if image in asked and len(told) > 1 else ([], ("", {}))
-
-
-def no_way(host: str, port: str) -> str:
-    """Say why nothing answers there: ``name …`` if the name is not known here, ``port …`` otherwise."""
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except socket.gaierror as error:
-        return f"name {error.strerror}"
-    except OSError as error:
-        return f"port {error.strerror or error}"
-    return ""
-
-
-def look(params: dict[str, Any]) -> dict[str, Any]:
-    """Return what archive is on this host, and where it is not where it is asked for."""
-    unread: list[str] = []
-    last = proven(params["state"])
-    path = folder = params["config_dir"]
-    settings = last | read_folder(path)
-    ours = bool(settings)
-    if not ours:
-        path, folder = started_with()
-        settings, unread = read_files(path)
-    there = Archive(settings, folder)
-    wanted = {"storage": params["storage_dir"], "index": params["index_dir"]}
-    found = {
-        "storage": there.storage if not there.files else "",
-        "index": there.index if last or there.database else "",
-    }
-    if there.database not in ("", "sqlite"):
-        found["index"] = ""
-    # What is where it is not looked for, unless it was taken there.
-    elsewhere = {
-        kind: folder
-        for kind, folder in found.items()
-        if folder and os.path.realpath(folder) != os.path.realpath(wanted[kind])
-        if holds(folder, kind) and not filled(wanted[kind], kind)
-    }
-    # What was there, and is not: the disk is missing, as its mark is.
-    lost = [
-        folder for kind, folder in found.items() if last and folder and not holds(folder, kind) and not marked(folder)
-    ]
-    server = ("" if params["database_host"] in LOCAL else params["database_host"], params["database_name"])
-    moved = there.server if not ours and there.database not in ("", "sqlite") and there.server != server else ()
-    asked = (params["database"], params["files"])
-    differs = (there.database, there.files) != asked or elsewhere or lost or moved
-    images = 0 if not there.database and not lost else there.count() if differs else -1
-    return {
-        "database": there.database,
-        "files": there.files,
-        "images": images,
-        "elsewhere": elsewhere,
-        "lost": sorted(set(lost)),
-        "other_server": list(moved),
-        "unread": unread,
-        "configuration": "" if ours else path,
-    }
 
 
 def main() -> None:
@@ -578,6 +314,7 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
+    params = module.params
     # What the system says is told in English, as everything is; the module has set the host's language.
     locale.setlocale(locale.LC_MESSAGES, "C")
 
@@ -586,63 +323,43 @@ def main() -> None:
             return ""
         return str(module.run_command(list(command), environ_update={"LC_ALL": "C"})[1])
 
-    release = os_release()
-    # Versions and states of all packages in one call; the roles compare them with what they need.
-    shown = run("dpkg-query", "--show", "--showformat", "${Package} ${Version} ${Status}\\n")
-    states = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
-    packages = {name: state[0] for name, state in states.items() if state[1:] == ["install", "ok", "installed"]}
-    installed = re.match(r"(?:\d+:)?(\d[\d.]*)", packages.get("orthanc", ""))
-    offers = run("apt-cache", "madison", "orthanc") if module.params["offers"] or not installed else ""
-    offered = re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offers)
     names = ("fail2ban", "docker", "nginx")
     # A paragraph for each, also for one that is not there.
     shown = run("systemctl", "show", "--property=ActiveState,UnitFileState,LoadState", *names)
     told = {name: set(part.split()) for name, part in zip(names, shown.split("\n\n"), strict=False)}
     services = [name for name in told if {"ActiveState=active", "UnitFileState=enabled"} <= told[name]]
     masked = [name for name in told if "LoadState=masked" in told[name]]
-    # One of ours that was kept from starting may still be half configured.
-    nginx = module.get_bin_path("nginx", opt_dirs=["/usr/sbin"]) if "nginx" not in masked else None
-    rc, _out, err = module.run_command([nginx, "-t", "-q"]) if nginx and module.params["nginx"] else (0, "", "")
-    listening = {}
-    for line in run("ss", "-Hltnp").splitlines():
-        program = re.search(r'users:\(\("([^"]+)",pid=(\d+)', line)
-        named = holder(program[1], group_of(program[2]), run) if program else "another program"
-        listening[line.split()[3].rpartition(":")[2]] = named
-    program = module.params["program"]
+    program = params["program"]
     # To ask an engine that does not run would start it.
-    image = module.params["image"] if "ActiveState=active" in told.get("docker", ()) else ""
+    image = params["image"] if "ActiveState=active" in told.get("docker", ()) else ""
     image = run("docker", "image", "inspect", "--format={{.Id}}", image).strip() if image else ""
-    asked, answered = said_of(image, module.params["answers"])
+    asked, answered = said_of(image, params["answers"])
     # A binary that does not run any more is no reason to stop: it may be about to be replaced.
     version, options = ask_binary(lambda argument: run(program, argument)) if program else answered
     module.exit_json(
-        **look(module.params),
-        interrupted=interrupted(),
+        **archive.look(params, run),
+        **packages.look(run, params["offers"]),
+        **{name: nginx.served(*site) for name, site in nginx.SITES.items()},
+        nginx=nginx.workers(),
+        # One of ours that was kept from starting may still be half configured.
+        nginx_refusal=nginx.refusal(module) if params["nginx"] and "nginx" not in masked else "",
+        listening=ports.listening(run),
+        no_way=ports.no_way(*params["server"]) if params["server"] else "",
+        engine=docker_daemon.look(run) if params["engine"] else {},
+        image=image,
+        asked=asked,
         binary={"version": version, "options": options},
-        no_way=no_way(*module.params["server"]) if module.params["server"] else "",
-        engine=docker_daemon.look(run) if module.params["engine"] else {},
-        apt_lists=bool(glob.glob("/var/lib/apt/lists/*_Packages*")),
-        apt_upstream=os.path.exists("/etc/apt/sources.list.d/orthanc.sources"),
-        **{name: served(*site) for name, site in SITES.items()},
-        nginx=workers(),
         # Booted without it (ipv6.disable=1), no address of it can be bound.
         ipv6=os.path.exists("/proc/net/if_inet6"),
         machine=os.uname().machine,
         memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        distribution=release.get("ID", ""),
-        release=release.get("VERSION_ID", ""),
+        distribution=distro.os_release_attr("id"),
+        release=distro.os_release_attr("version_id"),
         systemd=os.path.isdir("/run/systemd/system"),
-        packages=sorted(packages),
         services=services,
         masked=masked,
-        image=image,
-        asked=asked,
         account=account("orthanc"),
-        nginx_refusal=err.strip() if rc else "",
-        orthanc=installed[1] if installed else "",
-        offered=list(dict.fromkeys(offered)),
-        free=free_bytes(module.params["storage_dir"]),
-        listening=listening,
+        free=free_bytes(params["storage_dir"]),
     )
 
 

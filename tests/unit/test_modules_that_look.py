@@ -21,6 +21,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import
     takes,
     unfit,
 )
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive, ports
 from ansible_collections.dicom.orthanc.plugins.modules import (
     apt_offer,
     database_check,
@@ -582,7 +583,7 @@ def test_program_and_server_are_asked_where_they_are_named(
     found = run(site_probe, capsys, **call, program="/none/Orthanc", server=["127.0.0.1", port])
     assert found["binary"]["version"] == ""
     assert found["no_way"] == "port Connection refused"
-    assert site_probe.no_way("nowhere.invalid", "5432").startswith("name ")
+    assert ports.no_way("nowhere.invalid", "5432").startswith("name ")
 
 
 @pytest.mark.skipif(os.path.exists("/usr/sbin/nginx"), reason="it would be asked instead")
@@ -598,12 +599,12 @@ def test_nginx_is_asked_what_it_says_of_its_files(probed: Systemd, capsys: Captu
 
 
 def test_index_that_cannot_be_counted(tmp_path: pathlib.Path) -> None:
-    assert site_probe.indexed(str(tmp_path)) == -1
+    assert archive.indexed(str(tmp_path)) == -1
     with sqlite3.connect(tmp_path / "index") as connection:
         connection.execute("CREATE TABLE Resources (resourceType INTEGER)")
         connection.executemany("INSERT INTO Resources VALUES (?)", [(3,), (4,), (4,), (5,)])
     connection.close()
-    assert site_probe.indexed(str(tmp_path)) == 2
+    assert archive.indexed(str(tmp_path)) == 2
 
 
 @pytest.mark.parametrize(
@@ -635,4 +636,4 @@ def test_option_that_stands_commented_out_opens_nothing() -> None:
 
 @pytest.mark.parametrize("name", ["Apache", "nginx", "OrthancX", "Orthan"])
 def test_port_of_anything_else(name: str) -> None:
-    assert site_probe.holder(name, "0::/system.slice/pacs.service\n", lambda *_command: "") == name
+    assert ports.holder(name, "0::/system.slice/pacs.service\n", lambda *_command: "") == name

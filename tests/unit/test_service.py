@@ -12,23 +12,18 @@ import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State, put_back
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_answers import MEANINGS, differences, meaning
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Unready
-from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Undecided, WayBack, Wrong
-from ansible_collections.dicom.orthanc.plugins.modules import orthanc_service
-from ansible_collections.dicom.orthanc.plugins.modules.orthanc_service import (
-    MEANINGS,
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_kept import (
     STARTED,
     Kept,
-    Service,
-    Starting,
-    beside,
-    differences,
     keep_unit,
-    meaning,
     newest,
-    wait,
     with_login,
 )
+from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Undecided, WayBack, Wrong
+from ansible_collections.dicom.orthanc.plugins.modules import orthanc_service
+from ansible_collections.dicom.orthanc.plugins.modules.orthanc_service import Service, Starting, beside, wait
 
 from tests.unit.module import Failed, Module
 
@@ -296,10 +291,8 @@ class Unit:
 
 
 def service(folder: pathlib.Path, unit: Unit, **params: Any) -> tuple[WayBack, Service]:
-    given = ASKED | {"config_dir": str(folder), "programs": [], "timeout": 1, "guard": "", "reload": []}
-    given["login_goes_back"] = False
-    given |= params
-    module = Module(None, **given)
+    given = {"config_dir": str(folder), "programs": [], "timeout": 1, "guard": "", "reload": []}
+    module = Module(None, **ASKED | given | {"login_goes_back": False} | params)
     made = Service(module, kept(folder), unit, [])  # type: ignore[arg-type]
     way = WayBack(module, "Orthanc", state(folder), made.apply, made.prove)
     way.ways, way.resort = made._kept.ways, made._kept.resort()
@@ -395,7 +388,7 @@ def test_what_worked_last_keeps_its_password_where_the_database_will_take_it_aga
     assert password(folder) == "new", "for the moment"
     # By now the database does.
     monkeypatch.setattr(unit, "_works", lambda folder: password(folder) == "old")
-    way._lock.close()  # type: ignore[union-attr]
+    way._lock.close()
     way, _made = service(folder, unit)
     way.ways = lambda _problem: kept(folder).login()
     assert way.again() == [str(folder / "mysql.json")]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_files, read_folder, read_text
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive, nginx, ports
 from ansible_collections.dicom.orthanc.plugins.modules import site_probe
 
 from tests.repository import ROOT
@@ -38,7 +39,7 @@ def index(folder: pathlib.Path, images: int) -> None:
 @pytest.fixture
 def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A host whose Orthanc, if there is one, reads /etc/orthanc and does not run."""
-    monkeypatch.setattr(site_probe, "started_with", lambda: (str(tmp_path / "etc/orthanc"),) * 2)
+    monkeypatch.setattr(archive, "started_with", lambda _run: (str(tmp_path / "etc/orthanc"),) * 2)
     (tmp_path / "etc/orthanc").mkdir(parents=True)
     return tmp_path
 
@@ -54,7 +55,7 @@ def look(host: pathlib.Path, **asked: str) -> dict[str, Any]:
         "database_name": "orthanc",
     } | asked
     # No port of an Orthanc of this machine.
-    return site_probe.look({"index_dir": params["storage_dir"]} | params)
+    return archive.look({"index_dir": params["storage_dir"]} | params, lambda *_command: "")
 
 
 def worked(host: pathlib.Path, **settings: Any) -> None:
@@ -147,9 +148,9 @@ def test_hand_made_archive_by_paths_that_start_where_it_was_started(
 
 def test_hand_made_unit() -> None:
     shown = "WorkingDirectory=/srv/pacs\nExecStart={ path=/opt/Orthanc ; argv[]=/opt/Orthanc --verbose c.json ; a=b }\n"
-    assert site_probe.started_by(shown) == [(["--verbose", "c.json"], "/srv/pacs")]
-    assert site_probe.started_by(shown.replace("/srv/pacs", "")) == [(["--verbose", "c.json"], "/")]
-    assert site_probe.started_by("WorkingDirectory=\n") == []
+    assert archive.started_by(shown) == [(["--verbose", "c.json"], "/srv/pacs")]
+    assert archive.started_by(shown.replace("/srv/pacs", "")) == [(["--verbose", "c.json"], "/")]
+    assert archive.started_by("WorkingDirectory=\n") == []
 
 
 @pytest.mark.parametrize(
@@ -167,8 +168,8 @@ def test_port_of_an_orthanc_of_others(group: str, containers: dict[str, str], ex
     def run(*command: str) -> str:
         return containers.get("label" if command[-1].startswith("label=") else "", "")
 
-    assert site_probe.holder("Orthanc", group, run) == expected
-    assert site_probe.holder("nginx", group, run) == "nginx"
+    assert ports.holder("Orthanc", group, run) == expected
+    assert ports.holder("nginx", group, run) == "nginx"
 
 
 @pytest.mark.parametrize(
@@ -253,15 +254,15 @@ def test_account() -> None:
 @pytest.mark.parametrize("kind, variable", [("proxied", "{{ site.orthanc }}"), ("relayed", "{{ inventory_hostname }}")])
 def test_whom_nginx_serves(tmp_path: pathlib.Path, kind: str, variable: str) -> None:
     """Of what the role's own templates say."""
-    path, line = site_probe.SITES[kind]
+    path, line = nginx.SITES[kind]
     template = (ROOT / f"templates{path}.j2").read_text(encoding="utf-8")
     file = tmp_path / "site.conf"
-    assert site_probe.served(str(file), line) == []
+    assert nginx.served(str(file), line) == []
     file.write_text(template.replace(variable, "store-1.example.org"), encoding="utf-8")
-    assert site_probe.served(str(file), line) == ["store-1.example.org"]
+    assert nginx.served(str(file), line) == ["store-1.example.org"]
     # What a release of before has written says nothing of it.
     file.write_text(template.replace("# The Orthanc of", "# Of").replace("    server_name", "    name"), "utf-8")
-    assert site_probe.served(str(file), line) == []
+    assert nginx.served(str(file), line) == []
 
 
 @pytest.mark.parametrize(
@@ -276,6 +277,6 @@ def test_whom_nginx_serves(tmp_path: pathlib.Path, kind: str, variable: str) -> 
 )
 def test_who_the_workers_are(tmp_path: pathlib.Path, text: str, expected: tuple[str, str]) -> None:
     file = tmp_path / "nginx.conf"
-    assert site_probe.workers(str(file)) == {"user": "www-data", "group": "www-data"}
+    assert nginx.workers(str(file)) == {"user": "www-data", "group": "www-data"}
     file.write_text(text, encoding="utf-8")
-    assert tuple(site_probe.workers(str(file)).values()) == expected
+    assert tuple(nginx.workers(str(file)).values()) == expected

@@ -63,11 +63,10 @@ def cut(service: Service, text: str) -> None:
     way = service.way(text)
     way.keep(service.paths)
     way.write()
-    way._lock.close()  # type: ignore[union-attr]
+    way._lock.close()
 
 
 def unlocked(way: WayBack) -> None:
-    assert way._lock
     way._lock.close()
 
 

@@ -9,15 +9,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest, version_tuple
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest, type_of, version_tuple
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.values import Variables
 
 # The oldest releases of the distributions that the roles are made for.
 DISTRIBUTIONS = {"debian": "12", "ubuntu": "22.04"}
-# What the values of YAML are, in the words of an argument spec; a truth is a number to Python.
-KINDS = ((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (list, "list"), (dict, "dict"))
 
 
 def misspelled(names: set[str], known: set[str], derived: set[str], prefixes: set[str]) -> Iterator[str]:
@@ -55,9 +53,7 @@ def arguments(spec: Mapping[str, Mapping[str, Any]], variables: Variables) -> It
 
 def _kind(value: Any) -> str:
     """Name the type of a value as an inventory's writer would."""
-    if value is None:
-        return "null"
-    return next((name for kind, name in KINDS if isinstance(value, kind)), "something else")
+    return "null" if value is None else type_of(value).replace("nothing", "something else")
 
 
 def _has_nothing(value: Any, kind: str) -> bool:

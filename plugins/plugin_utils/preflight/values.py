@@ -5,31 +5,22 @@
 from __future__ import annotations
 
 import datetime
-import ipaddress
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.dicom.orthanc.plugins.test.ip_address import ip_address
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 Variables = Mapping[str, Any]
+is_address = ip_address
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
 HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 URL = r"https?://[^\s/]+(/\S*)?"
 # No form, no header and no file of ours takes them; a block of YAML (|) ends with one.
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 SECRETS = "take it from a vault_* variable, and let `make secrets INVENTORY=inventories/<site>` write what is missing."
-
-
-def is_address(value: Any) -> bool:
-    if not isinstance(value, str):
-        return False  # The library takes a number for an address.
-    try:
-        ipaddress.ip_address(value)
-    except ValueError:
-        return False
-    return True
 
 
 def pem(variable: str, text: str) -> Iterator[str]:

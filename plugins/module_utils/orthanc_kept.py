@@ -1,0 +1,175 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What is kept of an Orthanc: its configuration and what starts it, as they worked last."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import marked, plain_files, put
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State, found
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_answers import MEANINGS
+
+# The files with the login to a database.
+DATABASES = ("postgresql.json", "mysql.json")
+# Under which name the start of a process stands among the files that it runs with.
+STARTED = "started"
+
+
+class Kept:
+    """The configuration and what starts it: as they are, and as they worked last."""
+
+    def __init__(self, state: State, config_dir: str, unit: str, others: Iterable[str] = ()) -> None:
+        """:param others: paths of links and units that go back too."""
+        self._state, self._config_dir, self._unit = state, config_dir, unit
+        self._single = [unit, *others]
+        # Since nothing was written.
+        self._before = self._now()
+        # Whether what worked last does not read its database any more.
+        self.raised = False
+
+    def _now(self) -> Files:
+        files = found(sorted([*plain_files(self._config_dir), *self._single]))
+        return {path: file for path, file in files.items() if file is not None}
+
+    def keep(self, started: str) -> None:
+        """Take what is there now for what worked last, of the process that was started then."""
+        now = self._now() | {STARTED: [started]}
+        if now != self._state.read():
+            self._state.keep(now)
+
+    def runs(self, started: str) -> bool:
+        """Tell whether the process that was started then runs with what is there now, in other words or not.
+
+        That it is what worked last is known of no other process.
+        """
+        last = self._state.read()
+        return last.get(STARTED) == [started] and self._meant(last) == self._meant(self._now())
+
+    def _meant(self, files: Files) -> dict[str, Any]:
+        """Return what the files say: the options of Orthanc, however they are spread and written, and the rest."""
+        meant: dict[str, Any] = {"": {}}
+        for path, file in files.items():
+            text = file[0] if file else ""
+            if path.endswith(".json") and os.path.dirname(path) == self._config_dir:
+                try:
+                    meant[""].update(json.loads(text))
+                    continue
+                except ValueError:
+                    pass
+            if path != STARTED:
+                meant[path] = text
+        return meant
+
+    def older(self, programs: Iterable[str]) -> bool:
+        """Tell whether another release is there now: a program is newer, or the unit starts something else."""
+        last = self._state.read()
+        units = [(files.get(self._unit) or [""])[0] for files in (last, self._now())]
+        starts = [re.findall("(?m)^ExecStart=.*", unit) for unit in units]
+        return bool(last) and (newest([], programs) > os.stat(self._state.path).st_mtime or starts[0] != starts[1])
+
+    def crosses(self) -> bool:
+        """Tell whether on the way back another release would have the same index on a database server."""
+        last, now = self._state.read(), self._now()
+        return bool(last) and self._server(last) and self._server(now) and self._release(last) != self._release(now)
+
+    def _server(self, files: Files) -> bool:
+        return any(os.path.basename(path) in DATABASES for path in files)
+
+    def _release(self, files: Files) -> list[Any]:
+        """Return what is started, be it a program or an image, and where the links to it lead."""
+        starts = re.findall(r"(?m)^ExecStart=.*?(\S+) \S+$", (files.get(self._unit) or [""])[0])
+        return [starts, *(file for path, file in sorted(files.items()) if file and len(file) == 1 and path != STARTED)]
+
+    def login(self) -> list[Files]:
+        """Return what is there now, with the login to the database that worked last."""
+        last, now = self._state.read(), self._now()
+        return [now | self._logins(now, last)]
+
+    def _logins(self, files: Files, others: Files) -> Files:
+        """Return the files of databases with the logins of other ones."""
+        found: Files = {}
+        for path in files.keys() & others.keys():
+            file, other = files[path], others[path]
+            if file and other and os.path.basename(path) in DATABASES:
+                with contextlib.suppress(ValueError):
+                    found[path] = [with_login(file[0], other[0]), *file[1:]]
+        return found
+
+    def resort(self) -> Callable[[], tuple[Files, str]]:
+        """Return what to say to run instead where what worked last does not read its database any more.
+
+        That is what was there before, if it is another release already, or else what is asked for.
+        """
+        last, asked = self._state.read(), self._now()
+        newer = self._before if self._release(self._before) != self._release(last) else asked
+        files = dict.fromkeys(last.keys() | asked.keys()) | newer | self._logins(newer, asked)
+        files.pop(STARTED, None)
+        why = "A newer release has changed its database, and is the only one to read it now: it was started again."
+        return lambda: (files, why) if self.raised else ({}, "")
+
+    def ways(self, problem: str) -> list[Files]:
+        """Return what to go back to.
+
+        The login to the database is not part of what was wrong, unless the database said so: by now its server takes
+        the new one only.
+        """
+        last, now = self._state.read(), self._now()
+        last.pop(STARTED, None)
+        if not last:
+            return []
+        for path in now.keys() - last.keys():
+            if path in self._single or marked(self._config_dir):
+                last[path] = None
+        new = last | self._logins(last, now)
+        if new == last:
+            return [last]
+        return [last, new] if MEANINGS[0][1] in problem else [new, last]
+
+
+def with_login(last: str, new: str) -> str:
+    """Return a text of database sections with the logins of another one, or as it is if these are the same."""
+    sections, others = json.loads(last), json.loads(new)
+    before = json.dumps(sections)
+    for name in sections.keys() & others.keys():
+        section, other = sections[name], others[name]
+        for key in {"Username", "Password"} & section.keys() & other.keys():
+            section[key] = other[key]
+        if "ConnectionUri" in section.keys() & other.keys():
+            uris = section["ConnectionUri"].partition("@"), other["ConnectionUri"].partition("@")
+            section["ConnectionUri"] = uris[1][0] + "".join(uris[0][1:])
+    # As in the templates, since Orthanc expands ${NAME}.
+    return last if json.dumps(sections) == before else json.dumps(sections, indent=4).replace("$", "\\u0024")
+
+
+def newest(configuration: Iterable[str], programs: Iterable[str]) -> float:
+    """Return when the newest of the files was changed, in seconds since 1970.
+
+    A configuration with another mode is the same; a program that another file took the place of is
+    another one, however old that file says it is.
+    """
+    times = [os.stat(path).st_mtime for path in configuration if os.path.exists(path)]
+    for path in programs:
+        if os.path.exists(path):
+            times += [os.lstat(path).st_ctime, os.stat(path).st_ctime]
+    return max(times, default=0.0)
+
+
+def keep_unit(module: AnsibleModule, state: State) -> None:
+    """Keep a copy of a unit of others that is about to be replaced, and say so."""
+    path, folder = module.params["unit"], module.params["config_dir"]
+    there = found([path]).get(path)
+    # Ours starts Orthanc with our configuration. What is no more than a link keeps it from starting.
+    if state.kept or not there or len(there) == 1 or re.search(rf"(?m)^ExecStart=.* {re.escape(folder)}$", there[0]):
+        return
+    copy = os.path.join(os.path.dirname(state.path), f"{os.path.basename(path)}.found")
+    module.warn(f"{path} is of others, and is replaced. As it was, it is kept as {copy}.")
+    if not module.check_mode:
+        os.makedirs(os.path.dirname(copy), mode=0o700, exist_ok=True)
+        put(copy, there[0], (os.geteuid(), os.getegid()), 0o600)

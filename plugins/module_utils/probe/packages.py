@@ -1,0 +1,43 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The packages of a host: which are installed, and which apt could fetch."""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+
+def interrupted() -> bool:
+    """Tell whether dpkg left something half done, and does not run."""
+    try:
+        # The lock is not taken without need: a dpkg that begins meanwhile would not wait for it.
+        if not any(name.isdigit() for name in os.listdir("/var/lib/dpkg/updates")):
+            return False
+        with open("/var/lib/dpkg/lock", "r+", encoding="ascii") as lock:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+    except OSError:
+        return False
+
+
+def look(run: Callable[..., str], offers: bool) -> dict[str, Any]:
+    """Return what is installed, and what is on offer of Orthanc, unless it is installed and ``offers`` is not set."""
+    # Versions and states of all packages in one call; the roles compare them with what they need.
+    shown = run("dpkg-query", "--show", "--showformat", "${Package} ${Version} ${Status}\\n")
+    states = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
+    packages = {name: state[0] for name, state in states.items() if state[1:] == ["install", "ok", "installed"]}
+    orthanc = re.match(r"(?:\d+:)?(\d[\d.]*)", packages.get("orthanc", ""))
+    offered = run("apt-cache", "madison", "orthanc") if offers or not orthanc else ""
+    return {
+        "packages": sorted(packages),
+        "orthanc": orthanc[1] if orthanc else "",
+        "offered": list(dict.fromkeys(re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offered))),
+        "interrupted": interrupted(),
+        "apt_lists": bool(glob.glob("/var/lib/apt/lists/*_Packages*")),
+        "apt_upstream": os.path.exists("/etc/apt/sources.list.d/orthanc.sources"),
+    }
