@@ -13,8 +13,8 @@ version_added: 0.2.0
 description:
   - Makes logins without further rights, and databases in UTF-8 with the extension C(pg_trgm), in which nobody but their
     owner and the superuser may connect. What is there already is put right.
-  - With O(state=absent), drops the databases that bear O(comment) and are their login's, and the logins that own nothing
-    else then. Others stay.
+  - With O(state=absent), drops the databases that bear O(comment) and are their login's, and the logins that own
+    nothing else then. Others stay.
   - A password is stored as C(scram-sha-256), whatever the server's default is. It goes neither into an argument of a
     program nor into the server's log.
 author: The dicom.orthanc authors (!UNKNOWN)

@@ -90,7 +90,7 @@ def test_dry_run_says_nothing_to_the_server() -> None:
 
 
 @pytest.mark.parametrize(
-    ("database", "owns", "statements"),
+    "database, owns, statements",
     [
         (MADE, "0", ['drop database "d"', 'drop role "o"']),
         (MADE, "1", ['drop database "d"']),
