@@ -70,8 +70,8 @@ def test_check_mode_tells_and_changes_nothing(lab: Lab, stored: str) -> None:
 
 
 def test_service_goes_and_comes_back_with_its_images(lab: Lab, before: set[str], stored: str) -> None:
-    told = lab.play("remove", SERVICE, inventory=SINGLE).stdout
-    assert "keeps all images in /var/lib/orthanc" in told
+    told = " ".join(lab.play("remove", SERVICE, inventory=SINGLE).stdout.split())
+    assert "keeps all images in /var/lib/orthanc/db-v6" in told
     assert "keeps PostgreSQL as it is set up, with its databases" in told
     new = set(lab.shell(LISTED).splitlines()) - before
     assert not [path for path in new if "orthanc" in path.lower() and not path.startswith(KEPT)]
@@ -86,10 +86,10 @@ def test_service_goes_and_comes_back_with_its_images(lab: Lab, before: set[str],
 
 
 def test_data_goes_with_its_words_and_what_is_of_others_stays(lab: Lab, stored: str) -> None:
-    foreign = "/var/lib/orthanc/notes.txt"
+    foreign = "/var/lib/orthanc/db-v6/notes.txt"
     lab.shell(f"touch '{foreign}'")
-    told = lab.play("remove", DATA, inventory=SINGLE).stdout
-    assert "notes.txt" in told
+    told = " ".join(lab.play("remove", DATA, inventory=SINGLE).stdout.split())
+    assert "In /var/lib/orthanc/db-v6 there is still notes.txt." in told
     assert lab.shell("find /var/lib/orthanc -type f ! -name .pacs").splitlines() == [foreign]
     databases = lab.shell("runuser -u postgres -- psql -XAtc 'select datname from pg_database'").split()
     assert sorted(databases) == ["postgres", "template0", "template1"]
