@@ -93,7 +93,7 @@ def test_data_goes_with_its_words_and_what_is_of_others_stays(lab: Lab, stored: 
     assert lab.shell("find /var/lib/orthanc -type f ! -name .pacs").splitlines() == [foreign]
     databases = lab.shell("runuser -u postgres -- psql -XAtc 'select datname from pg_database'").split()
     assert sorted(databases) == ["postgres", "template0", "template1"]
-    assert "orthanc" not in lab.shell("cat /etc/postgresql/*/main/pg_hba.conf")
+    assert '"orthanc"' not in lab.shell("cat /etc/postgresql/*/main/pg_hba.conf")
     assert "changed=0" in lab.play("remove", DATA, inventory=SINGLE).stdout
 
     lab.play(inventory=SINGLE)
