@@ -11,7 +11,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from tests.hosts.conftest import ROOT, Lab
 
 LAB = {"name": "remove", "pacs": "trixie-installed"}
-SINGLE = ROOT / "inventories" / "single"
+SINGLE, SINGLE_MYSQL = (ROOT / "inventories" / name for name in ("single", "single-mysql"))
 SERVICE, DATA = {"remove": "service of pacs"}, {"remove": ["service and all data of pacs"]}
 # What a host has in the folders where the toolkit writes, and what belongs to it there.
 LISTED = "find /etc /opt /var/lib/pacs /var/lib/orthanc /var/log/pacs ! -path '/etc/ssl/*' | sort"
@@ -98,3 +98,20 @@ def test_data_goes_with_its_words_and_what_is_of_others_stays(lab: Lab, stored: 
 
     lab.play(inventory=SINGLE)
     assert lab.session().get(lab.url(stored)).status_code == 404
+
+
+@pytest.mark.later
+def test_data_in_mariadb_goes_too(lab: Lab) -> None:
+    lab.play("remove", DATA, inventory=SINGLE)
+    lab.play(inventory=SINGLE_MYSQL)
+    lab.shell("mariadb -e 'create database notes; create user radiologist@localhost'")
+    told = " ".join(lab.play("remove", SERVICE, inventory=SINGLE_MYSQL).stdout.split())
+    assert "keeps MariaDB as it is set up, with its databases orthanc" in told
+    lab.play("remove", DATA, inventory=SINGLE_MYSQL)
+    databases = lab.shell("mariadb -Ne 'show databases'").split()
+    assert "notes" in databases
+    assert "orthanc" not in databases
+    users = lab.shell("mariadb -Ne 'select user from mysql.user'").split()
+    assert "radiologist" in users
+    assert "orthanc" not in users
+    assert "changed=0" in lab.play("remove", DATA, inventory=SINGLE_MYSQL).stdout
