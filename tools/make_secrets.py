@@ -23,11 +23,14 @@ IGNORED = ("~", ".bak", ".cfg", ".md", ".orig", ".pyc", ".pyo", ".retry", ".rpm"
 ALPHABET = string.ascii_letters + string.digits
 
 
-def password_file() -> pathlib.Path:
-    """Return the file that tools/vault-password reads, made with a new password if it is missing."""
+def password_file(vault_file: pathlib.Path) -> pathlib.Path:
+    """Return the file that tools/vault-password reads, made if it is missing and nothing is encrypted."""
     config = os.environ.get("XDG_CONFIG_HOME") or pathlib.Path.home() / ".config"
     path = pathlib.Path(os.environ.get("PACS_VAULT_PASSWORD_FILE", pathlib.Path(config, "pacs", "vault-password")))
     if not path.exists():
+        # A new password would open nothing, and hide that the right one is missing.
+        if is_encrypted(vault_file):
+            sys.exit(f"{vault_file} is encrypted, and there is no {path}. Copy it from the machine where it was made.")
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
             file.write(secrets.token_urlsafe(32) + "\n")
@@ -35,7 +38,11 @@ def password_file() -> pathlib.Path:
     return path
 
 
-def vault(*arguments: str, text: str | None = None) -> str:
+def is_encrypted(file: pathlib.Path) -> bool:
+    return file.exists() and file.read_text(encoding="utf-8").startswith("$ANSIBLE_VAULT")
+
+
+def vault(*arguments: str, text: str | None = None, way: str = "") -> str:
     """Run ansible-vault with the project's configuration and return what it prints."""
     done = subprocess.run(
         [sys.executable, "-m", "ansible", "vault", *arguments],
@@ -46,13 +53,14 @@ def vault(*arguments: str, text: str | None = None) -> str:
         check=False,
     )
     if done.returncode:
-        sys.exit(f"ansible-vault {arguments[0]}: {done.stderr.strip()}")
+        sys.exit(f"ansible-vault {arguments[0]}: {done.stderr.strip()}{way}")
     return done.stdout
 
 
 def main() -> None:
     if len(sys.argv) not in (2, 3) or not all(pathlib.Path(argument).is_dir() for argument in sys.argv[1:]):
-        sys.exit(f"{__doc__}\nGive the inventory's folder: make secrets INVENTORY=inventories/<site>")
+        nowhere = "".join(f"There is no folder {name}. " for name in sys.argv[1:] if not pathlib.Path(name).is_dir())
+        sys.exit(f"{nowhere}Give the inventory's folder: make secrets INVENTORY=inventories/<site>")
     inventory = pathlib.Path(sys.argv[1]).resolve()
     file = pathlib.Path(sys.argv[-1]).resolve() / "group_vars" / "all" / "vault.yml"
     wanted = {
@@ -62,13 +70,12 @@ def main() -> None:
         if not any(part.startswith(".") for part in path.relative_to(inventory).parts)
         for name in NAME.findall(re.sub(r"(?m)(^|\s)#.*$", "", path.read_text(encoding="utf-8", errors="replace")))
     }
-    password_file()
+    password = password_file(file)
     text, plain = "---\n", False
-    if file.exists():
-        text = file.read_text(encoding="utf-8")
-        plain = not text.startswith("$ANSIBLE_VAULT")
-        if not plain:
-            text = vault("view", str(file))
+    if is_encrypted(file):
+        text = vault("view", str(file), way=f" Is {password} the one by which it was encrypted?")
+    elif file.exists():
+        text, plain = file.read_text(encoding="utf-8"), True
     # As text: what somebody wrote there stays to the letter, tags and comments too.
     missing = sorted(wanted - set(re.findall(r"(?m)^(vault_\w+)[ \t]*:", text)))
     keys = [name for name in missing if name.endswith("_private_key")]

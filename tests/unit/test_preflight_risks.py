@@ -109,7 +109,7 @@ def test_every_rule_can_be_accepted_and_is_tried() -> None:
     [
         ("orthanc_proxy_password: plain", {"orthanc_proxy_password"}),
         ("all: {hosts: {pacs: {vault_x: 'a b'}}}", {"vault_x"}),
-        ("orthanc_users: {jane: plain}", {"jane"}),
+        ("orthanc_users: {jane: plain}", {"orthanc_users.jane"}),
         (
             "orthanc_proxy_password: '{{ vault_orthanc_proxy_password }}'\northanc_users: {jane: '{{ vault_jane }}'}",
             set(),

@@ -119,9 +119,19 @@ def test_wrong_password_changes_nothing(inventory: Inventory) -> None:
     done = inventory.make()
     assert done.returncode == 1
     assert "ansible-vault view: " in done.stderr
+    assert f"Is {inventory.password} the one by which it was encrypted?" in done.stderr
     assert str(inventory.vault) in done.stderr
     assert "Traceback" not in done.stderr
     assert inventory.vault.read_bytes() == before
+
+
+def test_missing_password_is_not_made_anew(inventory: Inventory) -> None:
+    inventory.encrypt({"vault_admin_password": "chosen"})
+    inventory.password.unlink()
+    done = inventory.make()
+    assert done.returncode == 1
+    assert f"there is no {inventory.password}. Copy it from the machine where it was made." in done.stderr
+    assert not inventory.password.exists()
 
 
 def test_overlay_takes_the_secrets_instead(inventory: Inventory, tmp_path: pathlib.Path) -> None:
@@ -156,6 +166,7 @@ def test_wrong_arguments(arguments: tuple[str, ...]) -> None:
     done = run("python3", "tools/make_secrets.py", *arguments)
     assert done.returncode == 1
     assert "Give the inventory's folder" in done.stderr
+    assert all(f"There is no folder {name}. " in done.stderr for name in arguments)
 
 
 def vault_password(**environment: str) -> str:

@@ -31,13 +31,13 @@ def plain(text: str) -> set[str]:
         return set()
 
 
-def _plain(value: Any, within_users: bool = False) -> Iterator[str]:
+def _plain(value: Any, users: str = "") -> Iterator[str]:
     if isinstance(value, Mapping):
         for name, inner in value.items():
-            secret = within_users or _SECRET.match(str(name))
+            secret = users or _SECRET.match(str(name))
             if secret and isinstance(inner, str) and inner and "{{" not in inner:
-                yield str(name)
-            yield from _plain(inner, within_users=str(name).endswith("_users"))
+                yield f"{users}.{name}" if users else str(name)
+            yield from _plain(inner, str(name) if str(name).endswith("_users") else "")
     elif isinstance(value, list):
         for inner in value:
             yield from _plain(inner)
