@@ -8,7 +8,7 @@ import pytest
 import yaml
 from ansible.module_utils import basic
 
-from tests.repository import ROOT, names, run
+from tests.repository import ROLES, ROOT, Loader, defaults, names, options, run
 
 MODULES = sorted(path.stem for path in ROOT.glob("plugins/modules/*.py"))
 FILTERS = sorted(path.stem for path in ROOT.glob("plugins/filter/*.yml"))
@@ -104,6 +104,39 @@ def test_links_lead_somewhere(name: str) -> None:
     text = re.sub(r"(?ms)^```.*?^```", "", (ROOT / name).read_text(encoding="utf-8"))
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     assert not [link for link in links if not ((ROOT / name).parent / link).exists()]
+
+
+GUIDES = [name for name in DOCUMENTS if name not in ("CHANGELOG.md", "docs/variables.md")]
+
+
+def code(name: str) -> list[str]:
+    """Return the code of a document: its blocks of commands, and what stands in its lines as code."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    lines = re.sub(r"(?ms)^```.*?^```", "", text)
+    return [*re.findall(r"(?ms)^```sh$(.*?)^```", text), *re.findall(r"`([^`]+)`", lines)]
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_commands_are_there(name: str) -> None:
+    """Targets of make and files of this repository; what a reader makes is called hospital."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"(?m)^([\w./-]+):", makefile))
+    # Some routes of Orthanc look like files of ours.
+    routes = defaults("nginx")["nginx_refused_routes"]
+    for text in code(name):
+        assert set(re.findall(r"(?m)^make ([\w./-]+)", text)) <= targets
+        files = re.findall(r"(?<![\w./~-])(?:inventories|lab|playbooks|plugins|roles|tools)/[\w./-]*\w(?![\w<*])", text)
+        assert not [
+            name for name in files if "hospital" not in name and name not in routes and not (ROOT / name).exists()
+        ]
+
+
+@pytest.mark.parametrize("name", GUIDES)
+def test_variables_of_examples_exist(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    known = {variable for role in ROLES for variable in options(role)} | {*ROLES, "ansible_user"}
+    for block in re.findall(r"(?ms)^```yaml$(.*?)^```", text):
+        assert set(yaml.load(block, Loader)) <= known
 
 
 def test_each_document_is_found_from_the_readme() -> None:
