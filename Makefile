@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
-SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-mutants
+SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-values test-mutants
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-mutants due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-values test-mutants due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -59,6 +59,9 @@ test-requests: lab ## thousands of raw requests to every topology, and all that 
 
 test-as-they-are: lab ## hosts as they are in hospitals: banners, sudo of many kinds, other languages, locks, names, IPv6
 	pytest tests/hosts/as_they_are.py tests/hosts/addresses.py -rA --tb=short
+
+test-values: setup .venv/done-test ## thousands of wrong values, for every variable out of its argument spec
+	pytest tests/unit/values.py -n 2 --tb=short
 
 test-mutants: setup .venv/done-test .cache/mutation/done ## how many of 200 changes to the plugins' code no unit test notices
 	PYTHONPATH=.cache/mutation python tools/mutants

@@ -25,10 +25,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class ByLab(LoadFileScheduling):  # type: ignore[misc]  # xdist carries no types
-    """Keeps the tests of a file on one worker, since they share a lab, but for those that have one each."""
+    """Keeps the tests of a file on one worker, since they share a lab, but for those that have one each, or none."""
 
     def _split_scope(self, nodeid: str) -> str:
-        own = any(f"{test}[" in nodeid for test in ("test_scenario", "test_matrix"))
+        own = any(f"{test}[" in nodeid for test in ("test_scenario", "test_matrix", "test_value", "test_command"))
         return nodeid if own else str(super()._split_scope(nodeid))
 
 

@@ -25,7 +25,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
     """Runs on the control node, and on the host once, to read what it brings."""
 
     TRANSFERS_FILES = False
-    ARGUMENTS: ClassVar = {"reach": {"type": "bool", "default": True}}
+    ARGUMENTS: ClassVar = {"reach": {"type": "bool", "default": True}, "role": {"type": "str", "default": ""}}
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -35,7 +35,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         options = {role: self._options(role) for role in preflight.ROLES}
         texts = self._texts()
         host = Host(
-            roles=[role for role in preflight.ROLES if role in self._variables["group_names"]],
+            roles=[role for role in preflight.ROLES if role in [*self._variables["group_names"], arguments["role"]]],
             variables={},
             internal=lambda role, name: self._internal(host, role, name),
             site=lambda name: self._templar.template(self._variables[name]),
@@ -45,7 +45,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             plain_secrets=frozenset().union(*map(secrets.plain, texts)),
         )
         wrong = self._read(host, options)
-        problems = [*self._names(options, texts), *self._groups(host)]
+        problems = [*self._names(options, texts), *(() if arguments["role"] else self._groups(host))]
         for role in host.roles:
             problems += preflight.ask(role, "inventory", host, ())
         if arguments["reach"] and not problems + wrong:
@@ -55,7 +55,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             if probe.get("failed") or probe.get("unreachable"):
                 return self._not_reached(dict(probe))
             host.probe = probe
-        # What is not of its type cannot be looked at more closely.
+        # What is not what its spec says cannot be looked at more closely.
         problems += wrong or general.problems(host)
         warnings: list[str] = []
         for role in [] if wrong else host.roles:
@@ -64,7 +64,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             warnings += told
         result["warnings"] = warnings if problems else [*warnings, *general.notices(host)]
         if problems:
-            lines = "".join(f"\n- {problem}" for problem in dict.fromkeys(problems))
+            lines = "".join(f"\n- {general.told(problem)}" for problem in dict.fromkeys(problems))
             result.update(failed=True, msg=f"Nothing was changed. The inventory is wrong for host {host.name}:{lines}")
         elif host.probe:
             result["found"] = self._found(host)
@@ -75,16 +75,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
     def _read(self, host: Host, options: Mapping[str, Any]) -> list[str]:
         """Evaluate the variables of all roles that the host has, and return what is wrong with their types."""
         wrong: list[str] = []
+        doubtful: list[str] = []
         values: dict[str, Any] = {}
         constants: dict[str, Any] = {}
         host.variables, host.constants = values, constants
 
         def read(role: str, spec: Mapping[str, Any]) -> None:
             found, failed = self._evaluate(role, spec)
-            mistakes = failed or list(general.arguments(spec, found))
+            known = {name: option for name, option in spec.items() if name not in failed}
+            mistakes = [*failed.values(), *general.arguments(known, found)]
             wrong.extend(mistakes)
             values.update(found)
-            constants[role] = self._constants(role, values)
+            constants[role] = self._constants(role, {} if mistakes else values)
             # Some bring others along, which the loop below comes to.
             for other in () if mistakes else preflight.ask(role, "comes_with", host, ()):
                 if other not in host.roles:
@@ -106,8 +108,15 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                 read(role, {name: option for name, option in options[role].items() if part(name)})
         for role in preflight.ROLES:
             if role not in constants:
-                wrong += self._elsewhere(role, options[role])
-        return self._once(wrong)
+                mistakes, undefined = self._elsewhere(role, options[role])
+                wrong += mistakes
+                doubtful += undefined
+        # What the inventory does not set is wrong by something else, here or on another host.
+        return self._once(self._set(wrong) or self._set(doubtful if wrong else []) or wrong)
+
+    def _set(self, sentences: list[str]) -> list[str]:
+        """Return the sentences about variables that the inventory sets for this host."""
+        return [sentence for sentence in sentences if re.match(r"\w*", sentence)[0] in self._variables]  # type: ignore[index]
 
     def _once(self, wrong: list[str]) -> list[str]:
         """Tell of each missing secret once, by a variable of the inventory rather than by a derived one."""
@@ -148,12 +157,17 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             probe["msg"] = f"Nothing was changed. The host refuses what is to be run there: {last}{way}"
         return probe
 
-    def _elsewhere(self, role: str, options: Mapping[str, Any]) -> list[str]:
-        """Look at what the inventory sets of a role that this host does not have: other hosts may read it."""
+    def _elsewhere(self, role: str, options: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+        """Look at what the inventory sets of a role that this host does not have: other hosts may read it.
+
+        :return: what is wrong, and what is if nothing but this host has what is not defined here.
+        """
         given = {name: option for name, option in options.items() if name in self._variables}
-        found, _ = self._evaluate(role, given)
-        wrong = list(general.arguments({name: given[name] for name in found}, found))
-        return wrong or general.numbers(Host(roles=[], variables=found))
+        found, failed = self._evaluate(role, given)
+        undefined = [text for text in failed.values() if re.search(r"\b(undefined|not defined)\b", text)]
+        wrong = [text for text in failed.values() if text not in undefined]
+        wrong += general.arguments({name: given[name] for name in found}, found)
+        return wrong or general.numbers(Host(roles=[], variables=found)), undefined
 
     def _load(self, path: pathlib.Path) -> dict[str, Any]:
         """Load a file of the collection; the loader keeps it for all hosts, with its templates trusted or not."""
@@ -188,12 +202,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         }
         return [file.read_text("utf-8", errors="replace") for file in sorted(files)]
 
-    def _evaluate(self, role: str, spec: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-        """Template the role's variables as the role would see them."""
+    def _evaluate(self, role: str, spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """Template the role's variables as the role would see them, and tell why some of them cannot be."""
         file = ROOT / "roles" / role / "defaults" / "main.yml"
         defaults = self._load(file) if file.exists() else {}
         values: dict[str, Any] = {}
-        failed: list[str] = []
+        failed: dict[str, str] = {}
         templar = self._templar.copy_with_new_env(available_variables={**defaults, **self._variables})
         for name in spec:
             if name not in self._variables and name not in defaults:
@@ -207,13 +221,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             except AnsibleError as error:
                 secret = re.search(r"\bvault_\w+", str(error))
                 if not secret:
-                    failed.append(f"{name}: it cannot be evaluated: {error}.")
+                    failed[name] = f"{name}: it cannot be evaluated: {error}."
                 else:
                     inventory = self._inventory()
                     # Nobody else can make the key of a certificate.
                     own = f"add it with `ansible-vault edit {inventory}/group_vars/all/vault.yml`"
                     way = own if secret[0].endswith("_private_key") else f"run `make secrets INVENTORY={inventory}`"
-                    failed.append(f"{name}: it needs {secret[0]}, which is not defined; {way}.")
+                    failed[name] = f"{name}: it needs {secret[0]}, which is not defined; {way}."
         return values, failed
 
     def _internal(self, host: Host, role: str, name: str, found: Mapping[str, Any] | None = None) -> Any:

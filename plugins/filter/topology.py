@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from ansible.errors import AnsibleFilterError
+from ansible.errors import AnsibleError, AnsibleFilterError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
@@ -53,9 +53,14 @@ class Host:
         self._variables = {**defaults(), **self.given, "hostvars": hostvars}
         # With the loader of the run, by which a lookup finds its files.
         self._templar = Templar(loader=hostvars._loader, variables=self._variables)
+        self._name = name
 
     def __getitem__(self, variable: str) -> Any:
-        return self._templar.template(self._variables[variable])
+        try:
+            return self._templar.template(self._variables[variable])
+        except AnsibleError as error:
+            # What reads it has another name, and may be on another host.
+            raise AnsibleFilterError(f"{variable} of {self._name}: {error}") from None
 
     @property
     def address(self) -> str:

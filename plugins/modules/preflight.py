@@ -19,6 +19,10 @@ options:
     description: Look at the host too. Without it no host is connected to, and the inventory alone is checked.
     type: bool
     default: true
+  role:
+    description: A role to check that has no group of its own.
+    type: str
+    default: ""
 attributes:
   action:
     description: Runs on the control node and looks at the host once.

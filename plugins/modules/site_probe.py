@@ -161,6 +161,11 @@ lost:
   type: list
   elements: str
   returned: always
+foreign:
+  description: Folders that are asked for, by C(storage), C(index) and C(config), and have something of others in them.
+  type: dict
+  returned: always
+  sample: {storage: /etc/ssh}
 other_server:
   description: Host and name of the database of an Orthanc that others set up, if it is not the one asked for.
   type: list

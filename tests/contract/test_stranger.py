@@ -148,7 +148,7 @@ HOSTS: Mapping[str, tuple[dict[str, Any], str]] = {
     "good": ({}, ""),
     "clash": ({"example_port": 8042}, "orthanc_http_port: port 8042 is the one of example_port already"),
     "far": ({"example_days": 0}, "example_days: 0 is out of range; choose a number from 1 to 365."),
-    "type": ({"example_port": "many"}, "'example_port'"),
+    "type": ({"example_port": "many"}, "example_port: "),
     "name": ({"example_prot": 1}, "example_prot: no such variable. Did you mean 'example_port'?"),
     "secret": (
         {"example_password": "{{ vault_example_password }}"},

@@ -39,6 +39,11 @@ class Case:
     look: bool = False
 
 
+SERVER = {
+    "orthanc_database": "postgresql",
+    "orthanc_database_host": "192.0.2.7",
+    "orthanc_database_password": "long enough",
+}
 DOCKER = {"orthanc_install_method": "docker"}
 CASES = {
     "a port that is text": Case({"orthanc_http_port": "many"}, ["orthanc_http_port", "int"]),
@@ -129,6 +134,28 @@ CASES = {
     ),
     "too little disk": Case(
         {"orthanc_storage_minimum_free_gb": 900000}, ["orthanc_storage_minimum_free_gb", "GiB"], look=True
+    ),
+    "a folder of others": Case({"orthanc_storage_dir": "/etc/ssh"}, ["orthanc_storage_dir", "others"], look=True),
+    "an index among others": Case({"orthanc_index_dir": "/etc/apt"}, ["orthanc_index_dir", "others"], look=True),
+    "a configuration among others": Case(
+        {"orthanc_config_dir": "/etc/ssh"}, ["orthanc_config_dir", "others"], look=True
+    ),
+    "a folder that is a file": Case(
+        {"orthanc_storage_dir": "/etc/hosts"}, ["orthanc_storage_dir", "others"], look=True
+    ),
+    "a server at no port": Case(
+        SERVER | {"orthanc_database_port": 70000}, ["orthanc_database_port", "70000"], look=True
+    ),
+    "a server with no name": Case(SERVER | {"orthanc_database_host": "a..b"}, ["orthanc_database_host"], look=True),
+    "a version of TLS that is a number": Case(
+        {"orthanc_dicom_tls_minimum_version": 1.3}, ["orthanc_dicom_tls_minimum_version", "float", "quotes"]
+    ),
+    "a peer without anything": Case({"orthanc_peers": {"other": []}}, ["orthanc_peers.other", "give Url"]),
+    "a port that is nothing": Case({"orthanc_http_port": None}, ["orthanc_http_port", "null"]),
+    "a route that is a number": Case({"nginx_refused_routes": [7]}, ["nginx_refused_routes[0]", "str"]),
+    "a name with the end of a line": Case({"orthanc_name": "pacs\n"}, ["orthanc_name", "line break"]),
+    "a template that leads nowhere": Case(
+        {"orthanc_storage_dir": "{{ nowhere.to.be }}"}, ["orthanc_storage_dir", "'nowhere' is undefined"]
     ),
     "a modality by name": Case(
         {"orthanc_modalities": {"ct": MODALITY | {"Host": "ct.example.org"}}}, ["orthanc_modalities.ct", "address"]

@@ -52,6 +52,7 @@ PROBE = {
     "images": 0,
     "elsewhere": {},
     "lost": [],
+    "foreign": {},
     "other_server": [],
     "unread": [],
     "configuration": "",

@@ -58,7 +58,7 @@ def test_proxy_without_orthanc_and_roles_that_are_not_there(tmp_path: pathlib.Pa
     for words in (
         "the group nginx has this host, and the group orthanc is empty",
         "mysql_port: 70000 is not a TCP port",
-        "'orthanc_plugins' has to be a list, not int.",
+        "orthanc_plugins: it has to be of type list, not int.",
     ):
         assert words in output
 

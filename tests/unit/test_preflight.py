@@ -206,13 +206,14 @@ def test_wrong_type_or_choice(name: str, value: Any) -> None:
 
 def test_null_in_a_list() -> None:
     (problem,) = general.arguments(options("orthanc"), GOOD | {"orthanc_plugins": ["dicomweb", None]})
-    assert problem == "'orthanc_plugins' has an entry that is empty (null); write it out, or take it out."
+    assert problem == "orthanc_plugins[1]: it has to be of type str, not null; write it out, or take it out."
 
 
 @pytest.mark.parametrize("value, kind", [(None, "null"), ("x", "str"), (True, "bool"), (7, "int"), ([], "list")])
 def test_wrong_type_goes_by_the_name_that_it_has_in_an_inventory(value: Any, kind: str) -> None:
     (problem,) = general.arguments(options("orthanc"), GOOD | {"orthanc_users": value})
-    assert problem == f"'orthanc_users' has to be a dict, not {kind}."
+    way = "; write it out, or take it out" if value is None else ""
+    assert problem == f"orthanc_users: it has to be of type dict, not {kind}{way}."
 
 
 def test_numbers_of_roles_that_are_not_there() -> None:

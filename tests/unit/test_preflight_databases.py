@@ -47,7 +47,8 @@ def test_good_server(engine: str) -> None:
         ("mysql", {"user": "a" * 33}, "take 1 to 32 letters"),
         ("mysql", OTHER | {"user": "orthanc", "password": "another one"}, "has two passwords"),
         ("mysql", OTHER | {"password": ""}, "a password is empty"),
-        ("mysql", OTHER | {"password": "a\nb"}, "a control character"),
+        ("postgresql", {"address": "my host"}, "'my host' is neither a host name nor an address"),
+        ("mysql", {"address": "pacs'"}, "is neither a host name nor an address"),
     ],
 )
 def test_wrong_client(engine: str, client: dict[str, Any], part: str) -> None:

@@ -32,11 +32,14 @@ LIMITS = [(name, *limit) for role in preflight.ROLES for name, limit in prefligh
 
 @pytest.mark.parametrize("name, low, high", LIMITS)
 def test_number_of_a_role(name: str, low: int, high: int) -> None:
+    def said(value: Any) -> list[str]:
+        variable, _, field = name.partition(".")
+        return list(general.ranges(Host(roles=[], variables={variable: [{field: value}] if field else value})))
+
     for value in (low, high, str(low)):
-        assert list(general.ranges(Host(roles=[], variables={name: value}))) == []
+        assert said(value) == []
     for value in (low - 1, high + 1):
-        told = f"{name}: {value} is out of range; choose a number from {low} to {high}."
-        assert list(general.ranges(Host(roles=[], variables={name: value}))) == [told]
+        assert said(value) == [f"{name}: {value} is out of range; choose a number from {low} to {high}."]
 
 
 @pytest.mark.parametrize("port", [1, 2, 65534, 65535])

@@ -106,7 +106,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_users": {"admin": ""}}, "orthanc_users", "is empty or no text"),
     ({"orthanc_users": {"admin": None}}, "orthanc_users", "is empty or no text"),
     ({"orthanc_users": {"admin": 1234}}, "orthanc_users", "is empty or no text"),
-    ({"nginx_users": {}}, "orthanc_users", "nobody could log in"),
+    ({"nginx_users": {}}, "nginx_users", "nobody could log in"),
     ({"orthanc_proxied": False, "orthanc_users": {}}, "orthanc_users", "nobody could log in"),
     ({"orthanc_proxy_password": ""}, "orthanc_proxy_password", "make secrets"),
     ({"orthanc_aet": ""}, "orthanc_aet", "no application entity title"),
@@ -210,7 +210,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     peer({"Url": "https://me:secret@pacs2"}, "orthanc_peers.other.Url", "a login has fields of its own"),
     peer({"Username": "me"}, "orthanc_peers.other", "give Url"),
     peer("https://pacs2", "orthanc_peers.other", "give Url"),
-    peer(["https://pacs2", "me"], "orthanc_peers.other", "give Url"),
+    peer(["https://pacs2", "me"], "orthanc_peers.other.Password", "it is missing while Username is given"),
+    peer(["https://pacs2", "me", "secret", "more"], "orthanc_peers.other", "give Url"),
     peer({"Url": "https://pacs2", "UserName": "me"}, "orthanc_peers.other.UserName", "Did you mean 'Username'?"),
     peer({"Url": "https://pacs2", "Username": "me"}, "orthanc_peers.other.Password", "it is missing"),
     peer({"Url": "https://pacs2", "Timeout": "5"}, "orthanc_peers.other.Timeout", "of type int"),
@@ -255,12 +256,6 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "orthanc_dicom_tls_minimum_version",
         "Orthanc 1.10.1 cannot be told so",
     ),
-    *(
-        ({"orthanc_users": {"admin": f"long{letter}enough"}}, "orthanc_users", "password of 'admin' has a line break")
-        for letter in "\n\r\0\t\x7f"
-    ),
-    ({"orthanc_proxy_password": "long enough\n"}, "orthanc_proxy_password", "it has a line break"),
-    ({"orthanc_database_password": "long enough\0"}, "orthanc_database_password", "it has a line break"),
     (
         {
             "orthanc_modalities": {

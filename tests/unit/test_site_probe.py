@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import pwd
 import shutil
 import sqlite3
 import subprocess
@@ -73,6 +74,42 @@ def test_new_host(host: pathlib.Path) -> None:
     found = look(host)
     assert (found["database"], found["images"]) == ("", 0)
     assert [found[name] for name in ("elsewhere", "lost", "other_server", "unread")] == [{}, [], [], []]
+
+
+def test_folder_of_others(host: pathlib.Path) -> None:
+    """It would become Orthanc's, as would the rules of sshd with it."""
+    folder = host / "db-v6"
+    assert look(host)["foreign"] == {}
+    folder.mkdir()
+    (folder / "lost+found").mkdir()
+    (folder / ".snapshot").mkdir()
+    assert look(host)["foreign"] == {}, "that is an empty disk"
+    (folder / "sshd_config").touch()
+    assert look(host)["foreign"] == {"storage": str(folder), "index": str(folder)}
+    assert look(host, index_dir=str(host / "index"))["foreign"] == {"storage": str(folder)}
+    assert look(host, storage_dir=str(folder / "sshd_config"), index_dir="/nowhere")["foreign"] != {}
+    assert look(host, config_dir=str(folder))["foreign"] != {}
+    (folder / ".pacs").touch()
+    assert look(host, config_dir=str(folder))["foreign"] == {}, "somebody has said so"
+    (folder / ".pacs").unlink()
+    (folder / "3f").mkdir()
+    assert look(host)["foreign"] == {}, "these are images"
+    (folder / "3f").rmdir()
+    index(folder, 0)
+    assert look(host)["foreign"] == {}, "that is an index"
+
+
+def test_folder_that_is_of_orthanc_already(host: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (host / "db-v6").mkdir()
+    (host / "db-v6" / "attachment").touch()
+    assert set(look(host)["foreign"]) == {"storage", "index"}
+    monkeypatch.setattr(archive.pwd, "getpwnam", lambda _name: pwd.getpwuid(os.getuid()))
+    assert look(host)["foreign"] == {}
+
+
+@pytest.mark.parametrize("server, port", [("127.0.0.1", "70000"), ("a..b", "5432"), ("x" * 64, "5432")])
+def test_server_that_cannot_be_asked(server: str, port: str) -> None:
+    assert ports.no_way(server, port).startswith(("name ", "port "))
 
 
 def test_hand_made_archive_in_another_folder(host: pathlib.Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 import re
 import sqlite3
 import urllib.parse
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_files, read_folder, read_text
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, marked
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, OURS, marked
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
 
 # How a host calls itself.
@@ -87,6 +88,19 @@ def filled(folder: str, kind: str) -> bool:
         return True
 
 
+def foreign(folder: str) -> bool:
+    """Tell whether others have something there: Orthanc would become the owner of the folder."""
+    if not os.path.isdir(folder):
+        return os.path.lexists(folder)
+    if marked(folder) or holds(folder, "index") or filled(folder, "storage"):
+        return False
+    try:
+        mine = pwd.getpwnam("orthanc").pw_uid == os.stat(folder).st_uid
+    except KeyError:
+        mine = False
+    return not mine and any(not name.startswith(".") and name != "lost+found" for name in os.listdir(folder))
+
+
 def proven(state: str) -> dict[str, Any]:
     """Return the settings that worked last, or nothing."""
     try:
@@ -157,6 +171,10 @@ def look(params: dict[str, Any], run: Callable[..., str]) -> dict[str, Any]:
     lost = [
         folder for kind, folder in found.items() if last and folder and not holds(folder, kind) and not marked(folder)
     ]
+    config = params["config_dir"]
+    # What was written before there were marks is ours too.
+    known = os.path.dirname(config) == OURS or bool(read_folder(config))
+    asked_for = wanted if known else {**wanted, "config": config}
     server = ("" if params["database_host"] in LOCAL else params["database_host"], params["database_name"])
     moved = there.server if not ours and on_server and there.server != server else ()
     differs = (there.database, there.files) != (params["database"], params["files"]) or elsewhere or lost or moved
@@ -167,6 +185,7 @@ def look(params: dict[str, Any], run: Callable[..., str]) -> dict[str, Any]:
         "images": images,
         "elsewhere": elsewhere,
         "lost": sorted(set(lost)),
+        "foreign": {kind: folder for kind, folder in asked_for.items() if foreign(folder)},
         "other_server": list(moved),
         "unread": unread,
         "configuration": "" if ours else path,

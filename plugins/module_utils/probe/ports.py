@@ -54,4 +54,7 @@ def no_way(host: str, port: str) -> str:
         return f"name {error.strerror}"
     except OSError as error:
         return f"port {error.strerror or error}"
+    except (OverflowError, UnicodeError) as error:
+        # What is neither a port nor a name, the preflight tells.
+        return f"name {error}"
     return ""

@@ -6,7 +6,9 @@ The rules of a role stand in the file, or the folder, that bears its name; a rol
 it that this table has is found there, and all of them may be left out:
 
 ====================  ==================================================================================================
-``RANGES``            Numbers: the variable, and the lowest and highest value that it takes.
+``RANGES``            Numbers: the variable, or the field of a list's entries (``postgresql_clients.connections``), and
+                      the lowest and highest value that it takes.
+``NULL``              Dictionaries in which null has a meaning of its own.
 ``PROGRAMS``          The programs of the role, which may hold its ports already.
 ``PORTS_ELSEWHERE``   Variables whose port is the one of a server, which may be another host.
 ``MASKED``            Units that a package would start too early, each with the program that it runs.
@@ -23,7 +25,8 @@ it that this table has is found there, and all of them may be left out:
 ``expected(host)``    What site.yml is going to install there, for ``site_expected``.
 ====================  ==================================================================================================
 
-The other files are for all: ``general`` has the rules that hold for every role, ``values`` what rules look at.
+The other files are for all: ``general`` has the rules that hold for every role, ``spec`` what their argument specs say,
+``values`` what rules look at.
 """
 
 from __future__ import annotations

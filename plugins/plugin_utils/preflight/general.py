@@ -8,14 +8,20 @@ import difflib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest, type_of, version_tuple
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest, version_tuple
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import spec
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.values import Variables
 
 # The oldest releases of the distributions that the roles are made for.
 DISTRIBUTIONS = {"debian": "12", "ubuntu": "22.04"}
+
+
+def told(sentence: str) -> str:
+    """Return a sentence as it can be shown: in one line, and without a value that fills the screen."""
+    line = spec.CONTROL.sub(lambda found: repr(found[0])[1:-1], sentence)
+    return line if len(line) <= 1000 else f"{line[:500]} [...] {line[-400:]}"
 
 
 def misspelled(names: set[str], known: set[str], derived: set[str], prefixes: set[str]) -> Iterator[str]:
@@ -33,31 +39,14 @@ def misspelled(names: set[str], known: set[str], derived: set[str], prefixes: se
             yield f"{name}: no such variable.{nearest(name, known)}"
 
 
-def arguments(spec: Mapping[str, Mapping[str, Any]], variables: Variables) -> Iterator[str]:
+def arguments(options: Mapping[str, Mapping[str, Any]], variables: Variables) -> Iterator[str]:
     """Hold the variables against the argument spec of a role: type, choices, required."""
-    # Ansible's own check would turn a number into a list of one, and leave the role with the number.
-    for name, kind in (("list", list), ("dict", dict)):
-        for wrong in (key for key in spec if spec[key]["type"] == name and key in variables):
-            if not isinstance(variables[wrong], kind):
-                yield f"'{wrong}' has to be a {name}, not {_kind(variables[wrong])}."
-                variables = {key: value for key, value in variables.items() if key != wrong}
-    for wrong in [key for key, value in variables.items() if key in spec and _has_nothing(value, spec[key]["type"])]:
-        yield f"'{wrong}' has an entry that is empty (null); write it out, or take it out."
-        variables = {key: value for key, value in variables.items() if key != wrong}
-    keys = ("type", "elements", "choices", "required", "no_log", "options")
-    result = ArgumentSpecValidator(
-        {name: {key: option[key] for key in keys if key in option} for name, option in spec.items()}
-    ).validate({name: variables[name] for name in spec if name in variables})
-    yield from (message.replace("argument '", "'") + "." for message in result.error_messages)
-
-
-def _kind(value: Any) -> str:
-    """Name the type of a value as an inventory's writer would."""
-    return "null" if value is None else type_of(value).replace("nothing", "something else")
-
-
-def _has_nothing(value: Any, kind: str) -> bool:
-    return kind == "list" and isinstance(value, list) and None in value
+    for name, option in options.items():
+        if name in variables:
+            takes_null = name in preflight.of(preflight.role_of(name), "NULL", ())
+            yield from spec.problems(name, variables[name], option, takes_null)
+        elif option.get("required"):
+            yield f"{name}: it is missing."
 
 
 def _no_ports(host: Host) -> Iterator[str]:
@@ -86,8 +75,11 @@ def ports(host: Host) -> Iterator[str]:
 def ranges(host: Host) -> Iterator[str]:
     limits = {name: limit for role in preflight.ROLES for name, limit in preflight.of(role, "RANGES", {}).items()}
     for name, (low, high) in limits.items():
-        if name in host.variables and not low <= int(host.variables[name]) <= high:
-            yield f"{name}: {host.variables[name]} is out of range; choose a number from {low} to {high}."
+        variable, _, field = name.partition(".")
+        given = [host.variables[variable]] if variable in host.variables else []
+        for value in [entry[field] for entry in given[0]] if given and field else given:
+            if not low <= float(value) <= high:
+                yield f"{name}: {value} is out of range; choose a number from {low} to {high}."
 
 
 def numbers(host: Host) -> list[str]:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 
-RANGES = {"postgresql_reserved_connections": (5, 10_000)}
+NULL = ("postgresql_settings",)
+RANGES = {"postgresql_clients.connections": (1, 10_000), "postgresql_reserved_connections": (5, 10_000)}
 PROGRAMS = ("postgres",)
 # Settings that the role has from elsewhere, and the variable for it, if there is one.
 SETTINGS: Mapping[str, str] = {
@@ -31,6 +32,8 @@ def problems(host: Host) -> Iterator[str]:
     yield from values.pair("postgresql_tls", variables)
     yield from values.names("postgresql_tls_certificate", "postgresql_address", variables)
     yield from values.settings("postgresql_settings", variables, SETTINGS)
+    yield from values.reached_at("postgresql_address", variables["postgresql_address"])
+    yield from values.clients("postgresql_clients", host)
     yield from _clients(host)
     settings, shared = variables["postgresql_settings"], variables["postgresql_shared"]
     strange = [json.dumps(name) for name in settings if not SETTING.fullmatch(str(name))]

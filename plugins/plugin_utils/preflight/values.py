@@ -5,22 +5,36 @@
 from __future__ import annotations
 
 import datetime
+import posixpath
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 from ansible_collections.dicom.orthanc.plugins.test.ip_address import ip_address
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 Variables = Mapping[str, Any]
 is_address = ip_address
-_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?"
+_LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 HOST_NAME = re.compile(rf"(?=.{{1,253}}$){_LABEL}(\.{_LABEL})*")
 URL = r"https?://[^\s/]+(/\S*)?"
-# No form, no header and no file of ours takes them; a block of YAML (|) ends with one.
-CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+# Orthanc's web server does away with dots at either end of a part.
+_PREFIX = re.compile(r"/((?!\.)[A-Za-z0-9._~-]+(?<!\.)/)*")
+# Folders that are nobody's alone.
+SYSTEM_FOLDERS = (
+    *("/", "/bin", "/boot", "/dev", "/etc", "/etc/pacs", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/proc"),
+    *("/root", "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/bin", "/usr/lib", "/usr/local", "/usr/sbin"),
+    *("/usr/share", "/var", "/var/cache", "/var/lib", "/var/log", "/var/run", "/var/spool", "/var/tmp"),
+)
 SECRETS = "take it from a vault_* variable, and let `make secrets INVENTORY=inventories/<site>` write what is missing."
+
+
+def is_folder(path: str) -> bool:
+    """Tell whether this is the absolute path of a folder, in normal form."""
+    parts = path.split("/")
+    return path == "/" + posixpath.normpath(path).lstrip("/") and all(len(part.encode()) <= 255 for part in parts)
 
 
 def pem(variable: str, text: str) -> Iterator[str]:
@@ -95,13 +109,39 @@ def ending(name: str, variables: Variables) -> Iterator[str]:
         yield f"{name}: it expires in {days} days, on {end:%Y-%m-%d}; get a new one, or call make certificates."
 
 
+def prefix(variable: str, variables: Variables) -> Iterator[str]:
+    """A path of the site, as nginx and Orthanc both read it."""
+    if not _PREFIX.fullmatch(str(variables[variable])):
+        yield (
+            f"{variable}: '{variables[variable]}' has to begin and end with a slash, and no part of it with a dot, as"
+            " in /orthanc/."
+        )
+
+
+def of_inventory(variable: str, host: Host) -> Iterator[str]:
+    """A host that is derived from the inventory, and has to be in it."""
+    name = host.variables[variable]
+    if name and name not in host.groups.get("all", [name]):
+        yield f"{variable}: '{name}' is no host of the inventory; leave it to be derived, or name one."
+
+
+def clients(variable: str, host: Host) -> Iterator[str]:
+    """Addresses of Orthancs that no rule of a database server can name."""
+    for client in host.variables[variable]:
+        yield from reached_at(variable, client["address"])
+
+
+def reached_at(variable: str, address: str) -> Iterator[str]:
+    """What ansible_host is, or may be: a name of the SSH client's too."""
+    if not re.fullmatch(r"[A-Za-z0-9_.:%-]+", address):
+        yield f"{variable}: '{address}' is neither a host name nor an address."
+
+
 def logins(variable: str, variables: Variables) -> Iterator[str]:
     """Logins without which nobody gets in, or with which anybody does."""
     for name, password in variables[variable].items():
         if not isinstance(password, str) or not password:
             yield f"{variable}: the password of '{name}' is empty or no text; {SECRETS}"
-        elif CONTROL.search(password):
-            yield f"{variable}: the password of '{name}' has a line break or another control character; {SECRETS}"
         if not name or re.search(r"[:\s\x00-\x1f]", str(name)):
             yield f"{variable}: the user name '{name}' has a colon or white space in it; choose another."
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest
@@ -19,4 +20,9 @@ def problems(host: Host) -> Iterator[str]:
     address = str(host.variables["verification_dicom_address"])
     if not values.is_address(address) and not values.HOST_NAME.fullmatch(address):
         yield f"verification_dicom_address: '{address}' is neither a host name nor an address."
+    url, folder = host.variables["verification_url"], host.variables["verification_report_dir"]
+    if not re.fullmatch(values.URL, url):
+        yield f"verification_url: '{url}' is no address of a site; it begins with https:// or http://."
+    if not values.is_folder(folder) or folder in values.SYSTEM_FOLDERS:
+        yield f"verification_report_dir: '{folder}' is no absolute path, or a folder of the system; choose another."
     yield from values.pair("verification", host.variables)

@@ -16,8 +16,6 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host impor
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.nginx import directives
 
 _ROUTE_PART = r"(\*|[A-Za-z0-9._~-]+)"
-# Orthanc's web server does away with dots at either end of a part.
-_PREFIX = re.compile(r"/((?!\.)[A-Za-z0-9._~-]+(?<!\.)/)*")
 RANGES = {
     "nginx_audit_days": (1, 36_500),
     "nginx_ban_after": (0, 1000),
@@ -65,9 +63,13 @@ def problems(host: Host) -> Iterator[str]:
     for variables in sites(host):
         yield from values.logins("nginx_users", variables)
         if not variables["nginx_users"]:
-            yield f"orthanc_users: no user is named, so nobody could log in; name one, and {values.SECRETS}"
+            yield (
+                "nginx_users: no user is named, so nobody could log in; name one in orthanc_users, from which they are"
+                f" derived, and {values.SECRETS}"
+            )
         yield from site(variables)
         yield from entry(variables)
+    yield from upstream(host)
     for variable in (directives.SETTINGS, directives.SERVER):
         yield from directives.problems(variable, host.variables[variable])
     yield from refused(host)
@@ -142,11 +144,7 @@ def site(variables: values.Variables) -> Iterator[str]:
     name = str(variables["nginx_server_name"])
     if not values.is_address(name) and not values.HOST_NAME.fullmatch(name):
         yield f"nginx_server_name: '{name}' is neither a host name nor an address."
-    if not _PREFIX.fullmatch(str(variables["nginx_prefix"])):
-        yield (
-            f"nginx_prefix: '{variables['nginx_prefix']}' has to begin and end with a slash, and no part of it with a"
-            " dot, as in /orthanc/."
-        )
+    yield from values.prefix("nginx_prefix", variables)
     yield from values.pair("nginx_tls", variables)
     yield from values.names("nginx_tls_certificate", "nginx_server_name", variables)
     directory, mail = (str(variables[f"nginx_acme_{option}"]) for option in ("directory", "email"))
@@ -164,6 +162,16 @@ def site(variables: values.Variables) -> Iterator[str]:
         yield f"nginx_acme_email: '{mail}' is no address of e-mail."
     if variables["nginx_acme_ca"]:
         yield from values.pem("nginx_acme_ca", str(variables["nginx_acme_ca"]))
+
+
+def upstream(host: Host) -> Iterator[str]:
+    """The way to Orthanc."""
+    url = host.variables["nginx_upstream"]
+    if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?(?<!/)", url):
+        yield f"nginx_upstream: '{url}' is no URL like http://127.0.0.1:8042, without a slash at its end."
+    yield from values.of_inventory("nginx_upstream_server", host)
+    if host.variables["nginx_upstream_ca"]:
+        yield from values.pem("nginx_upstream_ca", host.variables["nginx_upstream_ca"])
 
 
 def entry(variables: values.Variables) -> Iterator[str]:

@@ -24,6 +24,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.pr
 
 RANGES = {
     "orthanc_database_connections": (1, 100),
+    "orthanc_docker_cpus": (0, 1024),
     "orthanc_journal_days": (0, 36_500),
     "orthanc_journal_mb": (0, 1_000_000),
     "orthanc_lsb_keep": (1, 100),
@@ -81,6 +82,8 @@ def problems(host: Host) -> Iterator[str]:
     orthanc = Orthanc(host)
     yield from _users(host)
     variables = host.variables
+    if not variables["orthanc_name"]:
+        yield "orthanc_name: it is empty, and it is what people know this Orthanc by; leave it out, or write it out."
     if not dicom.is_aet(variables["orthanc_aet"]):
         yield (
             f"orthanc_aet: '{variables['orthanc_aet']}' is no application entity title;"
@@ -88,6 +91,7 @@ def problems(host: Host) -> Iterator[str]:
         )
     if variables["orthanc_version"] and not re.fullmatch(RELEASE, str(variables["orthanc_version"])):
         yield f"orthanc_version: '{variables['orthanc_version']}' is no release; write it like 1.12.7, with quotes."
+    yield from values.prefix("orthanc_public_prefix", variables)
     yield from folders.problems(orthanc, _of_method(host, "FOLDERS", ()))
     yield from _of_method(host, "problems", None)(orthanc)
     for check in (database.problems, plugins.problems, options.problems, dicom.modalities, dicom.tls, peers.problems):
@@ -106,10 +110,9 @@ def problems(host: Host) -> Iterator[str]:
 def _users(host: Host) -> Iterator[str]:
     variables = host.variables
     yield from values.logins("orthanc_users", variables)
-    for name in ("orthanc_proxy_password", "orthanc_database_password", "orthanc_docker_registry_password"):
-        if values.CONTROL.search(str(variables[name] or "")):
-            yield f"{name}: it has a line break or another control character; {values.SECRETS}"
     if variables["orthanc_proxied"]:
+        if not variables["orthanc_proxy_user"] or ":" in variables["orthanc_proxy_user"]:
+            yield f"orthanc_proxy_user: '{variables['orthanc_proxy_user']}' is empty or has a colon in it; take proxy."
         if not variables["orthanc_proxy_password"]:
             yield f"orthanc_proxy_password: it is empty; {values.SECRETS}"
     elif not variables["orthanc_users"]:

@@ -34,6 +34,7 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
         )
     if not variables["orthanc_database_password"]:
         yield f"orthanc_database_password: it is empty; {values.SECRETS}"
+    yield from values.of_inventory("orthanc_database_server", orthanc.host)
     server = str(variables["orthanc_database_host"])
     if not server:
         yield (

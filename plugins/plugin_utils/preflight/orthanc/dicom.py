@@ -10,12 +10,13 @@ from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import NAME, entry
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import NAME, by_field, entry
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 MANUFACTURERS = "Generic GenericNoWildcardInDates GenericNoUniversalWildcard Vitrea GE SiemensSyngoCT"
+FIELDS = ("AET", "Host", "Port", "Manufacturer")
 MODALITY = {
     "AET": "str",
     "Host": "str",
@@ -50,9 +51,8 @@ def modalities(orthanc: Orthanc) -> Iterator[str]:
         here = f"orthanc_modalities.{name}"
         if not NAME.fullmatch(str(name)):
             yield f"{here}: a name has letters, digits, '-' and '_' only."
-        if isinstance(modality, list) and len(modality) in (3, 4):
-            modality = dict(zip(("AET", "Host", "Port"), modality, strict=False))
-        if not isinstance(modality, dict) or not {"AET", "Host", "Port"} <= set(modality):
+        modality = by_field(modality, FIELDS)
+        if not {"AET", "Host", "Port"} <= set(modality):
             yield f"{here}: give AET, Host and Port, as Orthanc's DicomModalities does."
             continue
         if not is_aet(modality["AET"]):

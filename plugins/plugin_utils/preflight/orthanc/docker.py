@@ -49,5 +49,3 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
     memory = str(variables["orthanc_docker_memory"])
     if not re.fullmatch(r"0|[1-9]\d*[mg]", memory):
         yield f"orthanc_docker_memory: '{memory}' is no amount of memory; write it like 512m or 8g, or 0 for no limit."
-    if float(variables["orthanc_docker_cpus"]) < 0:
-        yield f"orthanc_docker_cpus: {variables['orthanc_docker_cpus']} is out of range; choose 0 (no limit) or more."

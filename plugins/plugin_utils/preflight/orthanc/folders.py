@@ -8,16 +8,28 @@ import posixpath
 import re
 from collections.abc import Iterator
 
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
-# Folders that are nobody's alone, ...
-SYSTEM_FOLDERS = (
-    *("/", "/bin", "/dev", "/etc", "/etc/pacs", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/proc", "/root"),
-    *("/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/usr/lib", "/usr/local", "/usr/share", "/var", "/var/cache"),
-    *("/var/lib", "/var/log", "/var/spool", "/var/tmp"),
+# Folders in which Orthanc sees nothing, which are gone at the next boot, or in which packages have their programs, ...
+CLOSED_FOLDERS = (
+    *(
+        "/bin",
+        "/boot",
+        "/dev",
+        "/home",
+        "/lib",
+        "/lib64",
+        "/proc",
+        "/root",
+        "/run",
+        "/sbin",
+        "/sys",
+        "/tmp",
+        "/usr/bin",
+    ),
+    *("/usr/lib", "/usr/sbin", "/usr/share", "/var/run", "/var/tmp"),
 )
-# ... those in which Orthanc cannot see what is there, or which are gone at the next boot, ...
-CLOSED_FOLDERS = ("/boot", "/dev", "/home", "/proc", "/root", "/run", "/sys", "/tmp", "/var/run", "/var/tmp")
 # ... and those of others.
 TAKEN_FOLDERS = (
     *(
@@ -54,11 +66,21 @@ def problems(orthanc: Orthanc, of_method: tuple[str, ...]) -> Iterator[str]:
             yield f"{name}: /etc/orthanc belongs to the packages, whose files collide with ours; choose another."
         elif normal != value:
             yield f"{name}: write '{value}' as {normal}."
-        elif value in SYSTEM_FOLDERS or value.startswith(tuple(f"{folder}/" for folder in CLOSED_FOLDERS)):
+        elif not values.is_folder(value):
+            yield f"{name}: a name in it is longer than 255 characters, which no disk takes."
+        elif value in values.SYSTEM_FOLDERS or value.startswith(tuple(f"{folder}/" for folder in CLOSED_FOLDERS)):
             yield f"{name}: {value} is a folder of the system or of its users; choose one for Orthanc alone."
         else:
             continue
         del found[name]
+    for kind, folder in (orthanc.probe or {}).get("foreign", {}).items():
+        variable = f"orthanc_{kind}_dir"
+        if found.get(variable) == folder:
+            fate = "be removed" if kind == "config" else "become Orthanc's"
+            yield (
+                f"{variable}: others have something in {folder} on this host, and it would be Orthanc's alone; choose"
+                f" another folder, or, if all that is in it may {fate}, `touch {folder}/.pacs`."
+            )
     seen: dict[str, str] = {}
     for name, value in found.items():
         others = {folder: other for folder, other in seen.items() if {name, other} != _IMAGES}

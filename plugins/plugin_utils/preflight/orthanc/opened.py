@@ -6,11 +6,13 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
-import urllib.parse
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import dicom, peers
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import by_field
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
 # The first release without a known hole: CVE-2026-10528 was closed in it.
@@ -70,40 +72,43 @@ def _any(*checks: Callable[[Orthanc], Iterator[str]]) -> Callable[[Orthanc], Ite
 
 
 def _passwords(orthanc: Orthanc) -> Iterator[tuple[str, str, bool]]:
-    """Yield each user with the password, and whether that is one that everybody tries."""
-    names = ("orthanc_proxy", "orthanc_database")
-    own = [(orthanc.variables[f"{name}_user"], orthanc.variables[f"{name}_password"]) for name in names]
-    for user, password in [*orthanc.variables["orthanc_users"].items(), *own]:
+    """Yield whose password it is, the password, and whether that is one that everybody tries."""
+    given = [("orthanc_users", *login) for login in orthanc.variables["orthanc_users"].items()]
+    for name in ("orthanc_proxy", "orthanc_database"):
+        user, password = (orthanc.variables[f"{name}_{part}"] for part in ("user", "password"))
+        given.append((f"{name}_password", user, password))
+    for variable, user, password in given:
         if password:
-            yield str(user), str(password), str(password).lower() in WELL_KNOWN | {str(user).lower()}
+            known = str(password).lower() in WELL_KNOWN | {str(user).lower()}
+            yield f"{variable}: the password of '{user}'", str(password), known
 
 
 def _well_known_password(orthanc: Orthanc) -> Iterator[str]:
-    for user, _, known in _passwords(orthanc):
+    for whose, _, known in _passwords(orthanc):
         if known:
-            yield f"the password of '{user}' is one that everybody tries"
+            yield f"{whose} is one that everybody tries"
 
 
 def _short_password(orthanc: Orthanc) -> Iterator[str]:
-    for user, password, known in _passwords(orthanc):
+    for whose, password, known in _passwords(orthanc):
         if len(password) < SHORTEST and not known:
-            yield f"the password of '{user}' has less than {SHORTEST} characters"
+            yield f"{whose} has less than {SHORTEST} characters"
 
 
 def _plain_dicom(orthanc: Orthanc) -> Iterator[str]:
     if orthanc.settings.get("DicomTlsEnabled", bool(orthanc.variables["orthanc_dicom_tls_certificate"])):
         return
     for name, modality in orthanc.variables["orthanc_modalities"].items():
-        address = modality.get("Host") if isinstance(modality, Mapping) else modality[1]
+        address = by_field(modality, dicom.FIELDS).get("Host")
         if _is_far(address):
             yield f"orthanc_modalities.{name} is at {address}, which is no local network"
 
 
 def _plain_peers(orthanc: Orthanc) -> Iterator[str]:
     for name, peer in orthanc.variables["orthanc_peers"].items():
-        url = urllib.parse.urlsplit(str(peer.get("Url") if isinstance(peer, Mapping) else peer[0]))
-        if url.scheme == "http" and _is_far(url.hostname):
-            yield f"orthanc_peers.{name} is http:// at {url.hostname}, which is no local network"
+        address = re.match(r"http://(\[[^\s/\]]*\]|[^\s/:]*)", str(by_field(peer, peers.FIELDS).get("Url")))
+        if address and _is_far(address[1].strip("[]")):
+            yield f"orthanc_peers.{name} is http:// at {address[1]}, which is no local network"
 
 
 def _is_far(address: object) -> bool:

@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import NAME, entry
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import NAME, by_field, entry
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
+FIELDS = ("Url", "Username", "Password")
 PEER = {
     "Url": "str",
     "Username": "str",
@@ -30,9 +31,8 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
         here = f"orthanc_peers.{name}"
         if not NAME.fullmatch(str(name)):
             yield f"{here}: a name has letters, digits, '-' and '_' only."
-        if isinstance(peer, list) and len(peer) in (1, 3):
-            peer = dict(zip(("Url", "Username", "Password"), peer, strict=False))
-        if not isinstance(peer, Mapping) or "Url" not in peer:
+        peer = by_field(peer, FIELDS)
+        if "Url" not in peer:
             yield f"{here}: give Url, and Username and Password where it asks for them."
             continue
         yield from entry(here, peer, PEER)
