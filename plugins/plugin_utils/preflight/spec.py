@@ -19,12 +19,13 @@ KINDS = (
     *((bool, "bool"), (int, "int"), (float, "float"), (str, "str"), (list, "list"), (dict, "dict")),
     (datetime.date, "date"),
 )
-# With -e, what is given is a text.
-NUMBERS = {"int": r"-?[0-9]{1,18}", "float": r"-?[0-9]{1,18}(\.[0-9]{1,18})?"}
+# With -e name=value, what is given is a text.
+TEXTS = {"int": r"-?[0-9]{1,18}", "float": r"-?[0-9]{1,18}(\.[0-9]{1,18})?"}
 # Half of a character outside of Unicode's first plane can be written in YAML, but not into a file.
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
-# Certificates, keys: their lines end, and with the authorities of a whole system they are long.
-PEM = re.compile(r"-----BEGIN [^\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]*")
+# Certificates, keys: their lines end, with the authorities of a whole system they are long, and what they are may stand
+# before each.
+PEM = re.compile(r"(?=(?s:.*)-----BEGIN )[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]*")
 # In characters, beyond every path, name, URL and directive.
 LONGEST = 4096
 # How much is told of one variable: whoever has a thousand wrong entries has one mistake.
@@ -46,6 +47,10 @@ def _of_type(here: str, value: Any, option: Mapping[str, Any]) -> Iterator[str]:
     if not _fits(value, kind):
         quotes = kind == "str" and isinstance(value, (bool, int, float, datetime.date))
         way = "put it in quotes" if quotes else "write it out, or take it out" if value is None else ""
+        # To a template, the text false is true.
+        way = (
+            "write true or false without quotes, with -e in JSON" if (kind_of(value), kind) == ("str", "bool") else way
+        )
         yield f"{here}: it has to be of type {kind}, not {kind_of(value)}{way and '; '}{way}."
     elif kind == "list":
         inner = {"type": option["elements"]} | {key: option[key] for key in ("choices", "options") if key in option}
@@ -117,6 +122,6 @@ def kind_of(value: Any) -> str:
 
 def _fits(value: Any, kind: str) -> bool:
     found = kind_of(value)
-    if kind in NUMBERS and found == "str":
-        return bool(re.fullmatch(NUMBERS[kind], value))
+    if kind in TEXTS and found == "str":
+        return bool(re.fullmatch(TEXTS[kind], value))
     return found == kind or (found, kind) == ("int", "float")
