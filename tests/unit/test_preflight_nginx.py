@@ -136,7 +136,7 @@ def test_each_of_several_orthancs() -> None:
     assert "'b' has to begin and end with a slash" in told[0]
     assert "there is no user 'warden'. Did you mean 'ward'?" in told[1]
     logins["a"]["users"] = {}
-    assert any("orthanc_users: no user is named" in said for said in general.problems(found))
+    assert any("nginx_users: no user is named" in said for said in general.problems(found))
 
 
 def test_good_proxy_alone() -> None:

@@ -103,7 +103,7 @@ def test_folder_that_is_of_orthanc_already(host: pathlib.Path, monkeypatch: pyte
     (host / "db-v6").mkdir()
     (host / "db-v6" / "attachment").touch()
     assert set(look(host)["foreign"]) == {"storage", "index"}
-    monkeypatch.setattr(archive.pwd, "getpwnam", lambda _name: pwd.getpwuid(os.getuid()))
+    monkeypatch.setattr(pwd, "getpwnam", lambda _name: pwd.getpwuid(os.getuid()))
     assert look(host)["foreign"] == {}
 
 
