@@ -8,9 +8,9 @@ import fcntl
 import grp
 import os
 import pwd
+import re
 import shlex
 import stat
-import tempfile
 import time
 from collections.abc import Callable
 from typing import Any, TextIO
@@ -24,6 +24,8 @@ MARK_TEXT = "Deployed by the collection dicom.orthanc, which may remove files he
 OURS = "/etc/pacs"
 LOCK = "/run/pacs.lock"
 LOCK_SECONDS = 300
+# When the process of a unit was started, in microseconds of the monotonic clock.
+STARTED = "ExecMainStartTimestampMonotonic"
 
 _OWNED: dict[str, Any] = {
     "path": {"type": "path", "required": True},
@@ -168,7 +170,12 @@ def put(path: str, content: str, owner: tuple[int, int], mode: int, check: Calla
     folder, name = os.path.split(path)
     if not os.path.isdir(folder):
         raise Refused(f"{path}: its folder is missing.")
-    handle, candidate = tempfile.mkstemp(prefix=f".{name}.", suffix=".new", dir=folder)
+    candidate = os.path.join(folder, f".{name}.new")
+    # Of a call that was cut off.
+    if os.path.lexists(candidate):
+        remove(candidate)
+    # In a folder of somebody else's there may be a link again by now.
+    handle = os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(content)
@@ -372,16 +379,22 @@ def lock(module: AnsibleModule) -> TextIO:
     """Keep other runs off what this module is to change, if it is, until the file is closed or the process ends."""
     if module.check_mode:
         return open(os.devnull, "w", encoding="ascii")
-    opened = os.fdopen(os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "w", encoding="ascii")
+    opened = os.fdopen(os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+", encoding="utf-8")
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            opened.truncate()
+            user, now = os.environ.get("SUDO_USER", "root"), time.strftime("%Y-%m-%d %H:%M:%S %z")
+            opened.write(f"by {user}, process {os.getpid()}, since {now}")
+            opened.flush()
             return opened
         except BlockingIOError:
             if time.monotonic() > deadline:
+                opened.seek(0)
                 module.fail_json(
-                    f"Another run has been changing this host for {LOCK_SECONDS} s; wait for its end, and run again."
+                    f"Another run has been changing this host for {LOCK_SECONDS} s ({opened.read()}); wait for its end,"
+                    " and run again."
                 )
             time.sleep(0.2)
 
@@ -425,6 +438,8 @@ def bring(module: AnsibleModule, back: Callable[[], str] | None = None) -> Write
         for path in params["absent"]:
             writer.absent(path)
         for path, service in params["restart"].items():
+            if path not in writer.paths and newer(module, path, service):
+                writer.changed(path, f"not read by {service}\n", "")
             if path in writer.paths and not module.check_mode:
                 rc, _out, err = module.run_command(["systemctl", "restart", service])
                 if rc:
@@ -433,6 +448,17 @@ def bring(module: AnsibleModule, back: Callable[[], str] | None = None) -> Write
         # Half of a change is none: the next start would take it.
         module.fail_json(f"{told(error)} {back() if back and not module.check_mode else ''}".strip())
     return writer
+
+
+def newer(module: AnsibleModule, path: str, service: str) -> bool:
+    """Tell whether a file was written since its service was started, as by a call that was cut off."""
+    if not os.path.exists(path):
+        return False
+    said = re.search(
+        rf"{STARTED}=(\d+)", module.run_command(["systemctl", "show", service, f"--property={STARTED}"])[1]
+    )
+    # In seconds since 1970.
+    return bool(said) and os.stat(path).st_mtime > time.time() - time.monotonic() + int(said[1]) / 1e6
 
 
 def told(error: Exception) -> str:

@@ -49,8 +49,12 @@ class Kept:
 
         That it is what worked last is known of no other process.
         """
-        last = self._state.read()
-        return last.get(STARTED) == [started] and self._meant(last) == self._meant(self._now())
+        return self._state.read().get(STARTED) == [started] and self.proved
+
+    @property
+    def proved(self) -> bool:
+        """Tell whether what is there now, in other words or not, is what worked last."""
+        return self._meant(self._state.read()) == self._meant(self._now())
 
     def _meant(self, files: Files) -> dict[str, Any]:
         """Return what the files say: the options of Orthanc, however they are spread and written, and the rest."""

@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import STARTED, Refused
 
-PROPERTIES = "ActiveState,SubState,UnitFileState,ExecMainStartTimestampMonotonic,MainPID"
+PROPERTIES = f"ActiveState,SubState,UnitFileState,{STARTED},MainPID"
 
 
 class Unit:

@@ -92,6 +92,9 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.lsb import MirrorError, digest, fetch_all
 
+# How the name of a folder begins to which a release is downloaded.
+NEW = ".new-"
+
 
 def remove_release(folder: str) -> None:
     """Remove the files in a folder of a release, and the folder if there was nothing else in it."""
@@ -104,7 +107,11 @@ def remove_release(folder: str) -> None:
 def put(module: AnsibleModule, missing: list[str], folder: str) -> None:
     """Download to a folder beside, prove everything there, and only then move it to its place."""
     path, release, files = (module.params[name] for name in ("path", "release", "files"))
-    staging = tempfile.mkdtemp(prefix=".new-", dir=path)
+    # Of a call that was cut off.
+    for entry in list(os.scandir(path)):
+        if entry.name.startswith(NEW) and entry.is_dir(follow_symlinks=False):
+            remove_release(entry.path)
+    staging = tempfile.mkdtemp(prefix=NEW, dir=path)
     try:
         targets = {source: os.path.join(staging, os.path.basename(source)) for source in missing}
         for source, found in fetch_all(module.params["url"], module.params["ca"], targets).items():
@@ -157,7 +164,7 @@ def have(module: AnsibleModule) -> dict[str, Any]:
     ]
     # Releases of others may be there, if the folder was before us; from before there were marks there is our link.
     ours = marked(path) or os.path.islink(os.path.join(path, "current"))
-    ours = ours or not os.path.isdir(path) or not os.listdir(path)
+    ours = ours or not os.path.isdir(path) or all(name.startswith(NEW) for name in os.listdir(path))
     removed = outdated(path, release, module.params["keep"]) if ours else []
     start = time.monotonic()
     if not module.check_mode:

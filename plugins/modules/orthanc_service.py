@@ -201,7 +201,7 @@ class Service:
         """:param files: links and units that count as part of what is started."""
         self._module, self._params, self._kept, self._unit = module, module.params, kept, unit
         self._programs = module.params["programs"] + files
-        self.restart = self.unguarded = self._other = self._units = False
+        self.restart = self.unguarded = self._other = self._untold = False
         # Who has not read what Orthanc's folder has for it.
         self._unread: list[str] = []
         # In seconds since 1970, where it was this call.
@@ -222,18 +222,20 @@ class Service:
         )
         self.unguarded = not guarded(self._module)
         self._other = self._kept.older(self._programs)
-        self._units = any(path.startswith(UNITS) for path in written)
-        return self.restart or self.unguarded
+        # Written by this call, or by one that was cut off, be it after it had started Orthanc.
+        self._untold = not self._kept.proved or any(path.startswith(UNITS) for path in written)
+        return self.restart or self.unguarded or self._untold
 
     def apply(self) -> None:
         """Have it run with the files that there are."""
-        if self.restart or self._units:
+        if self.restart or self._untold:
             self._unit.reload_files()
         if self.restart:
             self._unit.enable()
             self._started = time.time()
             # A unit that cannot be started shows as one that ended.
             self._unit.tell("restart")
+        if self.restart or self._untold:
             # As soon as the one that asked for another login is gone, and before the new one listens.
             told = {name: Unit(self._module, name).tell("try-reload-or-restart") for name in self._params["reload"]}
             self._unread = [name for name, well in told.items() if not well]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import grp
+import itertools
 import json
 import os
 import pathlib
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
 
 OWNER = {"owner": getpass.getuser(), "group": grp.getgrgid(os.getegid()).gr_name}
@@ -70,6 +72,30 @@ def run(module: Any, capsys: pytest.CaptureFixture[str], **arguments: Any) -> di
         module.main()
     said: dict[str, Any] = json.loads(capsys.readouterr().out)
     return said
+
+
+def killed(call: Callable[[], Any], step: int) -> bool:
+    """Have a call end before its n-th step, as a process that is killed. Tell whether it came to that."""
+    child = os.fork()
+    if not child:
+        steps = itertools.count(1)
+
+        def counted(real: Callable[..., Any]) -> Callable[..., Any]:
+            def called(*words: Any, **options: Any) -> Any:
+                if next(steps) == step:
+                    os._exit(9)
+                return real(*words, **options)
+
+            return called
+
+        for name in ("replace", "unlink", "fchmod", "fsync"):
+            setattr(os, name, counted(getattr(os, name)))
+        AnsibleModule.run_command = counted(AnsibleModule.run_command)
+        try:
+            call()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
 # A unit with the programs of systemd: whether it is ``active`` and ``enabled``, and ``broken``, stands in files.

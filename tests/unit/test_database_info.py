@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import addresses, certified, cores, memory
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
 from ansible_collections.dicom.orthanc.plugins.modules import mysql_info, postgresql_info
 from ansible_collections.dicom.orthanc.plugins.modules.postgresql_info import chosen, rules
 
@@ -99,7 +100,7 @@ def test_socket_of_mariadb_is_the_one_that_its_configuration_names() -> None:
 
 def make(folder: pathlib.Path, address: str, kind: str, owner: str = getpass.getuser()) -> None:
     program = (ROOT / "roles/postgresql/files/self_signed.sh").read_text("utf-8")
-    command = ["sh", "-euc", program, "sh", str(folder), address, kind, owner]
+    command = ["sh", "-euc", program, "sh", str(folder), address, kind, owner, str(folder.parent / "state")]
     subprocess.run(command, check=True, capture_output=True)
 
 
@@ -124,6 +125,9 @@ def test_certificate_is_made_for_the_address(tmp_path: pathlib.Path, address: st
     assert not certified(Host(), str(folder / "none.crt"), address, 0)
     modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()}
     assert modes == {"server.key": 0o600, "server.crt": 0o644}
+    # The server has to read it, and the next run has it do so if this one goes no further.
+    state = State(str(folder.parent / "state" / "before.json"))
+    assert (state.kept, state.read(), stat.S_IMODE((folder.parent / "state").stat().st_mode)) == (True, {}, 0o700)
 
 
 def test_certificate_that_cannot_be_made_leaves_the_one_that_is_there(tmp_path: pathlib.Path) -> None:

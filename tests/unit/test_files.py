@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import stat
@@ -15,6 +16,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     MARK,
     MARK_TEXT,
+    STARTED,
     Refused,
     Writer,
     bring,
@@ -29,7 +31,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
 )
 from ansible_collections.dicom.orthanc.plugins.modules import write_files
 
-from tests.unit.module import OWNER, Failed, Module, run
+from tests.unit.module import OWNER, Failed, Module, killed, run
 
 IDS = (os.geteuid(), os.getegid())
 
@@ -61,6 +63,16 @@ def test_put_takes_the_place_in_one_step(tmp_path: pathlib.Path) -> None:
     assert seen == [("old", str(tmp_path), 0o640)]
     assert (path.read_bytes(), mode(path)) == (b"new\r\n\xff", 0o640)
     assert os.listdir(tmp_path) == ["a"]
+
+
+def test_put_takes_what_a_killed_call_has_left(tmp_path: pathlib.Path) -> None:
+    path = str(tmp_path / "a")
+    for step in itertools.count(1):
+        if not killed(lambda: put(path, "x" * step, IDS, 0o600), step):  # noqa: B023
+            break
+        put(path, "y" * step, IDS, 0o640)
+        assert ((tmp_path / "a").read_text("utf-8"), os.listdir(tmp_path)) == ("y" * step, ["a"])
+    assert step > 3
 
 
 def test_put_that_is_refused_leaves_nothing(tmp_path: pathlib.Path) -> None:
@@ -265,8 +277,11 @@ def test_service_of_a_file_is_restarted(tmp_path: pathlib.Path) -> None:
     module.check_mode = False
     write(module)
     assert module.commands == [["systemctl", "restart", "journald"]]
-    write(module)
-    assert len(module.commands) == 1, "nothing was written"
+    assert write(module).paths == []
+    # Started before the file was written, by a call that was cut off.
+    module = Module(lambda _command: (0, f"{STARTED}=1\n", ""), **module.params)
+    assert write(module).paths == [path]
+    assert module.commands[1:] == [["systemctl", "restart", "journald"]]
     bad = Module(lambda _command: (1, "", "why\n"), files=[{"path": path, "content": "y"}], restart={path: "journald"})
     with pytest.raises(Failed, match=r"^journald cannot be restarted: why$"):
         write(bad)
@@ -313,8 +328,11 @@ def test_other_run_is_waited_for(tmp_path: pathlib.Path, monkeypatch: pytest.Mon
 
 def test_other_run_is_not_waited_for_at_length(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "LOCK_SECONDS", 0.5)
+    monkeypatch.setenv("SUDO_USER", "deploy")
     other, start = files.lock(Module()), time.monotonic()
-    with pytest.raises(Failed, match=r"^Another run has been changing this host for 0\.5 s; wait for its end"):
+    monkeypatch.setenv("SUDO_USER", "not-he")
+    told = rf"^Another run has been changing this host for 0\.5 s \(by deploy, process {os.getpid()}, since 20\S+ "
+    with pytest.raises(Failed, match=told):
         files.lock(Module())
     assert 0.5 < time.monotonic() - start < 30
     assert mode(pathlib.Path(files.LOCK)) == 0o600

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.repository import load
-from tests.unit.module import run
+from tests.unit.module import killed, run
 
 VERSIONS = load("roles/orthanc/vars/main/programs.yml")["__orthanc_lsb_versions"]
 PLUGINS = load("roles/orthanc/vars/main/plugins.yml")["__orthanc_plugins"]
@@ -126,6 +126,15 @@ def test_binary_that_is_another(mirror: str, tmp_path: pathlib.Path, capsys: pyt
     files = sums(tmp_path / "mirror")
     said = run(lsb_release, capsys, url=mirror, path=str(tmp_path / "opt"), release="1.12.9", files=files)
     assert "does not run on this host, or is another release: Orthanc 1.12.8" in said["msg"]
+
+
+def test_download_that_was_cut_off_leaves_nothing(
+    mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = {"url": mirror, "path": str(tmp_path / "opt"), "release": "1.12.8", "files": sums(tmp_path / "mirror")}
+    assert killed(lambda: run(lsb_release, capsys, **arguments), 1)
+    assert run(lsb_release, capsys, **arguments)["downloaded"]
+    assert sorted(os.listdir(tmp_path / "opt")) == [".pacs", "1.12.8"]
 
 
 def test_two_runs_take_turns(

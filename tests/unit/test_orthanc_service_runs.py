@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.server
+import itertools
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
 from ansible_collections.dicom.orthanc.plugins.modules import orthanc_service
 
-from tests.unit.module import OWNER, Systemd, run
+from tests.unit.module import OWNER, SYSTEMCTL, Systemd, killed, run
 
 Call = Callable[..., dict[str, Any]]
 ANSWERS: dict[str, Any] = {
@@ -74,13 +75,17 @@ def port(systemd: Systemd) -> Iterator[int]:
 def call(tmp_path: pathlib.Path, port: int, capsys: pytest.CaptureFixture[str]) -> Call:
     folder, unit = str(tmp_path / "orthanc"), str(tmp_path / "units" / "orthanc.service")
 
-    def called(content: str = '{"Name": "good"}', password: str = "secret", **more: Any) -> dict[str, Any]:
+    def called(
+        content: str = '{"Name": "good"}', password: str = "secret", beside: str = "", **more: Any
+    ) -> dict[str, Any]:
         login = json.dumps({"HttpPort": port, "RegisteredUsers": {"admin": password}})
         wanted = [
             {"path": f"{folder}/orthanc.json", "content": content},
             {"path": f"{folder}/credentials.json", "secret": login},
             {"path": unit, "content": f"ExecStart=/usr/sbin/Orthanc {folder}\n"},
         ]
+        # Of another unit.
+        wanted += [{"path": str(tmp_path / "units" / "pacs.conf"), "content": beside}] if beside else []
         arguments = {
             "folders": [OWNER | {"path": folder, "marked": True}],
             "files": [OWNER | {"mode": "0644"} | item for item in wanted],
@@ -274,3 +279,24 @@ def test_drop_in_of_another_unit_has_systemd_read_it(tmp_path: pathlib.Path, sys
     said = call(absent=[str(drop_in / "pacs.conf")])
     assert said["paths"] == [str(drop_in / "pacs.conf")]
     assert systemd.calls() == ["daemon-reload"]
+
+
+def test_nobody_goes_without_what_a_killed_call_has_written(
+    tmp_path: pathlib.Path, systemd: Systemd, call: Call
+) -> None:
+    """nginx presents a login out of Orthanc's folder, and systemd knows what its units say."""
+    nginx, units = systemd.folder / "nginx", systemd.folder / "units"
+    systemd.program(
+        "systemctl",
+        f"case $1 in try-*) cp {tmp_path}/orthanc/orthanc.json {nginx} ;;"
+        f" daemon-reload) cp {tmp_path}/units/pacs.conf {units} ;; esac\n{SYSTEMCTL}",
+    )
+    call(beside="0")
+    for step in itertools.count(1):
+        given = (f'{{"Name": "{step}"}}', "secret", str(step))
+        if not killed(lambda given=given: call(*given, reload=["nginx"]), step):  # type: ignore[misc]
+            break
+        call(*given, reload=["nginx"])
+        assert (nginx.read_text("utf-8"), units.read_text("utf-8")) == given[::2], step
+        assert call(*given, reload=["nginx"])["changed"] is False
+    assert step > 15
