@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.modules import database_service
 
-from tests.unit.module import OWNER, Systemd, run
+from tests.unit.module import OWNER, SYSTEMCTL, Systemd, killed, run
 
 UNIT = "postgresql@17-main"
 START = ["daemon-reload", f"unmask --quiet {UNIT}", f"enable --quiet {UNIT}"]
@@ -152,3 +153,18 @@ def test_part_in_a_link_changes_nothing(tmp_path: pathlib.Path, systemd: Systemd
     said = call("ours\n", parts=[str(path)])
     assert said["msg"] == f"{path}: it is a link, which is not followed; put the file itself there."
     assert (path.is_symlink(), systemd.calls()) == (True, [])
+
+
+def test_killed_call_is_brought_to_its_end(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
+    """Wherever it was killed: the server has read what was written, and what was kept is gone."""
+    read = systemd.folder / "read"
+    systemd.program("systemctl", f"case $1 in restart) cp {tmp_path}/pacs.conf {read} ;; esac\n{SYSTEMCTL}")
+    call()
+    for step in itertools.count(1):
+        text = f"port = {step}\n"
+        if not killed(lambda text=text: call(text), step):  # type: ignore[misc]
+            break
+        call(text)
+        assert (read.read_text("utf-8"), os.listdir(tmp_path / "state")) == (text, []), step
+        assert call(text)["changed"] is False
+    assert step > 10

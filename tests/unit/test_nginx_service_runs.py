@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import itertools
 import os
 import pathlib
 import subprocess
@@ -17,7 +18,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 from ansible_collections.dicom.orthanc.plugins.modules import nginx_service
 from ansible_collections.dicom.orthanc.plugins.modules.nginx_service import answer, workers
 
-from tests.unit.module import OWNER, Module, Systemd, run
+from tests.unit.module import OWNER, SYSTEMCTL, Module, Systemd, killed, run
 
 Call = Callable[..., dict[str, Any]]
 # Files are tried in folders of the call's own.
@@ -203,3 +204,18 @@ def test_workers_are_those_that_take_requests(tmp_path: pathlib.Path, systemd: S
     assert found == {pids[0]}
     systemd.write("pid", str(master.pid))
     assert workers(Unit(Module(), "nginx")) == set()
+
+
+def test_killed_call_is_brought_to_its_end(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
+    """Wherever it was killed: nginx has read what was written, and what was kept is gone."""
+    read = systemd.folder / "read"
+    systemd.program("systemctl", f"case $1 in reload-*) cp {tmp_path}/etc/a.conf {read} ;; esac\n{SYSTEMCTL}")
+    call()
+    for step in itertools.count(1):
+        text = f"listen {step};\n"
+        if not killed(lambda text=text: call(text), step):  # type: ignore[misc]
+            break
+        call(text)
+        assert (read.read_text("utf-8"), os.listdir(tmp_path / "state")) == (text, []), step
+        assert call(text)["changed"] is False
+    assert step > 15
