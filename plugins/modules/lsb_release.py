@@ -89,6 +89,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     marked,
     plain_files,
     remove,
+    sync_folder,
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.lsb import MirrorError, digest, fetch_all
 
@@ -104,13 +105,16 @@ def remove_release(folder: str) -> None:
         os.rmdir(folder)
 
 
-def put(module: AnsibleModule, missing: list[str], folder: str) -> None:
+def mark(path: str) -> None:
+    """Have the mark in a folder that is ours."""
+    if not marked(path):
+        with open(os.path.join(path, MARK), "w", encoding="utf-8") as file:
+            file.write(MARK_TEXT)
+
+
+def put(module: AnsibleModule, missing: list[str], folder: str, ours: bool) -> None:
     """Download to a folder beside, prove everything there, and only then move it to its place."""
     path, release, files = (module.params[name] for name in ("path", "release", "files"))
-    # Of a call that was cut off.
-    for entry in list(os.scandir(path)):
-        if entry.name.startswith(NEW) and entry.is_dir(follow_symlinks=False):
-            remove_release(entry.path)
     staging = tempfile.mkdtemp(prefix=NEW, dir=path)
     try:
         targets = {source: os.path.join(staging, os.path.basename(source)) for source in missing}
@@ -129,10 +133,16 @@ def put(module: AnsibleModule, missing: list[str], folder: str) -> None:
                     f"the binary that the mirror has for Orthanc {release} does not run on this host, or is another"
                     f" release: {(err or out).strip()[:500]}."
                 )
+        if ours:
+            mark(path)
         os.makedirs(folder, mode=0o755, exist_ok=True)
         os.chmod(folder, 0o755)
         for target in targets.values():
+            # A link would lead to it that outlasts a loss of power.
+            with open(target, "rb") as file:
+                os.fsync(file.fileno())
             os.replace(target, os.path.join(folder, os.path.basename(target)))
+        sync_folder(folder)
     finally:
         remove_release(staging)
 
@@ -172,11 +182,14 @@ def have(module: AnsibleModule) -> dict[str, Any]:
             # Open to all, whatever the host's umask is.
             os.makedirs(path, exist_ok=True)
             os.chmod(path, 0o755)
+            # Of a call that was cut off.
+            for entry in list(os.scandir(path)):
+                if entry.name.startswith(NEW) and entry.is_dir(follow_symlinks=False):
+                    remove_release(entry.path)
             if missing:
-                put(module, missing, folder)
-            if ours and not marked(path):
-                with open(os.path.join(path, MARK), "w", encoding="utf-8") as file:
-                    file.write(MARK_TEXT)
+                put(module, missing, folder, ours)
+            if ours:
+                mark(path)
         except MirrorError as error:
             module.fail_json(f"Orthanc {release} is not in place, and nothing has changed: {error}")
         except OSError as error:

@@ -11,5 +11,7 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -days 3650 
     -keyout server.key.new -out server.crt.new
 chown "$4:" server.key.new
 chmod 0644 server.crt.new
+# Without power at any moment a certificate that is there is whole, and so is its key.
+sync server.key.new server.crt.new
 mv server.key.new server.key
 mv server.crt.new server.crt
