@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
-SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-values test-mutants
+SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-requests test-as-they-are test-values test-mutants
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-requests test-as-they-are test-values test-mutants due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-requests test-as-they-are test-values test-mutants due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -51,8 +51,11 @@ test-matrix: lab ## every inventory with every install method on every release, 
 test-many: lab ## twenty Orthancs, proved side by side in under a minute
 	pytest tests/hosts/many.py -rA --tb=short
 
-test-cut-off: lab ## a first deployment that is cut off after each of its tasks, the host then restarted
+test-cut-off: lab ## deployments that are cut off after each of their tasks, or killed, and two at once
 	pytest tests/hosts/cut_off.py -rA --tb=short
+
+test-cut-inside: lab ## modules that are killed on the host before each of their steps
+	pytest tests/hosts/cut_inside.py -n 2 --dist loadfile -rA --tb=short
 
 test-requests: lab ## thousands of raw requests to every topology, and all that a reader could ask for
 	pytest tests/hosts/requests.py -rA --tb=short

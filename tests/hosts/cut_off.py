@@ -1,21 +1,20 @@
-"""A first run that is cut off, the host then restarted: ``make test-cut-off``, too long for each change.
+"""Runs that are cut off after each of their tasks, or killed: ``make test-cut-off``, too long for each change.
 
-Each run ends after the first task that changed something, so that one host goes through all of them.
+A run ends after the first task that changed something, so that one host goes through all of them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import http.client
+import concurrent.futures
 import pathlib
 import re
-import socket
-import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from tests.hosts.conftest import ENVIRONMENT, QUICKSTART, ROOT, Lab, run
+from tests.hosts.conftest import ENVIRONMENT, QUICKSTART, ROOT, Lab
+from tests.hosts.cuts import KILLABLE, Host, changes, open_ports, restart, welcome
 
 SINGLE = ROOT / "inventories" / "single"
 CUT = {
@@ -24,27 +23,6 @@ CUT = {
 }
 # Which ports are open to others, once what is to hold them was started.
 PORTS = {4242: "Write Orthanc's files, run it", 80: "Write the site", 443: "Write the site"}
-
-
-def open_ports(lab: Lab) -> set[int]:
-    """Return the ports that answer from outside; a listening one may have a packet filter before it."""
-    listening = {int(line.split()[3].rpartition(":")[2]) for line in lab.shell("ss -Hltn").splitlines()}
-    found = set()
-    for port in listening:
-        with contextlib.suppress(OSError), socket.create_connection((lab.address["pacs"], port), timeout=10):
-            found.add(port)
-    return found
-
-
-def welcome(lab: Lab) -> bool:
-    """Tell whether the page of nginx's package is served, under a name that none of ours has."""
-    with (
-        contextlib.suppress(OSError),
-        contextlib.closing(http.client.HTTPConnection(lab.address["pacs"], timeout=10)) as asked,
-    ):
-        asked.request("GET", "/", headers={"Host": "elsewhere.example"})
-        return asked.getresponse().status == 200
-    return False
 
 
 def cut(lab: Lab, inventory: pathlib.Path, monkeypatch: pytest.MonkeyPatch, **variables: object) -> Iterator[str]:
@@ -57,15 +35,6 @@ def cut(lab: Lab, inventory: pathlib.Path, monkeypatch: pytest.MonkeyPatch, **va
             assert found, ended.stdout
             yield found[1]
     assert ended.returncode == 0, ended.stdout
-
-
-def restart(lab: Lab) -> None:
-    run("docker", "restart", lab.container())
-    deadline = time.monotonic() + 120
-    # Until nothing is left to start: before, an open port may still be to come.
-    while lab.shell("systemctl is-system-running", check=False).strip() not in ("running", "degraded"):
-        assert time.monotonic() < deadline, lab.shell("systemctl list-jobs", check=False)
-        time.sleep(0.5)
 
 
 @pytest.fixture
@@ -98,3 +67,93 @@ def test_cut_off(lab: Lab, inventory: pathlib.Path, monkeypatch: pytest.MonkeyPa
     list(cut(lab, inventory, monkeypatch))
     # With nothing but its own rules Debian 12's ends at once.
     assert "orthanc" not in lab.shell("fail2ban-client status", check=False)
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Host]:
+    hosts: dict[str, Any] = {"pacs": {"release": "trixie-installed", "vars": KILLABLE}}
+    lab = Lab("cut-off", **hosts)
+    made = Host(lab, inventory=SINGLE)
+    made.deploy(changes(lab)[0])
+    made.upload()
+    yield made
+    lab.destroy()
+
+
+def ended_well(host: Host, state: dict[str, Any]) -> None:
+    host.deploy(state)
+    host.well()
+    assert not re.search(r" changed=[1-9]", host.deploy(state))
+
+
+@pytest.mark.parametrize("number", [1, 0])
+def test_change_that_is_cut_off(host: Host, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Of passwords, certificates and plugins, after each task; the host goes on running, with a new login in sight."""
+    states = changes(host.lab)
+    done = []
+    for ended in cut(host.lab, SINGLE, monkeypatch, **states[number]):
+        done.append(ended)
+        host.answers(*(state["orthanc_proxy_password"] for state in states))
+    print("\n".join(done))
+    assert len(done) > 2
+    ended_well(host, states[number])
+
+
+@pytest.mark.parametrize("module", ["database_service", "postgresql_databases", "orthanc_service", "nginx_service"])
+@pytest.mark.parametrize("goes", ["control node", "host"])
+def test_change_that_is_killed(host: Host, monkeypatch: pytest.MonkeyPatch, module: str, goes: str) -> None:
+    """The process on the control node with -9, or the host itself, while a module is at work."""
+    lab, states = host.lab, changes(host.lab)
+    old = int("second" in lab.shell("cat /etc/pacs/orthanc/credentials.json"))
+    lab.shell("rm -rf /run/cut; mkdir -m 700 /run/cut")
+    end = "kill -9 $run" if goes == "control node" else f"sleep 0.5; docker kill {lab.container()}; wait $run"
+    there = f"docker exec {lab.container()} sh -c 'ls /run/cut/*.{module}.1'"
+    script = f'"$@" & run=$!; until {there}; do sleep 0.1; kill -0 $run; done; {end}; exit 99'
+    monkeypatch.setattr(lab, "through", ("sh", "-euc", script, "sh"))
+    assert lab.play(variables=states[1 - old], inventory=SINGLE, check=False).returncode
+    monkeypatch.undo()
+    if goes == "host":
+        restart(lab)
+        assert open_ports(lab) <= {22, 80, 443, 4242}
+    else:
+        host.answers(*(state["orthanc_proxy_password"] for state in states))
+    ended_well(host, states[1 - old])
+
+
+def test_two_runs_at_once(host: Host) -> None:
+    """They take turns; where they want different things, the site works with one of them, or as before."""
+    states = changes(host.lab)
+    old = int("second" in host.lab.shell("cat /etc/pacs/orthanc/credentials.json"))
+    for other in (1 - old, old):
+        wanted = (states[1 - old], states[other])
+        with concurrent.futures.ThreadPoolExecutor() as pool:
+            said = list(pool.map(lambda state: host.lab.play(variables=state, inventory=SINGLE, check=False), wanted))
+        if other != old:
+            assert [done.returncode for done in said] == [0, 0], [done.stdout for done in said]
+        host.answers(*(state["orthanc_proxy_password"] for state in states))
+        ended_well(host, states[1 - old])
+
+
+@pytest.mark.parametrize("status", ["half-installed", "half-configured"])
+def test_dpkg_that_is_killed(status: str) -> None:
+    """While it unpacks Orthanc's package, and while it configures it; the host is restarted then."""
+    lab = Lab(f"cut-off-{status}", pacs="trixie")
+    kill = f"#!/bin/sh\ngrep -q -m 1 'orthanc: {status}' && kill -9 $(pidof dpkg)\ncat > /dev/null\n"
+    lab.shell(
+        f"cat > /root/kill <<'END'\n{kill}END\nchmod 755 /root/kill;"
+        " echo status-logger=/root/kill > /etc/dpkg/dpkg.cfg.d/kill"
+    )
+    assert lab.play(check=False).returncode
+    lab.shell("rm /etc/dpkg/dpkg.cfg.d/kill")
+    restart(lab)
+    assert open_ports(lab) <= {22}
+    said = lab.play(check=False)
+    if said.returncode:
+        assert "`dpkg --configure -a`" in said.stdout, said.stdout
+        lab.shell("dpkg --configure -a")
+        assert open_ports(lab) <= {22}
+        lab.play()
+    assert not re.search(r" changed=[1-9]", lab.play().stdout)
+    with lab.session() as session:
+        assert session.get(lab.url("/system"), timeout=30).status_code == 200
+    lab.destroy()

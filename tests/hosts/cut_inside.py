@@ -1,0 +1,164 @@
+"""Modules that are killed on the host before each of their steps: ``make test-cut-inside``, too long for each change.
+
+A change goes to and fro, killed one step later each time. After each the site works, and the next run ends well. The
+modules are those of real runs, which are kept on the host and called again there.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from tests.hosts.conftest import QUICKSTART, ROOT, Lab
+from tests.hosts.cuts import KILLABLE, Host, Point, changes, open_ports, restart, welcome
+
+SINGLE = ROOT / "inventories" / "single"
+Variables = dict[str, Any]
+WORDS = ("the first one", "the second one")
+# What a first run makes, or starts: what there was before comes back.
+FRESH = """
+mkdir -p /root/fresh; cd /root/fresh
+case $1 in
+keep)
+    tar -cf fresh.tar --exclude etc/hosts --exclude etc/hostname --exclude etc/resolv.conf \
+        -C / etc var/lib/postgresql var/lib/orthanc var/log/nginx
+    find /etc -xdev | sort > before ;;
+back)
+    systemctl stop orthanc nginx 'postgresql*' 2> /dev/null
+    find /etc -xdev | sort | comm -13 before - | tac | while read -r path; do
+        if [ -d "$path" ] && [ ! -L "$path" ]; then rmdir "$path"; else rm "$path"; fi; done
+    rm -rf /var/lib/pacs /var/log/pacs /var/lib/postgresql /var/lib/orthanc
+    tar -xf fresh.tar -C / --unlink-first
+    systemctl daemon-reload; nft flush ruleset; systemctl restart systemd-journald ;;
+esac
+"""
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    name = request.node.name.removeprefix("test_")
+    kind = "lsb" if name == "release" else "trixie-installed"
+    hosts: Variables = {"pacs": {"release": kind, "vars": KILLABLE}} | (
+        {"mirror": "lsb-mirror"} if kind == "lsb" else {}
+    )
+    made = Lab(f"inside-{name}", **hosts)
+    yield made
+    made.destroy()
+
+
+@pytest.fixture
+def host(lab: Lab) -> Host:
+    return Host(lab, inventory=SINGLE)
+
+
+class Cuts:
+    """Tries every point, and goes on where one is wrong."""
+
+    def __init__(self, host: Host, passwords: Sequence[str] = ()) -> None:
+        self.host, self.passwords = host, passwords
+        self.tried = 0
+        self.wrong: list[str] = []
+
+    def at(self, name: str, step: Point | None, then: Callable[[], None] = lambda: None) -> None:
+        """Kill a run at a step, and see that the site works, and that the next run ends well.
+
+        :param then: what is looked at while nobody has run it again.
+        """
+        try:
+            killed = self.host.cut(name, step, *self.passwords, then=then)
+            self.tried += killed
+            print(f"to {name}{'' if killed else ', not reached'}: {step}", flush=True)
+        except (AssertionError, pytest.fail.Exception) as error:
+            self.wrong.append(f"to {name}, {step}: {error}"[:2000])
+            print(f"WRONG: {self.wrong[-1]}", flush=True)
+            self.host.again(name)
+
+    def between(self, states: list[Variables], alike: bool = False, before: str = "true") -> None:
+        """Go to and fro between two states, killed a step later each time.
+
+        :param alike: whether both ways have the same steps, so that every second one of each is enough.
+        :param before: what is done on the host before each.
+        """
+        host = self.host
+        host.deploy(states[0])
+        host.upload()
+        for name in ("1", "0"):
+            host.lab.shell(before)
+            host.keep(name, states[int(name)])
+        ways: dict[str, list[Point]] = {}
+        for name in ("1", "0"):
+            host.lab.shell(before)
+            ways[name] = host.points(name)
+        print({name: len(steps) for name, steps in ways.items()}, flush=True)
+        for number in range(max(map(len, ways.values()))):
+            for name, steps in ways.items():
+                if not alike or (number % 2 == 0) == (name == "1"):
+                    host.lab.shell(before)
+                    self.at(name, steps[number] if number < len(steps) else None)
+        print(f"{self.tried} killed, {len(self.wrong)} wrong")
+        assert not self.wrong, "\n".join(self.wrong)
+        assert not re.search(r" changed=[1-9]", host.deploy(states[int(name)]))
+
+
+def part(host: Host, names: str) -> list[Variables]:
+    """Return two states that differ in these variables only."""
+    return [{name: value for name, value in state.items() if re.search(names, name)} for state in changes(host.lab)]
+
+
+def test_password(host: Host) -> None:
+    """The database's and the proxy's: what logs in, and what asks for it, change together."""
+    Cuts(host, WORDS).between(part(host, "password"), alike=True)
+
+
+def test_certificate(host: Host) -> None:
+    """Of the proxy, of the database and of DICOM over TLS, each with its key."""
+    Cuts(host).between(part(host, "tls"), alike=True)
+
+
+def test_plugin(host: Host) -> None:
+    """One that comes with files of its own, and limits of the journal, which another service reads."""
+    Cuts(host).between(part(host, "plugins|journal"))
+
+
+def test_release(lab: Lab) -> None:
+    """LSB binaries of two releases, downloaded each time."""
+    host = Host(lab, inventory=QUICKSTART)
+    lab.play("../lab/stand-in/prepare")
+    states = [{"orthanc_install_method": "lsb", "orthanc_version": release} for release in ("1.10.1", "1.12.7")]
+    for state in states:
+        lab.play("lsb_lock", state)
+    other = "cd /opt/orthanc && ls -d 1.* | grep -vxF $(readlink current) | xargs -r rm -r"
+    Cuts(host).between(states, before=other)
+
+
+def test_first(host: Host) -> None:
+    """A first run, after each of which the host is restarted: nothing may be open that nobody has configured."""
+    lab = host.lab
+    lab.shell(f"cat > /root/fresh.sh <<'END'\n{FRESH}\nEND\nsh /root/fresh.sh keep")
+    host.keep("first", {})
+    lab.shell("sh /root/fresh.sh back")
+    steps = host.points("first")
+    print(f"{len(steps)} steps", flush=True)
+    cuts = Cuts(host)
+    served = next(number for number, step in enumerate(steps) if step.module == "nginx_service.1")
+    runs = next(number for number, step in enumerate(steps) if step.module == "orthanc_service.1")
+
+    def closed(number: int) -> None:
+        restart(lab)
+        allowed = {22} | ({4242} if number >= runs else set()) | ({80, 443} if number >= served else set())
+        assert open_ports(lab) <= allowed
+        assert not welcome(lab)
+
+    for number, step in enumerate(steps):
+        lab.shell("sh /root/fresh.sh back")
+        host.instance = ""
+        cuts.at("first", step, functools.partial(closed, number))
+        host.upload()
+        host.well()
+    print(f"{cuts.tried} killed, {len(cuts.wrong)} wrong")
+    assert not cuts.wrong, "\n".join(cuts.wrong)
+    assert not re.search(r" changed=[1-9]", host.deploy({}))
