@@ -458,7 +458,8 @@ def newer(module: AnsibleModule, path: str, service: str) -> bool:
         rf"{STARTED}=(\d+)", module.run_command(["systemctl", "show", service, f"--property={STARTED}"])[1]
     )
     # In seconds since 1970.
-    return bool(said) and os.stat(path).st_mtime > time.time() - time.monotonic() + int(said[1]) / 1e6
+    started = time.time() - time.monotonic() + int(said[1]) / 1e6 if said else 0.0
+    return bool(said) and os.stat(path).st_mtime > started
 
 
 def told(error: Exception) -> str:

@@ -21,7 +21,7 @@ KNOWN = {
         '"absent": {"type": "list", "elements": "path", "default": []},': "the option",
         "def remove(path: str) -> None:": "the one place: a file or a link, since unlink refuses a folder",
         "os.unlink(path)": "the same",
-        "remove(candidate)": "what it wrote a moment ago, or in a call that was cut off, beside the file that it was for",
+        "remove(candidate)": "what it wrote a moment ago, or a call that was cut off, beside a file",
         "def purge(self, folder: str, wanted: set[str]) -> None:": "plain files of a folder with our mark",
         "self.absent(path)": "the same",
         "def absent(self, path: str) -> None:": "what a role names, below; refuses a folder",

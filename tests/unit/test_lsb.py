@@ -134,12 +134,13 @@ def test_download_that_was_killed_leaves_nothing(
 ) -> None:
     for step in itertools.count(1):
         path = tmp_path / str(step)
-        given = {"url": mirror, "path": str(path), "release": "1.12.8", "files": sums(tmp_path / "mirror")}
+        files = sums(tmp_path / "mirror")
+        given = {"url": mirror, "path": str(path), "release": "1.12.8", "files": files}
         if not killed(lambda given=given: run(lsb_release, capsys, **given), step):  # type: ignore[misc]
             break
         assert "msg" not in run(lsb_release, capsys, **given)
         assert sorted(os.listdir(path)) == [".pacs", "1.12.8"], step
-        assert set(sums(path / "1.12.8").values()) == set(given["files"].values())
+        assert set(sums(path / "1.12.8").values()) == set(files.values())
     assert step > 5
 
 
