@@ -40,7 +40,12 @@ class Unit:
     @property
     def enabled(self) -> bool:
         """Whether it is started at boot."""
-        return self.tell("is-enabled", "--quiet")
+        rc, out, _err = self._module.run_command(["systemctl", "is-enabled", self.name])
+        whole, instance, _ = self.name.partition("@")
+        if instance and str(out).strip() == "enabled-runtime":
+            # A cluster of PostgreSQL, by Debian's generator: postgresql.service starts it, unless that is disabled.
+            return Unit(self._module, whole).enabled
+        return bool(rc == 0)
 
     @property
     def ended(self) -> bool:

@@ -139,8 +139,8 @@ class Server:
 
     @property
     def runs(self) -> bool:
-        """Whether it runs, and is started at boot."""
-        return self._unit.active and self._unit.enabled
+        """Whether it runs, and is started at boot, if that is ours to say."""
+        return self._unit.active and (self._unit.enabled or not self._module.params["may_restart"])
 
     def apply(self) -> None:
         """Have it run with the files that there are. Whether it does is seen afterwards."""

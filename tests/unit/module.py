@@ -98,14 +98,16 @@ def killed(call: Callable[[], Any], step: int) -> bool:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
 
 
-# A unit with the programs of systemd: whether it is ``active`` and ``enabled``, and ``broken``, stands in files.
+# A unit with the programs of systemd: whether it is ``active`` and ``enabled``, and ``broken``, stands in files; and
+# whether it is ``generated``, for a service that starts several.
 SYSTEMCTL = """
 cd "$(dirname "$0")"
 echo "$*" >> calls
 case $1 in
 is-active) [ -e active ] ;;
-is-enabled) [ -e enabled ] ;;
-enable) touch enabled ;;
+is-enabled)
+    if [ -e generated ] && [ "$2" != "${2%@*}" ]; then echo enabled-runtime; else [ -e enabled ] && echo enabled; fi ;;
+enable) rm -f generated; touch enabled ;;
 restart | reload-or-restart)
     rm -f active
     python3 -c 'import time; print(int(1e6 * time.monotonic()))' > started

@@ -60,6 +60,20 @@ def test_server_that_was_stopped_is_started(systemd: Systemd, call: Call, lackin
     assert systemd.calls() == (AGAIN if lacking == "active" else [*START, *AGAIN[1:]])
 
 
+def test_cluster_that_nobody_starts_at_boot(systemd: Systemd, call: Call) -> None:
+    """systemd says that it is enabled, while the service that starts all clusters is not."""
+    call()
+    systemd.write("generated")
+    systemd.calls()
+    assert not call()["changed"]
+    assert systemd.calls() == []
+    (systemd.folder / "enabled").unlink()
+    assert call(may_restart=False)["changed"] is False, "that of others is theirs"
+    assert systemd.calls() == []
+    assert call()["changed"]
+    assert systemd.calls() == [*START, *AGAIN[1:]]
+
+
 def test_what_else_was_changed_is_a_reason_too(systemd: Systemd, call: Call) -> None:
     call()
     systemd.calls()
