@@ -36,6 +36,9 @@ pytest_plugins = ["verification.report", "verification.side_by_side"]
 # Asks for a connection, as a modality would.
 KNOCK = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5).close()"
 
+# Where Debian's servers have their databases.
+DATABASES = {"postgresql": "/var/lib/postgresql", "mysql": "/var/lib/mysql"}
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--sites", type=pathlib.Path, help="private folder with one JSON description per host; goes away")
@@ -117,7 +120,9 @@ def inside(site: Site, host: Host, facts: dict[str, str]) -> dict[str, Any]:
 
 def _inside(site: Site, host: Host) -> dict[str, Any]:
     script = pathlib.Path(__file__).with_name("on_host.py").read_text("utf-8")
-    result = host.run("/usr/bin/python3 -c %s %s %s %s", script, site.config_dir, str(site.http_port), site.storage_dir)
+    database = DATABASES.get(site.database, "") if site.database_beside else ""
+    arguments = (site.config_dir, str(site.http_port), site.storage_dir, database)
+    result = host.run("/usr/bin/python3 -c %s %s %s %s %s", script, *arguments)
     complaint = result.stderr.strip().rpartition("\n")[2] if result.rc else ""
     expect("complaint of the script that asks Orthanc on the host", "", complaint, "journalctl -u orthanc")
     answer: dict[str, Any] = json.loads(result.stdout)

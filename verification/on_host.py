@@ -1,19 +1,21 @@
 """Ask the Orthanc of this host past the proxy. Runs on the host, as root, with what Debian's Python has.
 
-Arguments: the configuration folder, the port and the storage folder. The login is read where Orthanc reads it, so that
-no command line shows it. Prints JSON: the status of each request, and what Orthanc says of itself.
+Arguments: the configuration folder, the port, the storage folder, and the folder of the database if it is on this
+host. The login is read where Orthanc reads it, so that no command line shows it. Prints JSON: the status of each
+request, and what Orthanc says of itself.
 """
 
 import base64
 import glob
 import json
+import os
 import platform
 import shutil
 import sys
 import urllib.error
 import urllib.request
 
-folder, port, storage = sys.argv[1:]
+folder, port, storage, database = sys.argv[1:]
 opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
@@ -66,6 +68,12 @@ print(
                 )
             },
             "distribution": platform.freedesktop_os_release()["PRETTY_NAME"],
+            # By folder, where there has to be some for images to be taken.
+            "room": {
+                path: shutil.disk_usage(path).free
+                for path in (storage, options.get("IndexDirectory"), database)
+                if path and os.path.isdir(path)
+            },
             "free": disk.free,
             "size": disk.total,
             "statistics": json.loads(ask("/statistics", right)[1] or "{}"),

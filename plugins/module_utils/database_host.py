@@ -31,6 +31,12 @@ def memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def free(path: str) -> int:
+    """Return what is free on the disk of a folder, in MiB; of one that is not there yet, on that of its data."""
+    found = os.statvfs(path if os.path.isdir(path) else "/var/lib")
+    return found.f_bavail * found.f_frsize // 2**20
+
+
 def addresses(names: Iterable[str]) -> dict[str, list[str]]:
     """Return the addresses of each name, as this host finds them.
 

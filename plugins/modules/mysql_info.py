@@ -36,7 +36,8 @@ RETURN = r"""
 host:
   description: >-
     C(addresses) of O(clients);
-    C(memory) in MiB; C(certificate), whether it is for the address; C(socket), the server's without our settings;
+    C(memory) in MiB; C(data), its folder, and C(free) in MiB on the disk of it;
+    C(certificate), whether it is for the address; C(socket), the server's without our settings;
     C(running), and C(inside) what it answered;
     C(hidden), whether it has databases of others and does not answer.
   type: dict
@@ -48,7 +49,13 @@ import os
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import LOOK, addresses, certified, memory
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import (
+    LOOK,
+    addresses,
+    certified,
+    free,
+    memory,
+)
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 
 INSIDE = r"""
@@ -109,6 +116,8 @@ def main() -> None:
         "memory": memory() // 2**20,
         "certificate": certified(module, params["certificate"], params["address"], params["certificate_days"] * 86400),
         "addresses": addresses(params["clients"]),
+        "data": place["datadir"],
+        "free": free(place["datadir"]),
         "socket": socket,
         "running": False,
         "hidden": False,

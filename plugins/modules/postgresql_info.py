@@ -41,11 +41,11 @@ RETURN = r"""
 host:
   description: >-
     C(addresses) of O(clients);
-    C(memory) in bytes, C(cores); C(certificate), whether it is for the address; C(version), C(cluster), C(port) and
-    C(data) of the cluster, of which C(version) is C(several) where it is not known which one is meant, and empty where
-    there is none; C(rules), the lines for clients that this collection wrote; C(running), and C(inside) what it
-    answered; C(orthancs), the databases that have what Orthanc makes; C(hidden), whether it has databases and does not
-    answer.
+    C(memory) in bytes, C(cores); C(free) in MiB, on the disk of the data; C(certificate), whether it is for the
+    address; C(version), C(cluster), C(port) and C(data) of the cluster, of which C(version) is C(several) where it is
+    not known which one is meant, and empty where there is none; C(rules), the lines for clients that this collection
+    wrote; C(running), and C(inside) what it answered; C(orthancs), the databases that have what Orthanc makes;
+    C(hidden), whether it has databases and does not answer.
   type: dict
   returned: always
 """
@@ -61,6 +61,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import
     addresses,
     certified,
     cores,
+    free,
     memory,
 )
 
@@ -132,6 +133,7 @@ def main() -> None:
     host: dict[str, Any] = {
         "memory": memory(),
         "cores": cores(),
+        "free": free("/var/lib/postgresql"),
         "certificate": certified(module, params["certificate"], params["address"], days),
         "cluster": "",
         "port": params["port"],
@@ -149,6 +151,7 @@ def main() -> None:
     if len(cluster) > 1:
         version, name, port, _state, _owner, data = cluster[:6]
         host |= {"cluster": name, "port": int(port), "data": data}
+        host["free"] = free(data)
         host["rules"] = rules(f"/etc/postgresql/{version}/{name}/pg_hba.conf")
         psql = [module.get_bin_path("runuser", required=True), "-u", "postgres", "--", "psql"]
         psql += ["--cluster", f"{version}/{name}", "-XAtqw"]

@@ -138,6 +138,10 @@ free:
   description: Free space in bytes on the file system of the storage folder.
   type: int
   returned: always
+free_index:
+  description: The same, of the folder of the index.
+  type: int
+  returned: always
 database:
   description: The database that an Orthanc on this host keeps its index in, or empty if there is none yet.
   type: str
@@ -365,6 +369,7 @@ def main() -> None:
         masked=masked,
         account=account("orthanc"),
         free=free_bytes(params["storage_dir"]),
+        free_index=free_bytes(params["index_dir"]),
     )
 
 

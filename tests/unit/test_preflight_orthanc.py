@@ -296,6 +296,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"unread": ["/etc/orthanc/a.json"], "images": 3}, "ansible_host", "/etc/orthanc/a.json is no JSON"),
     ({"free": 2**29}, "orthanc_storage_dir", "0.5 GiB are free at /var/lib/orthanc/db-v6"),
     ({"orthanc_storage_minimum_free_gb": 51}, "orthanc_storage_dir", "asks for 51"),
+    (
+        {"orthanc_index_dir": "/srv/index", "free_index": 2**29},
+        "orthanc_index_dir",
+        "0.5 GiB are free at /srv/index",
+    ),
 ]
 
 

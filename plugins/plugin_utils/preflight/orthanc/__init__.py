@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
@@ -98,11 +98,20 @@ def problems(host: Host) -> Iterator[str]:
         yield from check(orthanc)
     if host.probe:
         yield from database.left_behind(variables, host.probe)
-        wanted = int(variables["orthanc_storage_minimum_free_gb"])
-        free = host.probe["free"] / 2**30
-        if free < wanted:
+        yield from _room(variables, host.probe)
+
+
+def _room(variables: Mapping[str, Any], probe: Mapping[str, Any]) -> Iterator[str]:
+    """See whether there is room for files, and for an index that is elsewhere on this host."""
+    wanted = int(variables["orthanc_storage_minimum_free_gb"])
+    found = {"orthanc_storage_dir": probe["free"]}
+    sqlite = variables["orthanc_database"] == "sqlite" or not variables["orthanc_database_index"]
+    if sqlite and variables["orthanc_index_dir"]:
+        found["orthanc_index_dir"] = probe["free_index"]
+    for name, free in found.items():
+        if free / 2**30 < wanted:
             yield (
-                f"orthanc_storage_dir: {free:.1f} GiB are free at {variables['orthanc_storage_dir']},"
+                f"{name}: {free / 2**30:.1f} GiB are free at {variables[name]},"
                 f" and orthanc_storage_minimum_free_gb asks for {wanted}. Make room or choose another folder."
             )
 

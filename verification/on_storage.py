@@ -1,0 +1,129 @@
+"""Hold the storage folder against the index of the Orthanc on this host. Runs on the host, as root.
+
+Arguments: the configuration folder, the storage folder, the index's database and how many files are looked at, at most.
+Prints JSON: the resources a file of which is missing, by Orthanc's identifiers; the files that the index does not know,
+and what they take in bytes; or why nothing was counted.
+"""
+
+import glob
+import importlib
+import json
+import os
+import shutil
+import sqlite3
+import ssl
+import sys
+import tempfile
+import time
+from typing import Any
+
+folder, storage, engine, most = sys.argv[1:]
+# Of uploads that are on their way there is a file first.
+SECONDS = 60
+QUESTION = "SELECT uuid, publicId FROM AttachedFiles JOIN Resources ON Resources.internalId = AttachedFiles.id"
+
+options: dict[str, Any] = {}
+for name in glob.glob(f"{folder}/*.json"):
+    with open(name, encoding="utf-8") as file:
+        options.update(json.load(file))
+
+
+def path(uuid: str) -> str:
+    return os.path.join(storage, uuid[:2], uuid[2:4], uuid)
+
+
+def give_up(reason: str) -> None:
+    print(json.dumps({"missing": [], "orphans": [], "bytes": 0, "reason": reason}))
+    sys.exit()
+
+
+def ask(connection: Any) -> dict[str, str]:
+    try:
+        cursor = connection.cursor()
+        cursor.execute(QUESTION)
+        return dict(cursor.fetchall())
+    finally:
+        connection.close()
+
+
+def of_sqlite() -> dict[str, str]:
+    """Ask a copy, since Orthanc lets nobody else at its file; one during which SQLite has not tidied up."""
+    index = os.path.join(str(options.get("IndexDirectory") or storage), "index")
+
+    def state() -> tuple[int, bytes]:
+        try:
+            with open(f"{index}-wal", "rb") as file:
+                return os.stat(index).st_mtime_ns, file.read(32)
+        except FileNotFoundError:
+            return os.stat(index).st_mtime_ns, b""
+
+    for _ in range(10):
+        with tempfile.TemporaryDirectory() as private:
+            before = state()
+            shutil.copy(index, f"{private}/index")
+            if before[1]:
+                shutil.copy(f"{index}-wal", f"{private}/index-wal")
+            if state() == before:
+                return ask(sqlite3.connect(f"{private}/index"))
+    give_up("the index changes all the time")
+    return {}
+
+
+def known() -> dict[str, str]:
+    """Return the names of all files that the index knows, and whose they are."""
+    if engine == "sqlite":
+        return of_sqlite()
+    if engine == "postgresql":
+        return ask(importlib.import_module("psycopg2").connect(options["PostgreSQL"]["ConnectionUri"]))
+    server = options["MySQL"]
+    context = None
+    if server["EnableSsl"]:
+        context = ssl.create_default_context(cafile=server["SslCACertificates"])
+        # Newer Pythons would hold the authority to rules that Orthanc does not know.
+        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    return ask(
+        importlib.import_module("pymysql").connect(
+            host=server["Host"],
+            port=server["Port"],
+            user=server["Username"],
+            # As bytes, since as text it may hold Latin-1 only.
+            password=server["Password"].encode(),
+            database=server["Database"],
+            ssl=context,
+        )
+    )
+
+
+def stored() -> set[str]:
+    """Return the names of all files in the folder, apart from the index and what is ours."""
+    found: set[str] = set()
+    for first in glob.glob(f"{storage}/[0-9a-f][0-9a-f]/[0-9a-f][0-9a-f]"):
+        found.update(os.listdir(first))
+        if len(found) > int(most):
+            give_up(f"there are more than {most} files")
+    return found
+
+
+there = stored()
+expected = known()
+missing = {uuid for uuid in expected if uuid not in there and not os.path.exists(path(uuid))}
+orphans = {
+    uuid
+    for uuid in there - expected.keys()
+    if os.path.exists(path(uuid)) and os.stat(path(uuid)).st_mtime < time.time() - SECONDS
+}
+if missing or orphans:
+    # Something may have been deleted meanwhile.
+    expected = known()
+    missing &= expected.keys()
+    orphans = {uuid for uuid in orphans - expected.keys() if os.path.exists(path(uuid))}
+print(
+    json.dumps(
+        {
+            "missing": sorted({expected[uuid] for uuid in missing}),
+            "orphans": sorted(orphans),
+            "bytes": sum(os.stat(path(uuid)).st_size for uuid in orphans),
+            "reason": "",
+        }
+    )
+)
