@@ -20,7 +20,7 @@ install --directory --owner orthanc --group orthanc --mode 0750 /var/lib/orthanc
 systemctl daemon-reload
 systemctl enable --now orthanc nginx
 
-login=$(sed -n 's/.*Authorization "\(.*\)";/\1/p' /etc/pacs/nginx/upstream.conf)
+login=$(sed -n 's/.*orthanc_login "\(.*\)";/\1/p' /etc/pacs/nginx/upstream.conf)
 name=$(sed -n 's/.*server_name \(.*\);/\1/p' /etc/nginx/conf.d/orthanc.conf | head -n 1)
 ask='curl --silent --output /dev/null --write-out %{http_code}'
 until [ "$($ask --header "Authorization: $login" 'http://127.0.0.1:8042/changes?last')" = 200 ]; do sleep 0.1; done

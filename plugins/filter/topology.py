@@ -172,11 +172,8 @@ class Topology:
                 "readonly_users": self._set_for(name, self._name, "nginx_readonly_users"),
                 # Not every name of a host may be one of those.
                 "upstream": f"orthanc_{place}",
-                "ca_file": f"{FILES}/upstream-{name}.crt",
-                "client_file": f"{FILES}/upstream-client-{name}.crt",
-                "client_key_file": f"{FILES}/upstream-client-{name}.key",
             }
-            | self._secret_files(self._name, name)
+            | self._files(self._name, name)
             for place, name in enumerate(orthancs, 1)
             if len(orthancs) > 1
         ]
@@ -218,12 +215,18 @@ class Topology:
             "ban_after": number(proxy["nginx_ban_after"]),
             # Where it keeps its public certificate, beside the private key.
             "certificate": f"{FILES}/{made}.crt",
-        } | self._secret_files(name, orthanc)
+        } | self._files(name, orthanc)
 
-    def _secret_files(self, proxy: str, orthanc: str) -> dict[str, str]:
-        """What has the users of an Orthanc, and what the login to it."""
+    def _files(self, proxy: str, orthanc: str) -> dict[str, str]:
+        """Where a proxy keeps what it has of an Orthanc: its users, the way to it, and who is who on that way."""
         end = f"-{orthanc}" if len(self._orthancs(proxy)) > 1 else ""
-        return {"users_file": f"{FILES}/htpasswd{end}", "upstream_file": f"{FILES}/upstream{end}.conf"}
+        return {
+            "users_file": f"{FILES}/htpasswd{end}",
+            "upstream_file": f"{FILES}/upstream{end}.conf",
+            "ca_file": f"{FILES}/upstream{end}.crt",
+            "client_file": f"{FILES}/upstream-client{end}.crt",
+            "client_key_file": f"{FILES}/upstream-client{end}.key",
+        }
 
     @property
     def unserved(self) -> list[str]:

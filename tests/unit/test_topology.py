@@ -183,8 +183,8 @@ def test_two_orthancs_behind_one_proxy(site: Callable[..., Ask]) -> None:
     faces = {name: ask(name, "faces") for name in ("a", "b", "web")}
     assert [face["url"] for face in faces["web"]] == ["https://192.0.2.3/a/", "https://192.0.2.3/b/"]
     assert faces["web"] == faces["a"] + faces["b"]
-    assert faces["b"][0]["users_file"] == "/etc/pacs/nginx/htpasswd-b"
-    assert faces["b"][0]["upstream_file"] == "/etc/pacs/nginx/upstream-b.conf"
+    # A relay that asks for no certificate yet looks there for what the proxy can show.
+    assert faces["b"][0]["client_file"] == upstreams[1]["client_file"] == f"{FILES}/upstream-client-b.crt"
     assert [ask(name, "unserved") for name in ("a", "b", "web")] == [[], [], []]
 
 
@@ -285,6 +285,9 @@ def test_face(site: Callable[..., Ask]) -> None:
             "certificate": "/etc/pacs/nginx/self-signed-192.0.2.1.crt",
             "users_file": "/etc/pacs/nginx/htpasswd",
             "upstream_file": "/etc/pacs/nginx/upstream.conf",
+            "ca_file": "/etc/pacs/nginx/upstream.crt",
+            "client_file": "/etc/pacs/nginx/upstream-client.crt",
+            "client_key_file": "/etc/pacs/nginx/upstream-client.key",
         }
     ]
     named = {"nginx_server_name": "pacs.example.org"}
