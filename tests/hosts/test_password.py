@@ -56,3 +56,15 @@ def test_password(lab: Lab, tmp_path: pathlib.Path) -> None:
     assert "logins.json" not in lab.shell("ls -a /var/lib/pacs/mysql", "db")
     site.restart()
     assert " changed=0 " in site.deploy("the second one").split("pacs :")[1]
+
+
+def test_firewall_before_the_database(lab: Lab, tmp_path: pathlib.Path) -> None:
+    """On the site of the test before."""
+    site = Site(lab, tmp_path)
+    lab.shell("nft 'table inet closed { chain o { type filter hook output priority 0; tcp dport 3306 drop; }; }'")
+    try:
+        said = site.deploy("the second one", check=False)
+    finally:
+        lab.shell("nft delete table inet closed")
+    assert "The database server on db does not answer pacs at" in said
+    assert "TCP port 3306. Let pacs through the firewall before it, and run again" in said

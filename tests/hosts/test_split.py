@@ -90,6 +90,17 @@ def test_relay_serves_the_proxy_alone(site: Site, tmp_path: pathlib.Path) -> Non
     assert f"allow {site.lab.address['proxy']};" in site.lab.shell("cat /etc/nginx/conf.d/orthanc-relay.conf")
 
 
+def test_firewall_before_the_relay(site: Site) -> None:
+    proxy = site.lab.address["proxy"]
+    rule = f"ip saddr {proxy} tcp dport 8043 drop"
+    site.lab.shell(f"nft 'table inet closed {{ chain i {{ type filter hook input priority 0; {rule}; }}; }}'")
+    try:
+        said = site.lab.play(inventory=site.inventory, check=False).stdout
+    finally:
+        site.lab.shell("nft delete table inet closed")
+    assert "The relay on pacs does not answer this proxy (proxy) at https://" in " ".join(said.split())
+
+
 def test_bad_setting_with_a_new_password_of_the_proxy(site: Site) -> None:
     """Orthanc goes back to the old one, and the run goes on at the proxy with the new one."""
     bad = {"orthanc_settings_unchecked": {"DefaultEncoding": "Klingon"}}
