@@ -28,7 +28,7 @@ class ByLab(LoadFileScheduling):  # type: ignore[misc]  # xdist carries no types
     """Keeps the tests of a file on one worker, since they share a lab, but for those that have one each, or none."""
 
     def _split_scope(self, nodeid: str) -> str:
-        alone = ("test_scenario[", "test_matrix[", "test_value[", "test_command[", "cut_inside.py")
+        alone = ("test_scenario[", "test_matrix[", "unit/values.py", "cut_inside.py")
         own = any(part in nodeid for part in alone)
         return nodeid if own else str(super()._split_scope(nodeid))
 
