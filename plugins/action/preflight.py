@@ -221,7 +221,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             except AnsibleError as error:
                 secret = re.search(r"\bvault_\w+", str(error))
                 if not secret:
-                    failed[name] = f"{name}: it cannot be evaluated: {error}."
+                    failed[name] = f"{name}: it cannot be evaluated: {str(error).rstrip('.')}."
                 else:
                     inventory = self._inventory()
                     # Nobody else can make the key of a certificate.

@@ -9,6 +9,10 @@ import pytest
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general, spec
 
 PEM = "-----BEGIN CERTIFICATE-----\nMII\t=\r\n-----END CERTIFICATE-----\n"
+CONTROL = (
+    "it has a line break or another control character, which only PEM text may have (-----BEGIN); a block of YAML (|)"
+    " ends with one."
+)
 FIELDS: dict[str, Any] = {"a": {"type": "str", "required": True}, "b": {"type": "int"}}
 
 
@@ -47,8 +51,9 @@ def test_right(value: Any, kind: str) -> None:
     "value, kind, sentence",
     [
         ("x" * 4097, "path", "v: it has 4097 characters, and 4096 is what it may have."),
-        ("x\ny", "str", "v: it has a line break or another control character; a block of YAML (|) ends with one."),
-        (f"{PEM}\0", "str", "v: it has a line break or another control character; a block of YAML (|) ends with one."),
+        ("MII=\n", "str", f"v: {CONTROL}"),
+        (f"{PEM}\0", "str", f"v: {CONTROL}"),
+        (f"\0{PEM}", "str", f"v: {CONTROL}"),
         (" \u3000", "str", "v: it has nothing but white space."),
         (7, "str", "v: it has to be of type str, not int; put it in quotes."),
         (1.3, "str", "v: it has to be of type str, not float; put it in quotes."),

@@ -57,7 +57,8 @@ def _of_type(here: str, value: Any, option: Mapping[str, Any]) -> Iterator[str]:
         for number, item in enumerate(value):
             if item == "":
                 yield f"{here}[{number}]: it is empty; write it out, or take it out."
-            yield from _of_type(f"{here}[{number}]", item, inner)
+            else:
+                yield from _of_type(f"{here}[{number}]", item, inner)
     elif "choices" in option and value not in option["choices"]:
         yield f"{here}: {value[:50]!r} is none of {', '.join(option['choices'])}."
     elif "options" in option:
@@ -104,7 +105,10 @@ def _text(here: str, text: str) -> Iterator[str]:
     if PEM.fullmatch(text):
         return
     if CONTROL.search(text):
-        yield f"{here}: it has a line break or another control character; a block of YAML (|) ends with one."
+        yield (
+            f"{here}: it has a line break or another control character, which only PEM text may have (-----BEGIN); a"
+            " block of YAML (|) ends with one."
+        )
     elif len(text) > LONGEST:
         yield f"{here}: it has {len(text)} characters, and {LONGEST} is what it may have."
     elif text.isspace():
