@@ -64,6 +64,12 @@ def pam(content: bytes) -> NDArray[Any]:
     return numpy.frombuffer(body, kind).reshape(int(fields["HEIGHT"]), int(fields["WIDTH"]))
 
 
+def expect_array(what: str, expected: NDArray[Any], got: NDArray[Any], see: str = "") -> None:
+    """Compare arrays by shape, and then by values."""
+    expect(f"shape of {what}", expected.shape, got.shape, see)
+    expect(f"values of {what} that differ", 0, int((expected != got).sum()), see)
+
+
 def expect_pixels(what: str, client: Client, image: Image, route: str = "image-int16", see: str = "") -> None:
     """Compare the pixels of an image, as Orthanc reads them, with those that were sent: shape, and then values."""
     answer = client.get(f"/instances/{image.instance}/{route}", headers={"Accept": "image/x-portable-arbitrarymap"})

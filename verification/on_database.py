@@ -63,7 +63,6 @@ if engine == "postgresql":
         "SELECT rolname FROM pg_roles WHERE rolname = current_user AND"
         " (rolsuper OR rolcreatedb OR rolcreaterole OR rolreplication OR rolbypassrls)"
     )
-    tls = "sslmode=disable" not in options["ConnectionUri"]
     with connect() as connection:
         encrypted = connection.info.ssl_in_use
         server = {name: connection.info.dsn_parameters[name] for name in ("host", "port", "dbname", "user")}
@@ -80,7 +79,6 @@ else:
         if grant.endswith(("WITH GRANT OPTION", "WITH ADMIN OPTION"))
         or ("ON *.*" in grant and not grant.startswith("GRANT USAGE"))
     ]
-    tls = options["EnableSsl"]
     encrypted = bool(ask("SHOW SESSION STATUS LIKE 'Ssl_cipher'")[0])
     server = {"host": options["Host"], "port": options["Port"]}
     pending = []
@@ -96,7 +94,6 @@ print(
                 "SELECT COUNT(*) FROM DicomIdentifiers WHERE tagGroup = 32 AND tagElement = 13 AND value = %s", [study]
             )[0],
             "files": options["EnableStorage"] and len(ask("SELECT uuid FROM StorageArea LIMIT 1")) > 0,
-            "tls": tls,
             "encrypted": encrypted,
             "powers": len(powers),
             "pending": pending,

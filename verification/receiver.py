@@ -52,6 +52,9 @@ class Receiver:
         self._orthanc = orthanc
         self.received: list[Dataset] = []
         self.asked: list[Dataset] = []
+        self.echoed = 0
+        # Storage commitment: the UIDs that we were asked to keep.
+        self.entrusted: list[str] = []
         # Storage commitment: what Orthanc promised us, by transaction.
         self.promised: dict[str, Dataset] = {}
         self.entity = AE(ae_title=self._title)
@@ -74,6 +77,7 @@ class Receiver:
     def listening(self) -> Iterator[Receiver]:
         """Listen, and stop in the end."""
         handlers: list[tuple[Any, Callable[[evt.Event], Any]]] = [
+            (evt.EVT_C_ECHO, self._echo),
             (evt.EVT_C_STORE, self._store),
             (evt.EVT_C_FIND, self._find),
             (evt.EVT_C_MOVE, self._move),
@@ -112,6 +116,10 @@ class Receiver:
         uid = wanted.dataset.SOPInstanceUID
         return next((dataset for dataset in self.received if dataset.SOPInstanceUID == uid), None)
 
+    def _echo(self, event: evt.Event) -> int:
+        self.echoed += 1
+        return SUCCESS
+
     def _store(self, event: evt.Event) -> int:
         dataset = event.dataset
         dataset.file_meta = event.file_meta
@@ -140,6 +148,7 @@ class Receiver:
 
     def _commit(self, event: evt.Event) -> tuple[int, Dataset | None]:
         wanted = event.action_information
+        self.entrusted += [str(one.ReferencedSOPInstanceUID) for one in wanted.ReferencedSOPSequence]
         threading.Timer(0.2, self._report, (wanted,)).start()
         return SUCCESS, None
 

@@ -44,6 +44,7 @@ class Site:
     database_storage: bool
     database_server: str
     database_beside: bool
+    database_encrypted: bool
     database_of_others: bool
     database_closed_port: int
     connection: dict[str, Any] = field(repr=False)

@@ -101,6 +101,8 @@ def test_modified_series_keeps_the_patient(patient: Client, series: list[Image])
     made = patient.json_at(f"/series/{answer.json()['ID']}")
     expect("another series", True, made["ID"] != series[0].series)
     expect("SeriesDescription of the copy", f"{MARK} modified", made["MainDicomTags"]["SeriesDescription"])
+    owner = patient.json_at(f"/series/{made['ID']}/patient")["ID"]
+    expect("patient of the copy", series[0].patient, owner)
     expect("DELETE of the copy", 200, patient.delete(f"/series/{made['ID']}").status_code)
 
 

@@ -72,7 +72,7 @@ def test_settings_are_in_force(site: Site, ours: dict[str, Any]) -> None:
 def test_connection_to_another_host_is_encrypted(site: Site, database: dict[str, Any]) -> None:
     if site.database_beside:
         pytest.skip("the database is on the same host: nothing travels")
-    if not database["tls"]:
+    if not site.database_encrypted:
         pytest.skip("orthanc_database_tls is false")
     expect("an encrypted connection", True, database["encrypted"], "orthanc_database_tls")
 

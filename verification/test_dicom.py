@@ -23,7 +23,7 @@ from pynetdicom.sop_class import (  # type: ignore[attr-defined]
     Verification,
 )
 
-from verification.actions import unwritable
+from verification.actions import expect_array, unwritable, upload
 from verification.client import Client
 from verification.expect import expect
 from verification.patient import NAMED, PATIENT_ID, SENT, Image, identifiers, uid
@@ -110,11 +110,21 @@ def accepts(opened: Association, wanted: PresentationContext) -> bool:
     return any(granted.abstract_syntax == wanted.abstract_syntax for granted in opened.accepted_contexts)
 
 
+@pytest.fixture
+def gone(patient: Client, stored: dict[str, Image], name: str) -> Iterator[Image]:
+    """An image that is not on the site, and comes back as it was."""
+    image = stored[name]
+    expect("DELETE of an image", 200, patient.delete(f"/instances/{image.instance}").status_code)
+    yield image
+    patient.delete(f"/instances/{image.instance}")
+    upload(patient, image.content)
+
+
 @pytest.mark.parametrize("name", SYNTAXES)
 def test_store_in_every_transfer_syntax(
-    scp: Site, modality: str, patient: Client, stored: dict[str, Image], kept: Callable[[Image], UID], name: str
+    scp: Site, modality: str, patient: Client, gone: Image, kept: Callable[[Image], UID], name: str
 ) -> None:
-    image = stored[name]
+    image = gone
     context = build_context(str(image.dataset.SOPClassUID), image.syntax)
     with association(scp, modality, scp.aet, [context]) as opened:
         expect_outcome(scp, opened, "accepted", "orthanc_modalities (AET, Host), orthanc_dicom_port")
@@ -187,7 +197,9 @@ def fetching(site: Site, modality: str, image: Image) -> Iterator[tuple[Associat
     came: list[Dataset] = []
 
     def store(event: evt.Event) -> int:
-        came.append(event.dataset)
+        dataset = event.dataset
+        dataset.file_meta = event.file_meta
+        came.append(dataset)
         return 0
 
     storage = str(image.dataset.SOPClassUID)
@@ -216,6 +228,8 @@ def test_get(
     expect("images that have come", [str(image.dataset.SOPInstanceUID)], [str(one.SOPInstanceUID) for one in came])
     size = int(image.dataset.Rows) * int(image.dataset.Columns) * int(image.dataset.SamplesPerPixel)
     expect("bytes of pixels that came", size * int(image.dataset.BitsAllocated) // 8, len(came[0].PixelData))
+    if not image.syntax.is_compressed or "Lossless" in image.syntax.name:
+        expect_array("the pixels that came", image.dataset.pixel_array, came[0].pixel_array)
 
 
 def request(image: Image) -> Dataset:

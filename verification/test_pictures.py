@@ -15,19 +15,13 @@ from PIL import Image as Picture
 from pydicom import dcmread
 from pydicom.fileset import FileSet
 
-from verification.actions import expect_pixels, finished
+from verification.actions import expect_array, expect_pixels, finished
 from verification.client import Client
 from verification.expect import expect
 from verification.patient import CT, DOCUMENT, FILM, PDF, VIDEO, Image
 
 PIXELS: NDArray[Any] = CT.dataset.pixel_array
 PATH = f"/instances/{CT.instance}"
-
-
-def expect_array(what: str, expected: NDArray[Any], got: NDArray[Any]) -> None:
-    """Compare arrays by shape, and then by values."""
-    expect(f"shape of {what}", expected.shape, got.shape)
-    expect(f"values of {what} that differ", 0, int((expected != got).sum()))
 
 
 @pytest.mark.parametrize("kind", ["png", "jpeg"])

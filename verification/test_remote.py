@@ -29,8 +29,10 @@ def path(site: Site, receiver: Receiver) -> str:
 
 
 @pytest.mark.parametrize("body", [{}, {"Timeout": 10}], ids=["plain", "timeout"])
-def test_echo(patient: Client, path: str, body: dict[str, int]) -> None:
+def test_echo(patient: Client, path: str, receiver: Receiver, body: dict[str, int]) -> None:
+    before = receiver.echoed
     expect(f"POST {path}/echo {body}", 200, patient.post(f"{path}/echo", json=body).status_code, REACH)
+    expect("C-ECHOs that have come to the receiver", 1, receiver.echoed - before, REACH)
 
 
 def expect_received(receiver: Receiver, images: list[Image], kept: Callable[[Image], UID]) -> None:
@@ -77,8 +79,9 @@ def test_store_by_a_job(
     expect_received(receiver, [CT], kept)
 
 
-def test_storage_is_committed(patient: Client, path: str) -> None:
+def test_storage_is_committed(patient: Client, path: str, receiver: Receiver) -> None:
     """The receiver is asked for it, and tells so over an association of its own."""
+    receiver.entrusted.clear()
     answer = patient.post(f"{path}/storage-commitment", json={"Resources": [CT.instance]})
     expect(f"POST {path}/storage-commitment", 200, answer.status_code, REACH)
     transaction = answer.json()["ID"]
@@ -88,6 +91,7 @@ def test_storage_is_committed(patient: Client, path: str) -> None:
 
     Receiver.wait(lambda: state() != "Pending")
     expect("status of the storage commitment", "Success", state(), f"{RIGHTS}, AllowStorageCommitment")
+    expect("images that the receiver was asked to keep", [str(CT.dataset.SOPInstanceUID)], receiver.entrusted)
 
 
 def query(client: Client, path: str, **more: Any) -> str:
@@ -176,4 +180,6 @@ def test_peers_answer(client: Client) -> None:
     if not peers:
         pytest.skip("orthanc_peers is empty")
     for peer in peers:
-        expect(f"GET /peers/{peer}/system", 200, client.get(f"/peers/{peer}/system").status_code, PEERS)
+        answer = client.get(f"/peers/{peer}/system")
+        expect(f"GET /peers/{peer}/system", 200, answer.status_code, PEERS)
+        expect(f"peer {peer} is an Orthanc, which tells its version", True, "Version" in answer.json(), PEERS)

@@ -73,13 +73,19 @@ def test_big_file_passes_the_proxy(patient: Client, kept: Callable[[Image], UID]
 def test_upload_asks_first_or_not(patient: Client, expecting: bool) -> None:
     """Tools like curl ask whether a body is welcome before they send it, unless they are told not to."""
     headers = {"Expect": "100-continue"} if expecting else {}
-    answer = patient.post("/instances", data=CT.content, headers=headers)
+    answer = patient.post("/instances", data=DELETED.content, headers=headers)
     expect(f"POST /instances with {headers or 'no Expect'}", 200, answer.status_code)
+    # It was not there before.
+    path = f"/instances/{DELETED.instance}"
+    expect(f"GET {path} afterwards", 200, patient.get(path).status_code)
+    expect(f"DELETE {path}", 200, patient.delete(path).status_code)
 
 
 def test_archive_is_unpacked(patient: Client) -> None:
     got = {result["ID"] for result in upload(patient, zipped(ZIPPED))}
     expect("images out of a ZIP archive", {image.instance for image in ZIPPED}, got)
+    for image in ZIPPED:
+        expect("GET of one of them", 200, patient.get(f"/instances/{image.instance}").status_code)
 
 
 def test_images_of_several_clients_at_a_time_are_accepted(patient: Client) -> None:
@@ -88,6 +94,8 @@ def test_images_of_several_clients_at_a_time_are_accepted(patient: Client) -> No
         answers = pool.map(lambda image: patient.post("/instances", data=image.content).status_code, TOGETHER)
         refused = [status for status in answers if status != 200]
     expect(f"answers other than 200 to {len(TOGETHER)} uploads", [], refused, "journalctl -u orthanc")
+    kept = patient.json_at(f"/studies/{TOGETHER[0].study}/statistics")["CountInstances"]
+    expect("images of those uploads that are there", len(TOGETHER), kept)
 
 
 @pytest.mark.parametrize(
