@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
-SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-crashes test-power test-requests test-as-they-are test-values test-mutants
+SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-crashes test-power test-requests test-as-they-are test-values test-mutants test-broken
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-crashes test-power test-requests test-as-they-are test-values test-mutants due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-crashes test-power test-requests test-as-they-are test-values test-mutants test-broken due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -76,6 +76,10 @@ test-values: setup .venv/done-test ## thousands of wrong values, for every varia
 
 test-mutants: setup .venv/done-test .cache/mutation/done ## how many of 200 changes to the plugins' code no unit test notices
 	PYTHONPATH=.cache/mutation python tools/mutants
+
+test-broken: setup .venv/done-test ## every check of the verification broken once on purpose, which has to notice
+	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
+	pytest tests/hosts/broken.py -rA --tb=short
 
 due: setup ## which shards a change makes due SINCE the commit at which they were green
 	python tools/due.py $(SINCE)
