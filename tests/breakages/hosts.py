@@ -322,6 +322,29 @@ HOST = [
     ),
 ]
 
+# Asks Orthanc on the host, with the login that it has.
+ASK = (
+    "login=$(python3 -c \"import json; known = json.load(open('/etc/pacs/orthanc/credentials.json'));"
+    " print(':'.join(next(iter(known['RegisteredUsers'].items()))))\"); curl --silent --user \"$login\""
+)
+STORAGE = [
+    Breakage(
+        "the disk of the database is nearly full",
+        ("test_storage::test_inside_disks_have_room",),
+        # The server goes on in the folder below it.
+        "mount -t tmpfs -o size=40M none /var/lib/postgresql",
+        undo="umount /var/lib/postgresql",
+    ),
+    Breakage(
+        "the file of an image is gone",
+        ("test_storage::test_inside_every_file_is_there",),
+        f'{ASK} --data \'{{"Tags": {{"PatientID": "broken"}}}}\' http://127.0.0.1:8042/tools/create-dicom > /root/made;'
+        " find /var/lib/orthanc/db-v6 -type f -name '*-*-*' -exec rm {} +",
+        undo=f'{ASK} --request DELETE http://127.0.0.1:8042$(sed -n \'s/.*"Path" : "\\(.*\\)".*/\\1/p\' /root/made)',
+        site="far",
+    ),
+]
+
 DATABASE = [
     database(
         "the login may make databases",
@@ -382,4 +405,4 @@ DATABASE = [
     ),
 ]
 
-BREAKAGES = [*ACCESS, *HARDENING, *HOST, *DATABASE]
+BREAKAGES = [*ACCESS, *HARDENING, *HOST, *STORAGE, *DATABASE]

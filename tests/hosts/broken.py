@@ -40,7 +40,6 @@ SITE: dict[str, Any] = {
     "orthanc_proxy_password": "{{ vault_orthanc_proxy_password }}",
     "orthanc_database_password": "{{ vault_orthanc_database_password }}",
     "orthanc_database": "postgresql",
-    "orthanc_database_storage": True,
     "orthanc_plugins": ["dicomweb", "gdcm", "worklists"],
     "orthanc_settings": {"DefaultEncoding": "Utf8"},
 }
@@ -58,6 +57,8 @@ class Site:
         for name, other, front in (("pacs", "far", "front"), ("far", "pacs", "pacs")):
             variables = SITE | {
                 "orthanc_aet": name.upper(),
+                # The other one has its files in a folder.
+                "orthanc_database_storage": name == "pacs",
                 "orthanc_peers": {
                     other: {
                         "Url": f"https://{lab.address[front]}/",
