@@ -58,7 +58,8 @@ def of_sqlite() -> dict[str, str]:
             return os.stat(index).st_mtime_ns, b""
 
     for _ in range(10):
-        with tempfile.TemporaryDirectory() as private:
+        # On the disk: with Debian 13, /tmp is memory.
+        with tempfile.TemporaryDirectory(dir="/var/tmp") as private:
             before = state()
             shutil.copy(index, f"{private}/index")
             if before[1]:
