@@ -79,6 +79,7 @@ paths:
 """
 
 import contextlib
+import glob
 import http.client
 import os
 import pathlib
@@ -102,6 +103,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import WayB
 
 ERRORS = pathlib.Path("/var/log/nginx/error.log")
 CONFIGURATION = "/etc/nginx"
+MEMORY = "/run"
 
 
 def answer(url: str, server_name: str, ca: str | None) -> str:
@@ -144,7 +146,10 @@ def refusal(module: AnsibleModule) -> str:
     tried, commands = [CONFIGURATION, *params["purge"]], []
     below = tuple(f"{folder}/" for folder in tried)
     # In memory, and for root alone, since a private key is among them.
-    with tempfile.TemporaryDirectory(prefix="pacs-nginx-", dir="/run") as top:
+    with tempfile.TemporaryDirectory(prefix="pacs-nginx-", dir=MEMORY) as top:
+        # What a call that was cut off has left goes with it.
+        for left in set(glob.glob(f"{MEMORY}/pacs-nginx-*")) - {top}:
+            os.rename(left, os.path.join(top, os.path.basename(left)))
         for folder in tried:
             make_folders(folder)
             shutil.copytree(folder, top + folder, symlinks=True)

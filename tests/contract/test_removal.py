@@ -49,7 +49,7 @@ KNOWN = {
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
     "plugins/modules/nginx_service.py": {
-        'with tempfile.TemporaryDirectory(prefix="pacs-nginx-", dir="/run") as top:': "a copy of nginx's files, to try",
+        'with tempfile.TemporaryDirectory(prefix="pacs-nginx-", dir=MEMORY) as top:': "a copy of nginx's files, to try",
         'tried, commands = [CONFIGURATION, *params["purge"]], []': "the option",
         'for path in params["absent"]:': "in that copy",
         "remove(top + path)": "in that copy",

@@ -55,7 +55,7 @@ for payload in sorted(pathlib.Path(folder).iterdir()):
     before = ["strace", "-qq", "-e", "signal=none", "-o", trace, *how] if how else []
     with payload.open() as file:
         done = subprocess.run([*before, "/usr/bin/python3"], stdin=file, capture_output=True, text=True)
-    said = json.loads(done.stdout) if done.stdout.startswith("{{") else {{"msg": done.stderr[-2000:]}}
+    said = json.loads(done.stdout) if done.stdout.lstrip().startswith("{{") else {{"msg": done.stderr[-2000:]}}
     told = trace.read_text(errors="replace") if how else ""
     failed = bool(done.returncode or said.get("failed"))
     print(json.dumps({{"name": name, "failed": failed, "changed": said.get("changed", False), "trace": told,

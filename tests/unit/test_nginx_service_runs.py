@@ -60,7 +60,9 @@ def systemd(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     monkeypatch.setattr(files, "LOCK", str(tmp_path / "lock"))
     monkeypatch.setattr(nginx_service, "CONFIGURATION", str(tmp_path / "etc"))
     monkeypatch.setattr(nginx_service, "ERRORS", tmp_path / "error.log")
-    (tmp_path / "etc").mkdir()
+    monkeypatch.setattr(nginx_service, "MEMORY", str(tmp_path / "run"))
+    for name in ("etc", "run"):
+        (tmp_path / name).mkdir()
     made = Systemd(tmp_path / "bin", monkeypatch)
     made.program("nginx", NGINX.format(etc=tmp_path / "etc", folder=tmp_path))
     return made
@@ -217,5 +219,6 @@ def test_killed_call_is_brought_to_its_end(tmp_path: pathlib.Path, systemd: Syst
             break
         call(text)
         assert (read.read_text("utf-8"), os.listdir(tmp_path / "state")) == (text, []), step
+        assert len(os.listdir(tmp_path / "run")) <= 1, "what was tried goes with the next trial"
         assert call(text)["changed"] is False
     assert step > 15
