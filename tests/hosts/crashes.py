@@ -10,6 +10,7 @@ import collections
 import os
 import pathlib
 import random
+import re
 import statistics
 import time
 from collections.abc import Iterator, Mapping
@@ -32,6 +33,12 @@ CONNECTIONS = {
     "mariadb": "mariadb -Ne \"select id from information_schema.processlist where user = 'orthanc' limit 1\""
     " | sed 's/.*/KILL CONNECTION &/' | mariadb",
 }
+# What of the index is flushed, by the file that is written first.
+LOGS = {"sqlite": "/db-v6/index", "postgresql": "/pg_wal/", "mariadb": "/ib_logfile0"}
+FLUSHED = """
+pids=$(pgrep -d , 'Orthanc|postgres|mariadbd')
+timeout {seconds} strace -f -y -e trace=fsync,fdatasync -o /run/flushed -p $pids > /dev/null 2>&1 & sleep 3
+"""
 ALONE = "the database of SQLite is in Orthanc itself"
 
 
@@ -136,6 +143,21 @@ def test_database_goes_away_for_a_while(site: Site, seconds: int) -> None:
     )
     assert not site.senders.wrong
     assert not lost, lost
+
+
+def test_what_is_flushed_before_an_answer(site: Site) -> None:
+    """Not by a power cut, but by strace: what the answer waits for. SQLite's index is left to the kernel."""
+    images = 20
+    site.lab.shell("DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends strace procps")
+    site.lab.shell(FLUSHED.format(seconds=120))
+    site.senders.one_by_one(images)
+    site.lab.shell("pkill strace; sleep 1")
+    lines = site.lab.shell("cat /run/flushed").splitlines()
+    files = len([line for line in lines if re.search(r"/db-v6/../../[0-9a-f-]{36}>", line)])
+    index = len([line for line in lines if LOGS[site.database] in line])
+    print(f"{site.database}: {images} images one by one, {files} flushes of files, {index} of the index's log")
+    assert files >= images
+    assert index >= images or site.database == "sqlite"
 
 
 def test_verification_names_what_is_lost(site: Site, tmp_path: pathlib.Path) -> None:

@@ -103,6 +103,12 @@ class Senders:
         for task in self._tasks:
             task.result()
 
+    def one_by_one(self, images: int) -> None:
+        """Send so many by one client, which waits for each answer."""
+        connection = self._connect()
+        for _ in range(images):
+            assert self._acknowledged(connection, next(self._numbers)), self.told()
+
     def more(self, images: int, within: float) -> None:
         """Wait until so many more are acknowledged."""
         wanted, end = len(self.acknowledged) + images, time.monotonic() + within
