@@ -21,6 +21,13 @@ options:
     description: The server's systemd unit.
     type: str
     required: true
+  enabled:
+    description: >-
+      Units that have to be started at boot too. Debian's packages start no PostgreSQL again after an upgrade where
+      V(postgresql) is not.
+    type: list
+    elements: str
+    default: []
   parts:
     description:
       - Those of the files that others own too. What is given for them stands at their head, between two marks; the rest
@@ -136,16 +143,19 @@ class Server:
     def __init__(self, module: AnsibleModule) -> None:
         self._module = module
         self._unit = Unit(module, module.params["unit"])
+        self._enabled = [self._unit, *(Unit(module, name) for name in module.params["enabled"])]
 
     @property
     def runs(self) -> bool:
         """Whether it runs, and is started at boot, if that is ours to say."""
-        return self._unit.active and (self._unit.enabled or not self._module.params["may_restart"])
+        enabled = all(unit.enabled for unit in self._enabled)
+        return self._unit.active and (enabled or not self._module.params["may_restart"])
 
     def apply(self) -> None:
         """Have it run with the files that there are. Whether it does is seen afterwards."""
         self._unit.reload_files()
-        self._unit.enable()
+        for unit in self._enabled:
+            unit.enable()
         params, active = self._module.params, self._unit.active
         if active and params["reload"] and self._module.run_command(params["reload"])[0] == 0:
             return
@@ -218,6 +228,7 @@ def main() -> None:
         argument_spec=ARGUMENTS
         | {
             "unit": {"type": "str", "required": True},
+            "enabled": {"type": "list", "elements": "str", "default": []},
             "parts": {"type": "list", "elements": "path", "default": []},
             "changed": {"type": "bool", "default": False},
             "reload": {"type": "list", "elements": "str", "default": []},

@@ -100,6 +100,15 @@ def test_killed_servers_come_back(site: Site) -> None:
             time.sleep(0.2)
 
 
+def test_upgrade_of_the_server_leaves_it_running(site: Site) -> None:
+    """Also on a host that had `postgresql.service` disabled, as this one had."""
+    site.lab.shell(
+        "DEBIAN_FRONTEND=noninteractive apt-get install -y -q --reinstall $(dpkg-query -W -f"
+        " '${db:Status-Status} ${Package}\\n' 'postgresql-1*' | sed -n 's/^installed //p')"
+    )
+    site.lab.shell("runuser -u postgres -- psql -Atqc 'SELECT 1'")
+
+
 def test_settings_that_the_server_does_not_start_with_go_back(site: Site) -> None:
     state = "cd /etc && find pacs postgresql -type f | sort | xargs sha256sum"
     before = site.lab.shell(state)

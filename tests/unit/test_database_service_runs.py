@@ -74,6 +74,22 @@ def test_cluster_that_nobody_starts_at_boot(systemd: Systemd, call: Call) -> Non
     assert systemd.calls() == [*START, *AGAIN[1:]]
 
 
+def test_unit_that_the_packages_look_at_is_enabled(systemd: Systemd, call: Call) -> None:
+    """Where it is not, an upgrade leaves the server down."""
+    call()
+    systemd.calls()
+    name = systemd.folder / "systemctl"
+    own = """case "$*" in "is-enabled postgresql") test -e "$0-all"; exit ;;
+enable*postgresql) touch "$0-all"; exit ;; esac
+"""
+    systemd.program("systemctl", own + name.read_text("utf-8"))
+    assert call(enabled=["postgresql"], _ansible_check_mode=True)["changed"]
+    assert call(enabled=["postgresql"])["changed"]
+    assert pathlib.Path(f"{name}-all").exists()
+    assert systemd.calls()[:2] == [START[0], "unmask --quiet postgresql"]
+    assert not call(enabled=["postgresql"])["changed"]
+
+
 def test_what_else_was_changed_is_a_reason_too(systemd: Systemd, call: Call) -> None:
     call()
     systemd.calls()
