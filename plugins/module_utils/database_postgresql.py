@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import ipaddress
 import locale
@@ -145,13 +146,15 @@ def ask_postgresql(driver: Any, params: Mapping[str, Any], ca: str) -> dict[str,
     }
     # What libpq itself says is judged by its words.
     locale.setlocale(locale.LC_MESSAGES, "C")
-    try:
-        connection = driver.connect(**arguments)
-    except driver.Error as error:
-        message = " ".join(str(error).split())
-        if "timeout expired" not in message:
-            message = numbered(driver, arguments) or message
-        raise Refused(postgresql_refusal(message, params["name"], params["user"], params["tls"])) from error
+    # A login that is refused is not tried twice, since the server may count.
+    message = numbered(driver, arguments)
+    if not message:
+        try:
+            connection = driver.connect(**arguments)
+        except driver.Error as error:
+            message = " ".join(str(error).split())
+    if message:
+        raise Refused(postgresql_refusal(message, params["name"], params["user"], params["tls"]))
     try:
         connection.set_session(readonly=True)
         keys = ("encoding", "may_create", "powerful", "extension", "extension_there", "extension_creatable")
@@ -166,15 +169,16 @@ def ask_postgresql(driver: Any, params: Mapping[str, Any], ca: str) -> dict[str,
 
 
 def numbered(driver: Any, arguments: Mapping[str, Any]) -> str:
-    """Try once more, and return what the server says then, with the number of the error.
+    """Log in, and return what the server says against it, with the number of the error; nothing if it is silent.
 
     The words alone do not tell: they are in the server's language, and the driver has no number for them.
     """
     try:
         connection = driver.connect(**arguments, async_=1)
-        # That libpq which the driver has.
-        libpq = ctypes.CDLL(driver._psycopg.__file__)
-        libpq.PQsetErrorVerbosity(ctypes.c_void_p(connection.pgconn_ptr), VERBOSE)
+        # That libpq which the driver has; where it is hidden, words have to do.
+        with contextlib.suppress(AttributeError, OSError):
+            libpq = ctypes.CDLL(driver._psycopg.__file__)
+            libpq.PQsetErrorVerbosity(ctypes.c_void_p(connection.pgconn_ptr), VERBOSE)
         end = time.monotonic() + SECONDS
         while (state := connection.poll()) != POLL_OK:
             reads, writes = ([connection], []) if state == POLL_READ else ([], [connection])

@@ -126,6 +126,11 @@ def test_host_that_is_not_listed(site: Site) -> None:
 
 
 def test_login_that_is_refused(site: Site) -> None:
+    """Once: some servers count."""
+    count = "cat /var/log/postgresql/*.log | grep -c 'orthanc@orthanc FATAL'"
+    before = int(site.lab.shell(count, host="db", check=False))
+    site.refused("orthanc_database_password", "refuses the login")
+    assert int(site.lab.shell(count, host="db")) == before + 1
     site.administrate(site.refused("orthanc_database_password", "refuses the login"), "'")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils import database_postgresql
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import (
     ask_binary,
     fits,
@@ -335,6 +336,8 @@ def driver(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     kept = {name: sys.modules.pop(name, None) for name in ("psycopg2", "pymysql")}
     for name in kept:
         (folder / f"{name}.py").write_text(DRIVER, "utf-8")
+    # Only libpq itself tells the numbers.
+    monkeypatch.setattr(database_postgresql, "numbered", lambda *_: "")
     yield folder
     for name, module in kept.items():
         sys.modules.pop(name, None)
@@ -516,6 +519,15 @@ def test_postgresql_of_others(
     assert "schema 5" not in said
     (driver / "server").write_text(json.dumps({"refuses": ["timeout  expired\n"]}), "utf-8")
     assert "does not let Orthanc in: timeout expired." in run(database_check, capsys, **call)["msg"]
+
+
+def test_login_that_postgresql_refuses_is_not_tried_twice(
+    driver: pathlib.Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    postgresql(driver)
+    monkeypatch.setattr(database_postgresql, "numbered", lambda *_: "failed: FATAL: 28P01: Passwort")
+    assert "refuses the login" in run(database_check, capsys, engine="postgresql", **CHECK)["msg"]
+    assert not (driver / "given").exists()
 
 
 def test_driver_that_is_not_there(driver: pathlib.Path, capsys: Capture) -> None:
