@@ -107,7 +107,7 @@ def test_inner_value_that_orthanc_does_not_take(changes: dict[str, Any], variabl
     [
         {"HttpTimeout": 0},
         {"SslEnabled": False},
-        {"HttpThreadsCount": 1, "DicomThreadsCount": 1000, "MaximumPduLength": 4096},
+        {"HttpThreadsCount": 1, "DicomThreadsCount": 1000, "MaximumPduLength": 4096, "KeepAliveTimeout": 10},
         {"HttpThreadsCount": 10_000, "DicomThreadsCount": 1, "MaximumPduLength": 131_072},
         {"DicomLossyTranscodingQuality": 1},
         {"DicomLossyTranscodingQuality": 100},

@@ -74,6 +74,8 @@ RANGES = {
     "DicomThreadsCount": (1, 1000),
     "DicomTlsMinimumProtocolVersion": (0, 5),
     "HttpThreadsCount": (1, 10_000),
+    # Much longer than nginx keeps an idle connection: where both end it in the same moment, an upload gets 502.
+    "KeepAliveTimeout": (10, 86_400),
     "MaximumPduLength": (4096, 131_072),
     "SslMinimumProtocolVersion": (0, 5),
 }
