@@ -243,7 +243,8 @@ class Service:
         if self.unguarded and not guarded(self._module):
             guard = self._params["guard"]
             words = [guard] if guard else ["delete", "table", "inet", "orthanc"]
-            rc, _out, err = self._module.run_command([NFT, *words])
+            there = os.path.exists(NFT)
+            rc, _out, err = self._module.run_command([NFT, *words]) if there else (1, "", "it is not installed")
             if rc:
                 raise Wrong(f"The packet filter ({NFT}) refuses the rule before Orthanc's port: {err.strip()}.")
         # On the way back it is started in any case, and its unit tells the packet filter.

@@ -225,10 +225,13 @@ def test_packet_filter_refuses(systemd: Systemd, call: Call) -> None:
     assert f"The packet filter ({systemd.folder}/nft) refuses the rule before Orthanc's port: why." in said["msg"]
 
 
-def test_packet_filter_that_is_not_there(call: Call) -> None:
+def test_packet_filter_that_is_not_there(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
     call()
     assert call(guard_rule="x")["changed"] is False
-    assert call(guard="/etc/rule", guard_rule="x")["failed"]
+    said = call('{"Name": "new"}', guard="/etc/rule", guard_rule="x")
+    why = f"The packet filter ({systemd.folder}/nft) refuses the rule before Orthanc's port: it is not installed."
+    assert said["msg"].startswith(f"{why} The configuration that worked last is back, and does not work")
+    assert "good" in (tmp_path / "orthanc" / "orthanc.json").read_text("utf-8")
 
 
 def test_unit_of_others_is_kept(
