@@ -104,6 +104,11 @@ def test_links_lead_somewhere(name: str) -> None:
     text = re.sub(r"(?ms)^```.*?^```", "", (ROOT / name).read_text(encoding="utf-8"))
     links = re.findall(r"\]\((?!https?:)([^)#]+)", text)
     assert not [link for link in links if not ((ROOT / name).parent / link).exists()]
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#([^)]+)\)", text):
+        target = (ROOT / name).parent / link if link else ROOT / name
+        headings = re.findall(r"(?m)^#+ (.*)$", target.read_text(encoding="utf-8"))
+        anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+        assert anchor in anchors
 
 
 GUIDES = [name for name in DOCUMENTS if name not in ("CHANGELOG.md", "docs/variables.md")]
@@ -129,6 +134,14 @@ def test_commands_are_there(name: str) -> None:
         assert not [
             name for name in files if "hospital" not in name and name not in routes and not (ROOT / name).exists()
         ]
+
+
+def test_every_shard_is_described() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    shards = re.search(r"(?m)^SHARDS := (.*)$", makefile)
+    assert shards
+    described = code("CONTRIBUTING.md")
+    assert not [shard for shard in shards[1].split() if f"make {shard}" not in described]
 
 
 @pytest.mark.parametrize("name", GUIDES)
