@@ -151,7 +151,8 @@ class Site:
 
     def deploy_both(self, way: Way) -> None:
         """Two Orthancs behind that proxy."""
-        folder = self.inventory / "both"
+        # Beside the other one, which would have what stands below it too.
+        folder = self.inventory.with_suffix(".both")
         folder.mkdir(exist_ok=True)
         orthancs = {
             host: {
