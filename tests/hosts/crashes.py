@@ -117,7 +117,10 @@ def test_what_was_acknowledged_stays(site: Site, what: str) -> None:
 
 @pytest.mark.parametrize("seconds", [20, 90])
 def test_database_goes_away_for_a_while(site: Site, seconds: int) -> None:
-    """Orthanc needs nobody to start it again, and acknowledges nothing meanwhile."""
+    """Orthanc needs nobody to start it again, and acknowledges nothing meanwhile.
+
+    MariaDB cuts off what it is about to answer also where it is stopped in order.
+    """
     if site.database not in SERVERS:
         pytest.skip(ALONE)
     state = "systemctl show orthanc --property=NRestarts --value"
@@ -138,11 +141,11 @@ def test_database_goes_away_for_a_while(site: Site, seconds: int) -> None:
     lost = site.senders.lost(lambda when: when >= begin)
     restarts = int(site.lab.shell(state)) - int(before)
     print(
-        f"{site.database} away for {seconds} s: Orthanc ended {restarts} times, and serves {back:.1f} s after it;"
-        f" clients were told: {site.senders.told()}"
+        f"{site.database} away for {seconds} s: {len(lost)} images lost; Orthanc ended {restarts} times, and serves"
+        f" {back:.1f} s after it; clients were told: {site.senders.told()}"
     )
     assert not site.senders.wrong
-    assert not lost, lost
+    assert lost.keys() <= site.senders.repeated, lost
 
 
 def test_what_is_flushed_before_an_answer(site: Site) -> None:
