@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
-SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-crashes test-power test-requests test-as-they-are test-values test-mutants test-broken
+SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-crashes test-requests test-as-they-are test-values test-mutants test-broken
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-crashes test-power test-requests test-as-they-are test-values test-mutants test-broken due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-crashes test-requests test-as-they-are test-values test-mutants test-broken due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -58,12 +58,7 @@ test-cut-inside: lab ## modules that are killed on the host before each of their
 	pytest tests/hosts/cut_inside.py -n 2 --dist loadfile -rA --tb=short
 
 test-crashes: lab ## Orthanc, its database, the proxy and the whole host killed while images arrive, with each database
-	pytest tests/hosts/crashes.py tests/hosts/full.py -rA --tb=short
-
-test-power: lab ## the power of a virtual machine cut while images arrive, with each database
-	@echo "Installs qemu-system-x86 where it is missing."
-	command -v qemu-system-x86_64 > /dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q --no-install-recommends qemu-system-x86; }
-	pytest tests/hosts/power.py -rA --tb=short
+	pytest tests/hosts/crashes.py -rA --tb=short
 
 test-requests: lab ## thousands of raw requests to every topology, and all that a reader could ask for
 	pytest tests/hosts/requests.py -rA --tb=short
