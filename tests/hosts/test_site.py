@@ -299,7 +299,8 @@ def test_half_of_a_change_is_none(site: Site) -> None:
     site.lab.shell(f"cp --archive /root/small/. {folder}; rm -r /root/small")
     try:
         before = site.lab.shell(f"cd {folder} && sha256sum *")
-        big = {"orthanc_name": "NEW", "orthanc_peers": {"other": ["https://192.0.2.9/", "peer", "p" * 100_000]}}
+        peers = {f"other{number}": ["https://192.0.2.9/", "peer", "p" * 4000] for number in range(25)}
+        big = {"orthanc_name": "NEW", "orthanc_peers": peers}
         said = " ".join(site.lab.play(variables=big, check=False).stdout.split())
         assert "No space left on device. Orthanc runs as before, and its files are those of before." in said
         assert site.lab.shell(f"cd {folder} && sha256sum *") == before
