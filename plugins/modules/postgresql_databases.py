@@ -2,7 +2,7 @@
 # Copyright the dicom.orthanc authors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Make or drop databases of Orthanc in PostgreSQL, and the logins that own them."""
+"""Make databases of Orthanc in PostgreSQL, and the logins that own them."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ short_description: Make databases in PostgreSQL, each with the login that owns i
 version_added: 0.2.0
 description:
   - Makes logins without further rights, and databases in UTF-8 with the extension C(pg_trgm), in which nobody but their
-    owner and the superuser may connect. What is there already is put right.
-  - With O(state=absent), drops the databases that bear O(comment) and are their login's, and the logins that own
-    nothing else then. Others stay.
+    owner and the superuser may connect. What is there already is put right; nothing is removed.
   - A password is stored as C(scram-sha-256), whatever the server's default is. It goes neither into an argument of a
     program nor into the server's log.
 author: The dicom.orthanc authors (!UNKNOWN)
@@ -36,14 +34,9 @@ options:
     description: By which the databases are known as ours.
     type: str
     required: true
-  state:
-    description: Whether to have the databases, or not.
-    type: str
-    choices: [present, absent]
-    default: present
 attributes:
   check_mode:
-    description: Tells what would be made or dropped.
+    description: Tells what would be made.
     support: full
 """
 
@@ -79,11 +72,6 @@ DATABASE = """
 select json_build_object('owner', pg_get_userbyid(datdba), 'encoding', pg_encoding_to_char(encoding),
 'comment', coalesce(shobj_description(oid, 'pg_database'), ''),
 'open', has_database_privilege('public', oid, 'connect')) from pg_database where datname = {}
-"""
-# What a login has, other than the databases that go.
-OWNED = """
-select count(*) from pg_shdepend where refclassid = 'pg_authid'::regclass and deptype in ('o', 'a')
-and refobjid = (select oid from pg_authid where rolname = {})
 """
 
 
@@ -130,17 +118,6 @@ class Databases:
         if not (there and inside.run("select 1 from pg_extension where extname = 'pg_trgm'")):
             self._say("create extension if not exists pg_trgm", sql=inside)
 
-    def drop(self, owners: dict[str, str], comment: str) -> None:
-        """Drop databases that are ours, and the logins that have nothing else."""
-        for name, owner in owners.items():
-            found = self._ask(DATABASE.format(quoted(name)))
-            if (found.get("owner"), found.get("comment")) == (owner, comment):
-                self._say(f'drop database "{name}"')
-        for owner in sorted(set(owners.values())):
-            there = self._ask(LOGIN.format(quoted(owner)))
-            if there and not self._module.check_mode and self._sql.run(OWNED.format(quoted(owner)).strip()) == "0":
-                self._say(f'drop role "{owner}"')
-
     def _ask(self, question: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self._sql.run(question.strip()) or "{}")
         return found
@@ -158,14 +135,10 @@ def main() -> None:
             "passwords": {"type": "dict", "required": True, "no_log": True},
             "owners": {"type": "dict", "required": True},
             "comment": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
         },
         supports_check_mode=True,
     )
     databases = Databases(module)
-    if module.params["state"] == "absent":
-        databases.drop(module.params["owners"], module.params["comment"])
-        module.exit_json(changed=bool(databases.statements), statements=databases.statements)
     for name, password in module.params["passwords"].items():
         databases.login(name, str(password))
     for name, owner in module.params["owners"].items():

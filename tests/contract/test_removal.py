@@ -1,7 +1,6 @@
 """Everything that the toolkit can remove on a host: plain files that are known by name, or lie in a marked folder.
 
-No folder tree goes, whatever is asked of it: there may be images in it. playbooks/remove.yml alone deletes images, by
-the names that Orthanc gives, once the operator has said the exact words. What follows is all that there is; a line more
+No folder tree goes, whatever is asked of it: there may be images in it. What follows is all that there is; a line more
 takes a reason here.
 """
 
@@ -57,21 +56,12 @@ KNOWN = {
     "plugins/modules/orthanc_service.py": {
         'units = {item["path"] for item in params["files"]} | set(params["absent"])': "no removal: what may go back",
     },
-    "plugins/modules/postgresql_databases.py": {
-        '"state": {"type": "str", "choices": ["present", "absent"], "default": "present"},': "the option",
-        "choices: [present, absent]": "words",
-        'if module.params["state"] == "absent":': "a database that is ours, where the operator said the exact words",
-    },
     "plugins/modules/remove_files.py": {
-        "os.unlink(name, dir_fd=opened)": "a name that Orthanc gives, where the operator said the exact words",
-        "os.rmdir(name, dir_fd=opened)": "the same; refuses a folder with something in it",
         "remove(path)": "what a role names, and plain files of a folder with our mark",
-        "remove(mark)": "the mark of a folder in which nothing else is",
+        "remove(os.path.join(folder, MARK))": "the mark of a folder in which nothing else is",
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
     "plugins/modules/write_files.py": {"purge: [/etc/pacs/orthanc]": "an example"},
-    "roles/mysql/tasks/remove.yml": {"state: absent": "databases and users of Orthanc, with the exact words"},
-    "roles/postgresql/tasks/remove.yml": {"state: absent": "the same"},
     "roles/nginx/tasks/main.yml": {
         'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
         "absent: >-": "our own files, and the package's example",
@@ -96,7 +86,6 @@ KNOWN = {
 # Lines that stand there more than once.
 TWICE = {
     "plugins/module_utils/files.py": ["remove(candidate)"] * 2,
-    "roles/mysql/tasks/remove.yml": ["state: absent"],
 }
 
 

@@ -87,27 +87,3 @@ def test_dry_run_says_nothing_to_the_server() -> None:
     server.check_mode = True
     assert len(said(server)) == 6
     assert not [data for data in server.inputs if "create role" in data or "create database" in data]
-
-
-@pytest.mark.parametrize(
-    "database, owns, statements",
-    [
-        (MADE, "0", ['drop database "d"', 'drop role "o"']),
-        (MADE, "1", ['drop database "d"']),
-        (MADE | {"comment": "theirs"}, "1", []),
-        (MADE | {"owner": "somebody"}, "1", []),
-        (None, "0", ['drop role "o"']),
-    ],
-)
-def test_what_is_ours_alone_is_dropped(database: dict[str, Any] | None, owns: str, statements: list[str]) -> None:
-    server = Server({"password": SCRAM, "rights": True}, database, True)
-    server.answers = {"from pg_shdepend": owns} | server.answers
-    databases = Databases(server)
-    databases.drop({"d": "o"}, "ours")
-    assert databases.statements == statements
-
-
-def test_login_that_is_not_there_is_not_dropped() -> None:
-    databases = Databases(Server(None, None, False))
-    databases.drop({"d": "o"}, "ours")
-    assert databases.statements == []
