@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
-SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-crashes test-requests test-as-they-are test-values test-mutants test-broken
+SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-requests test-as-they-are test-values test-mutants test-broken
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-crashes test-requests test-as-they-are test-values test-mutants test-broken due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-requests test-as-they-are test-values test-mutants test-broken due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -54,8 +54,11 @@ test-many: lab ## twenty Orthancs, proved side by side in under a minute
 test-cut-off: lab ## deployments that are cut off after each of their tasks, or killed, and two at once
 	pytest tests/hosts/cut_off.py -rA --tb=short
 
-test-cut-inside: lab ## modules that are killed on the host before each of their steps
-	pytest tests/hosts/cut_inside.py -n 2 --dist loadfile -rA --tb=short
+test-cut-inside: lab ## modules that are killed on the host before each of their steps, in changes of four kinds
+	pytest tests/hosts/cut_inside.py -k "not first" -n 2 --dist loadfile -rA --tb=short
+
+test-cut-first: lab ## the same in a first run, the host restarted after each
+	pytest tests/hosts/cut_inside.py -k first -rA --tb=short
 
 test-crashes: lab ## Orthanc, its database, the proxy and the whole host killed while images arrive, with each database
 	pytest tests/hosts/crashes.py -rA --tb=short

@@ -33,7 +33,7 @@ back)
         if [ -d "$path" ] && [ ! -L "$path" ]; then rmdir "$path"; else rm "$path"; fi; done
     rm -rf /var/lib/pacs /var/log/pacs /var/lib/postgresql /var/lib/orthanc
     tar -xf fresh.tar -C / --unlink-first
-    systemctl daemon-reload; nft flush ruleset; systemctl restart systemd-journald ;;
+    systemctl daemon-reload; systemctl restart systemd-journald ;;
 esac
 """
 
