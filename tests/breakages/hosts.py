@@ -95,10 +95,10 @@ ACCESS = [
         f"sed -i 's/^    auth_basic .*;/    auth_basic off;/' {PROXY}",
     ),
     proxy(
-        "nginx asks nobody who deletes for a login",
+        "nginx tells who deletes without a login that it is done",
         ("test_access::test_nobody_uploads_or_deletes_without_a_login",),
-        "sed -i -e '1i map $request_method $realm { default Orthanc; DELETE off; }'"
-        f" -e 's/^    auth_basic Orthanc;/    auth_basic $realm;/' {PROXY}",
+        "sed -i -e '1i map \"$request_method $http_authorization\" $unasked { default 0; \"DELETE \" 1; }'"
+        f" -e 's/^    include .*normal.conf;/&\\n    if ($unasked) {{ return 200; }}/' {PROXY}",
     ),
     proxy(
         "nginx lets the proxy's own login in",

@@ -18,7 +18,7 @@ import requests
 from tests.breakages.lies import LIES, Lie
 from tests.breakages.names import HONEST, LIAR_PORT, SAMPLE, covered, named
 from tests.breakages.relay import Relay
-from verification.client import Client
+from verification.client import DECLARED, Client
 from verification.patient import CT, MARK, NAMED, SERIES, transfer_syntaxes
 from verification.site import Site
 
@@ -119,6 +119,9 @@ class Outcomes:
             client.own.update(left)
             if left:
                 client.post("/tools/bulk-delete", json={"Resources": sorted(left)}).raise_for_status()
+            for kind in ("modalities", "peers"):
+                if DECLARED in client.json_at(f"/{kind}"):
+                    client.delete(f"/{kind}/{DECLARED}").raise_for_status()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" or report.outcome != "passed":
