@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ansible.module_utils import basic
 
 from tests.repository import ROLES, ROOT, Loader, defaults, names, options, run
 
@@ -14,19 +13,6 @@ MODULES = sorted(path.stem for path in ROOT.glob("plugins/modules/*.py"))
 FILTERS = sorted(path.stem for path in ROOT.glob("plugins/filter/*.yml"))
 TESTS = sorted(path.stem for path in ROOT.glob("plugins/test/*.yml"))
 DOCUMENTS = names("", suffix=".md")
-# How documentation and argument spec call the same thing.
-FACETS: dict[str, Any] = {
-    "type": "str",
-    "elements": None,
-    "default": None,
-    "required": False,
-    "choices": None,
-    "suboptions": {},
-}
-
-
-class Asked(Exception):
-    """Ends a module as soon as it has told its arguments."""
 
 
 def python(name: str) -> Any:
@@ -40,38 +26,6 @@ def test_ansible_doc_renders(kind: str, plugins: list[str]) -> None:
     assert "ERROR" not in done.stderr, done.stderr
     for name in plugins:
         assert f"dicom.orthanc.{name}" in done.stdout
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_documented_options_are_the_arguments(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = python(f"modules.{name}")
-    asked: dict[str, Any] = {}
-
-    def ask(_module: Any, argument_spec: dict[str, Any], **_more: Any) -> None:
-        asked.update(argument_spec)
-        raise Asked
-
-    # A module without a program documents an action.
-    if hasattr(module, "main"):
-        monkeypatch.setattr(basic.AnsibleModule, "__init__", ask)
-        with pytest.raises(Asked):
-            module.main()
-    else:
-        asked = python(f"action.{name}").ActionModule.ARGUMENTS
-    documentation = yaml.safe_load(module.DOCUMENTATION)
-    documented = documentation.get("options", {})
-    if "extends_documentation_fragment" in documentation:
-        _, _, fragment = documentation["extends_documentation_fragment"].rpartition(".")
-        documented |= yaml.safe_load(python(f"doc_fragments.{fragment}").ModuleDocFragment.DOCUMENTATION)["options"]
-    assert facets(documented, "suboptions") == facets(asked, "options")
-
-
-def facets(options: dict[str, dict[str, Any]], inner: str) -> dict[str, Any]:
-    found = {}
-    for name, option in options.items():
-        found[name] = {facet: option.get(facet, default) for facet, default in FACETS.items()}
-        found[name]["suboptions"] = facets(option.get(inner, {}), inner)
-    return found
 
 
 @pytest.mark.parametrize("name", MODULES)

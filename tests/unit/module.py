@@ -120,6 +120,12 @@ show)
 esac
 """
 
+# The journal is a file, of which no more lines are told than were asked for.
+JOURNALCTL = r"""
+number=$(echo "$*" | sed -n 's/.*--lines \([0-9]*\).*/\1/p')
+tail -n "$number" "$(dirname "$0")/journal"
+"""
+
 
 class Systemd:
     """Stands in for systemd with one unit, which starts as long as the program ``works`` ends well."""
@@ -129,7 +135,7 @@ class Systemd:
         folder.mkdir()
         monkeypatch.setenv("PATH", str(folder), prepend=":")
         self.program("systemctl", SYSTEMCTL)
-        self.program("journalctl", 'cat "$(dirname "$0")/journal"')
+        self.program("journalctl", JOURNALCTL)
         for name, text in {"works": "true", "journal": "", "pid": "0", "started": "0"}.items():
             self.write(name, text)
 

@@ -148,6 +148,14 @@ def test_what_the_journal_says_of_it(systemd: Systemd, call: Call, journal: str,
     assert said["msg"].endswith(f"It says:\n{told}")
 
 
+@pytest.mark.parametrize("later, told", [(99, "FATAL: why"), (100, "LOG: 99")])
+def test_how_far_back_the_journal_is_read(systemd: Systemd, call: Call, later: int, told: str) -> None:
+    """What an earlier start has said is not what is wrong now."""
+    systemd.write("journal", "FATAL: why\n" + "".join(f"LOG: {number}\n" for number in range(later)))
+    systemd.write("works", "false")
+    assert call()["msg"].endswith(f"\n{told}")
+
+
 def test_call_that_was_cut_off_is_done_again(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
     call()
     (tmp_path / "state" / "before.json").write_text("{}", "utf-8")

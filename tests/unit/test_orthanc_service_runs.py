@@ -66,7 +66,7 @@ def systemd(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
 def port(systemd: Systemd) -> Iterator[int]:
     handler = type("Of", (Handler,), {"folder": systemd.folder})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         yield server.server_port
         server.shutdown()
 
@@ -163,6 +163,13 @@ def test_journal_without_a_line_that_is_marked_as_an_error(systemd: Systemd, cal
     call()
     systemd.write("journal", "1\n2\n3\n4\n5\n6\n")
     assert call('{"Name": "bad"}')["msg"].endswith("says:\n2\n3\n4\n5\n6")
+
+
+@pytest.mark.parametrize("later, told", [(199, "E1120 1 a.cpp:1] why"), (200, "I199")])
+def test_how_far_back_the_journal_is_read(systemd: Systemd, call: Call, later: int, told: str) -> None:
+    call()
+    systemd.write("journal", "E1120 1 a.cpp:1] why\n" + "".join(f"I{number}\n" for number in range(later)))
+    assert call('{"Name": "bad"}')["msg"].endswith(f"\n{told}")
 
 
 def test_login_that_orthanc_does_not_take(systemd: Systemd, call: Call, port: int) -> None:
