@@ -7,6 +7,8 @@ import http.server
 import itertools
 import os
 import pathlib
+import ssl
+import stat
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -19,6 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.repository import load
+from tests.unit.good_host import pair
 from tests.unit.module import killed, run
 
 VERSIONS = load("roles/orthanc/vars/main/programs.yml")["__orthanc_lsb_versions"]
@@ -36,6 +39,15 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.wfile.write(b"short")
         elif self.path.endswith("/broken"):
             self.send_error(500)
+        elif self.path.endswith("/cut"):
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"9\r\nab")
+        elif self.path.endswith("/unmeasured"):
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"all of it")
         else:
             super().do_GET()
 
@@ -80,6 +92,69 @@ def sums(folder: pathlib.Path) -> dict[str, str]:
 def test_fetch_that_fails(mirror: str, tmp_path: pathlib.Path, name: str, part: str) -> None:
     with pytest.raises(lsb.MirrorError, match=part):
         lsb.fetch_all(mirror, "", {name: str(tmp_path / "file")})
+
+
+def test_fetch_that_breaks_off(mirror: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(lsb.MirrorError, match=r"/cut broke off: .*; run again, or see orthanc_lsb_url\.$"):
+        lsb.fetch_all(f"{mirror}//", "", {"cut": str(tmp_path / "file")})
+
+
+def test_fetch_of_unknown_length(mirror: str, tmp_path: pathlib.Path) -> None:
+    path = tmp_path / "file"
+    assert lsb.fetch_all(mirror, "", {"unmeasured": str(path)}) == {"unmeasured": lsb.digest(str(path))}
+    assert path.read_bytes() == b"all of it"
+
+
+def test_fetch_to_where_nothing_can_be_written(mirror: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(
+        lsb.MirrorError, match=r"cannot be written to /none: No such file or directory; make room there"
+    ):
+        lsb.fetch_all(mirror, "", {"orthanc/1.12.8/Orthanc": "/none/file"})
+
+
+def test_fetch_of_something_else(mirror: str, tmp_path: pathlib.Path) -> None:
+    """A message names the variable that the address is from."""
+    with pytest.raises(lsb.MirrorError, match=r"answers 404: see orthanc_apt_key\.$"):
+        lsb.fetch(f"{mirror}/none", lsb.trust(""), str(tmp_path / "file"), "orthanc_apt_key")
+    with pytest.raises(lsb.MirrorError, match=r"answers 500: see orthanc_lsb_url\.$"):
+        lsb.fetch(f"{mirror}/broken", lsb.trust(""), str(tmp_path / "file"))
+
+
+@pytest.fixture
+def closed(mirror: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, str]]:
+    """The same mirror over TLS, with its certificate, which nobody else vouches for."""
+    certificate, key = pair(("127.0.0.1",))
+    (tmp_path / "pem").write_text(key + certificate, "utf-8")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(tmp_path / "pem")
+    handler = functools.partial(Handler, directory=str(tmp_path / "mirror"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        yield f"https://127.0.0.1:{server.server_port}", certificate
+        server.shutdown()
+
+
+def test_mirror_is_known_by_the_authority_that_is_given(closed: tuple[str, str], tmp_path: pathlib.Path) -> None:
+    (url, certificate), targets = closed, {"orthanc/1.12.8/Orthanc": str(tmp_path / "file")}
+    assert lsb.fetch_all(url, certificate, targets)
+    for authority in ("", pair(("other.example.org",))[0]):
+        with pytest.raises(
+            lsb.MirrorError, match=r"does not answer: .*CERTIFICATE_VERIFY_FAILED.*; see orthanc_lsb_ca\.$"
+        ):
+            lsb.fetch_all(url, authority, targets)
+    with pytest.raises(lsb.MirrorError, match=r"CERTIFICATE_VERIFY_FAILED.*; see orthanc_apt_key\.$"):
+        lsb.fetch(url, lsb.trust(""), str(tmp_path / "file"), "orthanc_apt_key")
+
+
+def test_authority_as_hospitals_make_them() -> None:
+    """Without what Pythons from 3.13 on want to see in it."""
+    assert not lsb.trust("").verify_flags & ssl.VERIFY_X509_STRICT
+    assert lsb.trust("").verify_mode == ssl.CERT_REQUIRED
+
+
+def test_digest_of_nothing(tmp_path: pathlib.Path) -> None:
+    assert lsb.digest(str(tmp_path / "none")) == ""
 
 
 def test_fetch_from_nowhere(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,6 +217,79 @@ def test_download_that_was_killed_leaves_nothing(
         assert sorted(os.listdir(path)) == [".pacs", "1.12.8"], step
         assert set(sums(path / "1.12.8").values()) == set(files.values())
     assert step > 5
+
+
+@pytest.mark.parametrize("code, words", [(0, "Orthanc mainline"), (1, "Orthanc 1.12.8")])
+def test_binary_that_does_not_run(
+    mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], code: int, words: str
+) -> None:
+    """For another processor, for one: it is not put in place, and what it says is told in part."""
+    program = tmp_path / "mirror" / "orthanc" / "1.12.8" / "Orthanc"
+    program.write_text(f"#!/bin/sh\necho {words} {'x' * 600}; exit {code}\n", "utf-8")
+    files = sums(tmp_path / "mirror")
+    said = run(lsb_release, capsys, url=mirror, path=str(tmp_path / "opt"), release="1.12.8", files=files)
+    assert said["msg"].endswith(f" release: {words} {'x' * (499 - len(words))}.")
+    assert os.listdir(tmp_path / "opt") == []
+    program.write_text("#!/bin/sh\necho ' why ' >&2; exit 1\n", "utf-8")
+    files = sums(tmp_path / "mirror")
+    said = run(lsb_release, capsys, url=mirror, path=str(tmp_path / "opt"), release="1.12.8", files=files)
+    assert said["msg"].endswith(" release: why.")
+
+
+def test_release_is_open_to_all_whatever_the_umask_is(
+    mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    here, before = tmp_path / "opt", os.umask(0o077)
+    try:
+        run(lsb_release, capsys, url=mirror, path=str(here), release="1.12.8", files=sums(tmp_path / "mirror"))
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (here, *here.rglob("[!.]*"))}
+    assert modes == {"opt": 0o755, "1.12.8": 0o755, "Orthanc": 0o755, "libX.so": 0o644}
+
+
+def test_folder_of_others_is_left_alone(
+    mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Old releases are removed where the toolkit's mark is, its link, or nothing was before."""
+    here = tmp_path / "opt"
+    arguments = {"url": mirror, "path": str(here), "release": "1.12.8", "files": sums(tmp_path / "mirror"), "keep": 1}
+    for age, name in enumerate(("1.9.7", "1.10.1")):
+        (here / name).mkdir(parents=True)
+        os.utime(here / name, (age, age))
+    assert run(lsb_release, capsys, **arguments)["removed"] == []
+    assert not (here / ".pacs").exists()
+    (here / "current").symlink_to("1.10.1")
+    dry = run(lsb_release, capsys, **arguments, _ansible_check_mode=True)
+    assert (dry["changed"], dry["removed"], (here / "1.9.7").exists()) == (True, ["1.9.7"], True)
+    said = run(lsb_release, capsys, **arguments)
+    assert (said["changed"], said["downloaded"], said["removed"]) == (True, [], ["1.9.7"])
+    assert (here / ".pacs").read_text("utf-8") == files_of_host.MARK_TEXT
+    assert sorted(path.name for path in here.iterdir()) == [".pacs", "1.10.1", "1.12.8", "current"]
+    assert not run(lsb_release, capsys, **arguments)["changed"]
+
+
+def test_release_that_is_asked_for_again_is_the_latest(
+    mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the time of its folder, unless it is the one that runs."""
+    here = tmp_path / "opt"
+    arguments = {"url": mirror, "path": str(here), "release": "1.12.8", "files": sums(tmp_path / "mirror")}
+    run(lsb_release, capsys, **arguments)
+    (here / "current").symlink_to("1.12.8")
+    for touched in (False, True):
+        os.utime(here / "1.12.8", (7, 7))
+        assert run(lsb_release, capsys, **arguments)["changed"] is False
+        assert ((here / "1.12.8").stat().st_mtime > 7) is touched
+        (here / "current").unlink()
+
+
+def test_folder_that_cannot_be_made(mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "opt").touch()
+    files = sums(tmp_path / "mirror")
+    said = run(lsb_release, capsys, url=mirror, path=str(tmp_path / "opt" / "x"), release="1.12.8", files=files)
+    assert said["msg"].startswith("Orthanc 1.12.8 is not in place, and nothing has changed: ")
+    assert said["msg"].endswith("(orthanc_lsb_dir).")
 
 
 def test_two_runs_take_turns(

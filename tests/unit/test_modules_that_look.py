@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import json
 import os
 import pathlib
@@ -9,6 +11,7 @@ import platform
 import socket
 import sqlite3
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -196,6 +199,30 @@ def test_key_of_a_source_that_cannot_be_had(capsys: Capture, monkeypatch: pytest
     said = run(apt_offer, capsys, key="http://127.0.0.1:9/key", url="https://x", suite="y")["msg"]
     assert said.startswith("The packages of https://x y are not to be had, and nothing has changed: http://127.0.0.1:9")
     assert "orthanc_apt_key" in said
+
+
+@pytest.mark.parametrize("key, suffix", [(KEY.encode(), "asc"), (b"\x99\x01\x0d\x04", "gpg")])
+def test_key_that_has_an_address(
+    programs: Systemd,
+    capsys: Capture,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    key: bytes,
+    suffix: str,
+) -> None:
+    """apt tells by the name of its file whether it is armoured."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web" / "key").write_bytes(key)
+    programs.program("apt-get", APT.format(here=tmp_path))
+    programs.program("apt-cache", "echo 'orthanc | 1.13.0 | x'")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "web"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        said = run(apt_offer, capsys, key=f"http://127.0.0.1:{server.server_port}/key", url="https://x", suite="y")
+        server.shutdown()
+    assert said["versions"] == ["1.13.0"]
+    assert (tmp_path / f"key.{suffix}").read_bytes() == key
 
 
 INFO = {"address": "192.0.2.1", "certificate": "/none", "clients": ["192.0.2.7"]}

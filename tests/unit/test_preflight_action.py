@@ -29,8 +29,8 @@ GOOD = SECRETS | {
     "orthanc_users": USERS,
     "orthanc_proxy_password": "{{ vault_orthanc_proxy_password }}",
     "nginx_server_name": "pacs.example.org",
-    # Of the release that the stand-in for the host offers.
-    "orthanc_accepted_risks": ["known-vulnerabilities"],
+    # The stand-in for the host offers an old release, and no file here is encrypted.
+    "orthanc_accepted_risks": ["known-vulnerabilities", "plain-secret"],
 }
 
 
@@ -152,8 +152,9 @@ def test_types_are_looked_at_before_anything_else(site: Site) -> None:
     site.probe |= {"systemd": False}
     (said,) = site.wrong(nginx_ban_after="many", orthanc_http_port=0)
     assert "'nginx_ban_after'" in said
-    (said,) = site.wrong(orthanc_users=["admin"], orthanc_accepted_risks=[])
-    assert said == "'orthanc_users' has to be a dict, not list."
+    said = site.check(orthanc_users=["admin"], orthanc_accepted_risks=[])
+    assert "'orthanc_users' has to be a dict, not list." in said["msg"]
+    assert said["warnings"] == []
 
 
 def test_same_is_told_once(site: Site) -> None:
@@ -237,8 +238,9 @@ def test_inventory_that_is_a_file(site: Site) -> None:
 
 
 def test_secret_that_stands_in_a_file(site: Site) -> None:
-    said = site.check(orthanc_proxy_password="a long one, in plain text")
-    assert [line.startswith("orthanc_proxy_password") for line in said["warnings"]] == [True]
+    known: dict[str, Any] = {"orthanc_accepted_risks": ["known-vulnerabilities"]}
+    told = site.check(orthanc_proxy_password="a long one, in plain text", **known)["warnings"]
+    assert [line.partition(" ")[0] for line in told] == ["orthanc_proxy_password", *sorted(SECRETS)]
 
 
 def test_risk_stops_the_run_unless_it_is_accepted(site: Site) -> None:
@@ -246,9 +248,10 @@ def test_risk_stops_the_run_unless_it_is_accepted(site: Site) -> None:
     (said,) = site.wrong(**opened)
     assert "RestApiWriteToFileSystemEnabled" in said
     assert "add write-files to orthanc_accepted_risks" in said
-    assert site.wrong(**opened, orthanc_accepted_risks=["write-files", "known-vulnerabilities"]) == []
-    assert site.check(orthanc_accepted_risks=[])["warnings"] != [], "this one is only told"
-    told = site.check(orthanc_accepted_risks=[], orthanc_aet="")
+    assert site.wrong(**opened, orthanc_accepted_risks=["write-files"]) == []
+    told = site.check(orthanc_accepted_risks=["plain-secret"])
+    assert ("failed" in told, len(told["warnings"])) == (False, 1), "an old release is only told"
+    told = site.check(orthanc_accepted_risks=["plain-secret"], orthanc_aet="")
     assert (told["failed"], len(told["warnings"])) == (True, 1)
 
 
