@@ -1,9 +1,16 @@
 """What the module database_check makes of a server's answers, and the SQL that it asks the administrator to run."""
 
+from __future__ import annotations
+
+import ctypes
 import pathlib
+import socket
+import time
+import types
 from typing import Any
 
 import pytest
+from ansible_collections.dicom.orthanc.plugins.module_utils import database_postgresql
 from ansible_collections.dicom.orthanc.plugins.module_utils.database_answers import Finding
 from ansible_collections.dicom.orthanc.plugins.module_utils.database_mysql import (
     PRIVILEGES,
@@ -12,6 +19,10 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.database_mysql impor
     mysql_refusal,
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.database_postgresql import (
+    POLL_OK,
+    POLL_READ,
+    first_address,
+    numbered,
     postgresql_findings,
     postgresql_refusal,
 )
@@ -93,6 +104,81 @@ def test_refusal_of_postgresql(message: str, tls: bool, words: str, statement: s
     finding = postgresql_refusal(message, "d", "u", tls)
     assert words in finding.sentence
     assert statement in "\n".join(finding.statements)
+
+
+@pytest.mark.parametrize(
+    "text, address",
+    [
+        ("host »192.0.2.7«", "192.0.2.7"),
+        ("in 9.6.1 at 12:30 of [2001:db8::7], 192.0.2.7", "2001:db8::7"),
+        ("dead.beef 1.2.3", "ADDRESS"),
+        ("", "ADDRESS"),
+    ],
+)
+def test_first_address_in_a_text(text: str, address: str) -> None:
+    assert first_address(text) == address
+
+
+class Driver:
+    """The driver of PostgreSQL with one connection, of which it says what it waits for, or how it ended."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self, *states: int | str, readable: bool) -> None:
+        self._psycopg = types.SimpleNamespace(__file__="libpq")
+        self._states = iter(states)
+        self._far, self._near = socket.socketpair()
+        if readable:
+            self._far.send(b"x")
+        self.pgconn_ptr, self.closed = 7, False
+        self.given: dict[str, Any] = {}
+
+    def connect(self, **given: Any) -> Driver:
+        self.given = given
+        return self
+
+    def poll(self) -> int:
+        state = next(self._states)
+        if isinstance(state, str):
+            raise self.Error(state)
+        return state
+
+    def fileno(self) -> int:
+        return self._near.fileno()
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.mark.parametrize(
+    "states, readable, said",
+    [
+        ((POLL_OK,), False, ""),
+        ((POLL_READ, POLL_OK), True, ""),
+        ((POLL_READ, "FATAL:  28P01: no\nLOCATION:  auth_failed, auth.c:333\n"), True, "FATAL: 28P01: no"),
+        ((2, "FATAL: 3D000: none"), False, "FATAL: 3D000: none"),
+        # It says nothing any more.
+        ((POLL_READ, "FATAL"), False, ""),
+    ],
+)
+def test_server_is_asked_for_the_number_of_its_error(
+    monkeypatch: pytest.MonkeyPatch, states: tuple[int | str, ...], readable: bool, said: str
+) -> None:
+    asked: list[tuple[str, Any, int]] = []
+
+    def library(path: str) -> Any:
+        return types.SimpleNamespace(
+            PQsetErrorVerbosity=lambda connection, verbosity: asked.append((path, connection.value, verbosity))
+        )
+
+    monkeypatch.setattr(ctypes, "CDLL", library)
+    monkeypatch.setattr(database_postgresql, "SECONDS", 0.2)
+    driver, start = Driver(*states, readable=readable), time.monotonic()
+    assert numbered(driver, {"host": "db"}) == said
+    assert (driver.given, asked) == ({"host": "db", "async_": 1}, [("libpq", 7, 2)])
+    assert driver.closed is (said == "")
+    assert time.monotonic() - start < 5
 
 
 @pytest.mark.parametrize(

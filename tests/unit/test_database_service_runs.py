@@ -185,6 +185,13 @@ def test_part_in_a_file_of_others(tmp_path: pathlib.Path, call: Call) -> None:
     assert call("ours\n")["changed"], "no part"
 
 
+def test_part_in_what_cannot_be_read_changes_nothing(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
+    path = tmp_path / "pacs.conf"
+    path.mkdir()
+    assert "Is a directory" in call("ours\n", parts=[str(path)])["msg"]
+    assert (path.is_dir(), systemd.calls()) == (True, [])
+
+
 def test_part_in_a_link_changes_nothing(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
     path = tmp_path / "pacs.conf"
     path.symlink_to("key")

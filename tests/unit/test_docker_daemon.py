@@ -60,10 +60,15 @@ def test_a_restart_that_would_take_others_along_is_refused() -> None:
 
 def test_broken_file_is_refused(tmp_path: pathlib.Path) -> None:
     assert read(str(tmp_path / "missing.json")) == {}
-    for text in ('{"data-root": ', "[]"):
-        (tmp_path / "daemon.json").write_text(text, encoding="utf-8")
+    for text in (b'{"data-root": ', b"[]", b"\xff"):
+        (tmp_path / "daemon.json").write_bytes(text)
         with pytest.raises(Broken, match=r"daemon\.json: "):
             read(str(tmp_path / "daemon.json"))
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(Broken, match=r"/folder: .*Is a directory"):
+        read(str(tmp_path / "folder"))
+    (tmp_path / "daemon.json").write_text(" \n", encoding="utf-8")
+    assert read(str(tmp_path / "daemon.json")) == {}
     (tmp_path / "daemon.json").write_text(json.dumps(THEIRS), encoding="utf-8")
     assert read(str(tmp_path / "daemon.json")) == THEIRS
     assert [said for said in problems(SEEN | {"problem": "x: broken"}, merge({}, {}, {})) if "x: broken" in said]
@@ -190,6 +195,27 @@ def test_restart_that_was_cut_off_is_made_up_for(host: Host, monkeypatch: pytest
     result = call(host, monkeypatch, **THEIRS, bip="192.0.2.1/24")
     assert (result["changed"], host.verbs, host.read["bip"]) == (True, ["restart"], "192.0.2.1/24")
     assert not call(host, monkeypatch, **THEIRS, bip="192.0.2.1/24")["changed"]
+
+
+@pytest.mark.parametrize("kept", ["{", '{"other": null}', '{"FILE": ["{"]}', '{"FILE": ["[]"]}'])
+def test_nothing_is_known_of_before_a_run_that_was_cut_off(
+    host: Host, monkeypatch: pytest.MonkeyPatch, kept: str
+) -> None:
+    """Then what the file has counts as what the engine runs with."""
+    call(host, monkeypatch, **THEIRS)
+    before = host.file.parent.parent / "state" / "before.json"
+    before.write_text(kept.replace("FILE", str(host.file)), "utf-8")
+    assert call(host, monkeypatch, **THEIRS)["changed"]
+    assert (host.verbs, host.read, before.exists()) == (["reload"], THEIRS, False)
+
+
+def test_engine_had_no_options_before_a_run_that_was_cut_off(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.cut = True
+    with pytest.raises(Cut):
+        call(host, monkeypatch, **THEIRS)
+    host.cut = False
+    assert call(host, monkeypatch, **THEIRS)["restarted"]
+    assert host.read == THEIRS
 
 
 def test_option_that_was_taken_out_by_a_run_that_was_cut_off(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:

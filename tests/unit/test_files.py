@@ -121,6 +121,15 @@ def test_storage_whose_owner_root_may_not_set(tmp_path: pathlib.Path) -> None:
         written(folders=[{"path": folder, "mode": "0750"}])
 
 
+def test_storage_whose_owner_nobody_here_knows() -> None:
+    folder = os.open(f"/proc/{os.getpid()}/task", os.O_RDONLY)
+    with pytest.raises(
+        Refused, match=r"^/nfs: has to belong to a user \(uid 4000000\) with mode 0750, and root may not"
+    ):
+        files.own(folder, "/nfs", (4_000_000, IDS[1]), 0o750)
+    os.close(folder)
+
+
 def test_put_link_replaces_a_link_and_what_a_run_has_left(tmp_path: pathlib.Path) -> None:
     path = tmp_path / "current"
     path.symlink_to("1")

@@ -44,6 +44,16 @@ class Handler(http.server.SimpleHTTPRequestHandler):
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             self.wfile.write(b"9\r\nab")
+        elif self.path.endswith("/garbage"):
+            self.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+        elif self.path.endswith("/slow"):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000")
+            self.end_headers()
+            self.wfile.write(b"short")
+            self.wfile.flush()
+            # Until the other side has gone.
+            self.rfile.read()
         elif self.path.endswith("/unmeasured"):
             self.send_response(200)
             self.end_headers()
@@ -94,9 +104,11 @@ def test_fetch_that_fails(mirror: str, tmp_path: pathlib.Path, name: str, part: 
         lsb.fetch_all(mirror, "", {name: str(tmp_path / "file")})
 
 
-def test_fetch_that_breaks_off(mirror: str, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(lsb.MirrorError, match=r"/cut broke off: .*; run again, or see orthanc_lsb_url\.$"):
-        lsb.fetch_all(f"{mirror}//", "", {"cut": str(tmp_path / "file")})
+def test_fetch_that_breaks_off(mirror: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lsb, "_PATIENCE", 0.3)
+    for name in ("cut", "slow"):
+        with pytest.raises(lsb.MirrorError, match=rf"[0-9]/{name} broke off: .*; run again, or see orthanc_lsb_url\.$"):
+            lsb.fetch_all(f"{mirror}//", "", {name: str(tmp_path / "file")})
 
 
 def test_fetch_of_unknown_length(mirror: str, tmp_path: pathlib.Path) -> None:
@@ -161,6 +173,13 @@ def test_fetch_from_nowhere(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with pytest.raises(lsb.MirrorError, match=r"does not answer: .*refused.*; see orthanc_lsb_url"):
         lsb.fetch_all("http://127.0.0.1:9", "", {"x": str(tmp_path / "file")})
+    with pytest.raises(lsb.MirrorError, match=r"^mirror/x does not answer: unknown url type.*; see orthanc_lsb_url"):
+        lsb.fetch_all("mirror", "", {"x": str(tmp_path / "file")})
+
+
+def test_fetch_from_what_is_no_web_server(mirror: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(lsb.MirrorError, match=r"/garbage does not answer: SSH-2\.0.*; see orthanc_lsb_url"):
+        lsb.fetch_all(mirror, "", {"garbage": str(tmp_path / "file")})
 
 
 def test_wrong_authority() -> None:
@@ -281,13 +300,12 @@ def test_release_that_is_asked_for_again_is_the_latest(
         os.utime(here / "1.12.8", (7, 7))
         assert run(lsb_release, capsys, **arguments)["changed"] is False
         assert ((here / "1.12.8").stat().st_mtime > 7) is touched
-        (here / "current").unlink()
+        (here / "current").unlink(missing_ok=True)
 
 
 def test_folder_that_cannot_be_made(mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "opt").touch()
     files = sums(tmp_path / "mirror")
-    said = run(lsb_release, capsys, url=mirror, path=str(tmp_path / "opt" / "x"), release="1.12.8", files=files)
+    said = run(lsb_release, capsys, url=mirror, path="/proc/none/orthanc", release="1.12.8", files=files)
     assert said["msg"].startswith("Orthanc 1.12.8 is not in place, and nothing has changed: ")
     assert said["msg"].endswith("(orthanc_lsb_dir).")
 

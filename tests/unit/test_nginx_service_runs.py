@@ -38,6 +38,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
     folder: pathlib.Path
 
     def do_GET(self) -> None:
+        if self.path == "/garbage":
+            self.wfile.write(b"SSH-2.0-OpenSSH_9.2\r\n")
+            return
         self.send_response(int((self.folder / "status").read_text("utf-8")), self.headers["Host"])
         self.end_headers()
 
@@ -187,6 +190,7 @@ def test_answer(url: str, tmp_path: pathlib.Path) -> None:
     assert answer(url, "pacs.example.org", None) == "404"
     assert "refused" in answer("http://127.0.0.1:9/", "", None)
     assert "SSL" in answer(url.replace("http", "https"), "", None)
+    assert answer(f"{url}garbage", "", None).startswith("SSH-2.0")
 
 
 def test_workers_are_those_that_take_requests(tmp_path: pathlib.Path, systemd: Systemd) -> None:

@@ -118,6 +118,33 @@ def test_orthanc_is_started_once(tmp_path: pathlib.Path, systemd: Systemd, call:
     assert call(_ansible_check_mode=True)["changed"] is False
 
 
+def test_what_works_is_noted_by_a_run_and_not_by_a_dry_one(tmp_path: pathlib.Path, call: Call) -> None:
+    call()
+    kept = tmp_path / "state" / "last.json"
+    kept.unlink()
+    assert call(_ansible_check_mode=True)["version"] == "1.12.7"
+    assert not kept.exists()
+    assert call()["changed"] is False
+    assert kept.exists()
+
+
+@pytest.mark.parametrize(
+    "asked, words",
+    [
+        ({"version": "1.12.8"}, "orthanc_version asks for 1.12.8, but 1.12.7 runs."),
+        ({"plugins": ["dicom-web", "gdcm"]}, "that Orthanc did not load: gdcm."),
+        ({"database": "mysql"}, "asks for mysql, but DatabaseBackendPlugin is the built-in one."),
+        ({"storage": "mysql"}, "asks for mysql, but StorageAreaPlugin is the built-in one."),
+        ({"version": "1.12.7", "plugins": ["dicom-web"], "database": "sqlite", "storage": ""}, ""),
+    ],
+)
+def test_orthanc_that_is_not_the_one_that_was_asked_for(call: Call, asked: dict[str, Any], words: str) -> None:
+    said = call(**asked)
+    assert said.get("failed", False) == bool(words)
+    assert words in said.get("msg", "")
+    assert call(**asked, _ansible_check_mode=True).get("failed", False) == bool(words)
+
+
 @pytest.mark.parametrize("lacking", ["active", "enabled"])
 def test_orthanc_that_was_stopped_is_started(systemd: Systemd, call: Call, lacking: str) -> None:
     call()
@@ -222,6 +249,27 @@ def test_packet_filter_is_told_where_it_has_to_be(
     told = systemd.folder / "told"
     assert (told.read_text("utf-8").strip() if told.exists() else None) == expected
     assert (said["changed"], systemd.calls()) == (expected is not None, [])
+
+
+def test_packet_filter_was_told_by_the_unit(systemd: Systemd, call: Call) -> None:
+    """Which runs before Orthanc does."""
+    systemd.write("table")
+    systemd.program("nft", 'cd "$(dirname "$0")"; [ "$1" = list ] || { echo "$*" > told; exit; }; cat table')
+    systemd.write("works", f"echo 'tcp dport 8042 drop' > {systemd.folder}/table")
+    assert call(guard="/etc/rule", guard_rule="tcp dport 8042 drop")["changed"]
+    assert not (systemd.folder / "told").exists()
+    systemd.write("table")
+    systemd.write("works", "true")
+    (systemd.folder / "active").unlink()
+    call(guard="/etc/rule", guard_rule="tcp dport 8042 drop")
+    assert (systemd.folder / "told").read_text("utf-8") == "/etc/rule\n", "that was not enough"
+
+
+def test_packet_filter_is_not_told_in_a_dry_run(systemd: Systemd, call: Call) -> None:
+    call()
+    systemd.program("nft", 'cd "$(dirname "$0")"; [ "$1" = list ] || touch told')
+    assert call(guard="/etc/rule", guard_rule="x", _ansible_check_mode=True)["changed"]
+    assert not (systemd.folder / "told").exists()
 
 
 def test_packet_filter_refuses(systemd: Systemd, call: Call) -> None:

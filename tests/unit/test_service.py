@@ -463,6 +463,41 @@ def test_release_that_has_opened_the_database_stays(folder: pathlib.Path, monkey
     assert "orthanc:2" in (folder.parent / "orthanc.service").read_text("utf-8")
 
 
+@pytest.mark.parametrize("answer, stays", [("401 Unauthorized", True), ("404 Not Found", True), ("500 Error", False)])
+def test_release_that_answers_has_opened_the_database(
+    folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, answer: str, stays: bool
+) -> None:
+    """Be it that it refuses the login: the index is opened before the port is."""
+    unit = upgraded(folder, monkeypatch)
+    start = folder.parent / "orthanc.service"
+
+    def get(_path: str) -> Any:
+        raise Unready(f"http://127.0.0.1:1/changes?last answers {answer}")
+
+    monkeypatch.setattr(unit, "get", get)
+    with pytest.raises(Failed) as failed:
+        service(folder, unit, timeout=0)[0].run()
+    assert ("It was left running: this release has opened the database" in str(failed.value)) is stays
+    assert ("orthanc:2" in start.read_text("utf-8")) is stays
+
+
+def test_release_by_the_link_that_leads_to_it(folder: pathlib.Path) -> None:
+    link = folder.parent / "current"
+    link.symlink_to("1.10.1")
+    (folder / "mysql.json").write_text("{}", "utf-8")
+
+    def now() -> Kept:
+        return Kept(state(folder), str(folder), str(folder.parent / "orthanc.service"), [str(link)])
+
+    now().keep("boot 1")
+    assert not now().crosses()
+    link.unlink()
+    link.symlink_to("1.12.7")
+    assert now().crosses()
+    (folder / "mysql.json").unlink()
+    assert not now().crosses(), "SQLite's file is no server that another release may have changed"
+
+
 def test_password_goes_back_and_the_release_does_not(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     unit = upgraded(folder, monkeypatch)
     way, _made = service(folder, unit)
@@ -541,6 +576,29 @@ def test_another_release_is_known_by_its_program_and_by_what_is_started(folder: 
     assert not kept(folder).older([str(program)])
     os.utime(folder.parent / "state" / "last.json", (1, 1))
     assert kept(folder).older([str(program)])
+
+
+def test_spoilt_login_is_left_as_it_was(folder: pathlib.Path) -> None:
+    (folder / "mysql.json").write_text('{"MySQL": {"Password": "old"}}', "utf-8")
+    kept(folder).keep("boot 1")
+    (folder / "mysql.json").write_text('{"MySQL": {', "utf-8")
+    (way,) = kept(folder).ways("")
+    assert (way[str(folder / "mysql.json")] or [""])[0] == '{"MySQL": {"Password": "old"}}'
+
+
+def test_program_that_a_link_leads_to(folder: pathlib.Path) -> None:
+    """A link that was made anew is another program, however old the one is that it leads to."""
+    program, link = folder.parent / "old", folder.parent / "Orthanc"
+    program.touch()
+    link.symlink_to("old")
+    assert newest([], [str(link)]) == max(link.lstat().st_ctime, program.stat().st_ctime)
+    time.sleep(0.02)
+    program.chmod(0o755)
+    assert newest([], [str(link)]) == program.stat().st_ctime > link.lstat().st_ctime
+    time.sleep(0.02)
+    link.unlink()
+    link.symlink_to("old")
+    assert newest([], [str(link)]) == link.lstat().st_ctime > program.stat().st_ctime
 
 
 def test_truncated_state_says_nothing(folder: pathlib.Path) -> None:

@@ -271,6 +271,15 @@ def test_comments() -> None:
     assert read_files("/none") == ({}, [])
 
 
+def test_what_cannot_be_read_is_told(tmp_path: pathlib.Path) -> None:
+    for name, text in {"a.json": b'{"Name": "a"}', "b.json": b"\xff", "c.json": b"{", "d.conf": b"{"}.items():
+        (tmp_path / name).write_bytes(text)
+    (tmp_path / "e.json").mkdir()
+    assert read_files(str(tmp_path)) == ({"Name": "a"}, [str(tmp_path / f"{name}.json") for name in "bce"])
+    assert read_files(str(tmp_path / "a.json")) == ({"Name": "a"}, [])
+    assert read_files(str(tmp_path / "d.conf")) == ({}, [str(tmp_path / "d.conf")])
+
+
 def test_image_that_was_asked_before(tmp_path: pathlib.Path) -> None:
     file = tmp_path / "image.json"
     asked = ["docker", "run", "sha256:1", "docker", "ls", "sha256:1", "/p/a.so"]

@@ -230,6 +230,29 @@ def test_database_by_the_configuration(
     assert call()["database"] == (database or "sqlite")
 
 
+def test_images_of_an_orthanc_whose_users_make_no_sense(tmp_path: pathlib.Path, call: Call) -> None:
+    (tmp_path / "config").mkdir()
+    settings = {"HttpPort": 9, "RegisteredUsers": ["admin"], "IndexDirectory": str(tmp_path / "i")}
+    (tmp_path / "config" / "orthanc.json").write_text(json.dumps(settings), "utf-8")
+    index(tmp_path / "i", 2)
+    assert call(database="mysql")["images"] == 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "[1]", "7", '{"a.json": null}', '{"a.json": [null]}', '{"a.json": ["["]}']
+)
+def test_spoilt_note_of_what_worked_last(tmp_path: pathlib.Path, call: Call, text: str) -> None:
+    (tmp_path / "last.json").write_text(text, "utf-8")
+    found = call()
+    assert (found["database"], found["elsewhere"], found["lost"]) == ("", {}, [])
+
+
+def test_process_that_has_just_ended(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: ["4194399", "self"] if path == "/proc" else listdir(path))
+    assert call()["configuration"] == ""
+
+
 def worked(folder: pathlib.Path, **settings: Any) -> None:
     (folder / "last.json").write_text(
         json.dumps({"/x/orthanc.json": [json.dumps({"HttpPort": 9} | settings)]}), "utf-8"

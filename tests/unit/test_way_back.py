@@ -250,9 +250,13 @@ def test_half_of_a_change_is_none(service: Service) -> None:
     assert (service.file.read_text("utf-8"), service.read, service.state.kept) == ("old", [], False)
 
 
-def test_half_of_a_change_on_a_full_disk(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+FULL = OSError(28, "No space left on device", "/etc/service.conf")
+
+
+@pytest.mark.parametrize("error", [FULL, Refused("/etc/service.conf: No space left on device.")])
+def test_half_of_a_change_on_a_full_disk(service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def full(_files: kept.Files) -> list[str]:
-        raise OSError(28, "No space left on device", "/etc/service.conf")
+        raise error
 
     monkeypatch.setattr(way_back, "put_back", full)
     way = service.way("bad")
@@ -352,9 +356,14 @@ def test_ways_are_told_what_is_wrong(service: Service) -> None:
     assert told == ["It does not take 'bad'. Its log says no."]
 
 
-def test_what_cannot_be_put_back_is_left_to_the_next_run(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device", "/x"), Refused("/x: No space left on device.")]
+)
+def test_what_cannot_be_put_back_is_left_to_the_next_run(
+    service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
     def full(*_anything: Any) -> None:
-        raise OSError(28, "No space left on device", "/x")
+        raise error
 
     way = service.way("bad")
     way.keep(service.paths)
@@ -372,6 +381,33 @@ def test_nothing_is_changed_that_cannot_be_kept(service: Service) -> None:
     with pytest.raises(Failed, match=r"^/proc/none: .*\. Nothing was changed\.$"):
         service.way("bad").change(service.paths)
     assert service.file.read_text("utf-8") == "old"
+
+
+def test_nothing_is_changed_that_may_not_be_kept(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the folder for it is on storage that comes from elsewhere."""
+
+    def refuse(*_anything: Any) -> None:
+        raise Refused("/x: root may not.")
+
+    monkeypatch.setattr(service.state, "keep", refuse)
+    with pytest.raises(Failed, match=r"^/x: root may not\. Nothing was changed\.$"):
+        service.way("bad").change(service.paths)
+    assert service.file.read_text("utf-8") == "old"
+
+
+def test_what_was_before_cannot_be_applied_any_more(service: Service) -> None:
+    apply = service.apply
+
+    def refuse() -> None:
+        apply()
+        if service.read[-1] == "old":
+            raise Refused("systemd says no")
+
+    service.apply = refuse  # type: ignore[method-assign]
+    with pytest.raises(Failed) as failed:
+        service.way("bad").change(service.paths)
+    assert str(failed.value) == f"It does not take 'bad'. {EITHER}systemd says no\nIts log says no."
+    assert service.state.kept
 
 
 def test_full_disk_is_no_mistake(service: Service) -> None:

@@ -12,6 +12,7 @@ import ast
 import collections
 import contextlib
 import difflib
+import functools
 import itertools
 import json
 import os
@@ -45,6 +46,15 @@ context = ${{PYTEST_CURRENT_TEST-}}
 concurrency = multiprocessing, thread
 patch = _exit
 disable_warnings = no-data-collected, module-not-imported, module-not-measured
+"""
+# What a mutant removes, or closes to others, is not this machine's where root runs it: it may write to its own folder
+# and to what is in memory.
+SHELTER = """\
+mount --make-rprivate /
+for folder in "$1" /dev /run; do mount --rbind "$folder" "$folder"; done
+mount -o remount,bind,ro /
+shift
+exec "$@"
 """
 # By line of a file: the tests that run it, those that take the least time first.
 Tests = dict[int, list[str]]
@@ -96,16 +106,26 @@ def drawn(files: list[pathlib.Path], seed: int) -> Iterator[tuple[pathlib.Path, 
             yield path, line, mutant
 
 
+@functools.cache
+def sheltered(folder: pathlib.Path) -> list[str]:
+    """Return what a command begins with that may write to a folder only; nothing where that cannot be had."""
+    shelter = ["unshare", "--mount", "sh", "-euc", SHELTER, "sh", str(folder)]
+    return shelter if subprocess.run([*shelter, "true"], check=False, capture_output=True).returncode == 0 else []
+
+
 def run(tree: pathlib.Path, tests: list[str], seconds: float | None, **environment: str) -> int:
     """Run tests in a copy of the tree, and return pytest's exit code, or 1 if they do not end in time."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     command += ["-p", "sitecustomize", "-W", "ignore::pytest.PytestAssertRewriteWarning"] if environment else ["-x"]
     # Tests have names with spaces and quotes in them, and are many.
     (tree / "tests.txt").write_text("\n".join(tests), "utf-8")
+    own = {name: str(tree.parent / name.lower()) for name in ("HOME", "TMPDIR", "ANSIBLE_REMOTE_TMP")}
+    for folder in own.values():
+        os.makedirs(folder, exist_ok=True)
     process = subprocess.Popen(
-        [*command, "@tests.txt"],
+        [*sheltered(tree.parent), *command, "@tests.txt"],
         cwd=tree,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment,
+        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | own | environment,
         stdout=subprocess.DEVNULL if seconds else None,
         stderr=subprocess.STDOUT,
         start_new_session=True,
