@@ -67,22 +67,6 @@ def units(programs: Systemd, **states: tuple[str, str, str]) -> None:
     programs.program("systemctl", f'[ "$1" = show ] && [ "$2" != orthanc ] && cat {programs.folder}/units')
 
 
-def test_system_that_does_not_say_what_it_is(call: Call, elsewhere: Callable[[str, str | None], None]) -> None:
-    elsewhere("/etc/os-release", None)
-    found = call()
-    assert (found["distribution"], found["release"]) == ("", "")
-
-
-def test_system_without_a_release(
-    tmp_path: pathlib.Path, call: Call, elsewhere: Callable[[str, str | None], None]
-) -> None:
-    """Debian unstable."""
-    (tmp_path / "os").write_text("PRETTY_NAME='Debian = sid'\nID=debian\n", "utf-8")
-    elsewhere("/etc/os-release", str(tmp_path / "os"))
-    found = call()
-    assert (found["distribution"], found["release"]) == ("debian", "")
-
-
 def test_host_that_has_none_of_the_programs(call: Call, programs: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a container without systemd; what is asked of them is answered by nothing."""
     for name in ("dpkg-query", "apt-cache", "ss", "systemctl", "docker"):
