@@ -151,9 +151,9 @@ def test_what_was_found_wrong(site: Site) -> None:
 def test_types_are_looked_at_before_anything_else(site: Site) -> None:
     site.probe |= {"systemd": False}
     (said,) = site.wrong(nginx_ban_after="many", orthanc_http_port=0)
-    assert "'nginx_ban_after'" in said
+    assert said == "nginx_ban_after: it has to be of type int, not str."
     said = site.check(orthanc_users=["admin"], orthanc_accepted_risks=[])
-    assert "'orthanc_users' has to be a dict, not list." in said["msg"]
+    assert "\n- orthanc_users: it has to be of type dict, not list." in said["msg"]
     assert said["warnings"] == []
 
 
@@ -182,7 +182,7 @@ def test_truth_that_is_written_as_a_text(site: Site, value: str) -> None:
     assert site.wrong(orthanc_database_storage="true") != [], "SQLite holds no DICOM files"
     assert site.wrong(orthanc_database_storage=value) == []
     (said,) = site.wrong(orthanc_database_storage="maybe")
-    assert "'orthanc_database_storage'" in said
+    assert said.startswith("orthanc_database_storage: it has to be of type bool, not str; ")
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_truth_that_is_written_as_a_text(site: Site, value: str) -> None:
 )
 def test_names(site: Site, name: str, told: str) -> None:
     said = site.wrong(**{name: "x"})
-    assert [line.startswith(f"{name}: {told}") for line in said] == ([True] if told else [])
+    assert {line.startswith(f"{name}: {told}") for line in said} == ({True} if told else set())
 
 
 @pytest.mark.parametrize(
@@ -276,7 +276,7 @@ def test_role_that_a_host_does_not_have_is_looked_at_too(site: Site) -> None:
     (said,) = site.wrong(alone, nginx_https_port=0)
     assert said == "nginx_https_port: 0 is not a TCP port; choose one from 1 to 65535."
     (said,) = site.wrong(alone, nginx_https_port="many")
-    assert "'nginx_https_port'" in said
+    assert said == "nginx_https_port: it has to be of type int, not str."
     assert site.wrong(alone, postgresql_port=5433, mysql_port="{{ nothing_of_that_name }}") == []
 
 
@@ -295,12 +295,12 @@ def test_role_that_comes_along(site: Site) -> None:
 def test_part_of_a_role(site: Site) -> None:
     """Before an Orthanc whose proxy is another host there is a relay; the site's own variables are that host's."""
     split = {"orthanc": ["pacs"], "nginx": ["web"]}
-    said = site.check(split, nginx_prefix="nothing")
+    said = site.check(split, nginx_acme_email="nothing")
     assert "msg" not in said, said["msg"]
     assert "nginx" in said["expected"]["packages"]
     (told,) = site.wrong(split, nginx_relay_port=0)
     assert told == "nginx_relay_port: 0 is not a TCP port; choose one from 1 to 65535."
-    assert site.wrong(nginx_prefix="nothing") != [], "beside it is the site"
+    assert site.wrong(nginx_acme_email="nothing") != [], "beside it is the site"
 
 
 def test_what_is_installed_already_is_not_expected(site: Site) -> None:
