@@ -178,7 +178,7 @@ def test_fetch_from_nowhere(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_fetch_from_what_is_no_web_server(mirror: str, tmp_path: pathlib.Path) -> None:
-    with pytest.raises(lsb.MirrorError, match=r"/garbage does not answer: SSH-2\.0.*; see orthanc_lsb_url"):
+    with pytest.raises(lsb.MirrorError, match=r"(?s)/garbage does not answer: SSH-2\.0.*; see orthanc_lsb_url"):
         lsb.fetch_all(mirror, "", {"garbage": str(tmp_path / "file")})
 
 

@@ -89,7 +89,7 @@ class Site:
         said = self.check(*arguments, **variables)
         if "failed" not in said:
             return []
-        head, *lines = said["msg"].split("\n- ")
+        head, *lines = str(said["msg"]).split("\n- ")
         assert head == "Nothing was changed. The inventory is wrong for host pacs:"
         assert not said["changed"]
         assert not {"found", "expected"} & said.keys()
@@ -152,9 +152,9 @@ def test_types_are_looked_at_before_anything_else(site: Site) -> None:
     site.probe |= {"systemd": False}
     (said,) = site.wrong(nginx_ban_after="many", orthanc_http_port=0)
     assert said == "nginx_ban_after: it has to be of type int, not str."
-    said = site.check(orthanc_users=["admin"], orthanc_accepted_risks=[])
-    assert "\n- orthanc_users: it has to be of type dict, not list." in said["msg"]
-    assert said["warnings"] == []
+    told = site.check(orthanc_users=["admin"], orthanc_accepted_risks=[])
+    assert "\n- orthanc_users: it has to be of type dict, not list." in told["msg"]
+    assert told["warnings"] == []
 
 
 def test_same_is_told_once(site: Site) -> None:
