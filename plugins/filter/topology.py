@@ -20,9 +20,8 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
 SERVERS = ("postgresql", "mysql")
 HERE = "127.0.0.1"
 FILES = "/etc/pacs/nginx"
-# What each of several Orthancs behind a proxy may have of its own; and of what tells who may do what there, what the
-# proxy alone has.
-OF_EACH = {f"nginx_{name}" for name in ("server_name", "prefix", "readonly_users")}
+# Of what tells who may do what behind a proxy: what the proxy alone has, and what each of several Orthancs may have of
+# its own, as it may a name and a prefix, which let nobody in.
 OF_ALL = {
     f"nginx_{name}"
     for name in (
@@ -30,6 +29,7 @@ OF_ALL = {
         *("client_ca", "client_names", "client_certificate"),
     )
 }
+OF_EACH = {"nginx_readonly_users"}
 # What the role nginx takes for the only Orthanc behind a proxy.
 ONE_UPSTREAM = {f"nginx_upstream{end}" for end in ("", "_ca", "_server", "_server_certificate", "_authorization")}
 

@@ -225,11 +225,18 @@ def test_one_orthanc_has_what_the_proxy_has(site: Callable[..., Ask]) -> None:
     """What its own host says is for several alone, and refused: else whom it has read alone may write."""
     ask = site(two(), orthanc=["a"], nginx=["web"])
     said = ask("a", "unserved")
-    assert [sentence.split(":")[0] for sentence in said] == ["nginx_prefix", "nginx_readonly_users"]
+    assert [sentence.split(":")[0] for sentence in said] == ["nginx_readonly_users"]
     assert all("set it for web instead, or alike" in sentence for sentence in said)
     assert ask("web", "upstreams") == []
     assert ask("web", "upstream_logins") == {}
     assert [face["url"] for face in ask("a", "faces")] == ["https://192.0.2.3/"]
+
+
+@pytest.mark.parametrize("variable, value", [("server_name", "{{ inventory_hostname }}.org"), ("prefix", "/a/")])
+def test_name_and_prefix_let_nobody_in(site: Callable[..., Ask], variable: str, value: str) -> None:
+    """As in the variables of all hosts: the Orthanc's host has another name than its proxy, and loses nothing by it."""
+    ask = site({"a": {f"nginx_{variable}": value}}, orthanc=["a"], nginx=["web"])
+    assert ask("a", "unserved") == ask("web", "unserved") == []
 
 
 @pytest.mark.parametrize(
