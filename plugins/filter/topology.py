@@ -137,9 +137,13 @@ class Topology:
         several = len(self._orthancs(proxy)) > 1 and variable in self._host(orthanc).given
         return self._host(orthanc if several else proxy)[variable]
 
+    def _server_name(self, orthanc: str, proxy: str) -> str:
+        """Its name as nginx has it, to which one in capitals is the same."""
+        return str(self._set_for(orthanc, proxy, "nginx_server_name")).lower()
+
     def _server_names(self, proxy: str) -> list[str]:
         orthancs = self._orthancs(proxy) or [proxy]
-        return list(dict.fromkeys(str(self._set_for(name, proxy, "nginx_server_name")) for name in orthancs))
+        return list(dict.fromkeys(self._server_name(name, proxy) for name in orthancs))
 
     @property
     def proxies(self) -> list[str]:
@@ -167,7 +171,7 @@ class Topology:
                 "server": name,
                 "server_certificate": f"{FILES}/relay-{name}.crt",
                 "url": self._relay(name),
-                "server_name": self._set_for(name, self._name, "nginx_server_name"),
+                "server_name": self._server_name(name, self._name),
                 "prefix": self._set_for(name, self._name, "nginx_prefix"),
                 "readonly_users": self._set_for(name, self._name, "nginx_readonly_users"),
                 # Not every name of a host may be one of those.
@@ -203,7 +207,7 @@ class Topology:
 
     def _face(self, name: str, orthanc: str) -> dict[str, Any]:
         proxy, names = self._host(name), self._server_names(name)
-        host, prefix = (self._set_for(orthanc, name, f"nginx_{part}") for part in ("server_name", "prefix"))
+        host, prefix = self._server_name(orthanc, name), self._set_for(orthanc, name, "nginx_prefix")
         https_port, kind = number(proxy["nginx_https_port"]), "acme" if proxy["nginx_acme_directory"] else "self-signed"
         made = "site" if proxy["nginx_tls_certificate"] else f"{kind}-{names[0]}{certificate_end(names)}"
         return {
@@ -277,9 +281,8 @@ class Topology:
         upstreams = self.upstreams
         names = " and ".join(upstream["orthanc"] for upstream in upstreams)
         for one, other in itertools.permutations(upstreams, 2):
-            same = str(one["server_name"]).lower() == str(other["server_name"]).lower()
-            if same and str(other["prefix"]).startswith(str(one["prefix"])):
-                place = f"https://{netloc(str(one['server_name']))}{one['prefix']}"
+            if one["server_name"] == other["server_name"] and str(other["prefix"]).startswith(str(one["prefix"])):
+                place = f"https://{netloc(one['server_name'])}{one['prefix']}"
                 yield (
                     f"nginx_prefix: the Orthanc of {other['orthanc']} would be at or below {place}, which is the place"
                     f" of {one['orthanc']}; give each host of the two a nginx_prefix, such as /{one['orthanc']}/, or a"

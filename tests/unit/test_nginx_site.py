@@ -37,6 +37,13 @@ def site(name: str, found: dict[str, Any]) -> str:
     return str(rendered(text, site_found=found))
 
 
+def test_name_in_capitals_is_what_others_are_told_of_it() -> None:
+    """By dicom.orthanc.topology, which has the path of the certificate too."""
+    assert rendered("{{ __nginx_tls }} {{ __nginx_host }}", nginx_server_name="Images.x") == (
+        "/etc/pacs/nginx/self-signed-images.x images.x"
+    )
+
+
 @pytest.mark.parametrize("name", ["__nginx_files_self_signed", "__nginx_relay_certificates"])
 def test_certificates_that_a_loss_of_power_spoilt(tmp_path: pathlib.Path, name: str) -> None:
     """Each half is known to be spoilt, and made again together with the other."""

@@ -221,6 +221,20 @@ def test_two_orthancs_by_their_names(site: Callable[..., Ask]) -> None:
     assert other("web", "faces")[0]["certificate"] != certificate
 
 
+def test_names_in_capitals_are_the_same(site: Callable[..., Ask]) -> None:
+    """Of a second server block of one name nginx would take no notice."""
+    names = {"a": {"nginx_server_name": "Images.x"}, "b": {"nginx_server_name": "images.X"}}
+    ask = site(two(**names), **TWO)
+    assert ask("web", "unserved") == []
+    assert {upstream["server_name"] for upstream in ask("web", "upstreams")} == {"images.x"}
+    faces = ask("web", "faces")
+    assert [face["url"] for face in faces] == ["https://images.x/a/", "https://images.x/b/"]
+    assert {face["certificate"] for face in faces} == {f"{FILES}/self-signed-images.x.crt"}
+    assert ask("web", "names")["web"] == ["images.x", "web", "192.0.2.3"]
+    (alone,) = site({"web": names["a"]}, orthanc=["web"], nginx=["web"])("web", "faces")
+    assert (alone["host"], alone["certificate"]) == ("images.x", f"{FILES}/self-signed-images.x.crt")
+
+
 def test_one_orthanc_has_what_the_proxy_has(site: Callable[..., Ask]) -> None:
     """What its own host says is for several alone, and refused: else whom it has read alone may write."""
     ask = site(two(), orthanc=["a"], nginx=["web"])
