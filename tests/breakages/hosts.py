@@ -97,7 +97,7 @@ ACCESS = [
     proxy(
         "nginx tells who deletes without a login that it is done",
         ("test_access::test_nobody_uploads_or_deletes_without_a_login",),
-        "sed -i -e '1i map \"$request_method $http_authorization\" $unasked { default 0; \"DELETE \" 1; }'"
+        'sed -i -e \'1i map "$request_method $http_authorization" $unasked { default 0; "DELETE " 1; }\''
         f" -e 's/^    include .*normal.conf;/&\\n    if ($unasked) {{ return 200; }}/' {PROXY}",
     ),
     proxy(
