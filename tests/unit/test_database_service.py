@@ -1,6 +1,7 @@
 """What the module database_service makes of a file of others."""
 
 import pathlib
+from typing import Any
 
 import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused
@@ -70,7 +71,8 @@ def test_server_that_reads_its_log_is_waited_for(lets_in: int, works: bool) -> N
             return (1 if works else 2), "", ""
         return (0 if asked["ready"] >= lets_in else 2), "", "FATAL:  das Datenbanksystem startet"
 
-    server = Server(Module(run, unit="postgresql@17-main", ready=["ready"], starting=["starting"], timeout=0))
+    params: dict[str, Any] = {"enabled": [], "ready": ["ready"], "starting": ["starting"], "timeout": 0}
+    server = Server(Module(run, unit="postgresql@17-main", **params))
     if works:
         server.prove(before=False)
     else:
