@@ -2,7 +2,8 @@
 
 Arguments: the configuration folder, the storage folder, the index's database and how many files are looked at, at most.
 Prints JSON: the resources a file of which is missing, by Orthanc's identifiers; the files that the index does not know,
-and what they take in bytes; or why nothing was counted.
+and what they take in bytes; or why nothing was counted. The host serves images meanwhile: what this takes of its
+memory and its disk is bounded, however big the archive is.
 """
 
 import glob
@@ -20,8 +21,15 @@ from typing import Any
 folder, storage, engine, most = sys.argv[1:]
 # Of uploads that are on their way there is a file first.
 SECONDS = 60
+# How many names of each kind are printed.
+NAMED = 20
+# On the disk: with Debian 13, /tmp is memory.
+TEMPORARY = "/var/tmp"
+COUNT = "SELECT COUNT(*) FROM AttachedFiles"
 QUESTION = "SELECT uuid, publicId FROM AttachedFiles JOIN Resources ON Resources.internalId = AttachedFiles.id"
 
+# When the index of which there is a copy was written to.
+copied: dict[str, int] = {}
 options: dict[str, Any] = {}
 for name in glob.glob(f"{folder}/*.json"):
     with open(name, encoding="utf-8") as file:
@@ -32,22 +40,45 @@ def path(uuid: str) -> str:
     return os.path.join(storage, uuid[:2], uuid[2:4], uuid)
 
 
+def tell(missing: set[str], orphans: set[str], size: int, reason: str = "") -> None:
+    found: dict[str, Any] = {"bytes": size, "reason": reason}
+    for kind, names in (("missing", missing), ("orphans", orphans)):
+        found[kind] = {"count": len(names), "first": sorted(names)[:NAMED]}
+    print(json.dumps(found))
+
+
 def give_up(reason: str) -> None:
-    print(json.dumps({"missing": [], "orphans": [], "bytes": 0, "reason": reason}))
+    tell(set(), set(), 0, reason)
     sys.exit()
 
 
 def ask(connection: Any) -> dict[str, str]:
     try:
         cursor = connection.cursor()
+        cursor.execute(COUNT)
+        (files,) = cursor.fetchone()
+        if files > int(most):
+            give_up(f"the index has {files} files")
         cursor.execute(QUESTION)
         return dict(cursor.fetchall())
     finally:
         connection.close()
 
 
-def of_sqlite() -> dict[str, str]:
-    """Ask a copy, since Orthanc lets nobody else at its file; one during which SQLite has not tidied up."""
+def room(index: str, private: str) -> None:
+    """Give up unless as much again stays free beside a copy: Orthanc may write to the same disk."""
+    needed = sum(os.stat(name).st_size for name in (index, f"{index}-wal") if os.path.exists(name))
+    # Copies of before are written over.
+    free = shutil.disk_usage(private).free + sum(entry.stat().st_size for entry in os.scandir(private))
+    if 2 * needed > free:
+        give_up(f"a copy of the index takes {needed >> 20} MB, and {TEMPORARY} has {free >> 20} MB free")
+
+
+def of_sqlite(private: str) -> dict[str, str]:
+    """Ask a copy, since Orthanc lets nobody else at its file; one during which SQLite has not tidied up.
+
+    Until it tidies up again, only what it puts beside the index (``-wal``) is new.
+    """
     index = os.path.join(str(options.get("IndexDirectory") or storage), "index")
 
     def state() -> tuple[int, bytes]:
@@ -58,22 +89,25 @@ def of_sqlite() -> dict[str, str]:
             return os.stat(index).st_mtime_ns, b""
 
     for _ in range(10):
-        # On the disk: with Debian 13, /tmp is memory.
-        with tempfile.TemporaryDirectory(dir="/var/tmp") as private:
-            before = state()
+        before = state()
+        room(index, private)
+        if copied.get(index) != before[0]:
             shutil.copy(index, f"{private}/index")
-            if before[1]:
-                shutil.copy(f"{index}-wal", f"{private}/index-wal")
-            if state() == before:
-                return ask(sqlite3.connect(f"{private}/index"))
+            copied[index] = before[0]
+        if before[1]:
+            shutil.copy(f"{index}-wal", f"{private}/index-wal")
+        elif os.path.exists(f"{private}/index-wal"):
+            os.remove(f"{private}/index-wal")
+        if state() == before:
+            return ask(sqlite3.connect(f"{private}/index"))
     give_up("the index changes all the time")
     return {}
 
 
-def known() -> dict[str, str]:
+def known(private: str) -> dict[str, str]:
     """Return the names of all files that the index knows, and whose they are."""
     if engine == "sqlite":
-        return of_sqlite()
+        return of_sqlite(private)
     if engine == "postgresql":
         return ask(importlib.import_module("psycopg2").connect(options["PostgreSQL"]["ConnectionUri"]))
     server = options["MySQL"]
@@ -106,25 +140,17 @@ def stored() -> set[str]:
 
 
 there = stored()
-expected = known()
-missing = {uuid for uuid in expected if uuid not in there and not os.path.exists(path(uuid))}
-orphans = {
-    uuid
-    for uuid in there - expected.keys()
-    if os.path.exists(path(uuid)) and os.stat(path(uuid)).st_mtime < time.time() - SECONDS
-}
-if missing or orphans:
-    # Something may have been deleted meanwhile.
-    expected = known()
-    missing &= expected.keys()
-    orphans = {uuid for uuid in orphans - expected.keys() if os.path.exists(path(uuid))}
-print(
-    json.dumps(
-        {
-            "missing": sorted({expected[uuid] for uuid in missing}),
-            "orphans": sorted(orphans),
-            "bytes": sum(os.stat(path(uuid)).st_size for uuid in orphans),
-            "reason": "",
-        }
-    )
-)
+with tempfile.TemporaryDirectory(dir=TEMPORARY) as folder_of_copies:
+    expected = known(folder_of_copies)
+    missing = {uuid for uuid in expected if uuid not in there and not os.path.exists(path(uuid))}
+    orphans = {
+        uuid
+        for uuid in there - expected.keys()
+        if os.path.exists(path(uuid)) and os.stat(path(uuid)).st_mtime < time.time() - SECONDS
+    }
+    if missing or orphans:
+        # Something may have been deleted meanwhile.
+        expected = known(folder_of_copies)
+        missing &= expected.keys()
+        orphans = {uuid for uuid in orphans - expected.keys() if os.path.exists(path(uuid))}
+tell({expected[uuid] for uuid in missing}, orphans, sum(os.stat(path(uuid)).st_size for uuid in orphans))

@@ -14,8 +14,14 @@ from verification.risks import MEGABYTES
 from verification.site import Site
 
 ON_STORAGE = pathlib.Path(__file__).with_name("on_storage.py").read_text("utf-8")
-# A probe must not take minutes; and how many names the report has.
-MOST, NAMED = 200_000, 20
+# A probe must not take minutes.
+MOST = 200_000
+
+
+def named(found: dict[str, Any]) -> list[str]:
+    names: list[str] = found["first"]
+    more = found["count"] - len(names)
+    return [*names, f"and {more} more"] if more else names
 
 
 def test_inside_disks_have_room(inside: dict[str, Any]) -> None:
@@ -29,13 +35,13 @@ def test_inside_every_file_is_there(site: Site, host: Host, inside: dict[str, An
     engine = site.database if site.database_index else "sqlite"
     arguments = ("/usr/bin/python3 -c %s %s %s %s %s", ON_STORAGE, site.config_dir, site.storage_dir, engine, str(MOST))
     found: dict[str, Any] = json.loads(host.check_output(*arguments))
-    orphans, more = found["orphans"], len(found["orphans"]) - NAMED
+    missing, orphans = found["missing"], found["orphans"]
     if found["reason"]:
         facts["Orphans"] = f"not counted: {found['reason']}"
-    elif orphans:
-        names = ", ".join(orphans[:NAMED]) + (f" and {more} more" if more > 0 else "")
-        facts["Orphans"] = f"{len(orphans)} files with {found['bytes']} bytes that the index does not know: {names}"
+    elif orphans["count"]:
+        names = ", ".join(named(orphans))
+        facts["Orphans"] = f"{orphans['count']} files with {found['bytes']} bytes that the index does not know: {names}"
     else:
         facts["Orphans"] = "none"
     see = f"{site.storage_dir}; docs/operations.md, which tells how to send them again"
-    expect("resources of which a file is missing in the storage folder", [], found["missing"][:NAMED], see)
+    expect("resources of which a file is missing in the storage folder", [], named(missing), see)
