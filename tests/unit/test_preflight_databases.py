@@ -66,6 +66,10 @@ def test_wrong_server(engine: str) -> None:
     strange: dict[str, Any] = {"Work Mem": 1}
     (problem,) = found(engine, **strange)
     assert "Work Mem" in problem
+    for text in ("x\ny = z", ["x", "y\r"]):
+        (problem,) = found(engine, init_file=text)
+        assert problem.startswith(f"{engine}_settings.init_file: it has a line break")
+    assert found(engine, init_file="x\ty") == []
     (problem,) = found(engine, shared=True, max_connections=100)
     assert problem.startswith(f"{engine}_settings: the settings of a server that others use stay")
     (problem,) = found(engine, FAR, shared=True)

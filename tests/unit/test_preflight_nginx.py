@@ -12,6 +12,7 @@ from tests.unit.good_host import ACME, MACHINES, PROBE, host, one_problem, pair,
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"nginx_users": {"admin": ""}}, "nginx_users", "is empty or no text"),
+    ({"nginx_users": {"admin": "long enough\n"}}, "nginx_users", "has a line break"),
     ({"nginx_users": {"a:b": "text"}}, "nginx_users", "colon or white space"),
     ({"nginx_users": {"a b": "text"}}, "nginx_users", "colon or white space"),
     ({"nginx_users": {"": "text"}}, "nginx_users", "colon or white space"),

@@ -40,6 +40,7 @@ def said(value: Any, kind: str, takes_null: bool = False, **option: Any) -> list
         ("-2.5", "float"),
         ({}, "dict"),
         ({"a": {"b": [1, 1.5, True, "", PEM, [], {}]}}, "dict"),
+        ({"a": "x\ny", "b": ["x\ty", {"c": "x\r\n"}]}, "dict"),
         ({"a": 2**63 - 1, "b": -(2**63)}, "dict"),
     ],
 )
@@ -54,6 +55,15 @@ def test_right(value: Any, kind: str) -> None:
         ("MII=\n", "str", f"v: {CONTROL}"),
         (f"{PEM}\0", "str", f"v: {CONTROL}"),
         (f"\0{PEM}", "str", f"v: {CONTROL}"),
+        ("x\ny", "path", f"v: {CONTROL}"),
+        ("x\ty", "str", f"v: {CONTROL}"),
+        (
+            {"a": ["x\x1b"]},
+            "dict",
+            "v.a[0]: it has a control character, of which it may have tabs and line breaks alone.",
+        ),
+        ({"a": "\n" + "x" * 4096}, "dict", "v.a: it has 4097 characters, and 4096 is what it may have."),
+        ({"a": "\n\t"}, "dict", "v.a: it has nothing but white space."),
         (" \u3000", "str", "v: it has nothing but white space."),
         (7, "str", "v: it has to be of type str, not int; put it in quotes."),
         (1.3, "str", "v: it has to be of type str, not float; put it in quotes."),
@@ -93,6 +103,9 @@ def test_entries_of_a_list() -> None:
     assert said([7] * 9, "list", elements="str") == [
         f"v[{number}]: it has to be of type str, not int; put it in quotes." for number in range(5)
     ]
+    assert said(["x\ny"], "list", elements="str") == [f"v[0]: {CONTROL}"]
+    assert said([{"a": "x\ny"}], "list", elements="dict") == []
+    assert said([{"a": "x\ny"}], "list", elements="dict", options=FIELDS) == [f"v[0].a: {CONTROL}"]
     inner: dict[str, Any] = {"elements": "dict", "options": FIELDS}
     assert said([{"a": "x", "b": 1}, {"a": "x"}], "list", **inner) == []
     assert said([{"b": "x", "c\n": 1}], "list", **inner) == [

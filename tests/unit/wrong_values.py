@@ -209,8 +209,9 @@ def of_dict(option: Mapping[str, Any]) -> Made:
     yield "null in it", {"x": None}, not re.search(r"\bnull\b", said(option), re.IGNORECASE)
     yield "null deep in it", {"x": {"x": [None]}}, True
     for kind, text in TEXTS.items():
-        yield f"{kind} in it", {"x": text}, True
-        yield f"{kind} deep in it", {"x": {"x": ["x", text]}}, True
+        # The program that it goes to may read several lines.
+        yield f"{kind} in it", {"x": text}, text != TEXTS["line break"]
+        yield f"{kind} deep in it", {"x": {"x": ["x", text]}}, text != TEXTS["line break"]
     for kind, number in {"huge": 10**30, "infinite": float("inf"), "no number": float("nan")}.items():
         yield f"{kind} in it", {"x": number}, True
     # What it holds is of no type.

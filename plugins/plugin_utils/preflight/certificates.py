@@ -24,7 +24,9 @@ def problems(host: Host) -> Iterator[str]:
         elif name in hosts or machines.count(name) > 1:
             yield f"certificates_machines: '{name}' stands there twice, or is a host of the inventory."
     for name, others in hosts.items():
-        if not isinstance(others, list) or not all(isinstance(other, str) and other for other in others):
+        if not isinstance(others, list) or not all(
+            isinstance(other, str) and re.fullmatch(r"\S+", other) for other in others
+        ):
             yield f"certificates_hosts.{name}: it has to be a list of names and addresses."
     for variable in ("certificates_made", "certificates_private_keys"):
         for name, text in variables[variable].items():

@@ -23,6 +23,9 @@ KINDS = (
 TEXTS = {"int": r"-?[0-9]{1,18}", "float": r"-?[0-9]{1,18}(\.[0-9]{1,18})?"}
 # Half of a character outside of Unicode's first plane can be written in YAML, but not into a file.
 CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+# A dictionary goes to a program whose texts may have tabs and line breaks, as those of JSON; rules refuse what others
+# would misread.
+CONTROL_OF_DICT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 # Certificates, keys: their lines end, with the authorities of a whole system they are long, and what they are may stand
 # before each.
 PEM = re.compile(r"(?=(?s:.*)-----BEGIN )[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]*")
@@ -63,6 +66,8 @@ def _of_type(here: str, value: Any, option: Mapping[str, Any]) -> Iterator[str]:
         yield f"{here}: {value[:50]!r} is none of {', '.join(option['choices'])}."
     elif "options" in option:
         yield from _fields(here, value, option["options"])
+    elif kind == "str":
+        yield from _text(here, value)
     else:
         yield from _anything(here, value)
 
@@ -79,9 +84,9 @@ def _fields(here: str, given: Mapping[str, Any], options: Mapping[str, Any]) -> 
 
 
 def _anything(here: str, value: Any) -> Iterator[str]:
-    """Look at what holds for every value, at any depth."""
+    """Look at what holds for every value, at any depth of a dictionary."""
     if isinstance(value, str):
-        yield from _text(here, value)
+        yield from _text(here, value, CONTROL_OF_DICT)
     elif isinstance(value, list):
         for number, item in enumerate(value):
             yield from _anything(f"{here}[{number}]", item)
@@ -101,10 +106,12 @@ def _anything(here: str, value: Any) -> Iterator[str]:
         yield f"{here}: {value} is no number that fits anywhere."
 
 
-def _text(here: str, text: str) -> Iterator[str]:
+def _text(here: str, text: str, control: re.Pattern[str] = CONTROL) -> Iterator[str]:
     if PEM.fullmatch(text):
         return
-    if CONTROL.search(text):
+    if control.search(text) and control is CONTROL_OF_DICT:
+        yield f"{here}: it has a control character, of which it may have tabs and line breaks alone."
+    elif control.search(text):
         yield (
             f"{here}: it has a line break or another control character, which only PEM text may have (-----BEGIN); a"
             " block of YAML (|) ends with one."

@@ -142,6 +142,11 @@ def logins(variable: str, variables: Variables) -> Iterator[str]:
     for name, password in variables[variable].items():
         if not isinstance(password, str) or not password:
             yield f"{variable}: the password of '{name}' is empty or no text; {SECRETS}"
+        elif re.search(r"[\x00-\x1f]", password):
+            yield (
+                f"{variable}: the password of '{name}' has a line break or another control character, which no form"
+                " takes; a block of YAML (|) ends with one."
+            )
         if not name or re.search(r"[:\s\x00-\x1f]", str(name)):
             yield f"{variable}: the user name '{name}' has a colon or white space in it; choose another."
 
@@ -151,7 +156,9 @@ def settings(variable: str, variables: Variables, own: Mapping[str, str]) -> Ite
 
     :param own: such settings, and the variable for it, if there is one.
     """
-    for name in variables[variable]:
+    for name, value in variables[variable].items():
+        if any(re.search(r"[\r\n]", str(one)) for one in (value if isinstance(value, list) else [value])):
+            yield f"{variable}.{name}: it has a line break, behind which the server would read another setting."
         plain = str(name).lower().replace("-", "_").removeprefix("loose_")
         if plain in own:
             way = (
