@@ -80,7 +80,12 @@ def test_right(value: Any, kind: str) -> None:
         ("٣", "float", "v: it has to be of type float, not str."),
         (float("nan"), "float", "v: it has to be of type float, not nan."),
         ("1e3", "float", "v: it has to be of type float, not str."),
-        ("true", "bool", "v: it has to be of type bool, not str; write true or false without quotes, with -e in JSON."),
+        (
+            "true",
+            "bool",
+            "v: it has to be of type bool, not str; write true or false without quotes in YAML, True or False in an INI"
+            " inventory, and JSON with -e, such as '{\"name\": true}'.",
+        ),
         ({"a": {"b": [None]}}, "dict", "v.a.b[0]: it is empty (null); write it out, or take it out."),
         ({7: "x"}, "dict", "v: its key 7 is of type int; put it in quotes."),
         ({None: "x"}, "dict", "v: its key null is of type null; put it in quotes."),

@@ -29,6 +29,10 @@ CONTROL_OF_DICT = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 # Certificates, keys: their lines end, with the authorities of a whole system they are long, and what they are may stand
 # before each.
 PEM = re.compile(r"(?=(?s:.*)-----BEGIN )[^\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]*")
+TRUTH = (
+    "write true or false without quotes in YAML, True or False in an INI inventory, and JSON with -e, such as"
+    " '{\"name\": true}'"
+)
 # In characters, beyond every path, name, URL and directive.
 LONGEST = 4096
 # How much is told of one variable: whoever has a thousand wrong entries has one mistake.
@@ -51,9 +55,7 @@ def _of_type(here: str, value: Any, option: Mapping[str, Any]) -> Iterator[str]:
         quotes = kind == "str" and isinstance(value, (bool, int, float, datetime.date))
         way = "put it in quotes" if quotes else "write it out, or take it out" if value is None else ""
         # To a template, the text false is true.
-        way = (
-            "write true or false without quotes, with -e in JSON" if (kind_of(value), kind) == ("str", "bool") else way
-        )
+        way = TRUTH if (kind_of(value), kind) == ("str", "bool") else way
         yield f"{here}: it has to be of type {kind}, not {kind_of(value)}{way and '; '}{way}."
     elif kind == "list":
         inner = {"type": option["elements"]} | {key: option[key] for key in ("choices", "options") if key in option}
