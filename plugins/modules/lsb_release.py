@@ -183,7 +183,7 @@ def have(module: AnsibleModule) -> dict[str, Any]:
             os.makedirs(path, exist_ok=True)
             os.chmod(path, 0o755)
             # Of a call that was cut off.
-            for entry in list(os.scandir(path)):
+            for entry in list(os.scandir(path)) if ours else ():
                 if entry.name.startswith(NEW) and entry.is_dir(follow_symlinks=False):
                     remove_release(entry.path)
             if missing:

@@ -339,6 +339,20 @@ def test_old_releases_go_and_the_one_that_runs_stays(tmp_path: pathlib.Path) -> 
     assert lsb_release.outdated(str(tmp_path), "1.13.0", 1) == ["1.12.9", "1.12.7"]
 
 
+def test_folder_of_others_keeps_what_is_in_it(
+    mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where its name is like that of a download that was cut off."""
+    path = tmp_path / "opt"
+    for name in (".new-x", "other"):
+        (path / name).mkdir(parents=True)
+        (path / name / "file").touch()
+    given = {"url": mirror, "path": str(path), "release": "1.12.8", "files": sums(tmp_path / "mirror")}
+    assert run(lsb_release, capsys, **given)["changed"]
+    assert sorted(os.listdir(path)) == [".new-x", "1.12.8", "other"]
+    assert (path / ".new-x" / "file").exists()
+
+
 def test_lock(mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
     dest, there = tmp_path / "group_vars" / "all" / "lock.yml", sums(tmp_path / "mirror")
     files = sorted(there)
