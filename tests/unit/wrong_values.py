@@ -127,6 +127,11 @@ def is_folder(option: Mapping[str, Any]) -> bool:
     return said(option).startswith("Folder") and "inside of the image" not in said(option)
 
 
+def is_of_report(option: Mapping[str, Any]) -> bool:
+    """Tell whether a report is all that is written there, so that it may be anybody's folder."""
+    return said(option).startswith("Folder of the report")
+
+
 def is_on_host(option: Mapping[str, Any]) -> bool:
     return is_folder(option) and "on the machine that runs" not in said(option)
 
@@ -166,7 +171,8 @@ def of_text(name: str, option: Mapping[str, Any], default: Any) -> Made:
         yield "with more", f"{choice} ", True
         yield "in capitals", f"X{choice.upper()}", True
     for path in FOLDERS if is_folder(option) else ():
-        yield f"folder {path[:20]}", path, True
+        too_long = any(len(part) > 255 for part in path.split("/")) or len(path) > 4096
+        yield f"folder {path[:20]}", path, not is_of_report(option) or path[0] != "/" or too_long
     for path in FOLDERS_OF_HOST if is_on_host(option) else ():
         yield f"folder {path}", path, True
     if found := re.fullmatch(r"(?:orthanc_database_)?(name|user)", name):

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Iterator
 
@@ -23,6 +24,7 @@ def problems(host: Host) -> Iterator[str]:
     url, folder = host.variables["verification_url"], host.variables["verification_report_dir"]
     if not re.fullmatch(values.URL, url):
         yield f"verification_url: '{url}' is no address of a site; it begins with https:// or http://."
-    if not values.is_folder(folder) or folder in values.SYSTEM_FOLDERS:
-        yield f"verification_report_dir: '{folder}' is no absolute path, or a folder of the system; choose another."
+    # Only a report is written there, so that it may be any folder.
+    if not folder.startswith("/") or not values.is_folder("/" + posixpath.normpath(folder).lstrip("/")):
+        yield f"verification_report_dir: '{folder}' is no absolute path that a folder can have, such as /tmp/report."
     yield from values.pair("verification", host.variables)
