@@ -119,6 +119,10 @@ def test_setting_that_orthanc_takes(settings: dict[str, Any]) -> None:
     assert problems(orthanc_settings=settings) == []
 
 
+def test_connections_that_no_proxy_keeps() -> None:
+    assert problems(("orthanc",), orthanc_settings={"KeepAliveTimeout": 1}, orthanc_proxied=False) == []
+
+
 @pytest.mark.parametrize(
     "release, text, part",
     [

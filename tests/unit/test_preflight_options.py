@@ -35,6 +35,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     setting("HttpThreadsCount", 0, "from 1 to"),
     setting("DicomThreadsCount", 0, "from 1 to"),
     setting("KeepAliveTimeout", 9, "from 10 to 86400"),
+    setting("KeepAliveTimeout", -1, "of 0 or more", {"orthanc_proxied": False}),
     setting("DicomLossyTranscodingQuality", 101, "from 1 to 100"),
     setting("MaximumPduLength", 100, "from 4096 to 131072"),
     setting("StorageAccessOnFind", "Sometimes", "none of Always, Answers, Never"),

@@ -74,11 +74,11 @@ RANGES = {
     "DicomThreadsCount": (1, 1000),
     "DicomTlsMinimumProtocolVersion": (0, 5),
     "HttpThreadsCount": (1, 10_000),
-    # Much longer than nginx keeps an idle connection: where both end it in the same moment, an upload gets 502.
-    "KeepAliveTimeout": (10, 86_400),
     "MaximumPduLength": (4096, 131_072),
     "SslMinimumProtocolVersion": (0, 5),
 }
+# Much longer than nginx keeps an idle connection: where both end it in the same moment, an upload gets 502.
+RANGES_PROXIED = {"KeepAliveTimeout": (10, 86_400)}
 UIDS = ("DicomScuPreferredTransferSyntax", "IngestTranscoding")
 # Lists of texts that are files of the host, and lists that hold anything else than texts.
 FILES = ("LuaScripts", "ExternalDictionaries")
@@ -172,7 +172,8 @@ def _of_orthanc(name: str, value: Any, asked: Asked, known: Known) -> Iterator[s
         if name == "OverwriteInstances":
             yield from _overwrite(here, value, release)
         else:
-            yield from _value(here, name, value, kind, "Orthanc")
+            ranges = RANGES | RANGES_PROXIED if asked.proxied else RANGES
+            yield from _value(here, name, value, kind, "Orthanc", ranges)
 
 
 def _of_plugin(name: str, value: Any, asked: Asked, known: Known) -> Iterator[str]:
@@ -219,15 +220,17 @@ def _overwrite(here: str, value: Any, release: str) -> Iterator[str]:
         yield f"{here}: {value!r} is none of Never, Always and IfChanged."
 
 
-def _value(here: str, name: str, value: Any, kind: str, reader: str) -> Iterator[str]:
+def _value(
+    here: str, name: str, value: Any, kind: str, reader: str, ranges: Mapping[str, tuple[int, int]] = RANGES
+) -> Iterator[str]:
     """Check the type of a value, and what else is known of it."""
     if not fits(value, kind):
         yield f"{here}: {reader} wants a value of type {kind}, not {value!r} ({type_of(value)})."
         return
     if kind in ("int", "float"):
-        low, high = RANGES.get(name, (0, float("inf")))
+        low, high = ranges.get(name, (0, float("inf")))
         if not low <= value <= high:
-            to = f"from {low} to {high}" if name in RANGES else "of 0 or more"
+            to = f"from {low} to {high}" if name in ranges else "of 0 or more"
             yield f"{here}: {value} is out of range; choose a number {to}."
     elif name in CHOICES and value not in CHOICES[name].split():
         yield f"{here}: {value!r} is none of {', '.join(CHOICES[name].split())}."

@@ -52,12 +52,14 @@ class Asked:
     :param database: ``sqlite``, ``postgresql`` or ``mysql``.
     :param debian_plugins: whether the plugins are those that Debian has with that release, so that an option which
         they do not know is none.
+    :param proxied: whether a proxy stands before it.
     """
 
     release: str
     plugins: list[str]
     database: str
     debian_plugins: bool = True
+    proxied: bool = True
 
 
 @functools.cache
@@ -114,7 +116,8 @@ class Orthanc:
         """What it is to have."""
         variables = self.variables
         plugins, database = variables["orthanc_plugins"], variables["orthanc_database"]
-        return Asked(self.release, plugins, database, bool(self.source["plugins_of_debian"]))
+        debian, proxied = bool(self.source["plugins_of_debian"]), bool(variables["orthanc_proxied"])
+        return Asked(self.release, plugins, database, debian, proxied)
 
     @property
     def known(self) -> Known:
