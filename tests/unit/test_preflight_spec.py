@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general, spec
 
+from tests.unit.good_host import problems
+
 PEM = "-----BEGIN CERTIFICATE-----\nMII\t=\r\n-----END CERTIFICATE-----\n"
 CONTROL = (
     "it has a line break or another control character, which only PEM text may have (-----BEGIN); a block of YAML (|)"
@@ -137,3 +139,11 @@ def test_sentence_that_can_be_shown() -> None:
     assert general.told("a\n'b\x1b[2J\ud800'.") == "a\\n'b\\x1b[2J\\ud800'."
     assert general.told("x" * 1000) == "x" * 1000
     assert general.told("a" * 500 + "b" * 101 + "c" * 400) == "a" * 500 + " [...] " + "c" * 400
+
+
+def test_names_in_certificates_have_no_line_break() -> None:
+    """Which a dictionary may have, by its type."""
+    for name in ("pacs\nx", "pacs\t", ""):
+        (problem,) = problems(("certificates",), certificates_hosts={"pacs": [name]})
+        assert problem == "certificates_hosts.pacs: it has to be a list of names and addresses."
+    assert problems(("certificates",), certificates_hosts={"pacs": ["pacs.example.org", "192.0.2.1"]}) == []
