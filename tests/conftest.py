@@ -16,7 +16,20 @@ settings.load_profile("repeatable")
 
 
 # What takes minutes on hosts begins first, the longest before all, so that none is left to one worker in the end.
-LONGEST = ("demo", "scenarios", "docker", "verification", "certificates", "site", "lsb", "entry", "database", "closed")
+LONGEST = (
+    "cut",
+    "demo",
+    "scenarios",
+    "docker",
+    "verification",
+    "certificates",
+    "site",
+    "lsb",
+    "entry",
+    "database",
+    "closed",
+    "remove",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
