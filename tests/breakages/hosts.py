@@ -72,7 +72,10 @@ def unit(what: str, checks: tuple[str, ...], lines: str, before: str = "true", *
 
 def database(what: str, checks: tuple[str, ...], do: str, undo: str = "true", **more: Any) -> Breakage:
     """Break PostgreSQL, or what it lets in."""
-    settings = {"paths": (f"{POSTGRESQL}/pg_hba.conf",), "after": "systemctl reload postgresql && sleep 1"} | more
+    settings = {
+        "paths": (f"{POSTGRESQL}/pg_hba.conf",),
+        "after": "systemctl reload postgresql@17-main && sleep 1",
+    } | more
     return Breakage(what, checks, do, undo=undo, **settings)
 
 
@@ -380,7 +383,7 @@ DATABASE = [
         f" echo 'host all all 0.0.0.0/0 scram-sha-256' >> {POSTGRESQL}/pg_hba.conf;"
         f" sed -i '/reject/d' {POSTGRESQL}/pg_hba.conf",
         f"rm {POSTGRESQL}/conf.d/zz.conf",
-        after="systemctl restart postgresql; sleep 3",
+        after="systemctl restart postgresql@17-main; sleep 3",
     ),
     database(
         "the database takes connections without TLS",
@@ -401,7 +404,7 @@ DATABASE = [
         site="far",
         hosts=("front", "far"),
         paths=(f"{POSTGRESQL}/pg_hba.conf", f"{CONFIGURATION}/postgresql.json"),
-        after=f"if [ -e {POSTGRESQL} ]; then systemctl reload postgresql; sleep 1; else {START}; fi",
+        after=f"if [ -e {POSTGRESQL} ]; then systemctl reload postgresql@17-main; sleep 1; else {START}; fi",
     ),
 ]
 

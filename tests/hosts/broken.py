@@ -145,9 +145,9 @@ def test_breakage_is_noticed(site: Site, breakage: Breakage) -> None:
     others = set(SAMPLE) - {name for name in SAMPLE if covered(name, breakage.spoils)}
     hosts = breakage.hosts or (breakage.site,)
     keep = "; ".join(f"[ ! -e {path} ] || cp -a --parents {path} /root/kept" for path in breakage.paths)
-    for host in hosts:
-        site.lab.shell(f"rm -rf /root/kept; mkdir /root/kept; {keep}\n{breakage.do}\n{breakage.after}", host)
     try:
+        for host in hosts:
+            site.lab.shell(f"rm -rf /root/kept; mkdir /root/kept; {keep}\n{breakage.do}\n{breakage.after}", host)
         found = site.run({*breakage.checks, *others}, breakage.site)
     finally:
         for host in hosts:
