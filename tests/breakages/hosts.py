@@ -305,6 +305,8 @@ HOST = [
         ("test_host::test_inside_index_answers",),
         f"{SQL} 'REVOKE SELECT ON Changes FROM orthanc'",
         f"{SQL} 'GRANT SELECT ON Changes TO orthanc'",
+        # Nothing can be deleted then.
+        spoils=WRITES,
     ),
     options(
         "the site removes old images",
@@ -383,7 +385,8 @@ DATABASE = [
         f" echo 'host all all 0.0.0.0/0 scram-sha-256' >> {POSTGRESQL}/pg_hba.conf;"
         f" sed -i '/reject/d' {POSTGRESQL}/pg_hba.conf",
         f"rm {POSTGRESQL}/conf.d/zz.conf",
-        after="systemctl restart postgresql@17-main; sleep 3",
+        # Orthanc's first upload after a restart of its database is refused, and the next one taken.
+        after=f"systemctl restart postgresql@17-main; {START}",
     ),
     database(
         "the database takes connections without TLS",

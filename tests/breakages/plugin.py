@@ -80,7 +80,8 @@ class Outcomes:
             # None runs twice in a row: its fixtures would not be made anew.
             others = [name for name in SAMPLE if name in items and name not in (*own, turns[-1][2])]
             # A few of them at a time, in turns.
-            others = [*others, *others][(place := LIES.index(told) % len(others)) : place + 3]
+            place, few = LIES.index(told) % len(others), min(3, len(others))
+            others = (others * 2)[place : place + few]
             turns += [(told.what, told, name) for name in (*others, *own)]
         turns += [(HONEST[1], None, name) for name in items if name != turns[-1][2]]
         untidy = True
