@@ -174,7 +174,7 @@ class Site:
         users = {"admin": self.lab.secrets["vault_orthanc_admin_password"]} | USERS
         for host in ("pacs", "front"):
             self.lab.shell("cd /etc/nginx/conf.d 2> /dev/null && rm -f 00-probe.conf wiki.conf || true", host)
-        given = {"orthanc_users": users, "nginx_users": users} | variables
+        given = variables | {"orthanc_users": users, "nginx_users": users}
         self.lab.play(playbook, given, inventory=inventory)
 
     def record(self, host: str) -> None:
