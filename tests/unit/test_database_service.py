@@ -81,6 +81,34 @@ def test_server_that_reads_its_log_is_waited_for(lets_in: int, works: bool) -> N
     assert asked["ready"] == (lets_in if works else 1)
 
 
+@pytest.mark.parametrize("starting", [[], ["false"]])
+def test_server_that_does_not_answer_at_once_is_waited_for(starting: list[str]) -> None:
+    asked: list[str] = []
+
+    def run(command: list[str]) -> tuple[int, str, str]:
+        if command[0] == "ready":
+            asked.append("ready")
+            return int(len(asked) < 3), "", "no socket"
+        return int(command == ["false"]), "", ""
+
+    Server(Module(run, unit="mariadb", ready=["ready"], starting=starting, timeout=60, enabled=[])).prove(before=True)
+    assert len(asked) == 3
+
+
+def test_server_that_never_answers_is_given_up() -> None:
+    """It runs, and says nothing in its journal either."""
+
+    def run(command: list[str]) -> tuple[int, str, str]:
+        return int(command == ["ready"]), "", " no socket\n" if command == ["ready"] else ""
+
+    given = {"unit": "mariadb", "ready": ["ready"], "starting": [], "enabled": []}
+    with pytest.raises(Wrong, match=r"^mariadb does not work\.$") as wrong:
+        Server(Module(run, **given, timeout=0.3)).prove(before=True)
+    assert wrong.value.log == "It says:\nno socket"
+    with pytest.raises(Wrong, match=r"^mariadb does not work with its new settings\.$"):
+        Server(Module(run, **given, timeout=0)).prove(before=False)
+
+
 def test_file_of_others_that_is_a_link_is_not_read(tmp_path: pathlib.Path) -> None:
     """The user of the server owns the folder, and gets the file that is made of it."""
     (tmp_path / "key").write_text("secret", "utf-8")
