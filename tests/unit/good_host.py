@@ -81,16 +81,25 @@ def problems(
     return list(general.problems(host(roles, changes, probe)))
 
 
+def as_read(value: Any) -> Any:
+    """Return a value as it comes from an inventory, where no text is the very one that the code has."""
+    if isinstance(value, dict):
+        return {as_read(key): as_read(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [as_read(inner) for inner in value]
+    return "".join(list(value)) if isinstance(value, str) else value
+
+
 def host(roles: Iterable[str], changes: dict[str, Any], probe: dict[str, Any] | None = None) -> Host:
     """Return a good host after some changes to its variables."""
-    variables = GOOD | changes
+    variables: dict[str, Any] = as_read(GOOD | changes)
     method = load(f"roles/orthanc/vars/{variables['orthanc_install_method']}.yml")
     return Host(
         roles=list(roles),
         variables=variables,
         constants={"orthanc": CONSTANTS | method},
         inventory="inventories/hospital",
-        probe=probe,
+        probe=as_read(probe),
     )
 
 

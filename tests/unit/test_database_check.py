@@ -222,6 +222,17 @@ def test_server_is_asked_for_the_number_of_its_error(
             "lets nobody in from this host (192.0.2.7)",
             "TO 'u'@'192.0.2.7';",
         ),
+        (
+            1698,
+            "Access denied for user 'u'@'192.0.2.7'",
+            True,
+            "is not known there for this host (192.0.2.7), or has another password.",
+            "ALTER USER 'u'@'192.0.2.7'",
+        ),
+        (3158, "Something", False, "does not let Orthanc in: Something", ""),
+        (3160, "Something", False, "does not let Orthanc in: Something", ""),
+        (1043, "Something", True, "does not let Orthanc in: Something", ""),
+        (1131, "Something", True, "does not let Orthanc in: Something", ""),
         (1049, "Unknown database 'd_1'", True, "orthanc_database_name", "CREATE DATABASE IF NOT EXISTS `d_1`"),
         # An underscore would stand for any letter.
         (

@@ -267,6 +267,25 @@ def test_options_that_the_engine_refuses_are_not_put_in_place(host: Host, monkey
     assert (read(str(host.file)), host.verbs) == (THEIRS, [])
 
 
+@pytest.mark.parametrize("check", [True, False])
+def test_what_others_have_otherwise_is_refused(host: Host, monkeypatch: pytest.MonkeyPatch, check: bool) -> None:
+    host.file.parent.mkdir()
+    host.file.write_text(json.dumps(THEIRS), "utf-8")
+    with pytest.raises(
+        Failed, match=r"^Nothing was changed\. docker_engine_settings\.data-root: .* out there, if nobody"
+    ):
+        call(host, monkeypatch, check=check, **{"data-root": "/data"})
+    assert (read(str(host.file)), host.verbs) == (THEIRS, [])
+
+
+def test_diff_has_the_options_of_before_and_after(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert call(host, monkeypatch, check=True)["diff"]["after"] == ""
+    first = call(host, monkeypatch, debug=True)["diff"]
+    assert (first["before"], json.loads(first["after"])) == ("", {"debug": True})
+    second = call(host, monkeypatch, check=True)["diff"]
+    assert (json.loads(second["before"]), second["after"]) == ({"debug": True}, "")
+
+
 def test_addresses_of_others_do_not_keep_the_engine_from_being_tried(
     host: Host, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -390,5 +390,13 @@ def test_paths_of_no_release(release: str) -> None:
         lsb.paths(release, {}, VERSIONS, {})
 
 
+@pytest.mark.parametrize("package", ["a-plugin", "orthanc-gdcm", "zzz"])
+def test_version_of_a_component_of_its_own(package: str) -> None:
+    table = {"1.12.8": {package: "1.9"}}
+    assert lsb.version_of("x", package, "1.12.8", table, {}) == "1.9"
+    assert lsb.version_of("x", package, "1.12.9", table, {}) == lsb.version_of("x", "other", "1.12.8", table, {}) == ""
+    assert lsb.version_of("x", "orthanc", "1.12.9", table, {}) == "1.12.9"
+
+
 def test_named_version_wins() -> None:
     assert lsb.version_of("dicomweb", "orthanc-dicomweb", "1.12.7", VERSIONS, {"dicomweb": "1.21"}) == "1.21"

@@ -304,6 +304,29 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
+def test_plugin_that_keeps_the_files_while_the_database_has_the_index_alone() -> None:
+    given = POSTGRESQL | {"database": "", "orthanc_plugins": ["delayed-deletion"]}
+    assert problems(**given) == []
+    assert len(problems(**given, orthanc_database_storage=True)) == 1
+
+
+@pytest.mark.parametrize(
+    "kind, folder, fate",
+    [
+        ("config", "/etc/pacs/orthanc", "if all that is in it may be removed, `touch /etc/pacs/orthanc/.pacs`"),
+        ("storage", "/var/lib/orthanc/db-v6", "if all that is in it may become Orthanc's, `touch /var/lib/orthanc/"),
+        ("index", "/index", "may become Orthanc's, `touch /index/.pacs`"),
+    ],
+)
+def test_folder_in_which_others_have_something(kind: str, folder: str, fate: str) -> None:
+    """It is told where that very folder is asked for, and may have been changed since it was looked at."""
+    (problem,) = problems(orthanc_index_dir="/index", foreign={kind: folder})
+    assert problem.startswith(f"orthanc_{kind}_dir: others have something in {folder} on this host, and it would be")
+    assert fate in problem
+    for other in ("/a", f"{folder}0", "/zzz", ""):
+        assert problems(orthanc_index_dir="/index", foreign={kind: other}) == []
+
+
 @pytest.mark.parametrize("changes, variable, part", WRONG)
 def test_one_thing_wrong(changes: dict[str, Any], variable: str, part: str) -> None:
     one_problem(changes, variable, part)
