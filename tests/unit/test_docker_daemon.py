@@ -281,7 +281,7 @@ def test_what_others_have_otherwise_is_refused(host: Host, monkeypatch: pytest.M
 def test_diff_has_the_options_of_before_and_after(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     assert call(host, monkeypatch, check=True)["diff"]["after"] == ""
     first = call(host, monkeypatch, debug=True)["diff"]
-    assert (first["before"], json.loads(first["after"])) == ("", {"debug": True})
+    assert (first["before"], first["after"]) == ("", '{\n    "debug": true\n}\n')
     second = call(host, monkeypatch, check=True)["diff"]
     assert (json.loads(second["before"]), second["after"]) == ({"debug": True}, "")
 

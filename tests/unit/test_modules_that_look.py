@@ -190,6 +190,9 @@ def test_source_that_cannot_be_had(programs: Systemd, capsys: Capture, said: str
     assert (
         told == f"The packages of https://x y are not to be had, and nothing has changed: {meaning}. apt says: {said}"
     )
+    programs.program("apt-get", f"echo '{said} {'x' * 2000}' >&2; exit 100")
+    told = run(apt_offer, capsys, key=KEY)["msg"]
+    assert len(told.partition("apt says: ")[2]) == 1000
     programs.program("apt-get", f"echo '{said}'; exit 100")
     assert run(apt_offer, capsys, key=KEY)["msg"].endswith(f"{meaning}. apt says: {said}\n")
 
@@ -411,6 +414,7 @@ def test_mysql_of_others(driver: pathlib.Path, capsys: Capture, warnings: list[s
     run(database_check, capsys, engine="mysql", tls=False, **CHECK)
     given = json.loads((driver / "given").read_text("utf-8"))
     assert (given["ssl"], given["ssl_disabled"]) == ("None", "True")
+    assert given["connect_timeout"] == "10", "in seconds, as with PostgreSQL"
 
 
 @pytest.mark.parametrize(
@@ -528,6 +532,7 @@ def test_postgresql_of_others(
     assert "msg" not in run(database_check, capsys, storage=True, **call)
     given = json.loads((driver / "given").read_text("utf-8"))
     assert (given["sslmode"], given["sslrootcert"]) == ("verify-full", database_check.SYSTEM_CA)
+    assert given["connect_timeout"] == "10"
     assert warnings == []
     postgresql(driver, powerful=True, tables=[["globalproperties", True]], properties=[[1, "6"], [4, 2]])
     library = tmp_path / "libX.so.5.0"

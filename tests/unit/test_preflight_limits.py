@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host impor
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import database, opened
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
+from tests.repository import options
 from tests.unit.good_host import (
     POSTGRESQL,
     PROBE,
@@ -40,6 +42,14 @@ def test_number_of_a_role(name: str, low: int, high: int) -> None:
         assert said(value) == []
     for value in (low - 1, high + 1):
         assert said(value) == [f"{name}: {value} is out of range; choose a number from {low} to {high}."]
+
+
+@pytest.mark.parametrize("name, low, high", LIMITS)
+def test_number_of_a_role_is_documented(name: str, low: int, high: int) -> None:
+    variable, _, field = name.partition(".")
+    option = options(preflight.role_of(variable))[variable]
+    text = str((option["options"][field] if field else option)["description"])
+    assert re.search(rf"\b{low} to {high}\b", text)
 
 
 @pytest.mark.parametrize("port", [1, 2, 65534, 65535])

@@ -257,6 +257,10 @@ def test_login_of_another_configuration(last: dict[str, Any], new: dict[str, Any
     text = with_login(json.dumps(last), json.dumps(new))
     assert json.loads(text) == expected
     assert "$" not in text, "Orthanc would look for a variable of that name"
+    # As the templates write it.
+    written = json.dumps(last, indent=4)
+    assert with_login(written, json.dumps(last)) == written
+    assert with_login(written, json.dumps(new)) == json.dumps(expected, indent=4).replace("$", "\\u0024")
 
 
 class Unit:

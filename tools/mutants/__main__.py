@@ -179,14 +179,18 @@ def statement(code: str, line: int) -> tuple[range, bool]:
 
 
 def tests_of(data: coverage.CoverageData, took: dict[str, float], path: pathlib.Path, line: int) -> list[str]:
-    """Return the tests that run a line, the quickest first; of what is run at import, all of the file may tell."""
+    """Return the tests that run a line, the quickest first; what is run at import, as a limit is, any test may read."""
     by_line = {
         number: {re.sub(r" \(\w+\)$", "", context) for context in contexts}
         for number, contexts in data.contexts_by_lineno(str(path)).items()
     }
     lines, inside = statement(path.read_text("utf-8"), line)
     own = set().union(*(by_line.get(number, set()) for number in lines))
-    rest = set().union(*by_line.values()) - own if "" in own or not inside else set()
+    rest: set[str] = set()
+    if "" in own or not inside:
+        # Any of a file that has to do with this one.
+        files = {test.partition("::")[0] for test in set().union(*by_line.values()) & took.keys()}
+        rest = {test for test in took if test.partition("::")[0] in files} - own
     return [test for some in (own, rest) for test in sorted(some & took.keys(), key=lambda test: took[test])]
 
 
