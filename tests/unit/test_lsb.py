@@ -288,6 +288,22 @@ def test_folder_of_others_is_left_alone(
     assert not run(lsb_release, capsys, **arguments)["changed"]
 
 
+def test_link_beside_the_releases_is_not_followed(
+    mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a call that was cut off has left is a folder, and goes."""
+    here, other = tmp_path / "opt", tmp_path / "other"
+    arguments = {"url": mirror, "path": str(here), "release": "1.12.8", "files": sums(tmp_path / "mirror")}
+    run(lsb_release, capsys, **arguments)
+    for folder in (other, here / f"{lsb_release.NEW}left"):
+        folder.mkdir()
+        (folder / "Orthanc").touch()
+    (here / f"{lsb_release.NEW}link").symlink_to(other)
+    run(lsb_release, capsys, **arguments)
+    assert os.listdir(other) == ["Orthanc"]
+    assert not (here / f"{lsb_release.NEW}left").exists()
+
+
 def test_release_that_is_asked_for_again_is_the_latest(
     mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,7 +106,9 @@ def test_options_that_a_binary_does_not_know() -> None:
     assert unfit({"Name": "bool"}, known, "1.12.7") == [
         f"orthanc_settings.Name: {here} wants a value of type str, not bool."
     ]
-    assert [takes("float", "int"), takes("int", "float"), takes("str", "str")] == [True, False, True]
+    kinds = ("bool", "int", "float", "str", "list", "dict", "nothing")
+    taken = [(kind, given) for kind in kinds for given in kinds if kind != given and takes(kind, given)]
+    assert (taken, all(takes(kind, kind) for kind in kinds)) == ([("float", "int")], True)
     assert [fits(1, "float"), fits(True, "int"), fits(None, "dict")] == [True, False, False]
 
 

@@ -82,6 +82,20 @@ def test_other_encoding_is_told() -> None:
         said(Server(None, MADE | {"encoding": "LATIN1"}, extension=True))
 
 
+def test_database_that_is_made_with_the_extension_in_it() -> None:
+    """As where the template of the server has it."""
+    server = Server({"password": SCRAM["pencil"], "rights": True}, None, extension=True)
+    assert [statement.split(" ")[0] for statement in said(server)] == ["create", "comment", "revoke"]
+    assert "create database" in said(server)[0]
+
+
+@pytest.mark.parametrize("extension", [True, False])
+def test_dry_run_looks_into_a_database_that_is_there(extension: bool) -> None:
+    server = Server({"password": SCRAM["pencil"], "rights": True}, MADE, extension)
+    server.check_mode = True
+    assert said(server) == ([] if extension else ["create extension if not exists pg_trgm"])
+
+
 def test_dry_run_says_nothing_to_the_server() -> None:
     server = Server(None, None, extension=False)
     server.check_mode = True

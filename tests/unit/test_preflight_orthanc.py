@@ -214,6 +214,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     peer(["https://pacs2", "me", "secret", "more"], "orthanc_peers.other", "give Url"),
     peer({"Url": "https://pacs2", "UserName": "me"}, "orthanc_peers.other.UserName", "Did you mean 'Username'?"),
     peer({"Url": "https://pacs2", "Username": "me"}, "orthanc_peers.other.Password", "it is missing"),
+    peer({"Url": "https://pacs2", "Password": "me"}, "orthanc_peers.other.Username", "missing while Password is given"),
+    peer({"Url": "https://pacs2", "Username": "me", "Password": ""}, "orthanc_peers.other.Password", "it is missing"),
     peer({"Url": "https://pacs2", "Timeout": "5"}, "orthanc_peers.other.Timeout", "of type int"),
     ({"orthanc_peers": {"o r": ["https://pacs2"]}}, "orthanc_peers.o r", "letters, digits"),
     (
