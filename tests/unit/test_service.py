@@ -625,14 +625,16 @@ def test_folder_without_a_configuration_of_ours(folder: pathlib.Path, monkeypatc
 def test_call_that_goes_back_knows_links_and_other_units_by_what_worked_last(folder: pathlib.Path) -> None:
     """It is given no files; what it did not know would be removed by the next way back."""
     link, drop_in = str(folder.parent / "current"), "/etc/systemd/system/nftables.service.d/pacs.conf"
+    other = "/zzz/orthanc/current"
     worked: Files = {
         str(folder / "orthanc.json"): ["{}", 0, 0, 0o640],
         link: ["1.12.7"],
         drop_in: ["[Unit]", 0, 0, 0o644],
+        other: ["1.12.7"],
     }
     state(folder).keep(worked | {STARTED: ["boot 1"]})
     params = {"config_dir": str(folder), "unit": "/etc/systemd/system/orthanc.service", "files": [], "absent": []}
-    assert beside(params | {"back": True}, state(folder)) == [link, drop_in]
+    assert beside(params | {"back": True}, state(folder)) == [link, drop_in, other]
     files = [{"path": params["unit"]}, {"path": drop_in}, {"path": str(folder / "orthanc.json")}]
     absent = ["/etc/systemd/system/other.service", "/etc/orthanc/x"]
     assert beside(params | {"back": False, "files": files, "absent": absent}, state(folder)) == [
