@@ -1,13 +1,20 @@
 """What the modules postgresql_info and mysql_info make of a host."""
 
 import getpass
+import os
 import pathlib
 import stat
 import subprocess
 from typing import Any
 
 import pytest
-from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import addresses, certified, cores, memory
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import (
+    addresses,
+    certified,
+    cores,
+    free,
+    memory,
+)
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
 from ansible_collections.dicom.orthanc.plugins.modules import mysql_info, postgresql_info
 from ansible_collections.dicom.orthanc.plugins.modules.postgresql_info import chosen, rules
@@ -150,6 +157,13 @@ def test_figures_of_the_host() -> None:
     }
     assert memory() == int(figures["MemTotal"]) * 1024
     assert str(cores()) == subprocess.run(["nproc"], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_room_for_a_database(tmp_path: pathlib.Path) -> None:
+    """In MiB, with what other programs may write meanwhile."""
+    for path, disk in ((tmp_path, tmp_path), (tmp_path / "none", pathlib.Path("/var/lib"))):
+        found = os.statvfs(disk)
+        assert abs(free(str(path)) - found.f_bavail * found.f_frsize / 2**20) < 1024
 
 
 @pytest.mark.parametrize("pending, reload, rc", [("0", 0, 0), ("1", 0, 1), ("0", 1, 1)])
