@@ -457,9 +457,15 @@ def newer(module: AnsibleModule, path: str, service: str) -> bool:
     said = re.search(
         rf"{STARTED}=(\d+)", module.run_command(["systemctl", "show", service, f"--property={STARTED}"])[1]
     )
-    # In seconds since 1970.
-    started = time.time() - time.monotonic() + int(said[1]) / 1e6 if said else 0.0
-    return bool(said) and os.stat(path).st_mtime > started
+    return said is not None and os.stat(path).st_mtime > since_1970(said[1])
+
+
+def since_1970(started: str) -> float:
+    """Return in seconds since 1970 when a process was started, as files are dated.
+
+    :param started: what systemd says, in microseconds of the monotonic clock; empty or 0 if it was not.
+    """
+    return time.time() - time.monotonic() + int(started or 0) / 1e6
 
 
 def told(error: Exception) -> str:

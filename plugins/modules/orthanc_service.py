@@ -142,7 +142,13 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_folder
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import ARGUMENTS, QuietModule, plain_files
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
+    ARGUMENTS,
+    STARTED,
+    QuietModule,
+    plain_files,
+    since_1970,
+)
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_answers import differences, journal, meaning
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
@@ -165,7 +171,7 @@ class Starting(Unready):
 def start_of(state: dict[str, str]) -> str:
     """Return the start of a unit's process: which boot of the host, and how many microseconds later."""
     boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    return f"{boot} {state['ExecMainStartTimestampMonotonic']}"
+    return f"{boot} {state[STARTED]}"
 
 
 def wait(orthanc: Orthanc, unit: Unit, timeout: int) -> float:
@@ -212,8 +218,7 @@ class Service:
         params, folder = self._params, self._params["config_dir"]
         files = [folder, params["unit"], *plain_files(folder)]
         state = self._unit.show()
-        # In seconds since 1970.
-        started = time.time() - time.monotonic() + int(state["ExecMainStartTimestampMonotonic"] or 0) / 1e6
+        started = since_1970(state[STARTED])
         self.restart = (
             (state["ActiveState"], state["UnitFileState"]) != ("active", "enabled")
             or newest([], self._programs) > started

@@ -209,23 +209,23 @@ def test_nothing_is_known_of_before_a_run_that_was_cut_off(
     assert (host.verbs, host.read, before.exists()) == (["reload"], THEIRS, False)
 
 
-def test_engine_had_no_options_before_a_run_that_was_cut_off(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+def cut_off_and_finished(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cut a run off before its restart; the next one does it."""
     host.cut = True
     with pytest.raises(Cut):
         call(host, monkeypatch, **THEIRS)
     host.cut = False
     assert call(host, monkeypatch, **THEIRS)["restarted"]
     assert host.read == THEIRS
+
+
+def test_engine_had_no_options_before_a_run_that_was_cut_off(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut_off_and_finished(host, monkeypatch)
 
 
 def test_option_that_was_taken_out_by_a_run_that_was_cut_off(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     call(host, monkeypatch, **THEIRS, bip="192.0.2.1/24")
-    host.cut = True
-    with pytest.raises(Cut):
-        call(host, monkeypatch, **THEIRS)
-    host.cut = False
-    assert call(host, monkeypatch, **THEIRS)["restarted"]
-    assert host.read == THEIRS
+    cut_off_and_finished(host, monkeypatch)
 
 
 def test_cut_off_and_then_not_to_be_restarted(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
