@@ -45,5 +45,5 @@ def test_cut(host: Host) -> None:
         of = [step for step in steps if step.module.partition(".")[0] in modules]
         for part in (1, 2, 3):
             step = of[len(of) * part // 4]
-            assert host.cut(next(names), step, "the first one", "the second one"), step
+            assert host.cut(next(names), step, "the first one", "the second one", idle=part == 3), step
     assert not re.search(r" changed=[1-9]", host.deploy(old))
