@@ -633,7 +633,7 @@ WADO = [
     lie(
         "QIDO-RS finds what is not there",
         "test_dicomweb::test_dicomweb_answers",
-        rule("GET /dicom-web/studies.*", status=200, body="[{}]"),
+        rule("GET /dicom-web/studies\\?.*", status=200, body="[{}]"),
     ),
     lie(
         "STOW-RS gives a link for inside",
