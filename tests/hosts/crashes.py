@@ -23,7 +23,11 @@ from tests.hosts.senders import Senders
 
 INVENTORIES = {"sqlite": "quickstart", "postgresql": "single", "mariadb": "single-mysql"}
 TIMES = int(os.environ.get("PACS_KILLS", "10"))
-PID = "kill -9 $(systemctl show '{}' --property MainPID --value)"
+# A server that serves again already may still be starting for systemd, which has no process of it then.
+PID = """
+until [ "${{pid:-0}}" -gt 0 ]; do pid=$(systemctl show '{}' --property MainPID --value); done
+kill -9 "$pid"
+"""
 # The unit that has the main process of the database server, and how one of its connections is killed.
 SERVERS = {"postgresql": "postgresql@*-main.service", "mariadb": "mariadb"}
 CONNECTIONS = {
