@@ -55,10 +55,10 @@ test-cut-off: lab ## deployments that are cut off after each of their tasks, or 
 	pytest tests/hosts/cut_off.py -rA --tb=short
 
 test-cut-inside: lab ## modules that are killed on the host before each of their steps, in changes of four kinds
-	pytest tests/hosts/cut_inside.py -k "not first" -n 2 --dist loadfile -rA --tb=short
+	pytest tests/hosts/cut_inside.py -k "not first" -n 2 -rA --tb=short
 
 test-cut-first: lab ## the same in a first run, the host restarted after each
-	pytest tests/hosts/cut_inside.py -k first -rA --tb=short
+	pytest tests/hosts/cut_inside.py -k first -n 2 -rA --tb=short
 
 test-crashes: lab ## Orthanc, its database, the proxy and the whole host killed while images arrive, with each database
 	pytest tests/hosts/crashes.py -rA --tb=short

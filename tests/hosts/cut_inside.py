@@ -40,7 +40,7 @@ esac
 
 @pytest.fixture
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    name = request.node.name.removeprefix("test_")
+    name = re.sub(r"\W+", "-", request.node.name.removeprefix("test_")).strip("-")
     kind = "lsb" if name == "release" else "trixie-installed"
     hosts: Variables = {"pacs": {"release": kind, "vars": KILLABLE}} | (
         {"mirror": "lsb-mirror"} if kind == "lsb" else {}
@@ -135,7 +135,8 @@ def test_release(lab: Lab) -> None:
     Cuts(host).between(states, before=other)
 
 
-def test_first(host: Host) -> None:
+@pytest.mark.parametrize("half", [0, 1])
+def test_first(host: Host, half: int) -> None:
     """A first run, after each of which the host is restarted: nothing may be open that nobody has configured."""
     lab = host.lab
     lab.shell(f"cat > /root/fresh.sh <<'END'\n{FRESH}\nEND\nsh /root/fresh.sh keep")
@@ -154,8 +155,11 @@ def test_first(host: Host) -> None:
         allowed = {22} | ({4242} if number >= runs else set()) | ({80, 443} if number >= served else set())
         assert open_ports(lab) <= allowed
         assert not welcome(lab)
+        # What is stored of a login without its password is kept until a new one is proved. No first run does so.
+        if steps[number].module == "postgresql_databases.1":
+            host.deploy(state)
 
-    for number, step in enumerate(steps):
+    for number, step in list(enumerate(steps))[half::2]:
         lab.shell("sh /root/fresh.sh back")
         host.instance = ""
         cuts.at("first", step, functools.partial(closed, number))
