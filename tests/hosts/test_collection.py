@@ -54,7 +54,7 @@ def control(lab: Lab, python: str, copy: pathlib.Path, tmp_path_factory: pytest.
     return lab
 
 
-def inside(control: Lab, *command: str, timeout: int = 400) -> str:
+def inside(control: Lab, *command: str, timeout: int = 900) -> str:
     """Run a command on the control node, in its own set-up, and return what it printed."""
     setup = {
         "PYTHONPATH": "/opt/libraries",

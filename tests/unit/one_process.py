@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import yaml
-from ansible.executor.task_executor import TaskExecutor
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.playbook import Playbook
 from ansible.playbook.play_context import PlayContext
-from ansible.plugins import loader as plugin_loader
-from ansible.template import trust_as_template
+from ansible.plugins import loader as plugins
+from ansible.template import Templar, trust_as_template
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 
@@ -43,9 +42,18 @@ class Site:
         other.vars.update(trusted(variables))
         try:
             seen = self._manager.get_vars(play=self._play, host=host, task=self._task)
-            context = PlayContext(play=self._play)
-            run = TaskExecutor(host, self._task, seen, context, self._loader, plugin_loader, None, self._manager)
-            return dict(run.run())
+            context, templar = PlayContext(play=self._play), Templar(loader=self._loader, variables=seen)
+            # What is between a playbook and its action differs from release to release of Ansible; this does not.
+            action = plugins.action_loader.get(
+                self._task.action,
+                task=self._task,
+                connection=plugins.connection_loader.get("local", context),
+                play_context=context,
+                loader=self._loader,
+                templar=templar,
+                shared_loader_obj=plugins,
+            )
+            return dict(action.run(task_vars=seen))
         finally:
             other.vars = before
 
