@@ -18,7 +18,7 @@ from benchmarks.host import SECRETS, Host, say
 # What the playbook writes; that it is all of it is checked.
 WRITTEN = (
     "etc/pacs etc/orthanc/README.pacs etc/nginx/conf.d/orthanc.conf etc/logrotate.d/pacs"
-    " etc/systemd/system/orthanc.service"
+    " etc/systemd/system/orthanc.service etc/systemd/system/nftables.service.d etc/systemd/system/nginx.service.d"
 )
 # All packages, and all of /etc but what differs from one start of a host to the next.
 STATE = r"""
