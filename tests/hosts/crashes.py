@@ -25,8 +25,12 @@ INVENTORIES = {"sqlite": "quickstart", "postgresql": "single", "mariadb": "singl
 TIMES = int(os.environ.get("PACS_KILLS", "10"))
 # A server that serves again already may still be starting for systemd, which has no process of it then.
 PID = """
-until [ "${{pid:-0}}" -gt 0 ]; do pid=$(systemctl show '{}' --property MainPID --value); done
-kill -9 "$pid"
+for _ in $(seq 300); do
+    pid=$(systemctl show '{}' --property MainPID --value)
+    [ "${{pid:-0}}" -eq 0 ] || exec kill -9 "$pid"
+    sleep 0.1
+done
+exit 1
 """
 # The unit that has the main process of the database server, and how one of its connections is killed.
 SERVERS = {"postgresql": "postgresql@*-main.service", "mariadb": "mariadb"}
