@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused, Writer, bring, lock, told
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused, Writer, bring, told
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State, found, put_back
 
 
@@ -25,7 +25,7 @@ class Undecided(Wrong):
 
 
 class WayBack:
-    """What a call writes, applies and proves; whatever is decided, is decided while no other run changes the host.
+    """What a call writes, applies and proves. The module holds the lock from before it decides until it ends.
 
     :ivar cut_off: whether a call before did not get to its end. What it found is what this one goes back to.
     :ivar ways: what to go back to, by what is wrong: the first that works. Without one of its own, what was before.
@@ -43,8 +43,6 @@ class WayBack:
         """:param prove: raises what is wrong; it is told whether what was before has to work, or what is asked for."""
         self._module, self._service, self._state = module, service, state
         self._apply, self._prove = apply, prove
-        # Held to the end of the process.
-        self._lock = lock(module)
         self.cut_off = state.kept and not state.lasting
         self.ways: Callable[[str], list[Files]] = lambda _problem: [state.read()]
         self.resort: Callable[[], tuple[Files, str]] = lambda: ({}, "")

@@ -110,6 +110,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     QuietModule,
     Refused,
     Writer,
+    lock,
     open_folder,
     plan,
     told,
@@ -223,6 +224,24 @@ def text_of(path: str) -> str:
         return file.read()
 
 
+def serve(module: AnsibleModule) -> None:
+    """Write the server's files and run it with them, or go back to those of before."""
+    params = module.params
+    server = Server(module)
+    way = WayBack(
+        module, params["unit"], State(os.path.join(params["state_dir"], "before.json")), server.apply, server.prove
+    )
+    try:
+        put_together(module)
+    except (OSError, Refused) as error:
+        way.refuse(told(error))
+    planned = plan(module)
+    needed = bool(planned.paths) or params["changed"] or way.cut_off or not server.runs
+    if needed and not module.check_mode:
+        planned = way.change(planned.paths)
+    ending(module, needed, planned)
+
+
 def main() -> None:
     module = QuietModule(
         argument_spec=ARGUMENTS
@@ -241,20 +260,8 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    params = module.params
-    server = Server(module)
-    way = WayBack(
-        module, params["unit"], State(os.path.join(params["state_dir"], "before.json")), server.apply, server.prove
-    )
-    try:
-        put_together(module)
-    except (OSError, Refused) as error:
-        way.refuse(told(error))
-    planned = plan(module)
-    needed = bool(planned.paths) or params["changed"] or way.cut_off or not server.runs
-    if needed and not module.check_mode:
-        planned = way.change(planned.paths)
-    ending(module, needed, planned)
+    with lock(module):
+        serve(module)
 
 
 def ending(module: AnsibleModule, changed: bool, writer: Writer) -> None:

@@ -63,7 +63,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
 from ansible_collections.dicom.orthanc.plugins.module_utils.docker_daemon import BEFORE, DAEMON, OURS, Broken
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import make_folders, plain
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import lock, make_folders, plain
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import WayBack, Wrong
@@ -121,16 +121,8 @@ class Engine:
             raise Wrong(problem, "" if before else "It says:\n" + "\n".join(self._unit.log(5)))
 
 
-def main() -> None:
-    module = AnsibleModule(
-        argument_spec={
-            "log_options": {"type": "dict", "default": {}},
-            "registry_mirrors": {"type": "list", "elements": "str", "default": []},
-            "address_pools": {"type": "list", "elements": "dict", "default": []},
-            "settings": {"type": "dict", "default": {}},
-        },
-        supports_check_mode=True,
-    )
+def configure(module: AnsibleModule) -> None:
+    """Write the engine's options and have it run with them, or go back to those of before."""
     wanted = docker_daemon.options(**module.params)
 
     def run(*command: str) -> str:
@@ -180,6 +172,20 @@ def main() -> None:
         module.params |= {"folders": [], "files": files, "purge": [], "absent": [], "restart": {}}
         way.change([DAEMON, OURS])
     module.exit_json(**result | {"restarted": restart})
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "log_options": {"type": "dict", "default": {}},
+            "registry_mirrors": {"type": "list", "elements": "str", "default": []},
+            "address_pools": {"type": "list", "elements": "dict", "default": []},
+            "settings": {"type": "dict", "default": {}},
+        },
+        supports_check_mode=True,
+    )
+    with lock(module):
+        configure(module)
 
 
 if __name__ == "__main__":

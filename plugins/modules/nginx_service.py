@@ -93,6 +93,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     ARGUMENTS,
     QuietModule,
+    lock,
     make_folders,
     plan,
     remove,
@@ -231,21 +232,8 @@ def restart_readers(module: AnsibleModule, written: list[str], cut_off: bool) ->
             module.fail_json(f"{name} does not start with {path}. Its log (journalctl -u {name}) says:\n{lines}")
 
 
-def main() -> None:
-    module = QuietModule(
-        argument_spec=ARGUMENTS
-        | {
-            "url": {"type": "str", "required": True},
-            "server_name": {"type": "str", "default": ""},
-            "ca": {"type": "path"},
-            "status": {"type": "int", "required": True},
-            "timeout": {"type": "int", "default": 10},
-            "variables": {"type": "dict", "default": {}},
-            "readers": {"type": "dict", "default": {}},
-            "state_dir": {"type": "path", "default": "/var/lib/pacs/nginx"},
-        },
-        supports_check_mode=True,
-    )
+def serve(module: AnsibleModule) -> None:
+    """Write nginx's files and serve with them, or go back to those of before."""
     server = Server(module)
     state = State(os.path.join(module.params["state_dir"], "before.json"))
     way = WayBack(module, "nginx", state, server.apply, server.prove)
@@ -262,6 +250,25 @@ def main() -> None:
             (path for path in paths if path not in made), lambda: restart_readers(module, paths, way.cut_off)
         )
     module.exit_json(changed=changed, paths=written.paths, diff=written.diffs)
+
+
+def main() -> None:
+    module = QuietModule(
+        argument_spec=ARGUMENTS
+        | {
+            "url": {"type": "str", "required": True},
+            "server_name": {"type": "str", "default": ""},
+            "ca": {"type": "path"},
+            "status": {"type": "int", "required": True},
+            "timeout": {"type": "int", "default": 10},
+            "variables": {"type": "dict", "default": {}},
+            "readers": {"type": "dict", "default": {}},
+            "state_dir": {"type": "path", "default": "/var/lib/pacs/nginx"},
+        },
+        supports_check_mode=True,
+    )
+    with lock(module):
+        serve(module)
 
 
 if __name__ == "__main__":

@@ -146,6 +146,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     ARGUMENTS,
     STARTED,
     QuietModule,
+    lock,
     plain_files,
     since_1970,
 )
@@ -303,27 +304,8 @@ def beside(params: dict[str, Any], state: State) -> list[str]:
     return sorted(path for path in units - {params["unit"]} if path.startswith(UNITS))
 
 
-def main() -> None:
-    module = QuietModule(
-        argument_spec=ARGUMENTS
-        | {
-            "config_dir": {"type": "path", "required": True},
-            "unit": {"type": "path", "default": "/etc/systemd/system/orthanc.service"},
-            "reload": {"type": "list", "elements": "str", "default": []},
-            "programs": {"type": "list", "elements": "path", "default": []},
-            "state_dir": {"type": "path", "default": "/var/lib/pacs/orthanc"},
-            "version": {"type": "str", "default": ""},
-            "plugins": {"type": "list", "elements": "str", "default": []},
-            "database": {"type": "str", "choices": ["sqlite", "postgresql", "mysql"], "default": "sqlite"},
-            "storage": {"type": "str", "default": ""},
-            "timeout": {"type": "int", "default": 120},
-            "guard": {"type": "str", "default": ""},
-            "guard_rule": {"type": "str", "default": ""},
-            "login_goes_back": {"type": "bool", "default": False},
-            "back": {"type": "bool", "default": False},
-        },
-        supports_check_mode=True,
-    )
+def serve(module: AnsibleModule) -> None:
+    """Write Orthanc's files and run it with them, or go back to what worked last."""
     params = module.params
     unit = Unit(module, os.path.basename(params["unit"]))
     # The links say which release runs; they go back with the configuration.
@@ -348,6 +330,31 @@ def main() -> None:
     way.resort = kept.resort()
     proven = {} if changed and module.check_mode else way.run()
     module.exit_json(changed=changed, paths=written.paths, diff=written.diffs, **proven)
+
+
+def main() -> None:
+    module = QuietModule(
+        argument_spec=ARGUMENTS
+        | {
+            "config_dir": {"type": "path", "required": True},
+            "unit": {"type": "path", "default": "/etc/systemd/system/orthanc.service"},
+            "reload": {"type": "list", "elements": "str", "default": []},
+            "programs": {"type": "list", "elements": "path", "default": []},
+            "state_dir": {"type": "path", "default": "/var/lib/pacs/orthanc"},
+            "version": {"type": "str", "default": ""},
+            "plugins": {"type": "list", "elements": "str", "default": []},
+            "database": {"type": "str", "choices": ["sqlite", "postgresql", "mysql"], "default": "sqlite"},
+            "storage": {"type": "str", "default": ""},
+            "timeout": {"type": "int", "default": 120},
+            "guard": {"type": "str", "default": ""},
+            "guard_rule": {"type": "str", "default": ""},
+            "login_goes_back": {"type": "bool", "default": False},
+            "back": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    with lock(module):
+        serve(module)
 
 
 if __name__ == "__main__":

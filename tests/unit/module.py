@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import grp
 import itertools
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.dicom.orthanc.plugins.module_utils import files
 
 OWNER = {"owner": getpass.getuser(), "group": grp.getgrgid(os.getegid()).gr_name}
 FILE = {
@@ -68,10 +70,24 @@ class Module:
 
 def run(module: Any, capsys: pytest.CaptureFixture[str], **arguments: Any) -> dict[str, Any]:
     """Run a module with arguments, as Ansible does, and return what it says."""
-    with patch_module_args(arguments), pytest.raises(SystemExit):
+    with patch_module_args(arguments), pytest.raises(SystemExit) as ended:
         module.main()
+    # All that the module had is still there, as where one process on the host runs all modules.
+    assert not locked(), ended
     said: dict[str, Any] = json.loads(capsys.readouterr().out)
     return said
+
+
+def locked() -> bool:
+    """Tell whether a module keeps others off this host."""
+    if not os.access(files.LOCK, os.R_OK | os.W_OK):
+        return False
+    with open(files.LOCK, "r+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def killed(call: Callable[[], Any], step: int) -> bool:

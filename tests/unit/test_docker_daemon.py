@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon as options
-from ansible_collections.dicom.orthanc.plugins.module_utils import files, way_back
+from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.module_utils.docker_daemon import Broken, merge, problems, read
 from ansible_collections.dicom.orthanc.plugins.modules import docker_daemon
 
@@ -157,14 +157,8 @@ def call(host: Host, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> dict[s
     host.check_mode, host.verbs = settings.pop("check", False), []
     host.params = {"log_options": {}, "registry_mirrors": [], "address_pools": [], "settings": settings}
     monkeypatch.setattr(docker_daemon, "AnsibleModule", lambda **_spec: host)
-    held = []
-    monkeypatch.setattr(way_back, "lock", lambda module: held.append(files.lock(module)))
-    try:
-        with pytest.raises(Done) as done:
-            docker_daemon.main()
-    finally:
-        for file in held:
-            file.close()
+    with pytest.raises(Done) as done:
+        docker_daemon.main()
     return dict(done.value.args[0])
 
 

@@ -392,7 +392,6 @@ def test_what_worked_last_keeps_its_password_where_the_database_will_take_it_aga
     assert password(folder) == "new", "for the moment"
     # By now the database does.
     monkeypatch.setattr(unit, "_works", lambda folder: password(folder) == "old")
-    way._lock.close()
     way, _made = service(folder, unit)
     way.ways = lambda _problem: kept(folder).login()
     assert way.again() == [str(folder / "mysql.json")]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pathlib
 import stat
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -63,11 +62,6 @@ def cut(service: Service, text: str) -> None:
     way = service.way(text)
     way.keep(service.paths)
     way.write()
-    way._lock.close()
-
-
-def unlocked(way: WayBack) -> None:
-    way._lock.close()
 
 
 def test_files_are_found_as_they_are(tmp_path: pathlib.Path) -> None:
@@ -165,7 +159,6 @@ def test_what_is_left_to_do_is_made_up_for(service: Service) -> None:
     way = service.way()
     with pytest.raises(KeyboardInterrupt):
         way.change(service.paths, cut_off)
-    unlocked(way)
     assert service.state.kept
     assert service.way().cut_off
 
@@ -421,29 +414,14 @@ def test_full_disk_is_no_mistake(service: Service) -> None:
         service.way("bad").change(service.paths)
 
 
-def test_dry_run_puts_nothing_back_and_takes_no_lock(service: Service) -> None:
-    other = files.lock(Module())
+def test_dry_run_puts_nothing_back(service: Service) -> None:
     service.file.write_text("bad", encoding="utf-8")
     way = service.way("bad", check=True)
     way.ways = lambda _problem: [{str(service.file): ["old", 0, 0, 0o644]}]
     with pytest.raises(Failed, match=r"^It does not take 'bad'\.\nIts log says no\.$"):
         way.run()
-    other.close()
     assert service.file.read_text("utf-8") == "bad"
 
 
 def test_proof_is_returned(service: Service) -> None:
     assert service.way().run() == "proved"
-
-
-@pytest.fixture
-def held(service: Service) -> Iterator[WayBack]:
-    way = service.way()
-    yield way
-    unlocked(way)
-
-
-def test_no_other_run_decides_meanwhile(service: Service, held: WayBack) -> None:
-    held.change(service.paths)
-    with pytest.raises(Failed, match="Another run has been changing this host"):
-        service.way("other")
