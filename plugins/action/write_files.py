@@ -22,7 +22,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         given = {"ansible_managed": "Ansible managed"} | (task_vars or {})
         super().run(tmp, given)
         arguments = dict(self._task.args)
-        templar = self._templar.copy_with_new_env(available_variables=given | arguments.pop("template_vars", {}))
+        known = given | arguments.pop("template_vars", {})
+        templar = self._templar.copy_with_new_env(available_variables=known)
+        for name in arguments.pop("once", []):
+            known |= {name: templar.template(known[name])}
+            templar.available_variables = known
+        arguments |= {option: templar.template(known[name]) for option, name in arguments.pop("by_name", {}).items()}
         arguments["files"] = [self._file(templar, dict(file)) for file in arguments.get("files", [])]
         return dict(self._execute_module(self._task.action, arguments, task_vars=given))
 

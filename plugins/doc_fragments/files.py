@@ -95,7 +95,18 @@ options:
         description: With O(files[].link), make it only where nothing is, neither there nor at this path.
         type: path
   template_vars:
-    description: Variables for all templates, worked out once. Otherwise a derived one is derived at each use.
+    description: Further variables for the templates.
+    type: dict
+    default: {}
+  once:
+    description:
+      - Names of variables that are worked out once, in this order, for the templates and for O(by_name).
+      - Ansible works a variable out anew wherever another one mentions it, which adds up to a second and more.
+    type: list
+    elements: str
+    default: []
+  by_name:
+    description: Further options of this module, each with the name of the variable that has its value.
     type: dict
     default: {}
   purge:

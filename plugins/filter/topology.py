@@ -80,9 +80,9 @@ def netloc(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-def certificate_end(names: list[str]) -> str:
-    """Return what the path of a certificate for several names ends in, since other names get another one."""
-    return f"-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]}" if len(names) > 1 else ""
+def certificate_name(names: list[str]) -> str:
+    """Return what the file of a certificate for these names is called: other names get another one."""
+    return names[0] + (f"-{hashlib.sha256(' '.join(names).encode()).hexdigest()[:8]}" if len(names) > 1 else "")
 
 
 class Topology:
@@ -209,7 +209,7 @@ class Topology:
         proxy, names = self._host(name), self._server_names(name)
         host, prefix = self._server_name(orthanc, name), self._set_for(orthanc, name, "nginx_prefix")
         https_port, kind = number(proxy["nginx_https_port"]), "acme" if proxy["nginx_acme_directory"] else "self-signed"
-        made = "site" if proxy["nginx_tls_certificate"] else f"{kind}-{names[0]}{certificate_end(names)}"
+        made = "site" if proxy["nginx_tls_certificate"] else f"{kind}-{certificate_name(names)}"
         return {
             "proxy": name if name in self._group("nginx") else "",
             "host": host,
@@ -426,4 +426,4 @@ class FilterModule:
     """The filters of this file."""
 
     def filters(self) -> dict[str, Callable[..., Any]]:
-        return {"topology": topology, "variable_of": variable_of}
+        return {"certificate_name": certificate_name, "topology": topology, "variable_of": variable_of}

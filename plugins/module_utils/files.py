@@ -61,6 +61,8 @@ ARGUMENTS: dict[str, Any] = {
         "required_one_of": [("content", "link", "made_by", "secret")],
     },
     "template_vars": {"type": "dict", "default": {}},
+    "once": {"type": "list", "elements": "str", "default": []},
+    "by_name": {"type": "dict", "default": {}},
     "purge": {"type": "list", "elements": "path", "default": []},
     "absent": {"type": "list", "elements": "path", "default": []},
     "restart": {"type": "dict", "default": {}},

@@ -234,6 +234,36 @@ def test_templates_are_rendered_for_the_module(site: Site) -> None:
     assert not [diff for diff in site.read("seen")["diff"] if "secret" in diff["after_header"]]
 
 
+def test_variable_is_worked_out_once_for_all_that_mentions_it(site: Site) -> None:
+    count = "{{ lookup('pipe', 'echo x >> ' ~ playbook_dir ~ '/count; wc -l < ' ~ playbook_dir ~ '/count') | int }}"
+    variables = {
+        "count": count,
+        "next": "{{ count + 1 }}",
+        "wanted": [
+            {"path": f"{site.folder}/{{{{ count }}}}", "content": "{{ count }} {{ next }} {{ other }}", "mode": "0600"}
+            | {"owner": "{{ lookup('pipe', 'id -un') }}", "group": "{{ lookup('pipe', 'id -gn') }}"},
+        ],
+        "other": "{{ count }}",
+        "nowhere": [f"{site.folder}/none"],
+    }
+    write = {
+        "dicom.orthanc.write_files": {
+            "once": ["count", "next"],
+            "by_name": {"files": "wanted", "absent": "nowhere"},
+        },
+        "vars": variables,
+        "register": "seen",
+        "check_mode": True,
+    }
+    keep = {"ansible.builtin.copy": {"content": "{{ seen | to_json }}", "dest": f"{site.folder}/seen.json"}}
+    code, output = site.play({"pacs": {}}, {"orthanc": ["pacs"]}, write, keep)
+    assert code == 0, output
+    assert [(diff["after_header"], diff["after"]) for diff in site.read("seen")["diff"]] == [
+        (f"{site.folder}/1", "1 2 1")
+    ]
+    assert (site.folder / "playbooks" / "count").read_text("utf-8") == "x\n"
+
+
 @pytest.mark.parametrize(
     "groups, played, words",
     [
