@@ -64,7 +64,7 @@ KNOWN = {
     "plugins/modules/write_files.py": {"purge: [/etc/pacs/orthanc]": "an example"},
     "roles/nginx/tasks/main.yml": {
         'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
-        "absent: >-": "our own files, and the package's example",
+        "absent: __nginx_unwanted": "our own files, and the package's example",
     },
     "roles/nginx/tasks/relay_serve.yml": {
         'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
@@ -73,7 +73,7 @@ KNOWN = {
     "roles/nginx/files/make_certificate.sh": {'rm -f "$pair.crt"': "a certificate that is made again at once"},
     "roles/orthanc/tasks/configure.yml": {
         'purge: ["{{ orthanc_config_dir }}"]': "which may not hold, nor be in, a folder of images",
-        "absent: >-": "our own files",
+        "absent: __orthanc_unwanted": "our own files",
     },
     "roles/orthanc/vars/main/files.yml": {
         "if [ $$free -lt 32 ]; then rm -f .pacs-reserve;": "a file of our own, which makes room on a full disk",
