@@ -17,9 +17,10 @@ import requests
 import yaml
 
 from tests.hosts.conftest import Lab
+from tests.hosts.cuts import KILLABLE, Host, Point
 from tests.hosts.test_database import image
 
-LAB = {"name": "lsb-switch", "pacs": "lsb", "mirror": "lsb-mirror"}
+LAB = {"name": "lsb-switch", "pacs": {"release": "lsb", "vars": KILLABLE}, "mirror": "lsb-mirror"}
 OLD, NEW = "1.10.1", "1.12.7"
 # What of a site a failed run must leave as it was.
 STATE = r"""
@@ -29,6 +30,12 @@ cat /etc/pacs/orthanc/* /etc/systemd/system/orthanc.service | sha256sum
 systemctl show orthanc --property InvocationID,ActiveState,NeedDaemonReload
 """
 MIRROR = "/srv/mirror/lsb"
+# Where a switch is killed, by the release that it goes to; `make test-cut-inside` has all steps.
+KILLED = (
+    (NEW, Point("lsb_release.1", "rename", 2)),
+    (OLD, Point("orthanc_service.1", "rename", 1)),
+    (NEW, Point("orthanc_service.1", "fsync", 2)),
+)
 
 
 class Site:
@@ -38,7 +45,12 @@ class Site:
         self.lab = lab
         self.file = lab.folder / "group_vars" / "all" / "lsb-lock.yml"
         self.file.unlink(missing_ok=True)
-        self.instance = ""
+        self.killable = Host(lab)
+
+    @property
+    def instance(self) -> str:
+        """The image's number."""
+        return self.killable.instance
 
     def deploy(self, release: str = "", variables: Mapping[str, Any] | None = None, **options: Any) -> str:
         """Deploy a release of the LSB binaries, or what apt has."""
@@ -69,8 +81,7 @@ def site(lab: Lab) -> Site:
     made = Site(lab)
     lab.play("../lab/stand-in/prepare")
     made.deploy()
-    with made.lab.session() as session:
-        made.instance = session.post(made.lab.url("/instances"), data=image(1), timeout=30).json()["ID"]
+    made.killable.upload()
     made.runs(NEW)
     return made
 
@@ -137,7 +148,7 @@ def test_switch_up_and_down(site: Site) -> None:
     gaps = []
     for release in (NEW, OLD):
         with Watch(site) as watch:
-            site.deploy(release)
+            site.killable.keep(release, {"orthanc_install_method": "lsb", "orthanc_version": release})
         gaps.append(watch.gap)
         site.runs(release)
     print(f"Seconds without an answer: {plain.gap:.1f} at a restart, {gaps} at a switch")
@@ -145,6 +156,17 @@ def test_switch_up_and_down(site: Site) -> None:
     assert site.lab.shell("ls /opt/orthanc").split() == [OLD, NEW, "current"]
     # Downloaded before: a dry run can ask the binary itself.
     assert changed(site.deploy(NEW, arguments=["--check"]))
+    site.runs(OLD)
+
+
+def test_switch_that_is_killed(site: Site) -> None:
+    """On the host, by the modules of the switches before; the run after it ends well."""
+    for release, step in KILLED:
+        site.lab.shell(f"rm -rf /opt/orthanc/{release}")
+        assert site.killable.cut(release, step, idle=release == OLD), step
+        site.runs(release)
+    assert site.lab.shell("ls -A /opt/orthanc").split() == [".pacs", OLD, NEW, "current"]
+    site.killable.again(OLD)
     site.runs(OLD)
 
 
@@ -238,9 +260,9 @@ SOURCES = "cat /etc/apt/sources.list /etc/apt/sources.list.d/* 2> /dev/null; ls 
 VERSION = "dpkg-query --show --showformat '${Version}' orthanc"
 
 
-def upstream(site: Site, key: str = "archive") -> dict[str, Any]:
+def upstream(lab: Lab, key: str = "archive") -> dict[str, Any]:
     """Variables for the stand-in of the makers' packages, signed with a key."""
-    text = site.lab.shell(f"cat /srv/mirror/debian/{key}.key", host="mirror")
+    text = lab.shell(f"cat /srv/mirror/debian/{key}.key", host="mirror")
     return {"orthanc_apt_source": "upstream", "orthanc_apt_url": "http://mirror/debian", "orthanc_apt_key": text}
 
 
@@ -263,19 +285,19 @@ def upstream(site: Site, key: str = "archive") -> dict[str, Any]:
 )
 def test_wrong_source_changes_nothing(site: Site, changes: dict[str, Any], words: list[str]) -> None:
     before = site.lab.shell(f"{SOURCES}; {VERSION}")
-    asked = upstream(site, changes.pop("key", "archive")) | changes
+    asked = upstream(site.lab, changes.pop("key", "archive")) | changes
     printed = " ".join(site.lab.play("orthanc", asked, check=False).stdout.split())
     assert not [word for word in words if word not in printed], printed
     assert site.lab.shell(f"{SOURCES}; {VERSION}") == before
 
 
 def test_packages_of_the_makers_and_back(site: Site) -> None:
-    site.deploy(variables=upstream(site), arguments=["--check"])
+    site.deploy(variables=upstream(site.lab), arguments=["--check"])
     assert "standin" not in site.lab.shell(f"{SOURCES}; {VERSION}")
-    site.deploy(variables=upstream(site))
+    site.deploy(variables=upstream(site.lab))
     assert site.lab.shell(VERSION) == f"{NEW}+standin-1"
     site.runs(NEW)
-    assert not changed(site.deploy(variables=upstream(site)))
+    assert not changed(site.deploy(variables=upstream(site.lab)))
     # Packages are not taken back unless a release is asked for.
     site.deploy()
     assert "orthanc" not in site.lab.shell(SOURCES)
@@ -292,7 +314,7 @@ CLOSED = (
 @pytest.mark.later
 def test_upgrade_by_the_administrator(site: Site) -> None:
     """What apt, or an upgrade at night, does without the playbook opens nothing and leaves a run nothing to do."""
-    site.deploy(variables=upstream(site))
+    site.deploy(variables=upstream(site.lab))
     source = site.lab.shell("cat /etc/apt/sources.list.d/orthanc.sources")
     site.deploy()
     site.lab.shell("apt-get update -q; apt-get install -y -q --allow-downgrades orthanc/trixie")
@@ -302,7 +324,7 @@ def test_upgrade_by_the_administrator(site: Site) -> None:
     site.lab.shell(f"cat > /etc/apt/sources.list.d/orthanc.sources <<'END'\n{source.strip()}\nEND\napt-get update -q")
     site.lab.shell("DEBIAN_FRONTEND=noninteractive apt-get upgrade -y -q")
     assert site.lab.shell(VERSION) == f"{NEW}+standin-1"
-    done = site.deploy(variables=upstream(site))
+    done = site.deploy(variables=upstream(site.lab))
     assert not changed(done), done
     assert site.lab.shell(CLOSED) == before
     site.runs(NEW)
