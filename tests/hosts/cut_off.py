@@ -16,6 +16,7 @@ import pytest
 
 from tests.hosts.conftest import ENVIRONMENT, QUICKSTART, ROOT, Lab
 from tests.hosts.cuts import KILLABLE, Host, changes, open_ports, restart, welcome
+from tests.hosts.test_lsb import upstream
 
 SINGLE = ROOT / "inventories" / "single"
 CUT = {
@@ -26,15 +27,27 @@ CUT = {
 PORTS = {4242: "Write Orthanc's files, run it", 80: "Write the site", 443: "Write the site"}
 
 
-def cut(lab: Lab, inventory: pathlib.Path, monkeypatch: pytest.MonkeyPatch, **variables: object) -> Iterator[str]:
-    """Run again and again, each time until the first task that changes something. Yield that task."""
+def cut(
+    lab: Lab, inventory: pathlib.Path, monkeypatch: pytest.MonkeyPatch, playbook: str = "site", **variables: object
+) -> Iterator[str]:
+    """Run again and again, each time until the first task that changes something. Yield that task.
+
+    One that would do so each time, such as a reload, is let go after the first time.
+    """
+    last, number = "", 1
     with monkeypatch.context() as cutting:
         for name, value in CUT.items():
             cutting.setitem(ENVIRONMENT, name, value)
-        while (ended := lab.play(variables=variables, inventory=inventory, check=False)).returncode == 99:
+        while True:
+            cutting.setitem(ENVIRONMENT, "CUT_OFF_AFTER", str(number))
+            ended = lab.play(playbook, variables, inventory=inventory, check=False)
+            if ended.returncode != 99:
+                break
             found = re.search("CUT OFF AFTER (.*)", ended.stdout)
             assert found, ended.stdout
-            yield found[1]
+            number += found[1] == last
+            last = found[1]
+            yield last
     assert ended.returncode == 0, ended.stdout
 
 
@@ -103,11 +116,14 @@ def test_change_that_is_cut_off(host: Host, monkeypatch: pytest.MonkeyPatch, num
 @pytest.mark.parametrize("module", ["database_service", "postgresql_databases", "orthanc_service", "nginx_service"])
 @pytest.mark.parametrize("goes", ["control node", "host"])
 def test_change_that_is_killed(host: Host, monkeypatch: pytest.MonkeyPatch, module: str, goes: str) -> None:
-    """The process on the control node with -9, or the host itself, while a module is at work."""
+    """The processes on the control node with -9, or the host itself, while a module is at work."""
     lab, states = host.lab, changes(host.lab)
     old = int("second" in lab.shell("cat /etc/pacs/orthanc/credentials.json"))
     lab.shell("rm -rf /run/cut; mkdir -m 700 /run/cut")
-    end = "kill -9 $run" if goes == "control node" else f"sleep 0.5; docker kill {lab.container()}; wait $run || true"
+    # Its workers would finish what they are at.
+    end = "kill -9 $(ps -o pid= --ppid $run) $run"
+    if goes == "host":
+        end = f"sleep 0.5; docker kill {lab.container()}; wait $run || true"
     there = f"docker exec {lab.container()} sh -c 'ls /run/cut/*.{module}.1'"
     script = f'"$@" & run=$!; until {there}; do sleep 0.1; kill -0 $run || exit 98; done; {end}; exit 99'
     monkeypatch.setattr(lab, "through", ("sh", "-euc", script, "sh"))
@@ -136,26 +152,111 @@ def test_two_runs_at_once(host: Host) -> None:
         ended_well(host, states[1 - old])
 
 
-@pytest.mark.parametrize("status", ["half-installed", "half-configured"])
-def test_dpkg_that_is_killed(status: str) -> None:
-    """While it unpacks Orthanc's package, and while it configures it; the host is restarted then."""
-    lab = Lab(f"cut-off-{status}", pacs="trixie")
-    kill = f"grep -q -m 1 'orthanc: {status}' && kill -9 $(grep -lx dpkg /proc/[0-9]*/comm | cut -d / -f 3)"
+def test_removal_that_is_cut_off(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host restarted after each task; in the end nothing is left that serves, and the image comes back."""
+    done = []
+    for ended in cut(host.lab, SINGLE, monkeypatch, "remove", remove=["service of pacs"]):
+        done.append(ended)
+        assert len(done) < 40, done
+        restart(host.lab)
+        assert open_ports(host.lab) <= {22, 80, 443, 4242}, done
+    print("\n".join(done))
+    assert len(done) > 3
+    assert open_ports(host.lab) <= {22, 80}
+    assert not welcome(host.lab)
+    left = "/etc/pacs/orthanc /etc/pacs/nginx /etc/nginx/conf.d/orthanc.conf"
+    assert host.lab.shell(f"ls -d {left} 2> /dev/null; true") == ""
+    ended_well(host, changes(host.lab)[0])
+
+
+# What dpkg says to its logger when it is killed.
+STEPS = {"unpack": "status: {}: half-installed", "configure": "processing: configure: {}$"}
+
+
+def kill_dpkg(lab: Lab, step: str, package: str) -> None:
+    """Have dpkg killed while it unpacks or configures a package."""
+    killed = "$(grep -lx dpkg /proc/[0-9]*/comm | cut -d / -f 3)"
     lab.shell(
-        f"cat > /root/kill <<'END'\n#!/bin/sh\n{kill}\ncat > /dev/null\nEND\nchmod 755 /root/kill;"
-        " echo status-logger=/root/kill > /etc/dpkg/dpkg.cfg.d/kill"
+        f"cat > /root/kill <<'END'\n#!/bin/sh\ngrep -q -m 1 '{STEPS[step].format(package)}' && kill -9 {killed}\n"
+        "cat > /dev/null\nEND\nchmod 755 /root/kill; echo status-logger=/root/kill > /etc/dpkg/dpkg.cfg.d/kill"
     )
+
+
+def after_dpkg(lab: Lab, **options: Any) -> None:
+    """Deploy once more. Where a person has to mend dpkg first, that is said, and opens nothing."""
+    ports = open_ports(lab)
+    said = lab.play(check=False, **options)
+    if said.returncode:
+        assert "`dpkg --configure -a`" in " ".join(said.stdout.split()), said.stdout
+        lab.shell("dpkg --configure -a")
+        assert open_ports(lab) <= ports
+        lab.play(**options)
+    assert not re.search(r" changed=[1-9]", lab.play(**options).stdout)
+
+
+@pytest.mark.parametrize("step", list(STEPS))
+def test_dpkg_that_is_killed(step: str) -> None:
+    """While it unpacks Orthanc's package, and while it configures it; the host is restarted then."""
+    lab = Lab(f"cut-off-{step}", pacs="trixie")
+    kill_dpkg(lab, step, "orthanc")
     assert lab.play(check=False).returncode
     lab.shell("rm /etc/dpkg/dpkg.cfg.d/kill")
     restart(lab)
     assert open_ports(lab) <= {22}
-    said = lab.play(check=False)
-    if said.returncode:
-        assert "`dpkg --configure -a`" in " ".join(said.stdout.split()), said.stdout
-        lab.shell("dpkg --configure -a")
-        assert open_ports(lab) <= {22}
-        lab.play()
-    assert not re.search(r" changed=[1-9]", lab.play().stdout)
+    after_dpkg(lab)
     with lab.session() as session:
         assert session.get(lab.url("/system"), timeout=30).status_code == 200
     lab.destroy()
+
+
+@pytest.fixture(scope="module")
+def packaged() -> Iterator[Host]:
+    """A host with an image, beside the stand-in of the makers' packages."""
+    lab = Lab("cut-off-packages", pacs="lsb", mirror="lsb-mirror")
+    lab.play("../lab/stand-in/prepare")
+    made = Host(lab)
+    made.deploy({})
+    made.upload()
+    yield made
+    lab.destroy()
+
+
+def packaged_as_before(host: Host) -> None:
+    """Have Debian's own release again, without the package that comes with a plugin."""
+    host.lab.shell(
+        "rm -f /etc/apt/sources.list.d/orthanc.sources; apt-get update -q; apt-get remove -y -q orthanc-gdcm;"
+        " apt-get install -y -q --allow-downgrades orthanc/trixie"
+    )
+    host.deploy({})
+
+
+@pytest.mark.parametrize("change, step", [("release", "unpack"), ("release", "configure"), ("package", "configure")])
+def test_change_whose_dpkg_is_killed(packaged: Host, change: str, step: str) -> None:
+    """Of another release, and of a package that comes with a plugin; Orthanc goes on serving, and takes a restart."""
+    lab = packaged.lab
+    state = {"release": upstream(lab), "package": {"orthanc_plugins": ["dicomweb", "gdcm"]}}[change]
+    package = {"release": "orthanc", "package": "orthanc-gdcm"}[change]
+    packaged_as_before(packaged)
+    kill_dpkg(lab, step, package)
+    assert lab.play(variables=state, check=False).returncode
+    lab.shell("rm /etc/dpkg/dpkg.cfg.d/kill")
+    if step == "configure":
+        lab.shell("systemctl restart orthanc")
+    packaged.answers()
+    after_dpkg(lab, variables=state)
+    packaged.well()
+
+
+def test_upgrade_that_is_cut_off(packaged: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of playbooks/upgrade.yml, after each task."""
+    lab, state = packaged.lab, upstream(packaged.lab)
+    packaged_as_before(packaged)
+    done = []
+    for ended in cut(lab, QUICKSTART, monkeypatch, "upgrade", **state):
+        done.append(ended)
+        packaged.answers()
+    print("\n".join(done))
+    assert len(done) > 1
+    assert "standin" in lab.shell("dpkg-query --show --showformat '${Version}' orthanc")
+    packaged.well()
+    assert not re.search(r" changed=[1-9]", packaged.deploy(state))

@@ -1,4 +1,7 @@
-"""Ends a run at once after the first task that changed a host, as a control node does that loses its power."""
+"""Ends a run at once after a task that changed a host, as a control node does that loses its power.
+
+It is the first one, or the one that CUT_OFF_AFTER gives by its number.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,10 @@ class CallbackModule(CallbackBase):  # type: ignore[misc]  # Ansible carries no 
     CALLBACK_VERSION = 2.0
     CALLBACK_TYPE = "aggregate"
     CALLBACK_NAME = "cut_off"
+    left = int(os.environ.get("CUT_OFF_AFTER", "1"))
 
     def v2_runner_on_ok(self, result: Any) -> None:
-        if result.result.get("changed"):
+        self.left -= bool(result.result.get("changed"))
+        if not self.left:
             print(f"CUT OFF AFTER {result.task.get_name()}", flush=True)
             os._exit(99)
