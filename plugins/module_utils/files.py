@@ -80,6 +80,14 @@ class Refused(Exception):
     """Something cannot be written as asked; the message says what and why."""
 
 
+def nearest(path: str) -> str:
+    """Return the path, or the nearest one above it that is there. If that is no folder, nothing can be below it."""
+    path = os.path.abspath(path)
+    while not os.path.lexists(path):
+        path = os.path.dirname(path)
+    return path
+
+
 def make_folders(path: str) -> None:
     """Make a folder and those above it, open to all whatever the host's umask is.
 

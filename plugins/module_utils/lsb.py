@@ -60,13 +60,13 @@ def paths(
 
 
 def digest(path: str) -> str:
-    """Return the SHA-256 of a file in hexadecimal digits, or an empty string if there is none."""
+    """Return the SHA-256 of a file in hexadecimal digits, or an empty string if none can be read."""
     sha256 = hashlib.sha256()
     try:
         with open(path, "rb") as file:
             while chunk := file.read(_CHUNK):
                 sha256.update(chunk)
-    except FileNotFoundError:
+    except OSError:
         return ""
     return sha256.hexdigest()
 

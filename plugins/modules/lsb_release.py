@@ -87,6 +87,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     MARK_TEXT,
     lock,
     marked,
+    nearest,
     plain_files,
     remove,
     sync_folder,
@@ -169,6 +170,12 @@ def have(module: AnsibleModule) -> dict[str, Any]:
     """Have the release, and say what was done for it."""
     path, release, files = (module.params[name] for name in ("path", "release", "files"))
     folder = os.path.join(path, release)
+    above = nearest(folder)
+    if not os.path.isdir(above):
+        module.fail_json(
+            f"Orthanc {release} is not in place, and nothing has changed: {above} is no folder, so that {folder} cannot"
+            " be made (orthanc_lsb_dir)."
+        )
     missing = [
         source for source in files if digest(os.path.join(folder, os.path.basename(source))) != files[source].lower()
     ]

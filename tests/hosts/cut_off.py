@@ -169,13 +169,15 @@ def test_removal_that_is_cut_off(host: Host, monkeypatch: pytest.MonkeyPatch) ->
     ended_well(host, changes(host.lab)[0])
 
 
-# What dpkg says to its logger when it is killed.
+# What dpkg says to its logger when it is killed; and who is killed with it: nobody, so that apt hears of it, or all
+# that the run has there, as where the host goes down.
 STEPS = {"unpack": "status: {}: half-installed", "configure": "processing: configure: {}$"}
+WITH_IT = {"dpkg": "dpkg", "run": "dpkg|apt-get|python3"}
 
 
-def kill_dpkg(lab: Lab, step: str, package: str) -> None:
+def kill_dpkg(lab: Lab, step: str, package: str, goes: str) -> None:
     """Have dpkg killed while it unpacks or configures a package."""
-    killed = "$(grep -lx dpkg /proc/[0-9]*/comm | cut -d / -f 3)"
+    killed = f"$(grep -lxE '{WITH_IT[goes]}' /proc/[0-9]*/comm | cut -d / -f 3)"
     lab.shell(
         f"cat > /root/kill <<'END'\n#!/bin/sh\ngrep -q -m 1 '{STEPS[step].format(package)}' && kill -9 {killed}\n"
         "cat > /dev/null\nEND\nchmod 755 /root/kill; echo status-logger=/root/kill > /etc/dpkg/dpkg.cfg.d/kill"
@@ -194,11 +196,11 @@ def after_dpkg(lab: Lab, **options: Any) -> None:
     assert not re.search(r" changed=[1-9]", lab.play(**options).stdout)
 
 
-@pytest.mark.parametrize("step", list(STEPS))
-def test_dpkg_that_is_killed(step: str) -> None:
+@pytest.mark.parametrize("step, goes", [("unpack", "dpkg"), ("configure", "dpkg"), ("configure", "run")])
+def test_dpkg_that_is_killed(step: str, goes: str) -> None:
     """While it unpacks Orthanc's package, and while it configures it; the host is restarted then."""
-    lab = Lab(f"cut-off-{step}", pacs="trixie")
-    kill_dpkg(lab, step, "orthanc")
+    lab = Lab(f"cut-off-{step}-{goes}", pacs="trixie")
+    kill_dpkg(lab, step, "orthanc", goes)
     assert lab.play(check=False).returncode
     lab.shell("rm /etc/dpkg/dpkg.cfg.d/kill")
     restart(lab)
@@ -230,14 +232,22 @@ def packaged_as_before(host: Host) -> None:
     host.deploy({})
 
 
-@pytest.mark.parametrize("change, step", [("release", "unpack"), ("release", "configure"), ("package", "configure")])
-def test_change_whose_dpkg_is_killed(packaged: Host, change: str, step: str) -> None:
+@pytest.mark.parametrize(
+    "change, step, goes",
+    [
+        ("release", "configure", "dpkg"),
+        ("release", "configure", "run"),
+        ("package", "configure", "dpkg"),
+        ("package", "unpack", "run"),
+    ],
+)
+def test_change_whose_dpkg_is_killed(packaged: Host, change: str, step: str, goes: str) -> None:
     """Of another release, and of a package that comes with a plugin; Orthanc goes on serving, and takes a restart."""
     lab = packaged.lab
     state = {"release": upstream(lab), "package": {"orthanc_plugins": ["dicomweb", "gdcm"]}}[change]
     package = {"release": "orthanc", "package": "orthanc-gdcm"}[change]
     packaged_as_before(packaged)
-    kill_dpkg(lab, step, package)
+    kill_dpkg(lab, step, package, goes)
     assert lab.play(variables=state, check=False).returncode
     lab.shell("rm /etc/dpkg/dpkg.cfg.d/kill")
     if step == "configure":

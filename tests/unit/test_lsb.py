@@ -326,6 +326,31 @@ def test_folder_that_cannot_be_made(mirror: str, tmp_path: pathlib.Path, capsys:
     assert said["msg"].endswith("(orthanc_lsb_dir).")
 
 
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize("file", ["opt", "opt/1.12.8"])
+def test_folder_below_a_file(
+    mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], file: str, check: bool
+) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("mine")
+    given = {"path": str(tmp_path / "opt"), "release": "1.12.8", "files": sums(tmp_path / "mirror")}
+    said = run(lsb_release, capsys, url=mirror, **given, _ansible_check_mode=check)
+    assert f"{tmp_path / file} is no folder" in said["msg"]
+    assert "orthanc_lsb_dir" in said["msg"]
+    assert (tmp_path / file).read_text() == "mine"
+
+
+def test_folder_where_a_file_of_the_release_belongs(
+    mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "opt" / "1.12.8" / "Orthanc" / "mine").mkdir(parents=True)
+    given = {"path": str(tmp_path / "opt"), "release": "1.12.8", "files": sums(tmp_path / "mirror")}
+    said = run(lsb_release, capsys, url=mirror, **given)
+    assert said["msg"].startswith("Orthanc 1.12.8 is not in place")
+    assert said["msg"].endswith("(orthanc_lsb_dir).")
+    assert (tmp_path / "opt" / "1.12.8" / "Orthanc" / "mine").is_dir()
+
+
 def test_two_runs_take_turns(
     mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], lock: pathlib.Path
 ) -> None:

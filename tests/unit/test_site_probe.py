@@ -87,6 +87,9 @@ def test_folder_of_others(host: pathlib.Path) -> None:
     (folder / "sshd_config").touch()
     assert look(host)["foreign"] == {"storage": str(folder), "index": str(folder)}
     assert look(host, index_dir=str(host / "index"))["foreign"] == {"storage": str(folder)}
+    (host / "file").touch()
+    below = str(host / "file" / "index")
+    assert look(host, index_dir=below)["foreign"] == {"storage": str(folder), "index": below}, "nothing is below a file"
     assert look(host, storage_dir=str(folder / "sshd_config"), index_dir="/nowhere")["foreign"] != {}
     assert look(host, config_dir=str(folder))["foreign"] != {}
     (folder / ".pacs").touch()

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_files, read_folder, read_text
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, OURS, marked
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, OURS, marked, nearest
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
 
 # How a host calls itself.
@@ -91,7 +91,8 @@ def filled(folder: str, kind: str) -> bool:
 def foreign(folder: str) -> bool:
     """Tell whether others have something there: Orthanc would become the owner of the folder."""
     if not os.path.isdir(folder):
-        return os.path.lexists(folder)
+        # It is something else, or lies below something else.
+        return not os.path.isdir(nearest(folder))
     if marked(folder) or holds(folder, "index") or filled(folder, "storage"):
         return False
     try:
