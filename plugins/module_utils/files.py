@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import grp
 import os
@@ -389,15 +390,19 @@ def lock(module: AnsibleModule) -> TextIO:
     """Keep other runs off what this module is to change, if it is, until the file is closed or the process ends."""
     if module.check_mode:
         return open(os.devnull, "w", encoding="ascii")
-    opened = os.fdopen(os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+", encoding="utf-8")
+    try:
+        opened = os.fdopen(os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+", encoding="utf-8")
+    except OSError as error:
+        module.fail_json(f"{told(error)} Nothing was changed.")
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            opened.truncate()
             user, now = os.environ.get("SUDO_USER", "root"), time.strftime("%Y-%m-%d %H:%M:%S %z")
-            opened.write(f"by {user}, process {os.getpid()}, since {now}")
-            opened.flush()
+            # Where there is no room for the words, it keeps others off all the same.
+            with contextlib.suppress(OSError):
+                os.ftruncate(opened.fileno(), 0)
+                os.pwrite(opened.fileno(), f"by {user}, process {os.getpid()}, since {now}".encode(), 0)
             return opened
         except BlockingIOError:
             if time.monotonic() > deadline:

@@ -240,7 +240,12 @@ def serve(module: AnsibleModule) -> None:
     written = plan(module)
     changed = bool(written.paths) or way.cut_off or not server.unit.enabled or server.answer() != server.wanted
     if changed and not module.check_mode:
-        said = refusal(module) if written.paths else ""
+        try:
+            said = refusal(module) if written.paths else ""
+        except OSError as error:
+            way.refuse(
+                f"What was to be written cannot be tried, for which nginx's files are copied to {MEMORY}: {error}"
+            )
         if said:
             way.refuse(f"nginx refuses what was to be written, and it was not put in place: {said}")
         # What was made for good stays: a certificate and its key.

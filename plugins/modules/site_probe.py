@@ -258,6 +258,10 @@ memory:
   description: Memory of the host in bytes.
   type: int
   returned: always
+free_run:
+  description: Free space in bytes on C(/run), where systemd keeps what it knows.
+  type: int
+  returned: always
 listening:
   description: TCP ports that are in use, each with the name of the program, or C(another program).
   type: dict
@@ -369,6 +373,7 @@ def main() -> None:
         masked=masked,
         account=account("orthanc"),
         free=free_bytes(params["storage_dir"]),
+        free_run=free_bytes("/run"),
         free_index=free_bytes(params["index_dir"]),
     )
 

@@ -68,6 +68,7 @@ PROBE = {
     "machine": "x86_64",
     "memory": 8 << 30,
     "free": 50 * 2**30,
+    "free_run": 1 * 2**30,
     "free_index": 50 * 2**30,
     "listening": {"22": "sshd", "8042": "Orthanc", "443": "nginx"},
 }

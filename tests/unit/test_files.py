@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import pathlib
+import resource
 import stat
 import threading
 import time
@@ -351,9 +352,24 @@ def test_other_run_is_not_waited_for_at_length(monkeypatch: pytest.MonkeyPatch) 
 def test_lock_that_others_have_made_a_link_of(tmp_path: pathlib.Path) -> None:
     (tmp_path / "key").write_text("x", "utf-8")
     pathlib.Path(files.LOCK).symlink_to("key")
-    with pytest.raises(OSError, match="symbolic"):
+    with pytest.raises(Failed, match=r"symbolic links\. Nothing was changed\.$"):
         files.lock(Module())
     assert (tmp_path / "key").read_text("utf-8") == "x"
+
+
+def test_lock_where_there_is_no_room_for_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.5)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+    try:
+        other = files.lock(Module())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert pathlib.Path(files.LOCK).read_text("utf-8") == ""
+    with pytest.raises(Failed, match="Another run has been changing this host"):
+        files.lock(Module())
+    other.close()
+    files.lock(Module()).close()
 
 
 def test_call_is_not_put_into_the_journal(

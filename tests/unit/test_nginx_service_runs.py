@@ -228,3 +228,11 @@ def test_killed_call_is_brought_to_its_end(tmp_path: pathlib.Path, systemd: Syst
         assert len(os.listdir(tmp_path / "run")) <= 1, "what was tried goes with the next trial"
         assert call(text)["changed"] is False
     assert step > 15
+
+
+def test_no_room_to_try_the_files_in(tmp_path: pathlib.Path, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nginx_service, "MEMORY", "/dev/full")
+    before = sorted(path.name for path in (tmp_path / "etc").iterdir())
+    said = call("new")
+    assert said["msg"].startswith("What was to be written cannot be tried, for which nginx's files are copied to ")
+    assert sorted(path.name for path in (tmp_path / "etc").iterdir()) == before

@@ -39,6 +39,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"distribution": "", "release": ""}, "ansible_host", "runs an unknown system"),
     ({"systemd": False}, "ansible_host", "systemd does not run"),
     ({"interrupted": True}, "ansible_host", "`dpkg --configure -a`"),
+    ({"free_run": 19 * 2**20}, "ansible_host", "/run of this host has 19 MiB free"),
 ]
 
 

@@ -14,6 +14,8 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import spe
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.values import Variables
 
+# What /run has to have free, in bytes: what systemd asks for at a reload, and a copy of nginx's files.
+RUN = 20 * 2**20
 # The oldest releases of the distributions that the roles are made for.
 DISTRIBUTIONS = {"debian": "12", "ubuntu": "22.04"}
 
@@ -103,6 +105,11 @@ def machine(host: Host) -> Iterator[str]:
         yield (
             "ansible_host: dpkg was interrupted on this host, and no package can be installed. Run"
             " `dpkg --configure -a` there; what is not configured yet stays closed."
+        )
+    if probe["free_run"] < RUN:
+        yield (
+            f"ansible_host: /run of this host has {probe['free_run'] / 2**20:.0f} MiB free, and with less than 16"
+            " systemd takes no changed unit. Make room; `du -ax /run | sort -n` tells what fills it."
         )
     if not probe["systemd"]:
         yield "ansible_host: systemd does not run on this host, and the service is a systemd unit."
