@@ -243,7 +243,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
     def _found(host: Host) -> dict[str, Any]:
         """Return what was seen of the host, so that no role has to ask again, which costs half a second for each."""
         probe: Mapping[str, Any] = host.probe or {}
-        found = {name: probe[name] for name in ("packages", "services", "masked", "apt_lists", "apt_upstream", "ipv6")}
+        names = ("packages", "services", "masked", "apt_lists", "apt_upstream", "policy", "ipv6")
+        found = {name: probe[name] for name in names}
         found["release"] = f"{probe['distribution']}-{probe['release']}"
         for role in host.constants:
             found |= preflight.ask(role, "found", host, {})

@@ -70,6 +70,9 @@ found:
     apt_upstream:
       description: Whether the host knows the packages of Orthanc's makers.
       type: bool
+    policy:
+      description: Who keeps packages from restarting what they upgrade, C(ours) or C(others); empty if nobody does.
+      type: str
     ipv6:
       description: Whether the kernel has IPv6.
       type: bool

@@ -189,6 +189,10 @@ interrupted:
   description: Whether dpkg left something half done.
   type: bool
   returned: always
+policy:
+  description: Who keeps packages from restarting what they upgrade, C(ours) or C(others); empty if nobody does.
+  type: str
+  returned: always
 no_way:
   description: Why the server of others cannot be reached from this host; the first word is C(name) or C(port).
   type: str

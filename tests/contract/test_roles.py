@@ -151,7 +151,7 @@ def test_release_is_no_beginning_of_another(version: str, other: str) -> None:
     assert not fnmatch.fnmatch(other, f"1.12.1{pattern[1]}")
 
 
-@pytest.mark.parametrize("path", [*TASKS, "playbooks/site.yml"])
+@pytest.mark.parametrize("path", [*TASKS, "playbooks/site.yml", "playbooks/tasks/packages.yml"])
 def test_lists_of_packages_are_read_where_there_are_none(path: str) -> None:
     """They may be empty and new, as in images of clouds; and what will be installed is not there yet."""
     for task in mappings(load(path)):

@@ -59,6 +59,7 @@ PROBE = {
     "binary": {"version": "", "options": {}},
     "no_way": "",
     "interrupted": False,
+    "policy": "",
     "engine": {},
     "proxied": [],
     "relayed": [],
@@ -161,7 +162,8 @@ def peer(value: Any, variable: str, part: str) -> tuple[dict[str, Any], str, str
 
 
 def notices(**changes: Any) -> list[str]:
-    return list(general.notices(host(("orthanc", "nginx"), changes)))
+    found = {name: changes.pop(name) for name in PROBE.keys() & changes.keys()}
+    return list(general.notices(host(("orthanc", "nginx"), changes, PROBE | found if found else None)))
 
 
 POSTGRESQL: dict[str, Any] = {

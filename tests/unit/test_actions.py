@@ -27,7 +27,7 @@ print((here / f"{{name}}.json").read_text())
 """
 SECRETS = {"vault_orthanc_admin_password": "a long one", "vault_orthanc_proxy_password": "another one"}
 FOUND: dict[str, Any] = {"packages": ["bash", "orthanc-dicomweb"], "services": [], "masked": []}
-FOUND |= {"apt_lists": True, "apt_upstream": False}
+FOUND |= {"apt_lists": True, "apt_upstream": False, "policy": ""}
 
 
 class Site:

@@ -135,6 +135,15 @@ def test_notice(changes: dict[str, Any], part: str) -> None:
     assert part in notice
 
 
+def test_packages_that_restart_nothing() -> None:
+    """What a run of ours has left is not told, since this one takes it away, and does what it had begun."""
+    (notice,) = notices(policy="others")
+    assert "has /usr/sbin/policy-rc.d, which keeps packages from restarting" in notice
+    assert notices(policy="ours") == []
+    assert problems(interrupted=True, policy="ours") == []
+    assert problems(interrupted=True, policy="others")
+
+
 def test_nothing_to_notice() -> None:
     assert notices() == []
     lax = {"orthanc_dicom_tls_remote_certificate_required": False}

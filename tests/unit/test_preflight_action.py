@@ -21,7 +21,7 @@ from tests.repository import ROOT, SITE
 from tests.unit.good_host import PROBE
 
 FOUND: dict[str, Any] = {"packages": ["bash"], "services": ["docker"], "masked": ["nginx"]}
-FOUND |= {"apt_lists": True, "apt_upstream": False}
+FOUND |= {"apt_lists": True, "apt_upstream": False, "policy": ""}
 BOTH = {"orthanc": ["pacs"], "nginx": ["pacs"]}
 SECRETS = {"vault_orthanc_admin_password": "a long one", "vault_orthanc_proxy_password": "another one"}
 USERS = {"admin": "{{ vault_orthanc_admin_password }}"}

@@ -16,9 +16,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe import packages
 from ansible_collections.dicom.orthanc.plugins.modules import site_probe
 
+from tests.repository import ROOT
 from tests.unit.module import Systemd, run
 
 Call = Callable[..., dict[str, Any]]
@@ -371,6 +374,38 @@ def test_interrupted_dpkg(
         dpkg.stdout.readline()
         assert call()["interrupted"] is expected
         dpkg.communicate(b"\n")
+
+
+@pytest.mark.parametrize(
+    "text, who",
+    [
+        (packages.OURS, "ours"),
+        ("#!/bin/sh\nexit 101\n", "others"),
+        ('#!/bin/sh\n[ "$2" = start ] || exit 101\n', "others"),
+        ('#!/bin/sh\necho 104\n[ "$2" = start ] && exit 101\nexit 104\n', ""),
+        ("#!/bin/sh\nexit 0\n", ""),
+        ("", ""),
+        (None, ""),
+    ],
+)
+def test_who_keeps_packages_from_restarting(
+    tmp_path: pathlib.Path, call: Call, monkeypatch: pytest.MonkeyPatch, text: str | None, who: str
+) -> None:
+    file = tmp_path / "policy-rc.d"
+    monkeypatch.setattr(packages, "POLICY", str(file))
+    if text is not None:
+        file.write_text(text, "utf-8")
+        file.chmod(0o755)
+    assert call()["policy"] == who
+
+
+def test_policy_is_no_to_every_shell(tmp_path: pathlib.Path) -> None:
+    """What Ansible writes by the number of the playbooks is known, and means 101."""
+    names = yaml.safe_load((ROOT / "playbooks" / "group_vars" / "all.yml").read_text("utf-8"))
+    assert f"#!/bin/sh\nexit {names['site_policy_rc_d']}\n" == packages.OURS
+    (tmp_path / "policy").write_text(packages.OURS, "utf-8")
+    for shell in ("sh", "bash", "dash"):
+        assert subprocess.run([shell, str(tmp_path / "policy")], check=False).returncode == 101
 
 
 def test_host_without_dpkg(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:

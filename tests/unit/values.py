@@ -51,7 +51,15 @@ WHERE = {
     "certificates": "localhost",
 }
 ENGINE = {"problem": "", "options": {}, "ours": {}, "others": [], "cut_off": False}
-FOUND = {"packages": [], "services": [], "masked": [], "apt_lists": True, "apt_upstream": False, "engine": ENGINE}
+FOUND = {
+    "packages": [],
+    "services": [],
+    "masked": [],
+    "apt_lists": True,
+    "apt_upstream": False,
+    "policy": "",
+    "engine": ENGINE,
+}
 
 
 def where(case: Case) -> str:

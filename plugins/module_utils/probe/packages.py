@@ -11,6 +11,12 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+# By this file packages start and restart nothing. Ansible's apt puts it there, and takes it away, unless it is killed.
+POLICY = "/usr/sbin/policy-rc.d"
+# To a shell, which counts to 255, that is the 101 by which nothing is started; nobody else writes it so. The number is
+# that of site_policy_rc_d.
+OURS = "#!/bin/sh\nexit 13413\n"
+
 
 def interrupted() -> bool:
     """Tell whether dpkg left something half done, and does not run."""
@@ -23,6 +29,24 @@ def interrupted() -> bool:
             return True
     except OSError:
         return False
+
+
+def left() -> bool:
+    """Tell whether packages are kept from starting anything by a run of ours, be it at work or cut off."""
+    try:
+        with open(POLICY, encoding="utf-8", errors="replace") as file:
+            return file.read() == OURS
+    except OSError:
+        return False
+
+
+def policy(run: Callable[..., str]) -> str:
+    """Return who keeps packages from restarting what they upgrade: ``ours``, ``others``, or nothing."""
+    if left():
+        return "ours"
+    there = os.path.exists(POLICY)
+    said = run("sh", "-c", f"timeout 5 {POLICY} orthanc restart > /dev/null 2>&1; echo $?") if there else ""
+    return "others" if said.strip() == "101" else ""
 
 
 def look(run: Callable[..., str], offers: bool) -> dict[str, Any]:
@@ -38,6 +62,7 @@ def look(run: Callable[..., str], offers: bool) -> dict[str, Any]:
         "orthanc": orthanc[1] if orthanc else "",
         "offered": list(dict.fromkeys(re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offered))),
         "interrupted": interrupted(),
+        "policy": policy(run),
         "apt_lists": bool(glob.glob("/var/lib/apt/lists/*_Packages*")),
         "apt_upstream": os.path.exists("/etc/apt/sources.list.d/orthanc.sources"),
     }

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest, version_tuple
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe.packages import POLICY
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import spec
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
@@ -101,7 +102,8 @@ def machine(host: Host) -> Iterator[str]:
             " the roles are made for Debian from 12 and Ubuntu from 22.04."
         )
         return
-    if probe["interrupted"]:
+    # By a run of ours that was cut off: this one does the rest.
+    if probe["interrupted"] and probe["policy"] != "ours":
         yield (
             "ansible_host: dpkg was interrupted on this host, and no package can be installed. Run"
             " `dpkg --configure -a` there; what is not configured yet stays closed."
@@ -130,3 +132,8 @@ def notices(host: Host) -> Iterator[str]:
     """What nobody has looked at, or what is not what it seems to be."""
     for role in host.roles:
         yield from preflight.ask(role, "notices", host, ())
+    if host.probe and host.probe["policy"] == "others":
+        yield (
+            f"ansible_host: {host.name} has {POLICY}, which keeps packages from restarting what they upgrade: that goes"
+            " on as it was, with its known holes. Remove that file there, unless it is meant so."
+        )

@@ -1,0 +1,135 @@
+#!/usr/bin/python
+# Copyright the dicom.orthanc authors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finish what apt had begun when a run was cut off."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: apt_finish
+short_description: Finish what apt had begun when a run was cut off
+version_added: 0.2.0
+description:
+  - While the collection installs packages, C(/usr/sbin/policy-rc.d) keeps them from starting anything. A run whose apt
+    was killed, or whose host went down, leaves it, and later upgrades would restart nothing.
+  - Where that file is there and nobody is at work, configures the packages that wait for it, which starts nothing, and
+    takes the file away; or puts that of others back which was there before.
+  - A file that is not the collection's own is left alone.
+author: The dicom.orthanc authors (!UNKNOWN)
+attributes:
+  check_mode:
+    description: Tells whether there is something to finish.
+    support: full
+"""
+
+EXAMPLES = r"""
+- name: Finish what apt had begun when a run was cut off
+  dicom.orthanc.apt_finish:
+"""
+
+RETURN = r"""
+said:
+  description: What dpkg said.
+  type: str
+  returned: when it was called
+"""
+
+import contextlib
+import fcntl
+import glob
+import os
+import pathlib
+import stat
+import tempfile
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import remove
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import found, put_back
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe.packages import OURS, POLICY, left
+
+# Who installs packages has it.
+FRONTEND = "/var/lib/dpkg/lock-frontend"
+# Another run may have written its file and not called apt yet: for so many seconds it is taken to be at work.
+FRESH = 10
+# How long one that is at work is waited for, in seconds, as by apt itself.
+PATIENCE = 600
+# As Ansible's apt has it: what somebody changed stays.
+CONFIGURE = ["dpkg", "--force-confdef", "--force-confold", "--configure", "--pending"]
+# The caller has the lock.
+ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "DPKG_FRONTEND_LOCKED": "1", "LC_ALL": "C"}
+
+
+def at_work() -> bool:
+    """Tell whether apt runs, be it that it waits for its turn, or is about to."""
+    for process in map(pathlib.Path, glob.glob("/proc/[0-9]*")):
+        with contextlib.suppress(OSError):
+            name = (process / "comm").read_text(encoding="utf-8", errors="replace").strip()
+            # In a container, it is for that one.
+            if name in ("apt-get", "dpkg") and os.path.samefile(process / "root", "/"):
+                return True
+    try:
+        return 0 <= time.time() - os.stat(POLICY).st_mtime < FRESH
+    except FileNotFoundError:
+        return True
+
+
+def put_aside() -> list[str]:
+    """Return the files of others that Ansible's apt has put aside, each in a folder of root's, the newest last."""
+    paths = []
+    for path in glob.glob(os.path.join(tempfile.gettempdir(), "ansible*", os.path.basename(POLICY))):
+        folder = os.lstat(os.path.dirname(path))
+        # Whoever else makes such a folder would have root run what is in it.
+        if stat.S_ISDIR(folder.st_mode) and (folder.st_uid, stat.S_IMODE(folder.st_mode)) == (os.geteuid(), 0o700):
+            paths.append(path)
+    return sorted(paths, key=lambda path: os.lstat(path).st_ctime)
+
+
+def go_back() -> None:
+    """Have at its place what was there before the collection's own."""
+    paths = put_aside()
+    others = [file for file in found(paths).values() if file and file[0] != OURS]
+    put_back({POLICY: others[-1] if others else None})
+    for path in paths:
+        remove(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(path))
+
+
+def finished(module: AnsibleModule) -> str | None:
+    """Finish it and return what dpkg said, or nothing while somebody is at work."""
+    # On a new system no apt has made it yet.
+    with open(FRONTEND, "a", encoding="ascii") as frontend:
+        try:
+            fcntl.lockf(frontend, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return None
+        if at_work() or not left():
+            return None
+        # Where root is reached by `su`, what dpkg calls is not in the path.
+        path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+        rc, out, err = module.run_command(CONFIGURE, environ_update=ENVIRONMENT | {"PATH": path})
+        if rc:
+            # What was not unpacked whole is installed again by those who need it.
+            module.warn(f"dpkg could not configure all that a run which was cut off has left: {err.strip()}")
+        go_back()
+        return str(out)
+
+
+def main() -> None:
+    module = AnsibleModule(argument_spec={}, supports_check_mode=True)
+    if module.check_mode:
+        module.exit_json(changed=left())
+    deadline = time.monotonic() + PATIENCE
+    # One that is at work may take it away itself.
+    while left() and time.monotonic() < deadline:
+        said = finished(module)
+        if said is not None:
+            module.exit_json(changed=True, said=said)
+        time.sleep(0.5)
+    module.exit_json(changed=False)
+
+
+if __name__ == "__main__":
+    main()
