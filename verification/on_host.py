@@ -7,6 +7,7 @@ request, and what Orthanc says of itself.
 
 import base64
 import glob
+import http.client
 import json
 import os
 import platform
@@ -28,6 +29,9 @@ def ask(path: str, login: str) -> tuple[int, bytes]:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, b""
+    except (OSError, http.client.HTTPException):
+        # It does not run, or waits for its database. What else is known of the host is told all the same.
+        return 0, b""
 
 
 with open(f"{folder}/credentials.json", encoding="utf-8") as file:

@@ -36,12 +36,16 @@ def _recycling(options: dict[str, Any], statistics: dict[str, Any]) -> str:
     if options.get("MaximumStorageMode") == "Reject":
         return ""
     held = {
-        "MaximumStorageSize": (int(statistics.get("TotalDiskSizeMB", 0)), MEGABYTES),
-        "MaximumPatientCount": (int(statistics.get("CountPatients", 0)), PATIENTS),
+        "MaximumStorageSize": (statistics.get("TotalDiskSizeMB"), MEGABYTES),
+        "MaximumPatientCount": (statistics.get("CountPatients"), PATIENTS),
     }
     for option, (now, more) in held.items():
         limit = int(options.get(option) or 0)
-        if limit and now + more > limit:
+        if not limit:
+            continue
+        if now is None:
+            return f"{option} is {limit}, and Orthanc does not tell what is used"
+        if int(now) + more > limit:
             return f"{option} is {limit}, {now} are used: Orthanc would remove old images to make room for ours"
     return ""
 

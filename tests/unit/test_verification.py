@@ -61,6 +61,8 @@ def test_conform_may_begin(options: dict[str, Any], statistics: dict[str, Any]) 
     [
         ("recycling", {"MaximumStorageSize": 1000}, {"TotalDiskSizeMB": 901}),
         ("recycling", {"MaximumPatientCount": 100}, {"CountPatients": 91}),
+        ("recycling", {"MaximumStorageSize": 1000}, {}),
+        ("recycling", {"MaximumPatientCount": 100}, {}),
         ("routing", {"LuaScripts": ["/srv/route.lua"]}, {}),
         ("routing", {"PythonScript": "/srv/route.py"}, {}),
     ],
