@@ -1,9 +1,9 @@
 """Hold the storage folder against the index of the Orthanc on this host. Runs on the host, as root.
 
 Arguments: the configuration folder, the storage folder, the index's database and how many files are looked at, at most.
-Prints JSON: the resources a file of which is missing, by Orthanc's identifiers; the files that the index does not know,
-and what they take in bytes; or why nothing was counted. The host serves images meanwhile: what this takes of its
-memory and its disk is bounded, however big the archive is.
+Prints JSON: the resources a file of which is missing or has another size than the index says, by Orthanc's identifiers;
+the files that the index does not know, and what they take in bytes; or why nothing was counted. The host serves images
+meanwhile: what this takes of its memory and its disk is bounded, however big the archive is.
 """
 
 import glob
@@ -21,12 +21,17 @@ from typing import Any
 folder, storage, engine, most = sys.argv[1:]
 # Of uploads that are on their way there is a file first.
 SECONDS = 60
+# For how long their sizes are looked at, the newest first.
+LOOKING = 60
 # How many names of each kind are printed.
 NAMED = 20
 # On the disk: with Debian 13, /tmp is memory.
 TEMPORARY = "/var/tmp"
 COUNT = "SELECT COUNT(*) FROM AttachedFiles"
-QUESTION = "SELECT uuid, publicId FROM AttachedFiles JOIN Resources ON Resources.internalId = AttachedFiles.id"
+QUESTION = (
+    "SELECT uuid, publicId, compressedSize FROM AttachedFiles JOIN Resources ON Resources.internalId = AttachedFiles.id"
+    " ORDER BY Resources.internalId DESC"
+)
 
 # When the index of which there is a copy was written to.
 copied: dict[str, int] = {}
@@ -52,7 +57,7 @@ def give_up(reason: str) -> None:
     sys.exit()
 
 
-def ask(connection: Any) -> dict[str, str]:
+def ask(connection: Any) -> dict[str, tuple[str, int]]:
     try:
         cursor = connection.cursor()
         cursor.execute(COUNT)
@@ -60,7 +65,7 @@ def ask(connection: Any) -> dict[str, str]:
         if files > int(most):
             give_up(f"the index has {files} files")
         cursor.execute(QUESTION)
-        return dict(cursor.fetchall())
+        return {uuid: (name, size) for uuid, name, size in cursor.fetchall()}
     finally:
         connection.close()
 
@@ -74,7 +79,7 @@ def room(index: str, private: str) -> None:
         give_up(f"a copy of the index takes {needed >> 20} MB, and {TEMPORARY} has {free >> 20} MB free")
 
 
-def of_sqlite(private: str) -> dict[str, str]:
+def of_sqlite(private: str) -> dict[str, tuple[str, int]]:
     """Ask a copy, since Orthanc lets nobody else at its file; one during which SQLite has not tidied up.
 
     Until it tidies up again, only what it puts beside the index (``-wal``) is new.
@@ -104,8 +109,8 @@ def of_sqlite(private: str) -> dict[str, str]:
     return {}
 
 
-def known(private: str) -> dict[str, str]:
-    """Return the names of all files that the index knows, and whose they are."""
+def known(private: str) -> dict[str, tuple[str, int]]:
+    """Return the names of all files that the index knows, whose they are, and their sizes."""
     if engine == "sqlite":
         return of_sqlite(private)
     if engine == "postgresql":
@@ -139,10 +144,25 @@ def stored() -> set[str]:
     return found
 
 
+def cut_off(expected: dict[str, tuple[str, int]]) -> set[str]:
+    """Return the files of another size: on a full disk Orthanc takes what is below 8 KB, and leaves an empty file."""
+    found, end = set(), time.monotonic() + LOOKING
+    for uuid, (_, size) in expected.items():
+        if time.monotonic() > end:
+            break
+        try:
+            if os.stat(path(uuid)).st_size != size:
+                found.add(uuid)
+        except FileNotFoundError:
+            # It is missing, or was deleted.
+            continue
+    return found
+
+
 there = stored()
 with tempfile.TemporaryDirectory(dir=TEMPORARY) as folder_of_copies:
     expected = known(folder_of_copies)
-    missing = {uuid for uuid in expected if uuid not in there and not os.path.exists(path(uuid))}
+    missing = {uuid for uuid in expected if uuid not in there and not os.path.exists(path(uuid))} | cut_off(expected)
     orphans = {
         uuid
         for uuid in there - expected.keys()
@@ -153,4 +173,4 @@ with tempfile.TemporaryDirectory(dir=TEMPORARY) as folder_of_copies:
         expected = known(folder_of_copies)
         missing &= expected.keys()
         orphans = {uuid for uuid in orphans - expected.keys() if os.path.exists(path(uuid))}
-tell({expected[uuid] for uuid in missing}, orphans, sum(os.stat(path(uuid)).st_size for uuid in orphans))
+tell({expected[uuid][0] for uuid in missing}, orphans, sum(os.stat(path(uuid)).st_size for uuid in orphans))

@@ -44,4 +44,4 @@ def test_inside_every_file_is_there(site: Site, host: Host, inside: dict[str, An
     else:
         facts["Orphans"] = "none"
     see = f"{site.storage_dir}; docs/operations.md, which tells how to send them again"
-    expect("resources of which a file is missing in the storage folder", [], named(missing), see)
+    expect("resources of which a file is missing or cut off in the storage folder", [], named(missing), see)

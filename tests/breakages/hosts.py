@@ -332,6 +332,9 @@ ASK = (
     "login=$(python3 -c \"import json; known = json.load(open('/etc/pacs/orthanc/credentials.json'));"
     " print(':'.join(next(iter(known['RegisteredUsers'].items()))))\"); curl --silent --user \"$login\""
 )
+# An image that Orthanc makes, and its end.
+MADE = f'{ASK} --data \'{{"Tags": {{"PatientID": "broken"}}}}\' http://127.0.0.1:8042/tools/create-dicom > /root/made'
+UNMADE = f'{ASK} --request DELETE http://127.0.0.1:8042$(sed -n \'s/.*"Path" : "\\(.*\\)".*/\\1/p\' /root/made)'
 STORAGE = [
     Breakage(
         "the disk of the database is nearly full",
@@ -340,13 +343,15 @@ STORAGE = [
         "mount -t tmpfs -o size=40M none /var/lib/postgresql",
         undo="umount /var/lib/postgresql",
     ),
-    Breakage(
-        "the file of an image is gone",
-        ("test_storage::test_inside_every_file_is_there",),
-        f'{ASK} --data \'{{"Tags": {{"PatientID": "broken"}}}}\' http://127.0.0.1:8042/tools/create-dicom > /root/made;'
-        " find /var/lib/orthanc/db-v6 -type f -name '*-*-*' -exec rm {} +",
-        undo=f'{ASK} --request DELETE http://127.0.0.1:8042$(sed -n \'s/.*"Path" : "\\(.*\\)".*/\\1/p\' /root/made)',
-        site="far",
+    *(
+        Breakage(
+            f"the file of an image is {what}",
+            ("test_storage::test_inside_every_file_is_there",),
+            f"{MADE}; find /var/lib/orthanc/db-v6 -type f -name '*-*-*' -exec {how} {{}} +",
+            undo=UNMADE,
+            site="far",
+        )
+        for what, how in (("gone", "rm"), ("empty", "truncate --size 0"))
     ),
 ]
 

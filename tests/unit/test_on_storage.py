@@ -37,9 +37,9 @@ def index(tmp_path: pathlib.Path) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(tmp_path / "storage" / "index", isolation_level=None)) as open_index:
         for statement in ("locking_mode = exclusive", "journal_mode = wal", "wal_autocheckpoint = 0"):
             open_index.execute(f"PRAGMA {statement}")
-        open_index.execute("CREATE TABLE AttachedFiles (id INTEGER, uuid TEXT)")
+        open_index.execute("CREATE TABLE AttachedFiles (id INTEGER, uuid TEXT, compressedSize INTEGER)")
         open_index.execute("CREATE TABLE Resources (internalId INTEGER, publicId TEXT)")
-        open_index.execute("INSERT INTO AttachedFiles VALUES (1, ?), (2, ?)", (KNOWN, LOST))
+        open_index.execute("INSERT INTO AttachedFiles VALUES (1, ?, 5), (2, ?, 5)", (KNOWN, LOST))
         open_index.execute("INSERT INTO Resources VALUES (1, 'here'), (2, 'gone')")
         yield open_index
 
@@ -93,6 +93,14 @@ def test_missing_and_unknown_files(folder: pathlib.Path) -> None:
     assert looked(folder) == answer(["gone"], [ORPHAN], 5)
 
 
+@pytest.mark.parametrize("size", [0, 4])
+def test_files_that_a_full_disk_cut_off(folder: pathlib.Path, size: int) -> None:
+    stored(folder, KNOWN)
+    stored(folder, LOST)
+    os.truncate(folder / LOST[:2] / LOST[2:4] / LOST, size)
+    assert looked(folder) == answer(["gone"])
+
+
 def test_archive_too_big_for_a_probe(folder: pathlib.Path) -> None:
     stored(folder, KNOWN)
     stored(folder, ORPHAN)
@@ -109,7 +117,7 @@ def test_only_the_first_names_are_printed(folder: pathlib.Path, index: sqlite3.C
     names = [f"{number:04x}0000-0000-0000-0000-000000000000" for number in range(100)]
     index.execute("BEGIN")
     for number, uuid in enumerate(names, 10):
-        index.execute("INSERT INTO AttachedFiles VALUES (?, ?)", (number, f"f{uuid}"))
+        index.execute("INSERT INTO AttachedFiles VALUES (?, ?, 5)", (number, f"f{uuid}"))
         index.execute("INSERT INTO Resources VALUES (?, ?)", (number, uuid))
         stored(folder, uuid)
     index.execute("COMMIT")
