@@ -92,9 +92,9 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.database_postgresql 
 )
 
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
-# The newest revision of the schema that a plugin of a major version reads. Other plugins are not judged here; they
-# refuse what they do not read.
-REVISIONS = {"postgresql": {4: 1, 5: 1}, "mysql": {4: 6, 5: 7}}
+# The newest revision of the schema that Debian's plugins read. Others are not judged here, as MySQL 5.2 with 8;
+# they refuse what they do not read.
+REVISIONS = {"postgresql": {"4.0": 1, "5.0": 1}, "mysql": {"4.3": 6, "5.0": 7}}
 
 
 def advice(findings: Sequence[Finding], engine: str, server: str) -> str:
@@ -139,8 +139,8 @@ ENGINES = {
 
 def newest_revision(engine: str, library: str) -> int | None:
     """Return the newest revision of the schema that a plugin reads, if its file tells its version as Debian's do."""
-    found = re.search(r"\.so\.(\d+)\.", os.path.realpath(library))
-    return REVISIONS[engine].get(int(found[1])) if found else None
+    found = re.search(r"\.so\.(\d+\.\d+)$", os.path.realpath(library))
+    return REVISIONS[engine].get(found[1]) if found else None
 
 
 def main() -> None:

@@ -657,9 +657,10 @@ def test_index_that_cannot_be_counted(tmp_path: pathlib.Path) -> None:
     "engine, library, newest",
     [
         ("postgresql", "4.0", 1),
-        ("postgresql", "5.1", 1),
+        ("postgresql", "5.0", 1),
         ("mysql", "4.3", 6),
         ("mysql", "5.0", 7),
+        ("mysql", "5.2", None),
         ("mysql", "6.0", None),
         ("mysql", "3.9", None),
     ],
