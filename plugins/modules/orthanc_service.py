@@ -137,6 +137,7 @@ seconds:
 
 import os
 import pathlib
+import re
 import time
 from typing import Any
 
@@ -230,7 +231,13 @@ class Service:
         self._other = self._kept.older(self._programs)
         # Written by this call, or by one that was cut off, be it after it had started Orthanc.
         self._untold = not self._kept.proved or any(path.startswith(UNITS) for path in written)
-        return self.restart or self.unguarded or self._untold
+        return self.restart or self.unguarded or self._untold or self._unlinked()
+
+    def _unlinked(self) -> bool:
+        """Tell whether one of the units that its file wants it to be started by does not start it."""
+        file = pathlib.Path(self._params["unit"])
+        wanted = re.findall(r"^WantedBy=(\S+)$", file.read_text("utf-8") if file.exists() else "", re.MULTILINE)
+        return not all(os.path.lexists(f"{UNITS}{name}.wants/{self._unit.name}") for name in wanted)
 
     def apply(self) -> None:
         """Have it run with the files that there are."""
@@ -238,6 +245,10 @@ class Service:
             self._unit.reload_files()
         if self.restart:
             self._unit.enable()
+        if self._unlinked():
+            # It is enabled by what its file said before.
+            self._unit.must("enable", "--quiet", self._unit.name)
+        if self.restart:
             self._started = time.time()
             # A unit that cannot be started shows as one that ended.
             self._unit.tell("restart")

@@ -201,3 +201,6 @@ def test_to_packages_and_back(site: Site) -> None:
     site.deploy({"orthanc_docker_image": f"{ORTHANC}:1.12.7"})
     assert site.release() == "1.12.7"
     assert site.lab.shell("docker ps --quiet")
+    # It goes with the engine, and comes back with it.
+    site.lab.shell("systemctl stop docker.socket docker; systemctl start docker")
+    assert site.release() == "1.12.7"

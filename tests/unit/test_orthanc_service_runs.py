@@ -76,13 +76,13 @@ def call(tmp_path: pathlib.Path, port: int, capsys: pytest.CaptureFixture[str]) 
     folder, unit = str(tmp_path / "orthanc"), str(tmp_path / "units" / "orthanc.service")
 
     def called(
-        content: str = '{"Name": "good"}', password: str = "secret", beside: str = "", **more: Any
+        content: str = '{"Name": "good"}', password: str = "secret", beside: str = "", install: str = "", **more: Any
     ) -> dict[str, Any]:
         login = json.dumps({"HttpPort": port, "RegisteredUsers": {"admin": password}})
         wanted = [
             {"path": f"{folder}/orthanc.json", "content": content},
             {"path": f"{folder}/credentials.json", "secret": login},
-            {"path": unit, "content": f"ExecStart=/usr/sbin/Orthanc {folder}\n"},
+            {"path": unit, "content": f"ExecStart=/usr/sbin/Orthanc {folder}\n{install}"},
         ]
         # Of another unit.
         wanted += [{"path": str(tmp_path / "units" / "pacs.conf"), "content": beside}] if beside else []
@@ -159,6 +159,28 @@ def test_orthanc_that_was_stopped_is_started(systemd: Systemd, call: Call, lacki
     said = call()
     assert (said["changed"], said["paths"]) == (True, [])
     assert systemd.calls() == ["daemon-reload", *(START if lacking == "enabled" else START[2:])]
+
+
+def test_orthanc_is_started_by_all_that_its_unit_names(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
+    """With Docker by the engine too, which may have come later than Orthanc."""
+    at_boot, by_docker = (tmp_path / "units" / f"{name}.wants" for name in ("multi-user.target", "docker.service"))
+    at_boot.mkdir()
+    by_docker.mkdir()
+    (at_boot / "orthanc.service").touch()
+    install = "WantedBy=multi-user.target\n"
+    call(install=install)
+    systemd.calls()
+    install += "WantedBy=docker.service\n"
+    systemd.program("systemctl", f"[ $1 != enable ] || touch {by_docker}/orthanc.service\n{SYSTEMCTL}")
+    for _ in range(2):
+        assert call(install=install)["changed"]
+        assert START[1] in systemd.calls()
+        assert call(install=install)["changed"] is False
+        assert systemd.calls() == []
+        # As an earlier release of ours left it.
+        (by_docker / "orthanc.service").unlink()
+        assert call(install=install, _ansible_check_mode=True)["changed"]
+    assert systemd.calls() == []
 
 
 def test_orthanc_runs_with_what_is_there(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:

@@ -295,7 +295,7 @@ class Unit:
 
 
 def service(folder: pathlib.Path, unit: Unit, **params: Any) -> tuple[WayBack, Service]:
-    given = {"config_dir": str(folder), "programs": [], "timeout": 1, "guard": "", "reload": []}
+    given = {"config_dir": str(folder), "unit": os.devnull, "programs": [], "timeout": 1, "guard": "", "reload": []}
     module = Module(None, **ASKED | given | {"login_goes_back": False} | params)
     made = Service(module, kept(folder), unit, [])  # type: ignore[arg-type]
     way = WayBack(module, "Orthanc", state(folder), made.apply, made.prove)
