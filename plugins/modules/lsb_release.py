@@ -74,43 +74,24 @@ seconds:
   returned: always
 """
 
-import contextlib
 import os
-import re
 import tempfile
 import time
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
-    MARK,
-    MARK_TEXT,
-    lock,
-    marked,
-    nearest,
-    plain_files,
-    remove,
-    sync_folder,
-)
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import lock, nearest
 from ansible_collections.dicom.orthanc.plugins.module_utils.lsb import MirrorError, digest, fetch_all
-
-# How the name of a folder begins to which a release is downloaded.
-NEW = ".new-"
-
-
-def remove_release(folder: str) -> None:
-    """Remove the files in a folder of a release, and the folder if there was nothing else in it."""
-    for path in plain_files(folder):
-        remove(path)
-    with contextlib.suppress(OSError):
-        os.rmdir(folder)
-
-
-def mark(path: str) -> None:
-    """Have the mark in a folder that is ours."""
-    if not marked(path):
-        with open(os.path.join(path, MARK), "w", encoding="utf-8") as file:
-            file.write(MARK_TEXT)
+from ansible_collections.dicom.orthanc.plugins.module_utils.releases import (
+    NEW,
+    is_ours,
+    mark,
+    outdated,
+    refusal,
+    remove_release,
+    settle,
+    tidy,
+)
 
 
 def put(module: AnsibleModule, missing: list[str], folder: str, ours: bool) -> None:
@@ -126,44 +107,17 @@ def put(module: AnsibleModule, missing: list[str], folder: str, ours: bool) -> N
                     " find out why before you take another one."
                 )
             os.chmod(targets[source], 0o644 if source.endswith(".so") else 0o755)
-        binary = os.path.join(staging, "Orthanc")
-        if os.path.exists(binary):
-            rc, out, err = module.run_command([binary, "--version"])
-            if rc or f"Orthanc {release}" not in out:
-                raise MirrorError(
-                    f"the binary that the mirror has for Orthanc {release} does not run on this host, or is another"
-                    f" release: {(err or out).strip()[:500]}."
-                )
+        said = refusal(module, os.path.join(staging, "Orthanc"), release)
+        if said:
+            raise MirrorError(
+                f"the binary that the mirror has for Orthanc {release} does not run on this host, or is another"
+                f" release: {said}."
+            )
         if ours:
             mark(path)
-        os.makedirs(folder, mode=0o755, exist_ok=True)
-        os.chmod(folder, 0o755)
-        for target in targets.values():
-            # A link would lead to it that outlasts a loss of power.
-            with open(target, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(target, os.path.join(folder, os.path.basename(target)))
-        sync_folder(folder)
+        settle(list(targets.values()), folder)
     finally:
         remove_release(staging)
-
-
-def outdated(path: str, release: str, keep: int) -> list[str]:
-    """Return the releases to remove: all but the asked one, the one that the link names, and the latest others.
-
-    A folder in which is more than the files of a release is somebody's.
-    """
-    current = os.path.basename(os.path.realpath(os.path.join(path, "current")))
-    found = [entry for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False)] if os.path.isdir(path) else []
-    others = [entry for entry in found if re.fullmatch(r"\d+\.\d+\.\d+", entry.name) and entry.name != release]
-    others = [
-        entry
-        for entry in others
-        if all(re.fullmatch(r"Orthanc(RecoverCompressedFile)?|.*\.so", name) for name in os.listdir(entry))
-    ]
-    # A folder is touched when its release is asked for.
-    others.sort(key=lambda entry: (entry.name == current, entry.stat().st_mtime), reverse=True)
-    return [entry.name for entry in others[max(keep, 1) :]]
 
 
 def have(module: AnsibleModule) -> dict[str, Any]:
@@ -179,9 +133,7 @@ def have(module: AnsibleModule) -> dict[str, Any]:
     missing = [
         source for source in files if digest(os.path.join(folder, os.path.basename(source))) != files[source].lower()
     ]
-    # Releases of others may be there, if the folder was before us; from before there were marks there is our link.
-    ours = marked(path) or os.path.islink(os.path.join(path, "current"))
-    ours = ours or not os.path.isdir(path) or all(name.startswith(NEW) for name in os.listdir(path))
+    ours = is_ours(path)
     removed = outdated(path, release, module.params["keep"]) if ours else []
     start = time.monotonic()
     if not module.check_mode:
@@ -189,10 +141,8 @@ def have(module: AnsibleModule) -> dict[str, Any]:
             # Open to all, whatever the host's umask is.
             os.makedirs(path, exist_ok=True)
             os.chmod(path, 0o755)
-            # Of a call that was cut off.
-            for entry in list(os.scandir(path)) if ours else ():
-                if entry.name.startswith(NEW) and entry.is_dir(follow_symlinks=False):
-                    remove_release(entry.path)
+            if ours:
+                tidy(path)
             if missing:
                 put(module, missing, folder, ours)
             if ours:

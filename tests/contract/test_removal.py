@@ -38,6 +38,10 @@ KNOWN = {
         "remove(path)": "a policy-rc.d that Ansible has put aside, in a folder of root's below /tmp",
         "os.rmdir(os.path.dirname(path))": "that folder; refuses one with something in it",
     },
+    "plugins/module_utils/releases.py": {
+        "remove(path)": "the files of a release, in a folder with our mark, or of one that is being put there",
+        "os.rmdir(folder)": "refuses a folder with something in it",
+    },
     "plugins/modules/apt_offer.py": {
         "with tempfile.TemporaryDirectory() as folder:": "its own, in the system's folder for such",
     },
@@ -46,10 +50,6 @@ KNOWN = {
     },
     "plugins/modules/lsb_lock.py": {
         "with tempfile.TemporaryDirectory() as folder:": "its own, in the system's folder for such",
-    },
-    "plugins/modules/lsb_release.py": {
-        "remove(path)": "the files of a release, in a folder with our mark, or of one that it was downloading",
-        "os.rmdir(folder)": "refuses a folder with something in it",
     },
     "plugins/modules/nginx_service.py": {
         'with tempfile.TemporaryDirectory(prefix="pacs-nginx-", dir=MEMORY) as top:': "a copy of nginx's files, to try",
