@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
-SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-requests test-as-they-are test-values test-mutants test-broken
+SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-requests test-as-they-are test-values test-mutants test-broken test-source
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-requests test-as-they-are test-values test-mutants test-broken due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-requests test-as-they-are test-values test-mutants test-broken test-source due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -78,6 +78,9 @@ test-mutants: setup .venv/done-test .cache/mutation/done ## how many of 200 chan
 test-broken: setup .venv/done-test ## every check of the verification broken once on purpose, which has to notice
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
 	pytest tests/hosts/broken.py -rA --tb=short
+
+test-source: lab ## Orthanc and its plugins built from their tarballs, and a host taken from one install method to another
+	pytest tests/hosts/source.py -rA --tb=short
 
 due: setup ## which shards a change makes due SINCE the commit at which they were green
 	python tools/due.py $(SINCE)

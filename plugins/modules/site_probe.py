@@ -142,6 +142,10 @@ free_index:
   description: The same, of the folder of the index.
   type: int
   returned: always
+free_build:
+  description: The same, of the folder in which a build would be done.
+  type: int
+  returned: always
 database:
   description: The database that an Orthanc on this host keeps its index in, or empty if there is none yet.
   type: str
@@ -379,6 +383,7 @@ def main() -> None:
         free=free_bytes(params["storage_dir"]),
         free_run=free_bytes("/run"),
         free_index=free_bytes(params["index_dir"]),
+        free_build=free_bytes("/var/tmp"),
     )
 
 

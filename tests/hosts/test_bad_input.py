@@ -64,6 +64,34 @@ CASES = {
     "a server that is shared perhaps": Case({"postgresql_shared": "perhaps"}, ["postgresql_shared", "bool"]),
     "a server that is shared with somebody": Case({"mysql_shared": "wiki"}, ["mysql_shared", "bool"]),
     "an unknown install method": Case({"orthanc_install_method": "snap"}, ["orthanc_install_method", "apt"]),
+    "tarballs without a release": Case({"orthanc_install_method": "source"}, ["orthanc_version", "'1.12.7'"]),
+    "no tarball": Case(
+        {"orthanc_install_method": "source", "orthanc_version": "1.12.7"},
+        ["orthanc_source_tarballs", "no tarball of orthanc and none of orthanc-dicomweb"],
+    ),
+    "a tarball with a wrong checksum": Case(
+        {
+            "orthanc_install_method": "source",
+            "orthanc_version": "1.12.7",
+            "orthanc_source_tarballs": {"orthanc": {"from": __file__, "sha256": "0" * 64}},
+        },
+        ["orthanc_source_tarballs.orthanc.sha256", "test_bad_input.py has "],
+    ),
+    "more compilers than there is memory for": Case(
+        {
+            "orthanc_install_method": "source",
+            "orthanc_version": "1.12.7",
+            "orthanc_plugins": [],
+            "orthanc_source_tarballs": {"orthanc": {"from": "http://192.0.2.7/x", "sha256": "0" * 64}},
+            "orthanc_source_jobs": 256,
+        },
+        ["orthanc_source_jobs", "256 compilers take 384.0"],
+        look=True,
+    ),
+    "a build host that nobody knows": Case(
+        {"orthanc_install_method": "source", "orthanc_source_build_host": "builder"},
+        ["orthanc_source_build_host", "'builder' is no host of the inventory"],
+    ),
     "binaries without a release": Case({"orthanc_install_method": "lsb"}, ["orthanc_version", "'1.12.7'"]),
     "binaries without checksums": Case(
         {"orthanc_install_method": "lsb", "orthanc_version": "1.12.7"},

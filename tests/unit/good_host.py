@@ -71,6 +71,7 @@ PROBE = {
     "free": 50 * 2**30,
     "free_run": 1 * 2**30,
     "free_index": 50 * 2**30,
+    "free_build": 50 * 2**30,
     "listening": {"22": "sshd", "8042": "Orthanc", "443": "nginx"},
 }
 
@@ -193,6 +194,16 @@ LSB: dict[str, Any] = {
         ],
         SUM,
     ),
+}
+
+
+SOURCE: dict[str, Any] = {
+    "orthanc_install_method": "source",
+    "orthanc_version": "1.12.8",
+    "orthanc_source_tarballs": {
+        name: {"from": f"https://mirror/{name}.tar.gz", "sha256": SUM}
+        for name in ("orthanc", "orthanc-dicomweb", "orthanc-postgresql")
+    },
 }
 
 

@@ -17,7 +17,7 @@ from ansible_collections.dicom.orthanc.plugins.action.preflight import ActionMod
 from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive
 
 from tests.repository import run
-from tests.unit.good_host import LSB, PROBE
+from tests.unit.good_host import LSB, PROBE, SOURCE
 from tests.unit.one_process import Site
 from tests.unit.wrong_values import Case, cases
 
@@ -36,6 +36,7 @@ ALONE: Mapping[str, Mapping[str, Any]] = {
     "apt": {"ansible_host": "192.0.2.1", "orthanc_database": "postgresql"},
     "docker": {"ansible_host": "192.0.2.2", "orthanc_database": "mysql", "orthanc_install_method": "docker"},
     "lsb": {"ansible_host": "192.0.2.3", **LSB},
+    "source": {"ansible_host": "192.0.2.5", **SOURCE},
     "upstream": {"ansible_host": "192.0.2.4", "orthanc_apt_source": "upstream"},
 }
 SERVERS = {"postgresql": "apt", "mysql": "docker"}
@@ -43,6 +44,7 @@ SPLIT: Mapping[str, str] = {"orthanc": "pacs", "nginx": "web", "postgresql": "db
 # What the name of a variable has in it, and the host on which it counts, where that is not the first one.
 WHERE = {
     "orthanc_lsb": "lsb",
+    "orthanc_source": "source",
     "orthanc_docker": "docker",
     "docker_engine": "docker",
     "mysql": "docker",

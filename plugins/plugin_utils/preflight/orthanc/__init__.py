@@ -29,6 +29,8 @@ RANGES = {
     "orthanc_journal_mb": (0, 1_000_000),
     "orthanc_lsb_keep": (1, 100),
     "orthanc_ready_timeout": (1, 3600),
+    "orthanc_source_jobs": (0, 256),
+    "orthanc_source_keep": (1, 100),
     "orthanc_storage_minimum_free_gb": (0, 1_000_000),
 }
 PROGRAMS = ("Orthanc",)
