@@ -24,7 +24,4 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         shell = self._connection._shell
         there = {path: shell.join_path(shell.tmpdir, os.path.basename(path)) for path in archives}
         brought = [self._transfer_file(path, remote) for path, remote in there.items()]
-        try:
-            return dict(self._execute_module(self._task.action, arguments | {"archives": brought}, task_vars=task_vars))
-        finally:
-            self._remove_tmp_path(shell.tmpdir)
+        return dict(self._execute_module(self._task.action, arguments | {"archives": brought}, task_vars=task_vars))

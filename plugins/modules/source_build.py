@@ -147,6 +147,8 @@ def have(one: dict[str, str], received: dict[str, str], variable: str) -> None:
             f"{one['from']} has the SHA-256 {found}, and {variable} says {one['sha256']}; find out why before you take"
             " another one."
         )
+    # The build reads it as another user, whatever the host's umask is.
+    os.chmod(came, 0o644)
     os.replace(came, path)
 
 
@@ -194,7 +196,8 @@ def start(module: AnsibleModule, build: dict[str, Any]) -> dict[str, Any]:
     if missing:
         raise building.BuildError(f"there is no {' and no '.join(missing)} on this host; see its sources of packages.")
     jobs, options = processes(module.params["jobs"]), build["options"]
-    downloads = "ON" in (options.get("ALLOW_DOWNLOADS"), options.get("STATIC_BUILD"))
+    asked = {options.get(name, "OFF").upper() for name in ("ALLOW_DOWNLOADS", "STATIC_BUILD")}
+    downloads = bool(asked & {"ON", "YES", "TRUE", "Y", "1"})
     properties = {
         "DynamicUser": "yes",
         "CacheDirectory": UNIT,
@@ -226,6 +229,17 @@ def log() -> str:
         return file.read()
 
 
+def take(came: str, path: str) -> None:
+    """Take what has come out of a build, if something has."""
+    if os.path.lexists(came):
+        # Somebody else's file, who could have put a link there.
+        with open(os.open(came, os.O_RDONLY | os.O_NOFOLLOW), "rb") as given, open(f"{path}.new", "wb") as file:
+            shutil.copyfileobj(given, file)
+        os.chmod(f"{path}.new", 0o644)
+        os.replace(f"{path}.new", path)
+        remove(came)
+
+
 def wait(module: AnsibleModule, build: dict[str, Any]) -> dict[str, Any]:
     """Wait for the unit for a while, and take what has come out of it."""
     end = time.monotonic() + WAIT
@@ -233,14 +247,9 @@ def wait(module: AnsibleModule, build: dict[str, Any]) -> dict[str, Any]:
         if time.monotonic() > end:
             return {"changed": False, "running": building.progress(log())}
         time.sleep(0.5)
-    path, came = archive(build), os.path.join(CACHE, os.path.basename(archive(build)))
-    if os.path.exists(came):
-        # Somebody else's file, who could have put a link there.
-        with open(os.open(came, os.O_RDONLY | os.O_NOFOLLOW), "rb") as given, open(f"{path}.new", "wb") as file:
-            shutil.copyfileobj(given, file)
-        os.chmod(f"{path}.new", 0o644)
-        os.replace(f"{path}.new", path)
-        remove(came)
+    path = archive(build)
+    with lock(module):
+        take(os.path.join(CACHE, os.path.basename(path)), path)
     if not os.path.exists(path):
         raise building.BuildError(f"{build['name']} cannot be built; all of it is in {LOG}:\n{building.failure(log())}")
     return {"changed": True, "running": "", "archive": path, "sha256": lsb.digest(path)}

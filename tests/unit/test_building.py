@@ -2,8 +2,10 @@
 
 import hashlib
 import io
+import itertools
 import os
 import pathlib
+import stat
 import subprocess
 import tarfile
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils import files as file
 from ansible_collections.dicom.orthanc.plugins.modules import source_build, source_release
 
 from tests.repository import load
-from tests.unit.module import Module, run
+from tests.unit.module import Module, killed, run
 
 BUILDING = load("roles/orthanc/vars/main/building.yml")
 PLUGINS = load("roles/orthanc/vars/main/plugins.yml")["__orthanc_plugins"]
@@ -276,6 +278,7 @@ def test_prepare(host: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None
     assert said["needed"] == ["orthanc"], said
     # What an earlier build has left is gone.
     (left,) = os.listdir(host / "cache")
+    assert stat.S_IMODE((host / "cache" / left).stat().st_mode) == 0o644
     assert hashlib.sha256((host / "cache" / left).read_bytes()).hexdigest() == left
     assert prepared(host, capsys, received={})["needed"] == ["orthanc"]
 
@@ -330,8 +333,8 @@ def test_start(host: pathlib.Path) -> None:
     ]
     assert command[-1].count("$$") == command[-1].count("$") / 2 > 1
     assert {"--property=DynamicUser=yes", "--property=PrivateNetwork=yes", "--property=Nice=19"} <= set(command)
-    for option in ("ALLOW_DOWNLOADS", "STATIC_BUILD"):
-        source_build.start(fresh, build | {"options": {option: "ON"}})
+    for option, value in {"ALLOW_DOWNLOADS": "ON", "STATIC_BUILD": "yes"}.items():
+        source_build.start(fresh, build | {"options": {option: value}})
         assert "--property=PrivateNetwork=no" in fresh.commands[-1]
     # A run that was cut off has left it.
     same = module("active", building.stem(build, PLATFORM))
@@ -437,3 +440,16 @@ def test_all_or_nothing(
     )
     assert said["msg"].endswith(part)
     assert os.listdir(host / "opt") == []
+
+
+def test_call_that_was_killed_leaves_nothing(
+    built: dict[str, Any], host: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in itertools.count(1):
+        given = built | {"path": str(host / f"opt{step}")}
+        if not killed(lambda given=given: run(source_release, capsys, **given), step):  # type: ignore[misc]
+            break
+        assert "msg" not in run(source_release, capsys, **given)
+        assert sorted(os.listdir(given["path"])) == [".pacs", built["name"]], step
+        assert not run(source_release, capsys, **(given | {"archives": []}))["missing"]
+    assert step > 5
