@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import pathlib
 import tarfile
 import time
@@ -103,7 +102,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             self._make_tmp_path()
         tmpdir = self._connection._shell.tmpdir
         return {
-            sha256: self._transfer_file(os.path.expanduser(path), self._connection._shell.join_path(tmpdir, sha256))
+            sha256: self._transfer_file(path, self._connection._shell.join_path(tmpdir, sha256))
             for sha256, path in ours.items()
         }
 

@@ -89,7 +89,7 @@ def builds(
         row, given = table.get(name, {}), tarballs.get(name, {})
         all_options = {**options, **({} if name == CORE else plugin_options)}
         all_options.update({**row.get("options", {}), **given.get("options", {})})
-        build = {
+        build: dict[str, Any] = {
             "name": name,
             "targets": names,
             "folder": str(given.get("folder", row.get("folder", "."))),

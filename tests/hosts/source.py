@@ -106,8 +106,7 @@ class Site:
         }
 
     def deploy(self, variables: Mapping[str, Any] | None = None, playbook: str = "site", **options: Any) -> str:
-        options = {"timeout": 7200, "inventory": self.inventory} | options
-        return self.lab.play(playbook, variables or {}, **options).stdout
+        return self.lab.play(playbook, variables, inventory=self.inventory, timeout=7200, **options).stdout
 
     def program(self, host: str) -> str:
         """Return what runs there, after a look at the image, the database and the plugins."""
@@ -176,12 +175,13 @@ def test_build_outlives_the_run(site: Site) -> None:
     """A run that is killed while it builds leaves the build, and the next one comes back to it."""
     file = site.lab.folder.with_suffix(".json")
     file.write_text(yaml.safe_dump(site.asked), encoding="utf-8")
-    command = ["ansible-playbook", "-i", site.inventory, "-i", site.lab.folder, "-e", f"@{file}"]
-    with subprocess.Popen([*command, "--limit", "pacs", "playbooks/orthanc.yml"], cwd=ROOT, env=ENVIRONMENT) as run:
+    given = ("-i", str(site.inventory), "-i", str(site.lab.folder), "-e", f"@{file}", "--limit", "pacs")
+    command = ["ansible-playbook", *given, "playbooks/orthanc.yml"]
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT) as run:
         until(site, "systemctl is-active --quiet pacs-build")
         run.kill()
     first = site.lab.shell("systemctl show pacs-build --property InvocationID")
-    with subprocess.Popen([*command, "--limit", "pacs", "playbooks/orthanc.yml"], cwd=ROOT, env=ENVIRONMENT) as run:
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT) as run:
         time.sleep(60)
         run.kill()
     assert site.lab.shell("systemctl show pacs-build --property InvocationID") == first

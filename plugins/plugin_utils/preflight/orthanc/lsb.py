@@ -14,8 +14,8 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc im
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import RELEASE, Orthanc
 from cryptography import x509
 
-# The folder that is Orthanc's alone too.
-FOLDERS = ("orthanc_lsb_dir",)
+# Folders that are Orthanc's alone too: a host that goes from one method to the other keeps both.
+FOLDERS = ("orthanc_lsb_dir", "orthanc_source_dir")
 
 
 def problems(orthanc: Orthanc) -> Iterator[str]:

@@ -17,8 +17,8 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import val
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import plugins
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import RELEASE, Orthanc
 
-# The folder that is Orthanc's alone too.
-FOLDERS = ("orthanc_source_dir",)
+# As with LSB binaries.
+FOLDERS = ("orthanc_lsb_dir", "orthanc_source_dir")
 _PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
 _OPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
@@ -32,7 +32,7 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
     yield from wrong
     if not release:
         yield "orthanc_version: it is empty, and orthanc_install_method source needs a release, such as '1.12.7'."
-    if wrong or next(plugins.problems(orthanc), "") or not re.fullmatch(RELEASE, release):
+    if wrong or any(plugins.problems(orthanc)) or not re.fullmatch(RELEASE, release):
         # That has been told; which tarballs they would need is of no interest.
         return
     wanted = building.targets(
@@ -95,7 +95,7 @@ def _tarball(orthanc: Orthanc, name: str, given: Any) -> Iterator[str]:
 
 
 def _fields(here: str, given: Mapping[str, Any], fields: Mapping[str, type]) -> Iterator[str]:
-    kinds = {str: "a text", list: "a list", dict: "a dictionary"}
+    kinds: Mapping[type, str] = {str: "a text", list: "a list", dict: "a dictionary"}
     for field, value in given.items():
         if field not in fields:
             yield f"{here}: there is no field '{field}' in it.{nearest(field, fields)}"
