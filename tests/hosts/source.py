@@ -6,8 +6,10 @@ download site. What they lack of Orthanc Explorer is in the package that they co
 
 from __future__ import annotations
 
+import os
 import pathlib
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -37,6 +39,8 @@ NAMES = {
     "explorer": "explorer.tar.gz",
     "broken": "broken.tar.gz",
 }
+# It takes half the time, and is the same code.
+QUICK = {"CMAKE_CXX_FLAGS_RELEASE": "-O0 -DNDEBUG"}
 COLLECT = """
 set -eu
 mkdir -p /srv/mirror/sources && cd /srv/mirror/sources
@@ -97,7 +101,8 @@ class Site:
     @property
     def asked(self) -> dict[str, Any]:
         """What the inventory says for a build."""
-        tarballs = {name: self.tarball(name) for name in ("orthanc", "orthanc-postgresql", "orthanc-mysql")}
+        names = ("orthanc", "orthanc-postgresql", "orthanc-mysql")
+        tarballs = {name: self.tarball(name) | {"options": QUICK} for name in names}
         tarballs["orthanc"]["also"] = [self.tarball("explorer")]
         return {
             "orthanc_install_method": "source",
@@ -162,7 +167,7 @@ def test_build_that_fails_leaves_what_runs(site: Site) -> None:
     """The compiler's lines are told."""
     state = site.lab.shell(STATE)
     asked = site.asked
-    asked["orthanc_source_tarballs"]["orthanc"]["also"] = [site.tarball("broken")]
+    asked["orthanc_source_tarballs"]["orthanc"]["also"].append(site.tarball("broken"))
     said = " ".join(site.deploy(asked, "orthanc", check=False, arguments=["--limit", "pacs"]).split())
     assert "ChunkedBuffer.cpp:1:2: error: #error broken on purpose" in said
     assert "orthanc cannot be built; all of it is in /var/cache/pacs/build.log" in said
@@ -177,13 +182,14 @@ def test_build_outlives_the_run(site: Site) -> None:
     file.write_text(yaml.safe_dump(site.asked), encoding="utf-8")
     given = ("-i", str(site.inventory), "-i", str(site.lab.folder), "-e", f"@{file}", "--limit", "pacs")
     command = ["ansible-playbook", *given, "playbooks/orthanc.yml"]
-    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT) as run:
+    # With all of its processes.
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, start_new_session=True) as run:
         until(site, "systemctl is-active --quiet pacs-build")
-        run.kill()
+        os.killpg(run.pid, signal.SIGKILL)
     first = site.lab.shell("systemctl show pacs-build --property InvocationID")
-    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT) as run:
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, start_new_session=True) as run:
         time.sleep(60)
-        run.kill()
+        os.killpg(run.pid, signal.SIGKILL)
     assert site.lab.shell("systemctl show pacs-build --property InvocationID") == first
     # As nobody of the host, beside whom images come first.
     status = site.lab.shell("cat /proc/$(pgrep -f 'cmake --build' | head -n 1)/status")
