@@ -111,8 +111,10 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
 
     def _module(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
         result = dict(self._execute_module(name, arguments, task_vars=self._variables))
-        if result.get("failed"):
-            raise AnsibleActionFail(str(result.get("msg")))
+        if result.get("failed") or result.get("unreachable"):
+            # A module that crashed has no message.
+            said = [result.get(key) for key in ("msg", "module_stderr", "module_stdout", "exception")]
+            raise AnsibleActionFail(str(next(filter(None, said), "no answer"))[:4000])
         return result
 
 

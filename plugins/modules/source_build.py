@@ -182,7 +182,10 @@ def prepare(module: AnsibleModule) -> dict[str, Any]:
 def active(module: AnsibleModule) -> str:
     """Return what is being built, or an empty string."""
     command = ["systemctl", "show", UNIT, "--property=ActiveState", "--property=Description"]
-    told = dict(line.split("=", 1) for line in module.run_command(command, check_rc=True)[1].splitlines())
+    shown = module.run_command(command, check_rc=True)[1]
+    told = dict(line.partition("=")[::2] for line in shown.splitlines())
+    if not told.get("ActiveState"):
+        raise building.BuildError("systemd does not answer on this host; run again.")
     return told["Description"] if told["ActiveState"] in ("active", "activating", "deactivating") else ""
 
 

@@ -342,6 +342,8 @@ def test_start(host: pathlib.Path) -> None:
     other = module("deactivating", "orthanc-0123-debian-13-x86_64")
     assert source_build.start(other, build) == {"changed": False, "busy": True}
     assert [made.commands[1:] for made in (same, other)] == [[], []]
+    with pytest.raises(building.BuildError, match="systemd does not answer"):
+        source_build.start(Module(lambda _command: (0, "", "")), build)
     fresh.get_bin_path = lambda name: name if name == "make" else None  # type: ignore[attr-defined]
     with pytest.raises(building.BuildError, match=r"there is no cmake and no c\+\+ on this host"):
         source_build.start(fresh, build)
