@@ -18,12 +18,12 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import
 
 # Tarballs and what came out of them, on the host that builds; root's.
 FOLDER = "/var/cache/pacs"
-# The unit's own: systemd removes it when the unit ends, however it ends. On the disk: Debian 13 has /tmp in memory.
+# In a folder of the unit's own, which systemd removes when the unit ends, however it ends. On the disk, as /tmp is not.
 WORK = "/var/tmp/orthanc"
 CORE = "orthanc"
 PROGRAMS = ("Orthanc", "OrthancRecoverCompressedFile")
 # What a compiler takes for one file of Orthanc, and what a build takes on the disk beside the compiler.
-JOB_MEMORY = 3 << 29
+JOB_MEMORY = 1 << 30
 BUILD_DISK = 2 << 30
 # What is told of a failure, in lines.
 _TOLD = 16

@@ -120,8 +120,8 @@ def room(jobs: int) -> None:
     needed = building.JOB_MEMORY * max(jobs, 1)
     if memory < needed:
         raise building.BuildError(
-            f"{memory / 2**30:.1f} GiB of memory are free, and {max(jobs, 1)} compilers take {needed / 2**30:.1f}; see"
-            " orthanc_source_jobs, or name another orthanc_source_build_host."
+            f"{memory / 2**30:.1f} GiB of memory are free, and to compile {max(jobs, 1)} at a time takes"
+            f" {needed / 2**30:.1f}; see orthanc_source_jobs, or name another orthanc_source_build_host."
         )
     if disk < building.BUILD_DISK:
         raise building.BuildError(
@@ -203,6 +203,8 @@ def start(module: AnsibleModule, build: dict[str, Any]) -> dict[str, Any]:
     downloads = bool(asked & {"ON", "YES", "TRUE", "Y", "1"})
     properties = {
         "DynamicUser": "yes",
+        # Said so, it is on the disk; from systemd 257 on a dynamic user's would be in memory.
+        "PrivateTmp": "yes",
         "CacheDirectory": UNIT,
         "ProtectHome": "yes",
         "PrivateDevices": "yes",

@@ -191,7 +191,8 @@ def test_build_outlives_the_run(site: Site) -> None:
         time.sleep(60)
         os.killpg(run.pid, signal.SIGKILL)
     assert site.lab.shell("systemctl show pacs-build --property InvocationID") == first
-    # As nobody of the host, beside whom images come first.
+    # On the disk, as nobody of the host, beside whom images come first.
+    assert site.lab.shell("ls -d /var/tmp/systemd-private-*pacs-build*/tmp/orthanc/build").strip()
     status = site.lab.shell("cat /proc/$(pgrep -f 'cmake --build' | head -n 1)/status")
     assert int(re.findall(r"Uid:\s+(\d+)", status)[0]) >= 61184
 

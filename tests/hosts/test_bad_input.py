@@ -85,7 +85,7 @@ CASES = {
             "orthanc_source_tarballs": {"orthanc": {"from": "http://192.0.2.7/x", "sha256": "0" * 64}},
             "orthanc_source_jobs": 256,
         },
-        ["orthanc_source_jobs", "256 compilers take 384.0"],
+        ["orthanc_source_jobs", "256 at a time takes 256.0"],
         look=True,
     ),
     "a build host that nobody knows": Case(

@@ -144,6 +144,7 @@ def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
     for module in (source_build, source_release):
         if hasattr(module, "platform"):
             monkeypatch.setattr(module, "platform", lambda: PLATFORM)
+    monkeypatch.setattr(source_build, "available", lambda: 8 << 30)
     monkeypatch.setattr(source_build, "CACHE", str(tmp_path / "unit"))
     monkeypatch.setattr(source_build, "LOG", str(tmp_path / "cache" / "build.log"))
     monkeypatch.setattr(files_of_host, "LOCK", str(tmp_path / "lock"))
@@ -299,7 +300,7 @@ def test_prepare_refuses(
     wrong = says(source={"sha256": SUM}, received={SUM: there["from"]})
     assert f"has the SHA-256 {there['sha256']}, and orthanc_source_tarballs.orthanc says {SUM}" in wrong
     monkeypatch.setattr(source_build, "available", lambda: building.JOB_MEMORY * 3 - 1)
-    assert "4.5 GiB of memory are free, and 3 compilers take 4.5; see orthanc_source_jobs" in says(jobs=3)
+    assert "3.0 GiB of memory are free, and to compile 3 at a time takes 3.0; see orthanc_source_jobs" in says(jobs=3)
     monkeypatch.setattr(building, "BUILD_DISK", 1 << 60)
     assert "a build takes 1073741824; make room, or name another orthanc_source_build_host" in says(jobs=2)
 
@@ -332,7 +333,12 @@ def test_start(host: pathlib.Path) -> None:
         f"--description={building.stem(build, PLATFORM)}",
     ]
     assert command[-1].count("$$") == command[-1].count("$") / 2 > 1
-    assert {"--property=DynamicUser=yes", "--property=PrivateNetwork=yes", "--property=Nice=19"} <= set(command)
+    assert {
+        "--property=DynamicUser=yes",
+        "--property=PrivateTmp=yes",
+        "--property=PrivateNetwork=yes",
+        "--property=Nice=19",
+    } <= set(command)
     for option, value in {"ALLOW_DOWNLOADS": "ON", "STATIC_BUILD": "yes"}.items():
         source_build.start(fresh, build | {"options": {option: value}})
         assert "--property=PrivateNetwork=no" in fresh.commands[-1]

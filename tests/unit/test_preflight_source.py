@@ -86,14 +86,14 @@ def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pa
         ({"orthanc_source_keep": 0}, "orthanc_source_keep", "from 1 to 100"),
         ({"orthanc_source_jobs": 257, "memory": 1 << 40}, "orthanc_source_jobs", "from 0 to 256"),
         (
-            {"memory": 1 << 30},
+            {"memory": 1 << 29},
             "orthanc_source_jobs",
-            "has 1.0 GiB of memory, and 1 compilers take 1.5; choose fewer, or name an orthanc_source_build_host",
+            "has 0.5 GiB of memory, and to compile 1 at a time takes 1.0; choose fewer, or name an orthanc_source_b",
         ),
         (
-            {"memory": 4 << 30, "orthanc_source_jobs": 3},
+            {"memory": 2 << 30, "orthanc_source_jobs": 3},
             "orthanc_source_jobs",
-            "4.0 GiB of memory, and 3 compilers take 4.5",
+            "2.0 GiB of memory, and to compile 3 at a time takes 3.0",
         ),
         (
             {"free_build": 1 << 30},
@@ -116,8 +116,8 @@ def test_problems(changes: dict[str, Any], variable: str, part: str) -> None:
         ),
         {"orthanc_source_jobs": 256, "memory": 1 << 39, "free_build": building.BUILD_DISK},
         # What is there is not built, and what another host builds does not take this one's memory.
-        {"memory": 1 << 30, "binary": {"version": "1.12.8", "options": {}}},
-        {"memory": 1 << 30, "orthanc_source_build_host": "builder"},
+        {"memory": 1 << 29, "binary": {"version": "1.12.8", "options": {}}},
+        {"memory": 1 << 29, "orthanc_source_build_host": "builder"},
     ],
 )
 def test_good(changes: dict[str, Any]) -> None:
@@ -135,7 +135,7 @@ def test_file_of_this_machine(tmp_path: pathlib.Path) -> None:
 
 def test_what_was_built_takes_no_room(cache: pathlib.Path) -> None:
     """It is carried there."""
-    poor = PROBE | {"memory": 1 << 30}
+    poor = PROBE | {"memory": 1 << 29}
     asked = host(("orthanc",), SOURCE, poor)
     builds = [{"name": "orthanc", "key": "0123"}, {"name": "orthanc-dicomweb", "key": "4567"}]
     asked.internal = lambda _role, name: builds if name == "__orthanc_builds" else None

@@ -59,10 +59,11 @@ def _builds(orthanc: Orthanc, probe: Mapping[str, Any]) -> bool:
 def _room(probe: Mapping[str, Any], jobs: int) -> Iterator[str]:
     """See whether a host could build at all; how much memory is free is seen when it is about to."""
     memory, disk, compilers = probe["memory"], probe["free_build"], max(jobs, 1)
-    if memory < building.JOB_MEMORY * compilers:
+    needed = building.JOB_MEMORY * compilers
+    if memory < needed:
         yield (
-            f"orthanc_source_jobs: this host has {memory / 2**30:.1f} GiB of memory, and {compilers} compilers take"
-            f" {building.JOB_MEMORY * compilers / 2**30:.1f}; choose fewer, or name an orthanc_source_build_host."
+            f"orthanc_source_jobs: this host has {memory / 2**30:.1f} GiB of memory, and to compile {compilers} at a"
+            f" time takes {needed / 2**30:.1f}; choose fewer, or name an orthanc_source_build_host."
         )
     if disk < building.BUILD_DISK:
         yield (
