@@ -161,7 +161,8 @@ def prepare(module: AnsibleModule) -> dict[str, Any]:
             " orthanc_source_build_host of that kind."
         )
     needed = [build for build in params["builds"] if not os.path.exists(archive(build))]
-    if needed:
+    # One that is going on has what it takes.
+    if needed and not active(module):
         room(params["jobs"])
     make_folders(building.FOLDER)
     sources = [one for build in needed for one in (*build["sources"], *build["framework"])]

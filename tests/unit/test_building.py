@@ -127,13 +127,18 @@ DPKG = """#!/bin/sh
 for path; do [ "$path" != /usr/lib/x/libz.so.1 ] || echo 'zlib1g:amd64: /usr/lib/x/libz.so.1'; done; exit 1
 """
 
+SYSTEMCTL = """#!/bin/sh
+printf 'ActiveState=%s\\nDescription=x\\n' "$(cat "$0.state" 2> /dev/null || echo inactive)"
+"""
+
 
 @pytest.fixture
 def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """Folders for what is built here, and programs that stand in for those of a compiler."""
     for name in ("bin", "cache", "unit"):
         (tmp_path / name).mkdir()
-    for name, text in {"cmake": CMAKE, "ldd": LDD, "dpkg-query": DPKG, "strip": "#!/bin/sh\n"}.items():
+    programs = {"cmake": CMAKE, "ldd": LDD, "dpkg-query": DPKG, "strip": "#!/bin/sh\n", "systemctl": SYSTEMCTL}
+    for name, text in programs.items():
         (tmp_path / "bin" / name).write_text(text, "utf-8")
         (tmp_path / "bin" / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
@@ -303,6 +308,9 @@ def test_prepare_refuses(
     assert "3.0 GiB of memory are free, and to compile 3 at a time takes 3.0; see orthanc_source_jobs" in says(jobs=3)
     monkeypatch.setattr(building, "BUILD_DISK", 1 << 60)
     assert "a build takes 1073741824; make room, or name another orthanc_source_build_host" in says(jobs=2)
+    # A run comes back to a build, which has its memory and room.
+    (host / "bin" / "systemctl.state").write_text("active", "utf-8")
+    assert prepared(host, capsys, jobs=3)["needed"] == ["orthanc"]
 
 
 def test_compilers_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
