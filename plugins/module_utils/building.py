@@ -27,7 +27,10 @@ JOB_MEMORY = 1 << 30
 BUILD_DISK = 2 << 30
 # What is told of a failure, in lines.
 _TOLD = 16
-_FAILURE = re.compile(r"(?i)\berror\b|could not find|not found|no space left|\bkilled\b|cannot find")
+# CMake tells of much that it has not found and does not need.
+_FAILURE = re.compile(
+    r"(?i)\berror: |^CMake Error|: not found$|=> not found|no space left|cannot find -l|undefined reference|\*\*\* "
+)
 
 
 class BuildError(Exception):

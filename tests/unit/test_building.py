@@ -203,9 +203,35 @@ def test_script_quotes_what_comes_from_the_inventory() -> None:
     assert " -S source/PostgreSQL -B build " in text
 
 
-def test_failure_is_told_from_its_first_line() -> None:
-    log = "\n".join([*(f"[ {number}%] Building {number}" for number in range(50)), "a.cpp:1: error: x", "make: *** y"])
-    assert building.failure(log) == "[ 49%] Building 49\na.cpp:1: error: x\nmake: *** y"
+# Of a build that was good.
+GOOD_LOG = """-- Could NOT find Doxygen (missing: DOXYGEN_EXECUTABLE)
+Doxygen not found. The documentation will not be built.
+-- Looking for mg_start in civetweb - not found
+[ 48%] Building CXX object CMakeFiles/X.dir/Error.cpp.o
+"""
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "a.cpp:1:2: error: x",
+        "a.cpp:1:2: fatal error: x.h: No such file or directory",
+        "c++: fatal error: Killed signal terminated program cc1plus",
+        "CMake Error at CMakeLists.txt:1 (find_package):",
+        "/usr/bin/ld: cannot find -lpq: No such file or directory",
+        "x.cpp:(.text+0x1): undefined reference to `y'",
+        "tar: x: Cannot write: No space left on device",
+        "/bin/sh: 6: pg_config: not found",
+        "\tlibpq.so.5 => not found",
+        "make: *** No rule to make target 'X'.  Stop.",
+    ],
+)
+def test_failure_is_told_from_its_first_line(line: str) -> None:
+    good = [*GOOD_LOG.splitlines(), *(f"[ {number}%] Building {number}" for number in range(50))]
+    assert building.failure("\n".join([*good, line, "make: *** y"])) == f"[ 49%] Building 49\n{line}\nmake: *** y"
+
+
+def test_failure_that_has_no_such_line() -> None:
     assert building.failure("\n".join(map(str, range(40)))).splitlines() == [str(number) for number in range(24, 40)]
     assert building.failure("") == ""
     assert building.failure("x\nCMake Error at y\n" + "z\n" * 50).count("\n") == 15
