@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils import files as files_of_host
-from ansible_collections.dicom.orthanc.plugins.module_utils import lsb
+from ansible_collections.dicom.orthanc.plugins.module_utils import lsb, releases
 from ansible_collections.dicom.orthanc.plugins.modules import lsb_lock, lsb_release
 from hypothesis import given
 from hypothesis import strategies as st
@@ -295,13 +295,13 @@ def test_link_beside_the_releases_is_not_followed(
     here, other = tmp_path / "opt", tmp_path / "other"
     arguments = {"url": mirror, "path": str(here), "release": "1.12.8", "files": sums(tmp_path / "mirror")}
     run(lsb_release, capsys, **arguments)
-    for folder in (other, here / f"{lsb_release.NEW}left"):
+    for folder in (other, here / f"{releases.NEW}left"):
         folder.mkdir()
         (folder / "Orthanc").touch()
-    (here / f"{lsb_release.NEW}link").symlink_to(other)
+    (here / f"{releases.NEW}link").symlink_to(other)
     run(lsb_release, capsys, **arguments)
     assert os.listdir(other) == ["Orthanc"]
-    assert not (here / f"{lsb_release.NEW}left").exists()
+    assert not (here / f"{releases.NEW}left").exists()
 
 
 def test_release_that_is_asked_for_again_is_the_latest(
@@ -370,14 +370,14 @@ def test_old_releases_go_and_the_one_that_runs_stays(tmp_path: pathlib.Path) -> 
         os.utime(tmp_path / name, (1_000_000 - age, 1_000_000 - age))
     (tmp_path / "notes").mkdir()
     (tmp_path / "current").symlink_to("1.10.1")
-    assert lsb_release.outdated(str(tmp_path), "1.13.0", 100) == []
-    assert lsb_release.outdated(str(tmp_path), "1.13.0", 2) == ["1.12.8", "1.12.7"]
-    assert lsb_release.outdated(str(tmp_path), "1.13.0", 1) == ["1.12.9", "1.12.8", "1.12.7"]
-    assert lsb_release.outdated(str(tmp_path), "1.10.1", 1) == ["1.12.9", "1.12.8", "1.12.7"]
+    assert releases.outdated(str(tmp_path), "1.13.0", 100) == []
+    assert releases.outdated(str(tmp_path), "1.13.0", 2) == ["1.12.8", "1.12.7"]
+    assert releases.outdated(str(tmp_path), "1.13.0", 1) == ["1.12.9", "1.12.8", "1.12.7"]
+    assert releases.outdated(str(tmp_path), "1.10.1", 1) == ["1.12.9", "1.12.8", "1.12.7"]
     # What is more than a release is somebody's.
     (tmp_path / "1.12.8" / "notes").touch()
     os.utime(tmp_path / "1.12.8", (1_000_000 - 2, 1_000_000 - 2))
-    assert lsb_release.outdated(str(tmp_path), "1.13.0", 1) == ["1.12.9", "1.12.7"]
+    assert releases.outdated(str(tmp_path), "1.13.0", 1) == ["1.12.9", "1.12.7"]
 
 
 def test_folder_of_others_keeps_what_is_in_it(

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, bring, make_folders, open_folder, write
-from ansible_collections.dicom.orthanc.plugins.modules.lsb_release import outdated, remove_release
+from ansible_collections.dicom.orthanc.plugins.module_utils.releases import outdated, remove_release
 
 from tests.unit.module import Failed, Module
 
