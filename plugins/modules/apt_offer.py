@@ -63,6 +63,12 @@ versions:
   type: list
   elements: str
   returned: success
+waits:
+  description:
+    - Whether the source is in place, offers a newer package and nothing of it was installed since, as where a run was
+      cut off in between.
+  type: bool
+  returned: success
 """
 
 import os
@@ -80,6 +86,22 @@ MEANINGS = (
     (r"[Cc]ertificate", "its certificate is not trusted by this host; see orthanc_apt_url"),
     (r"", "it does not answer; see orthanc_apt_url"),
 )
+
+
+# Where the role orthanc puts it in place.
+SOURCE = "/etc/apt/sources.list.d/orthanc.sources"
+
+
+def waits(module: AnsibleModule, package: str, best: str) -> bool:
+    """Tell whether what the source offers was to be installed when a run was cut off."""
+    try:
+        if os.stat(SOURCE).st_mtime < os.stat(f"/var/lib/dpkg/info/{package}.list").st_mtime:
+            return False
+    except FileNotFoundError:
+        return False
+    _rc, version, _err = module.run_command(["dpkg-query", "--show", "--showformat", "${Version}", package])
+    newer: int = module.run_command(["dpkg", "--compare-versions", best, "gt", version])[0]
+    return newer == 0
 
 
 def main() -> None:
@@ -139,7 +161,7 @@ def main() -> None:
     versions = re.findall(rf"(?m)^\s*{re.escape(package)} \| (\S+)", out)
     if not versions:
         module.fail_json(f"{failed}there is no {package}; see orthanc_apt_url and orthanc_apt_suite.")
-    module.exit_json(url=url, suite=suite, versions=versions)
+    module.exit_json(url=url, suite=suite, versions=versions, waits=waits(module, package, versions[0]))
 
 
 if __name__ == "__main__":
