@@ -13,8 +13,9 @@ version_added: 0.2.0
 description:
   - While the collection installs packages, C(/usr/sbin/policy-rc.d) keeps them from starting anything. A run whose apt
     was killed, or whose host went down, leaves it, and later upgrades would restart nothing.
-  - Where that file is there and nobody is at work, configures the packages that wait for it, which starts nothing, and
-    takes the file away; or puts that of others back which was there before.
+  - Where that file is there and nobody is at work, configures the packages that wait for it, and installs those again
+    that were half unpacked, which starts nothing; then takes the file away, or puts that of others back which was there
+    before.
   - A file that is not the collection's own is left alone.
 author: The dicom.orthanc authors (!UNKNOWN)
 attributes:
@@ -30,7 +31,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 said:
-  description: What dpkg said.
+  description: What dpkg and apt said.
   type: str
   returned: when it was called
 """
@@ -56,7 +57,12 @@ FRESH = 10
 # How long one that is at work is waited for, in seconds, as by apt itself.
 PATIENCE = 600
 # As Ansible's apt has it: what somebody changed stays.
-CONFIGURE = ["dpkg", "--force-confdef", "--force-confold", "--configure", "--pending"]
+KEEP = ("--force-confdef", "--force-confold")
+CONFIGURE = ["dpkg", *KEEP, "--configure", "--pending"]
+STATES = ["dpkg-query", "--show", "--showformat", "${db:Status-Abbrev} ${binary:Package}\\n"]
+# Of a package that had been removed once, apt takes half of it for all of it.
+REINSTALL = ["apt-get", *(f"--option=Dpkg::Options::={option}" for option in KEEP), "--option=Debug::NoLocking=1"]
+REINSTALL += ["--yes", "--no-remove", "--reinstall", "install"]
 # The caller has the lock.
 ENVIRONMENT = {"DEBIAN_FRONTEND": "noninteractive", "DPKG_FRONTEND_LOCKED": "1", "LC_ALL": "C"}
 
@@ -97,8 +103,24 @@ def go_back() -> None:
             os.rmdir(os.path.dirname(path))
 
 
+def complete(module: AnsibleModule) -> str:
+    """Have what was unpacked configured, and what was half unpacked installed again. Return what was said."""
+    # Where root is reached by `su`, what dpkg calls is not in the path.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+
+    def run(*command: str) -> str:
+        rc, out, err = module.run_command(list(command), environ_update=ENVIRONMENT | {"PATH": path})
+        if rc:
+            module.warn(f"Not all that a run which was cut off has left could be finished: {err.strip()}")
+        return str(out)
+
+    said = run(*CONFIGURE)
+    half = [line.split()[-1] for line in run(*STATES).splitlines() if line[1] == "H"]
+    return said + (run(*REINSTALL, *half) if half else "")
+
+
 def finished(module: AnsibleModule) -> str | None:
-    """Finish it and return what dpkg said, or nothing while somebody is at work."""
+    """Finish it and return what was said, or nothing while somebody is at work."""
     # On a new system no apt has made it yet.
     with open(FRONTEND, "a", encoding="ascii") as frontend:
         try:
@@ -107,14 +129,9 @@ def finished(module: AnsibleModule) -> str | None:
             return None
         if at_work() or not left():
             return None
-        # Where root is reached by `su`, what dpkg calls is not in the path.
-        path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
-        rc, out, err = module.run_command(CONFIGURE, environ_update=ENVIRONMENT | {"PATH": path})
-        if rc:
-            # What was not unpacked whole is installed again by those who need it.
-            module.warn(f"dpkg could not configure all that a run which was cut off has left: {err.strip()}")
+        said = complete(module)
         go_back()
-        return str(out)
+        return said
 
 
 def main() -> None:

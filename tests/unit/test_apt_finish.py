@@ -26,6 +26,7 @@ class Place:
 
     def __init__(self, folder: pathlib.Path, call: Callable[..., dict[str, Any]]) -> None:
         self.folder, self.finish = folder, call
+        self.programs: Systemd
         self.policy, self.frontend = folder / "policy-rc.d", folder / "lock-frontend"
 
     def write(self, text: str, age: float = 60) -> None:
@@ -49,8 +50,10 @@ def place(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.setattr(apt_finish, "FRONTEND", str(made.frontend))
     monkeypatch.setattr(apt_finish, "PATIENCE", 0.3)
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
-    programs = Systemd(tmp_path / "bin", monkeypatch)
+    programs = made.programs = Systemd(tmp_path / "bin", monkeypatch)
     programs.program("dpkg", 'echo "$* $DEBIAN_FRONTEND $DPKG_FRONTEND_LOCKED"; sh -e "$(dirname "$0")/works"')
+    programs.program("dpkg-query", f"cat {tmp_path}/states")
+    (tmp_path / "states").write_text("ii  orthanc\nrc  orthanc-gdcm\n", "utf-8")
     monkeypatch.setenv("PATH", f"{programs.folder}:/usr/bin:/bin")
     return made
 
@@ -75,8 +78,17 @@ def test_what_dpkg_cannot_do_is_told(place: Place, monkeypatch: pytest.MonkeyPat
     place.write(packages.OURS)
     (place.folder / "bin" / "works").write_text("echo why >&2; exit 1", "utf-8")
     assert place.finish()["changed"]
-    assert told == ["dpkg could not configure all that a run which was cut off has left: why"]
+    assert told == ["Not all that a run which was cut off has left could be finished: why"]
     assert not place.policy.exists()
+
+
+def test_what_was_half_unpacked_is_installed_again(place: Place) -> None:
+    place.write(packages.OURS)
+    place.programs.program("apt-get", 'echo "$*"')
+    (place.folder / "states").write_text("iHR orthanc-gdcm\nii  orthanc\niHR libgdcm3.0t64:amd64\n", "utf-8")
+    said = place.finish()["said"].splitlines()[1]
+    assert said.startswith("--option=Dpkg::Options::=--force-confdef ")
+    assert said.endswith(" --reinstall install orthanc-gdcm libgdcm3.0t64:amd64")
 
 
 def test_file_of_others_stays(place: Place) -> None:
