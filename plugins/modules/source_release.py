@@ -83,7 +83,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.building import BuildError, file_of, platform, stem
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import lock
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import lock, nearest
 from ansible_collections.dicom.orthanc.plugins.module_utils.lsb import digest
 from ansible_collections.dicom.orthanc.plugins.module_utils.releases import (
     NEW,
@@ -103,7 +103,7 @@ def whole(folder: str, builds: list[dict[str, Any]]) -> bool:
         try:
             with open(os.path.join(folder, f"{stem(build, platform())}.sums"), encoding="ascii") as file:
                 sums = {name: sha256 for sha256, name in re.findall(r"(?m)^([0-9a-f]{64})  ([\w.-]+)$", file.read())}
-        except FileNotFoundError:
+        except OSError:
             return False
         wanted = map(file_of, build["targets"])
         if any(not sums.get(name) or digest(os.path.join(folder, name)) != sums[name] for name in wanted):
@@ -152,6 +152,12 @@ def have(module: AnsibleModule) -> dict[str, Any]:
     """Look whether it is there, put it there if it was given, and say what was done for it."""
     path, name = module.params["path"], module.params["name"]
     folder = os.path.join(path, name)
+    above = nearest(folder)
+    if not os.path.isdir(above):
+        module.fail_json(
+            f"Orthanc {module.params['release']} is not in place, and nothing has changed: {above} is no folder, so"
+            f" that {folder} cannot be made (orthanc_source_dir)."
+        )
     missing = not whole(folder, module.params["builds"])
     ours = is_ours(path)
     only_looks = missing and not module.params["archives"]

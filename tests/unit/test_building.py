@@ -484,6 +484,18 @@ def test_all_or_nothing(
     assert os.listdir(host / "opt") == []
 
 
+@pytest.mark.parametrize("file", ["opt", "opt/1.12.7-0123abcd"])
+def test_folder_below_a_file(
+    built: dict[str, Any], host: pathlib.Path, capsys: pytest.CaptureFixture[str], file: str
+) -> None:
+    """It is told before half an hour is spent on a build."""
+    (host / file).parent.mkdir(exist_ok=True)
+    (host / file).write_text("mine", "utf-8")
+    said = run(source_release, capsys, **(built | {"archives": []}))
+    assert f"{host / file} is no folder" in said["msg"]
+    assert "orthanc_source_dir" in said["msg"]
+
+
 def test_call_that_was_killed_leaves_nothing(
     built: dict[str, Any], host: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
