@@ -88,7 +88,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             "install_recommends": False,
             "update_cache": True,
             "cache_valid_time": 86400,
-            "policy_rc_d": 101,
+            # By which the next run knows what one that was cut off has left.
+            "policy_rc_d": self._variables.get("site_policy_rc_d", 101),
             "lock_timeout": 600,
             "fail_on_autoremove": True,
         }
