@@ -50,8 +50,8 @@ def builds(tarballs: Mapping[str, Any], *plugins: str, database: str = "sqlite",
 
 
 def tarball(path: pathlib.Path, files: Mapping[str, str], top: str = "Orthanc-1.12.7") -> dict[str, str]:
-    """Make a tarball as releases are, and return what the inventory says of it."""
-    with tarfile.open(path, "w:gz") as tar:
+    """Make a tarball as releases are, the same at any time, and return what the inventory says of it."""
+    with tarfile.open(path, "w") as tar:
         for name, text in files.items():
             member = tarfile.TarInfo(f"{top}/{name}")
             member.size = len(text.encode())
@@ -159,8 +159,8 @@ def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
 
 def small(host: pathlib.Path) -> dict[str, Any]:
     """Return the build of something small, whose tarball is where it would be."""
-    given = tarball(host / "core.tar.gz", CORE)
-    (host / "cache" / given["sha256"]).write_bytes((host / "core.tar.gz").read_bytes())
+    given = tarball(host / "core.tar", CORE)
+    (host / "cache" / given["sha256"]).write_bytes((host / "core.tar").read_bytes())
     (build,) = building.builds({"orthanc": given}, {"orthanc": ["Orthanc", "X"]}, {}, {"A": "b c"}, {})
     return build
 
@@ -269,7 +269,7 @@ def test_look_into_the_tarball_of_orthanc(
     tmp_path: pathlib.Path, files: dict[str, Any], release: str, part: str
 ) -> None:
     inside = {name: text for name, text in (CORE | files).items() if text is not None}
-    given = tarball(tmp_path / "x.tar.gz", inside)
+    given = tarball(tmp_path / "x.tar", inside)
     (build,) = builds({"orthanc": given})
     if part:
         with pytest.raises(building.BuildError, match=f"^orthanc_source_tarballs.orthanc: .*{part}"):
@@ -281,7 +281,7 @@ def test_look_into_the_tarball_of_orthanc(
 def test_what_a_tarball_lacks_may_be_in_another(tmp_path: pathlib.Path) -> None:
     libs = {name: text for name, text in CORE.items() if "/libs/" in name}
     rest = {name: text for name, text in CORE.items() if "/libs/" not in name}
-    given, other = tarball(tmp_path / "x.tar.gz", rest), tarball(tmp_path / "y.tar.gz", libs, "top")
+    given, other = tarball(tmp_path / "x.tar", rest), tarball(tmp_path / "y.tar", libs, "top")
     (build,) = builds({"orthanc": given | {"also": [other]}})
     building.look_into(build, [given["from"], other["from"]], "1.12.7")
 
@@ -294,7 +294,7 @@ def test_look_into_what_is_no_tarball(tmp_path: pathlib.Path) -> None:
 
 
 def prepared(host: pathlib.Path, capsys: pytest.CaptureFixture[str], **changes: Any) -> dict[str, Any]:
-    given = tarball(host / "core.tar.gz", CORE)
+    given = tarball(host / "core.tar", CORE)
     asked = {
         "builds": builds({"orthanc": given | changes.pop("source", {})}),
         "release": "1.12.7",
@@ -327,7 +327,7 @@ def test_prepare_refuses(
     assert "this host is debian-13-x86_64, and what it is to build is for debian-12-x86_64" in says(
         platform="debian-12-x86_64"
     )
-    there = tarball(host / "core.tar.gz", CORE)
+    there = tarball(host / "core.tar", CORE)
     wrong = says(source={"sha256": SUM}, received={SUM: there["from"]})
     assert f"has the SHA-256 {there['sha256']}, and orthanc_source_tarballs.orthanc says {SUM}" in wrong
     monkeypatch.setattr(source_build, "available", lambda: building.JOB_MEMORY * 3 - 1)
