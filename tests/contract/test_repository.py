@@ -123,6 +123,7 @@ LIBRARIES = {
     "pytest-xdist": "xdist",
     "types-pyyaml": "yaml",
     "types-requests": "requests",
+    "types-tqdm": "tqdm",
 }
 # What nothing imports, and what needs it.
 PROGRAMS = {"ansible": "all of it", "libpass": "Ansible's filter password_hash", "mitogen": "the benchmark"}

@@ -1,0 +1,611 @@
+"""Where images come from: real archives of every kind, and of every kind of damage."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import pathlib
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable
+from typing import Any
+
+import pydicom
+import pytest
+import zstandard
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import sources as module
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import streams
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.content import Changed, Content
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.sources import Item, Sources
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.repository import ROOT
+
+FILES = pathlib.Path(pydicom.__file__).parent / "data" / "test_files"
+IMAGE = (FILES / "CT_small.dcm").read_bytes()
+TEXT = b"This is no image.\n" * 100
+PYTHONS = [path for path in (pathlib.Path("/usr/bin/python3"), pathlib.Path(sys.executable)) if path.exists()]
+MEMBERS = {"DIR/IM0001": IMAGE, "DIR/IM0002": IMAGE[:-2] + b"ab", "readme.txt": TEXT, "empty": b""}
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "": lambda data: data,
+    ".gz": gzip.compress,
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": lambda data: zstandard.ZstdCompressor().compress(data),
+}
+
+
+def tar(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def zipped(members: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", method) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    return buffer.getvalue()
+
+
+class Taken:
+    """What came out of sources, as an import sees it."""
+
+    def __init__(self, spool: pathlib.Path, *paths: str | bytes | pathlib.Path, size: int = 1 << 26) -> None:
+        self.sources = Sources(str(spool), size, 1 << 26)
+        self.images: dict[str, bytes] = {}
+        self.fates: dict[str, tuple[str, str]] = {}
+        for item in self.sources.walk([os.fsencode(path) for path in paths]):
+            self._take(item)
+        for item in self.sources.late():
+            self._take(item)
+
+    def _take(self, item: Item) -> None:
+        name = os.fsdecode(item.name)
+        content = item.content if item.fate or item.content else self.sources.read(item)
+        if not content:
+            if item.fate:
+                self.fates[name] = (item.fate, item.reason)
+            return
+        body = content.body()
+        data = body if isinstance(body, bytes) else body.read(-1)
+        assert content.md5() == Content(data).md5()
+        assert len(data) == content.size == item.size
+        content.close()
+        self.images[name] = data
+
+    def fate(self, name: str) -> tuple[str, str]:
+        """Return the fate of the one file whose name ends so."""
+        (found,) = [fate for path, fate in self.fates.items() if path.endswith(name)]
+        return found
+
+
+@pytest.fixture
+def spool(tmp_path: pathlib.Path) -> pathlib.Path:
+    folder = tmp_path / "spool"
+    folder.mkdir()
+    return folder
+
+
+def put(folder: pathlib.Path, name: str, data: bytes) -> pathlib.Path:
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path
+
+
+def check_members(taken: Taken, prefix: str) -> None:
+    images = {name: data for name, data in MEMBERS.items() if data[:128] == IMAGE[:128]}
+    assert taken.images == {f"{prefix}/{name}": data for name, data in images.items()}
+    assert taken.fates[f"{prefix}/readme.txt"] == ("no DICOM", "")
+    assert taken.fates[f"{prefix}/empty"] == ("no DICOM", "it is empty")
+
+
+def test_folder(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    for name, data in MEMBERS.items():
+        put(tmp_path / "in", name, data)
+    taken = Taken(spool, tmp_path / "in")
+    check_members(taken, f"{tmp_path}/in")
+    assert len(taken.fates) == 2
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+@pytest.mark.parametrize("named", [True, False])
+def test_tar(tmp_path: pathlib.Path, spool: pathlib.Path, ending: str, named: bool) -> None:
+    """Also in a folder, under a name that tells nothing."""
+    put(tmp_path / "in", f"a.tar{ending}" if named else "backup", COMPRESS[ending](tar(MEMBERS)))
+    path = tmp_path / "in" / (f"a.tar{ending}" if named else "backup")
+    for taken in (Taken(spool, path), Taken(spool, path.parent)):
+        check_members(taken, str(path))
+        assert taken.fates[str(path)] == ("archive", "")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_zip(tmp_path: pathlib.Path, spool: pathlib.Path, method: int) -> None:
+    path = put(tmp_path, "a.zip", zipped(MEMBERS, method))
+    check_members(Taken(spool, path), str(path))
+
+
+@pytest.mark.parametrize("ending", [".gz", ".bz2", ".xz", ".zst"])
+def test_image_that_is_compressed_alone(tmp_path: pathlib.Path, spool: pathlib.Path, ending: str) -> None:
+    path = put(tmp_path, f"IM1.dcm{ending}", COMPRESS[ending](IMAGE))
+    assert Taken(spool, path).images == {f"{path}/IM1.dcm": IMAGE}
+
+
+def test_archives_in_archives(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    inner = {"a.zip": zipped({"b.tar.gz": gzip.compress(tar({"c.zip": zipped({"IM": IMAGE})}))})}
+    path = put(tmp_path, "outer.tar", tar(inner))
+    assert Taken(spool, path).images == {f"{path}/a.zip/b.tar.gz/c.zip/IM": IMAGE}
+    assert os.listdir(spool) == []
+
+
+def test_large_image_goes_through_the_spool(
+    tmp_path: pathlib.Path, spool: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SMALL", 1000)
+    put(tmp_path / "in", "IM", IMAGE)
+    put(tmp_path / "in", "a.zip", zipped({"IM": IMAGE}))
+    put(tmp_path / "in", "b.tar.xz", lzma.compress(tar({"IM": IMAGE})))
+    taken = Taken(spool, tmp_path / "in")
+    assert list(taken.images.values()) == [IMAGE] * 3
+    assert os.listdir(spool) == []
+
+
+def test_spool_is_bounded(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    inner = zipped({"IM": IMAGE, "noise": random.Random(1).randbytes(100_000)})
+    path = put(tmp_path, "outer.tar", tar({"a.zip": inner, "IM": IMAGE}))
+    taken = Taken(spool, path, size=50_000)
+    assert taken.images == {f"{path}/IM": IMAGE}
+    fate, reason = taken.fate("a.zip")
+    assert (fate, "spool" in reason) == ("rejected", True)
+    assert taken.sources._spool.used == 0
+
+
+def test_dicomdir_names_what_is_imported(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    medium = tmp_path / "cd"
+    shutil.copytree(FILES / "dicomdirtests", medium)
+    put(medium, "AUTORUN.INF", TEXT)
+    taken = Taken(spool, medium / "DICOMDIR")
+    assert len(taken.images) == 31
+    assert not taken.fates
+    everything = Taken(spool, medium)
+    assert set(taken.images) <= set(everything.images)
+    assert everything.fate("AUTORUN.INF") == ("no DICOM", "")
+
+
+def test_medium_with_other_names_and_a_missing_file(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    medium = tmp_path / "cd"
+    shutil.copytree(FILES / "dicomdirtests", medium)
+    (medium / "77654033").rename(medium / "renamed")
+    (medium / "renamed").rename(medium / "77654033.")
+    gone = next(path for path in sorted((medium / "98892001").rglob("*")) if path.is_file())
+    gone.unlink()
+    taken = Taken(spool, medium / "DICOMDIR")
+    assert len(taken.images) == 30
+    assert taken.fate(gone.name) == ("unreadable", "a DICOMDIR names it, and it is not there")
+    assert Taken(spool, medium).fate(gone.name)[0] == "unreadable"
+
+
+def test_dicomdir_does_not_lead_outside(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    medium = tmp_path / "cd"
+    shutil.copytree(FILES / "dicomdirtests", medium)
+    data = (medium / "DICOMDIR").read_bytes()
+    put(tmp_path, "CT1", IMAGE)
+    # Of the same length.
+    assert b"77654033\\CR1\\6154" in data
+    put(medium, "DICOMDIR", data.replace(b"77654033\\CR1\\6154", b"..\\CT1" + b" " * 11))
+    taken = Taken(spool, medium / "DICOMDIR")
+    assert ("rejected", module.OUTSIDE) in taken.fates.values()
+    assert f"{tmp_path}/CT1" not in {os.path.normpath(name) for name in taken.images}
+
+
+def test_names_that_are_not_utf8(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    name = b"\xe9tude \xff\n.dcm"
+    folder = os.fsencode(tmp_path) + b"/\xe4"
+    os.mkdir(folder)
+    with open(folder + b"/" + name, "wb") as file:
+        file.write(IMAGE)
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w", encoding="latin-1", format=tarfile.GNU_FORMAT) as archive:
+        info = tarfile.TarInfo("étude")
+        info.size = len(IMAGE)
+        archive.addfile(info, io.BytesIO(IMAGE))
+    put(tmp_path, "a.tar", buffer.getvalue())
+    # In the code page of DOS, as old programs wrote it.
+    put(tmp_path, "b.zip", zipped({"aaa": IMAGE}).replace(b"aaa", b"\x82\xff."))
+    taken = Taken(spool, tmp_path)
+    assert {os.fsencode(name) for name in taken.images} == {
+        folder + b"/" + name,
+        os.fsencode(tmp_path) + b"/a.tar/\xe9tude",
+        os.fsencode(tmp_path) + b"/b.zip/\x82\xff.",
+    }
+
+
+def test_links_are_not_followed(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    outside = put(tmp_path, "outside/IM", IMAGE)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "file").symlink_to(outside)
+    (folder / "folder").symlink_to(outside.parent)
+    (folder / "loop").symlink_to(folder)
+    (folder / "archive.zip").symlink_to(put(tmp_path, "a.zip", zipped(MEMBERS)))
+    taken = Taken(spool, folder)
+    assert not taken.images
+    assert {os.path.basename(name): fate for name, fate in taken.fates.items()} == dict.fromkeys(
+        ("file", "folder", "loop", "archive.zip"), ("left out", module.LINK)
+    )
+    # What is named is followed.
+    assert Taken(spool, folder / "folder").images == {f"{folder}/folder/IM": IMAGE}
+    assert Taken(spool, folder / "file").images == {f"{folder}/file": IMAGE}
+    assert len(Taken(spool, folder / "archive.zip").images) == 2
+
+
+def test_link_that_came_after_the_look_is_not_followed(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    path = put(tmp_path, "in/IM", IMAGE)
+    sources = Sources(str(spool), 1 << 20, 1 << 20)
+    (item,) = sources.walk([os.fsencode(path.parent)])
+    path.unlink()
+    path.symlink_to(put(tmp_path, "secret", IMAGE))
+    assert sources.read(item) is None
+    assert item.fate == "unreadable"
+
+
+def test_links_and_ways_out_of_archives(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    """An image is taken whatever its name, since nothing is written under it; a link leads nowhere."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        for name, kind, target in (
+            ("link", tarfile.SYMTYPE, "/etc/passwd"),
+            ("hard", tarfile.LNKTYPE, "../../etc/passwd"),
+            ("pipe", tarfile.FIFOTYPE, ""),
+            ("device", tarfile.CHRTYPE, ""),
+            ("folder", tarfile.DIRTYPE, ""),
+        ):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, target
+            archive.addfile(info)
+        for name in ("../../../tmp/pacs-import-escape", "/tmp/pacs-import-escape"):
+            info = tarfile.TarInfo(name)
+            info.size = len(IMAGE)
+            archive.addfile(info, io.BytesIO(IMAGE))
+    path = put(tmp_path, "a.tar", buffer.getvalue())
+    escape = put(tmp_path, "b.zip", zipped({"../../../tmp/pacs-import-escape": IMAGE}))
+    before = set(tmp_path.rglob("*"))
+    taken = Taken(spool, path, escape)
+    assert len(taken.images) == 3
+    assert taken.fate("/link") == taken.fate("/hard") == ("left out", "a link in an archive")
+    assert taken.fate("/pipe")[0] == taken.fate("/device")[0] == "no DICOM"
+    assert set(tmp_path.rglob("*")) == before
+    assert not pathlib.Path("/tmp/pacs-import-escape").exists()
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(tmp_path / "pipe.zip")
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(str(tmp_path / "socket"))
+    taken = Taken(spool, tmp_path)
+    listening.close()
+    assert {fate for fate, _ in taken.fates.values()} == {"no DICOM"}
+    assert len(taken.fates) == 3
+
+
+def test_unreadable_file_and_folder(spool: pathlib.Path) -> None:
+    with tempfile.TemporaryDirectory() as made:
+        folder = pathlib.Path(made)
+        folder.chmod(0o755)
+        put(folder, "closed/IM", IMAGE).parent.chmod(0)
+        put(folder, "IM", IMAGE).chmod(0)
+        put(folder, "a.zip", zipped(MEMBERS)).chmod(0)
+        me = os.geteuid()
+        if me == 0:
+            # Who reads everything; for a moment as somebody who does not.
+            os.seteuid(65534)
+        try:
+            taken = Taken(spool, folder)
+        finally:
+            os.seteuid(me)
+            (folder / "closed").chmod(0o700)
+    assert set(taken.fates.values()) == {("unreadable", "Permission denied")}
+    assert len(taken.fates) == 3
+
+
+def test_source_that_is_not_there(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    assert Taken(spool, tmp_path / "none").fates == {f"{tmp_path}/none": ("unreadable", "No such file or directory")}
+
+
+def test_disk_that_fails_under_one_file_does_not_hide_the_others(
+    tmp_path: pathlib.Path, spool: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(5):
+        put(tmp_path, f"in/{number}.tar", tar({"IM": IMAGE}))
+    real = module._first
+
+    def first(file: Any) -> bytes:
+        if os.readlink(f"/proc/self/fd/{file.fileno()}").endswith("/2.tar"):
+            raise OSError(5, "Input/output error")
+        return real(file)
+
+    monkeypatch.setattr(module, "_first", first)
+    taken = Taken(spool, tmp_path / "in")
+    assert len(taken.images) == 4
+    assert taken.fate("/2.tar") == ("unreadable", "Input/output error")
+
+
+def test_file_that_vanishes(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    path = put(tmp_path, "in/IM", IMAGE)
+    sources = Sources(str(spool), 1 << 20, 1 << 20)
+    (item,) = sources.walk([os.fsencode(path.parent)])
+    path.unlink()
+    assert sources.read(item) is None
+    assert (item.fate, item.reason) == ("unreadable", "No such file or directory")
+
+
+@pytest.mark.parametrize("times, taken", [(1, True), (99, False)])
+def test_file_that_changes_while_it_is_read(
+    tmp_path: pathlib.Path, spool: pathlib.Path, monkeypatch: pytest.MonkeyPatch, times: int, taken: bool
+) -> None:
+    """It is read again; one that does not come to rest is given up."""
+    path = put(tmp_path, "in/IM", IMAGE)
+    real, calls = os.fstat, 0
+
+    def fstat(number: int) -> Any:
+        nonlocal calls
+        found = real(number)
+        calls += 1
+        if calls <= times:
+            with path.open("ab") as file:
+                file.write(b"more")
+        return found
+
+    sources = Sources(str(spool), 1 << 20, 1 << 20)
+    (item,) = sources.walk([os.fsencode(path.parent)])
+    monkeypatch.setattr(os, "fstat", fstat)
+    content = sources.read(item)
+    if taken:
+        assert content
+        assert content.body() == path.read_bytes()
+        assert item.size == len(IMAGE) + 4
+    else:
+        assert content is None
+        assert (item.fate, item.reason) == ("unreadable", "it changes while it is read")
+
+
+def test_large_file_that_becomes_shorter(tmp_path: pathlib.Path, spool: pathlib.Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr(module, "SMALL", 1000)
+    path = put(tmp_path, "in/IM", IMAGE)
+    sources = Sources(str(spool), 1 << 20, 1 << 20)
+    (item,) = sources.walk([os.fsencode(path.parent)])
+    content = sources.read(item)
+    assert content
+    os.truncate(path, 20_000)
+    body = content.body()
+    assert not isinstance(body, bytes)
+    with pytest.raises(Changed, match="shorter"):
+        list(iter(lambda: body.read(4096), b""))
+    content.close()
+
+
+ENCRYPTED = zipped({"IM": IMAGE})
+# The flag in the local header and in the directory.
+ENCRYPTED = ENCRYPTED[:6] + b"\x01" + ENCRYPTED[7:]
+PLACE = ENCRYPTED.index(b"PK\x01\x02") + 8
+ENCRYPTED = ENCRYPTED[:PLACE] + b"\x01" + ENCRYPTED[PLACE + 1 :]
+
+
+def test_encrypted_zip(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    assert Taken(spool, put(tmp_path, "a.zip", ENCRYPTED)).fate("/IM") == ("rejected", "it is encrypted")
+
+
+@pytest.mark.parametrize("head, told", [(b"7z\xbc\xaf\x27\x1c" + TEXT, "7z"), (b"Rar!\x1a\x07" + TEXT, "RAR")])
+def test_archive_of_another_kind_is_no_silent_loss(
+    tmp_path: pathlib.Path, spool: pathlib.Path, head: bytes, told: str
+) -> None:
+    fate, reason = Taken(spool, put(tmp_path, "in/a", head).parent).fate("/a")
+    assert (fate, told in reason) == ("rejected", True)
+
+
+def test_image_of_a_disc_is_no_silent_loss(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    path = put(tmp_path, "in/cd.iso", b"\0" * 32769 + b"CD001" + b"\0" * 2000)
+    assert Taken(spool, path.parent).fate(".iso") == ("rejected", module.IMAGE_OF_DISC)
+
+
+@pytest.mark.parametrize("ending", COMPRESS)
+@pytest.mark.parametrize("part", [0.35, 0.6, 0.95])
+def test_truncated_tar(tmp_path: pathlib.Path, spool: pathlib.Path, ending: str, part: float) -> None:
+    """What came before the damage is imported, and the archive is told."""
+    members = {f"IM{number}": IMAGE[:-3] + b"%03d" % number for number in range(5)}
+    data = COMPRESS[ending](tar(members))
+    path = put(tmp_path, f"a.tar{ending}", data[: int(len(data) * part)])
+    taken = Taken(spool, path)
+    assert set(taken.images.items()) <= {(f"{path}/{name}", data) for name, data in members.items()}
+    fate, reason = taken.fates[str(path)]
+    assert (fate, "damaged" in reason) == ("rejected", True)
+
+
+def test_tar_with_a_damaged_block_in_the_middle_is_no_silent_loss(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    """The library ends there without a word."""
+    data = bytearray(tar({"IM0": IMAGE, "IM1": IMAGE, "IM2": IMAGE}))
+    place = data.index(b"IM1")
+    data[place] ^= 1
+    path = put(tmp_path, "a.tar", bytes(data))
+    taken = Taken(spool, path)
+    assert list(taken.images) == [f"{path}/IM0"]
+    assert "damaged" in taken.fates[str(path)][1]
+    with tarfile.open(path) as archive:
+        assert len(archive.getnames()) == 1
+
+
+# Distributions mend their own Pythons, and not all in the same way.
+@pytest.mark.parametrize("python", PYTHONS, ids=str)
+def test_each_damaged_block_of_a_tar_is_told(python: pathlib.Path) -> None:
+    whole = tar({f"IM{number}": TEXT for number in range(9)})
+    program = (
+        "import io, sys; from pacs_import.streams import members\n"
+        "data = bytearray(sys.stdin.buffer.read()); data[data.index(sys.argv[1].encode())] ^= 1\n"
+        "for _, info in members(io.BytesIO(data)): print(info.name)"
+    )
+    for number in range(1, 9):
+        done = subprocess.run(
+            [python, "-B", "-c", program, f"IM{number}"],
+            input=whole,
+            env={"PYTHONPATH": str(ROOT / "plugins" / "module_utils")},
+            capture_output=True,
+            check=False,
+        )
+        assert len(done.stdout.splitlines()) == number
+        assert b"EOFError: what follows is damaged or missing" in done.stderr
+
+
+def test_tar_without_its_end(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    whole = tar({"IM0": IMAGE})
+    path = put(tmp_path, "a.tar", whole[: 512 + (len(IMAGE) + 511) // 512 * 512])
+    taken = Taken(spool, path)
+    assert list(taken.images) == [f"{path}/IM0"]
+    assert taken.fates[str(path)][0] == "rejected"
+
+
+@pytest.mark.parametrize("cut", [10, 2000, -1, -30])
+def test_truncated_zip(tmp_path: pathlib.Path, spool: pathlib.Path, cut: int) -> None:
+    path = put(tmp_path, "a.zip", zipped(MEMBERS)[:cut])
+    taken = Taken(spool, path)
+    assert not taken.images
+    assert "damaged" in str(taken.fates)
+
+
+def test_zip_with_a_damaged_member(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    data = bytearray(zipped({"IM0": IMAGE, "IM1": IMAGE, "IM2": IMAGE}, zipfile.ZIP_STORED))
+    second = data.index(b"IM1") + 20_000
+    data[second] ^= 1
+    path = put(tmp_path, "a.zip", bytes(data))
+    taken = Taken(spool, path)
+    assert sorted(taken.images) == [f"{path}/IM0", f"{path}/IM2"]
+    assert taken.fate("/IM1")[0] == "rejected"
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(kind=st.sampled_from(["zip", *COMPRESS]), place=st.floats(0, 1, exclude_max=True), flipped=st.integers(1, 255))
+def test_any_flipped_byte_is_survived(tmp_path: pathlib.Path, kind: str, place: float, flipped: int) -> None:
+    """Each image comes out as it was, or it or its archive is told; a tar has no sums by which its content is held."""
+    spool = tmp_path / "spool"
+    spool.mkdir(exist_ok=True)
+    members = {"IM0": IMAGE[:3000], "IM1": IMAGE[:4000]}
+    data = bytearray(zipped(members) if kind == "zip" else COMPRESS[kind](tar(members)))
+    data[int(place * len(data))] ^= flipped
+    path = put(tmp_path, "a.bin", bytes(data))
+    taken = Taken(spool, path)
+    whole = {data for data in taken.images.values() if data in members.values()}
+    if kind not in ("", ".zst"):
+        assert len(whole) == 2 or set(taken.fates.values()) != {("archive", "")}
+    assert taken.sources._memory.used == taken.sources._spool.used == 0
+
+
+class TestBombs:
+    """Archives that are made to harm."""
+
+    @pytest.fixture(autouse=True)
+    def _small(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(module, "FLOOR", 1 << 20)
+        monkeypatch.setattr(module, "RATIO", 20)
+
+    @pytest.mark.parametrize("ending", COMPRESS)
+    def test_tar(self, tmp_path: pathlib.Path, spool: pathlib.Path, ending: str) -> None:
+        """Of zeros: what is no image is not even inflated as a whole where that can be helped."""
+        members = {"IM0": IMAGE, "zeros": b"\0" * (24 << 20), "IM1": IMAGE}
+        path = put(tmp_path, "a.tar", COMPRESS[ending](tar(members)))
+        taken = Taken(spool, path)
+        assert f"{path}/IM0" in taken.images
+        if ending:
+            assert "made to harm" in taken.fates[str(path)][1]
+
+    def test_zip_member_that_is_no_image_is_not_inflated(self, tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+        path = put(tmp_path, "a.zip", zipped({"zeros": b"\0" * (24 << 20), "IM": IMAGE}))
+        taken = Taken(spool, path)
+        assert list(taken.images) == [f"{path}/IM"]
+        assert taken.fate("/zeros") == ("no DICOM", "")
+
+    def test_zip_member_that_says_it_is_an_image(self, tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+        path = put(tmp_path, "a.zip", zipped({"bomb": IMAGE[:400] + b"\0" * (24 << 20), "IM": IMAGE}))
+        taken = Taken(spool, path)
+        assert "bomb" not in str(list(taken.images))
+        assert any(fate == "rejected" for fate, _ in taken.fates.values())
+        assert taken.sources._spool.used == 0
+
+    def test_archives_that_lie_in_one_another(self, tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+        data = zipped({"IM": IMAGE})
+        for _ in range(module.DEEPEST):
+            data = zipped({"deeper.zip": data})
+        taken = Taken(spool, put(tmp_path, "a.zip", data))
+        assert not taken.images
+        assert "without end" in str(taken.fates)
+
+    def test_name_without_end(
+        self, tmp_path: pathlib.Path, spool: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The library reads it into memory, whatever its size."""
+        monkeypatch.setattr(module, "FLOOR", 1 << 30)
+        info = tarfile.TarInfo("././@LongLink")
+        info.type, info.size = tarfile.GNUTYPE_LONGNAME, 8 << 30
+        path = put(tmp_path, "a.tar.gz", gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + b"\0" * (8 << 20)))
+        assert "a name in it" in str(Taken(spool, path).fates)
+
+    def test_dictionary_of_xz(
+        self, tmp_path: pathlib.Path, spool: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(streams, "DICTIONARY", 1 << 20)
+        filters = [{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": 1 << 23}]
+        path = put(tmp_path, "a.tar.xz", lzma.compress(tar({"IM": IMAGE}), filters=filters))
+        taken = Taken(spool, path)
+        assert not taken.images
+        assert "damaged" in str(taken.fates)
+        assert "emory" in str(taken.fates)
+
+
+def test_room_is_given_back_and_waited_for() -> None:
+    room = streams.Room(10)
+    room.take(6)
+    with pytest.raises(streams.Refused):
+        room.take(11)
+    room.give(6)
+    room.take(10, keep=True)
+    with pytest.raises(streams.Refused):
+        room.take(1)
+    room.give(10, kept=True)
+    assert (room.used, room.kept) == (0, 0)
+
+
+@pytest.mark.parametrize("name, data", [("a.zip", zipped(MEMBERS)), ("b.tar.gz", gzip.compress(tar(MEMBERS)))])
+def test_known_members_are_not_read(tmp_path: pathlib.Path, spool: pathlib.Path, name: str, data: bytes) -> None:
+    path = put(tmp_path, name, data)
+    asked = []
+
+    def known(name: bytes, size: int, changed: int) -> bool:
+        asked.append((name, size, changed))
+        return name.endswith(b"IM0001")
+
+    items = list(Sources(str(spool), 1 << 20, 1 << 20, known).walk([os.fsencode(path)]))
+    assert (os.fsencode(path) + b"/DIR/IM0001", len(IMAGE), path.stat().st_mtime_ns) in asked
+    assert [item.name.rpartition(b"/")[2] for item in items if item.content] == [b"IM0002"]
+
+
+def test_what_was_gone_through_adds_up(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    put(tmp_path, "in/a.zip", zipped(MEMBERS))
+    put(tmp_path, "in/b.tar.gz", gzip.compress(tar(MEMBERS)))
+    put(tmp_path, "in/IM", IMAGE)
+    items = list(Sources(str(spool), 1 << 20, 1 << 20).walk([os.fsencode(tmp_path / "in")]))
+    assert sum(item.weight for item in items) == sum(path.stat().st_size for path in (tmp_path / "in").iterdir())
