@@ -1,0 +1,137 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The command `pacs-import`."""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import json
+import os
+import re
+import signal
+import sqlite3
+import sys
+from collections.abc import Sequence
+
+from .client import Ended
+from .journal import Busy
+from .load import Import, Options
+from .progress import Progress
+from .streams import MEGABYTE
+from .verdict import UNFIT, exit_code, told
+
+SOURCES = "folder, zip, tar (gz, bz2, xz, zst), DICOMDIR or file; or the URL of another Orthanc"
+ACCEPT = (
+    "recycling, routing: begin although the archive would remove older images, or send these on; transcoding: an image"
+    " there in another transfer syntax is the same (Orthanc from 1.12 on tells of itself whether it transcodes)"
+)
+EPILOG = """
+Exit code: 0 if the archive has every image, 1 if some were not taken or nothing was found, 2 for wrong arguments,
+3 if it ended before all was done; then the same command goes on.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the arguments."""
+    made = argparse.ArgumentParser(prog="pacs-import", description="Import images into an Orthanc.", epilog=EPILOG)
+    add = made.add_argument
+    add("sources", nargs="+", metavar="SOURCE", help=SOURCES)
+    add("--url", required=True, help="of the archive, such as https://pacs.example.org/")
+    add("--user", default="", help="to log in as")
+    add("--password-file", help="holds the password; else it is in $PACS_IMPORT_PASSWORD, or asked for")
+    add("--ca", default="", help="certificate that the archive is trusted by, or that of its authority (PEM)")
+    add("--certificate", default="", help="client certificate (PEM), where the archive asks for one")
+    add("--key", default="", help="its private key, if that is another file")
+    add("--from-user", default="", help="to log in to the other Orthanc as")
+    add("--from-password-file", help="holds that password; else it is in $PACS_IMPORT_FROM_PASSWORD, or asked for")
+    add("--from-ca", default="", help="certificate that the other Orthanc is trusted by (PEM)")
+    add("--report", default="pacs-import", help="folder for journal, summary and list of files (%(default)s)")
+    add("--full-speed", action="store_true", help="take all that the archive can give, instead of half of the time")
+    add("--connections", type=number, help="how many at full speed (8)")
+    add("--modality", action="append", default=[], help="only images of this modality; may be given again")
+    add("--since", type=date, help="only studies of this day (YYYYMMDD) or later")
+    add("--until", type=date, help="only studies of this day or earlier")
+    add("--dry-run", action="store_true", help="send nothing, and tell what would be")
+    add("--verify", action="store_true", help="compare every image with what the archive serves afterwards")
+    add("--accept", action="append", default=[], choices=["recycling", "routing", "transcoding"], help=ACCEPT)
+    add("--patience", type=number, default=600, help="seconds to wait for an archive that is away (%(default)s)")
+    add("--spool", default="", help="folder on a disk for what does not fit into memory (that of the report)")
+    add("--spool-size", type=number, default=4096, help="its bound in MB (%(default)s)")
+    add("--json", action="store_true", help="print the summary as JSON")
+    add("--quiet", action="store_true", help="show no progress")
+    return made
+
+
+def number(text: str) -> int:
+    """Read a number above 0."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
+    return int(text)
+
+
+def date(text: str) -> str:
+    """Read a day as DICOM writes it."""
+    if not re.fullmatch(r"\d{8}", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is no day such as 20261231")
+    return text
+
+
+def password(user: str, file: str | None, variable: str) -> str:
+    """Find a password, which is never among the arguments, where others could read it."""
+    if not user:
+        return ""
+    if file:
+        with open(file, encoding="utf-8") as opened:
+            return opened.read().removesuffix("\n")
+    if variable in os.environ:
+        return os.environ[variable]
+    return getpass.getpass(f"Password of {user}: ")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command, and return its exit code."""
+    reader = parser()
+    given = reader.parse_args(arguments)
+    if given.connections and not given.full_speed:
+        reader.error("--connections is for --full-speed; otherwise there is one")
+    for stop in (signal.SIGTERM, signal.SIGHUP):
+        # With nohup it is to go on.
+        if signal.getsignal(stop) != signal.SIG_IGN:
+            signal.signal(stop, signal.default_int_handler)
+    try:
+        options = Options(
+            sources=[os.fsencode(source) for source in given.sources],
+            url=given.url,
+            report=given.report,
+            login=(given.user, password(given.user, given.password_file, "PACS_IMPORT_PASSWORD")),
+            from_login=(
+                given.from_user,
+                password(given.from_user, given.from_password_file, "PACS_IMPORT_FROM_PASSWORD"),
+            ),
+            from_authority=given.from_ca,
+            authority=given.ca,
+            certificate=given.certificate,
+            key=given.key,
+            connections=(given.connections or 8) if given.full_speed else 1,
+            spool=given.spool,
+            spool_size=given.spool_size * MEGABYTE,
+            patience=given.patience,
+            dry_run=given.dry_run,
+            verify=given.verify,
+            gentle=not given.full_speed,
+            modalities=frozenset(map(str.upper, given.modality)),
+            since=given.since or "",
+            until=given.until or "",
+            accepted=frozenset(given.accept),
+        )
+        summary = Import(options, Progress(None if given.quiet else sys.stderr)).run()
+    except (Busy, Ended, OSError, sqlite3.Error) as error:
+        print(f"pacs-import: {error}", file=sys.stderr)
+        return UNFIT
+    print(json.dumps(summary, indent=2) if given.json else "\n".join(told(summary)))
+    return exit_code(summary)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,211 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What became of every file: a database beside the report, by which an import goes on where it was cut off."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from .fates import CONFLICT, NEW, PRESENT, SETTLED, STORED
+
+# What is written is on the disk after so many seconds. What a crash takes, the server is asked for again.
+INTERVAL = 1.0
+# When that changed which does not, so that its size need not be known.
+NEVER = -1
+TABLES = """
+CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS files (
+    name BLOB PRIMARY KEY, size INTEGER, changed INTEGER, fate TEXT, reason TEXT,
+    instance TEXT, series TEXT, study TEXT, patient TEXT, md5 TEXT, syntax TEXT, run INTEGER
+) WITHOUT ROWID;
+"""
+COLUMNS = ("fate", "file", "bytes", "reason", "instance", "series", "StudyInstanceUID", "PatientID", "md5")
+
+
+class Busy(Exception):
+    """Another import writes the same report."""
+
+
+@dataclass
+class Row:
+    """What is known of a file. ``instance`` and ``series`` are Orthanc's identifiers, ``study`` is DICOM's."""
+
+    name: bytes
+    size: int
+    changed: int
+    fate: str
+    reason: str = ""
+    instance: str = ""
+    series: str = ""
+    study: str = ""
+    patient: str = ""
+    md5: str = ""
+    syntax: str = ""
+
+
+class Journal:
+    """The files of this import and of those before it.
+
+    :param path: of the database, which is for its owner alone: it names patients.
+    :param archive: to which they go; what went to another one is no hint.
+    :raises Busy: while another import has it.
+    """
+
+    def __init__(self, path: str, archive: str) -> None:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        self._lock = threading.Lock()
+        self._base = sqlite3.connect(path, timeout=1, check_same_thread=False, isolation_level=None)
+        try:
+            self._base.executescript(
+                "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; BEGIN EXCLUSIVE;" + TABLES
+            )
+        except sqlite3.OperationalError as error:
+            raise Busy(f"{path}: {error}; is another import running with this report?") from error
+        except sqlite3.DatabaseError as error:
+            raise Busy(f"{path} is no journal of an import: {error}") from error
+        about = dict(self._base.execute("SELECT name, value FROM about"))
+        self.run = int(about.get("run", 0)) + 1
+        if about.get("archive", archive) != archive:
+            self._base.execute("DELETE FROM files")
+        values = [("run", str(self.run)), ("archive", archive)]
+        self._base.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", values)
+        self._written = time.monotonic()
+        self.commit()
+
+    def settled(self, name: bytes, size: int, changed: int) -> tuple[str, str, str] | None:
+        """Return instance, series, and the sum if it was taken, of a file that the archive has as it is now."""
+        query = (
+            "SELECT instance, series, md5 FROM files"
+            " WHERE name = ? AND (size = ? OR changed = ?) AND changed = ? AND fate IN (?, ?)"
+        )
+        values = (name, size, NEVER, changed, *SETTLED)
+        with self._lock:
+            found: tuple[str, str, str] | None = self._base.execute(query, values).fetchone()
+        return found if found and found[0] and found[1] else None
+
+    def add(self, row: Row) -> None:
+        """Note what became of a file."""
+        with self._lock:
+            marks = ", ".join("?" * 12)
+            # In the order of its fields.
+            self._base.execute(f"INSERT OR REPLACE INTO files VALUES ({marks})", (*vars(row).values(), self.run))
+            self._now_and_then()
+
+    def confirm(self, name: bytes) -> None:
+        """Note that a file is where it was taken to be before."""
+        with self._lock:
+            values = (PRESENT, "as an earlier run has left it", self.run, name)
+            self._base.execute("UPDATE files SET fate = ?, reason = ?, run = ? WHERE name = ?", values)
+            self._now_and_then()
+
+    def mark(self, name: bytes, fate: str, reason: str) -> None:
+        """Correct what became of a file."""
+        with self._lock:
+            self._base.execute("UPDATE files SET fate = ?, reason = ? WHERE name = ?", (fate, reason, name))
+
+    def commit(self) -> None:
+        """Have all of it on the disk."""
+        with self._lock:
+            self._base.execute("COMMIT")
+            self._base.execute("BEGIN")
+
+    def close(self) -> None:
+        """Let others have it."""
+        with self._lock:
+            self._base.execute("COMMIT")
+            self._base.close()
+
+    def size(self) -> int:
+        """Return how many bytes all runs have brought."""
+        ((size,),) = self._rows("SELECT SUM(size) FROM files WHERE fate IN (?, ?)", *SETTLED)
+        return size or 0
+
+    def fates(self) -> dict[str, tuple[int, int]]:
+        """Return how many files and bytes have had which fate in this run."""
+        query = "SELECT fate, COUNT(*), SUM(size) FROM files WHERE run = ? GROUP BY fate"
+        return {fate: (count, size or 0) for fate, count, size in self._rows(query, self.run)}
+
+    def counts(self) -> dict[str, int]:
+        """Return of how many patients, studies and series the images of this run are, and how many they are."""
+        query = (
+            "SELECT COUNT(DISTINCT patient), COUNT(DISTINCT study), COUNT(DISTINCT series), COUNT(DISTINCT instance)"
+            " FROM files WHERE run = ? AND fate IN (?, ?, ?)"
+        )
+        (found,) = self._rows(query, self.run, STORED, PRESENT, NEW)
+        return dict(zip(("patients", "studies", "series", "instances"), found, strict=True))
+
+    def shared(self) -> Iterator[tuple[str, str, str]]:
+        """Return the studies of this run that several patients have, each with two of these."""
+        query = (
+            "SELECT study, MIN(patient), MAX(patient) FROM files"
+            " WHERE run = ? AND study != '' AND fate IN (?, ?, ?, ?) GROUP BY study HAVING COUNT(DISTINCT patient) > 1"
+        )
+        yield from self._rows(query, self.run, STORED, PRESENT, NEW, CONFLICT)
+
+    def studies(self) -> Iterator[tuple[str, str]]:
+        """Return each study of this run, with its patient."""
+        query = "SELECT DISTINCT study, patient FROM files WHERE run = ? AND study != ''"
+        yield from self._rows(query, self.run)
+
+    def images(self) -> Iterator[tuple[bytes, str, str, str]]:
+        """Return each image that the archive has by this run: its file, its instance, its sum, and how it is coded."""
+        query = "SELECT name, instance, md5, syntax FROM files WHERE run = ? AND fate IN (?, ?) AND instance != ''"
+        yield from self._rows(query, self.run, *SETTLED)
+
+    def examples(self, fate: str, number: int) -> list[tuple[str, str]]:
+        """Return some files of this run that had a fate, with the reason."""
+        query = "SELECT name, reason FROM files WHERE run = ? AND fate = ? LIMIT ?"
+        return [(shown(name), reason) for name, reason in self._rows(query, self.run, fate, number)]
+
+    def write(self, path: str) -> None:
+        """Write a line for each file of this run."""
+        query = (
+            "SELECT fate, name, size, reason, instance, series, study, patient, md5"
+            " FROM files WHERE run = ? ORDER BY name"
+        )
+        with written(path) as file:
+            lines = csv.writer(file)
+            lines.writerow(COLUMNS)
+            for fate, name, *rest in self._rows(query, self.run):
+                lines.writerow([fate, shown(name), *rest])
+
+    def _rows(self, query: str, *values: Any) -> Iterator[Any]:
+        """Go through an answer without holding the database, nor all of it in memory."""
+        with self._lock:
+            cursor = self._base.execute(query, values)
+        while True:
+            with self._lock:
+                part = cursor.fetchmany(1000)
+            if not part:
+                return
+            yield from part
+
+    def _now_and_then(self) -> None:
+        if time.monotonic() - self._written > INTERVAL:
+            self._base.execute("COMMIT")
+            self._base.execute("BEGIN")
+            self._written = time.monotonic()
+
+
+@contextmanager
+def written(path: str) -> Iterator[TextIO]:
+    """Write a file anew, for its owner alone, which is there as a whole or as it was."""
+    beside = f"{path}.new"
+    number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    with os.fdopen(number, "w", encoding="utf-8", newline="") as file:
+        yield file
+    os.replace(beside, path)
+
+
+def shown(name: bytes) -> str:
+    """Write a name for people: what is not UTF-8, and what would move a terminal's cursor, by its number."""
+    text = name.decode("utf-8", "backslashreplace")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

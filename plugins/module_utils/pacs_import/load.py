@@ -1,0 +1,496 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The import: files are read and sent by threads, and each gets a fate."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import queue
+import sqlite3
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from .client import Answer, Archive, Ended, Gate, trust
+from .content import Changed, Content
+from .fates import (
+    CONFLICT,
+    DIFFERS,
+    LEFT_OUT,
+    NEW,
+    NO_DICOM,
+    PRESENT,
+    REJECTED,
+    STORED,
+    UNREADABLE,
+    UNSENT,
+    WRONG,
+)
+from .header import Broken, Header
+from .journal import Journal, Row, shown, written
+from .origin import Origin
+from .progress import Progress
+from .risks import Reserve, reserve, size_of
+from .sources import Item, Sources
+from .streams import MEGABYTE, Refused
+
+Work = TypeVar("Work")
+# So many identifiers of images that are there are kept, some 20 MB.
+REMEMBERED = 150_000
+# What members of archives may take of memory while they wait to be sent.
+MEMORY = 128 * MEGABYTE
+# After so many images in a row of which the server says that it failed, none is sent any more.
+FAILURES = 20
+# Of what a summary lists, no more than this; the CSV has all.
+LISTED = 1000
+LOST = "the archive lists it, and has lost its file: see docs/operations.md, and send it again once it is gone there"
+
+
+@dataclass
+class Options:
+    """What is imported, to where, and how.
+
+    A source that is a URL is another Orthanc, which has a login and an authority of its own. ``accepted`` are the risks
+    that are taken knowingly, ``settings`` those of Orthanc, where they are known.
+    """
+
+    sources: list[bytes]
+    url: str
+    report: str
+    login: tuple[str, str] = ("", "")
+    authority: str = ""
+    certificate: str = ""
+    key: str = ""
+    from_login: tuple[str, str] = ("", "")
+    from_authority: str = ""
+    connections: int = 4
+    spool: str = ""
+    spool_size: int = 4096 * MEGABYTE
+    patience: float = 600
+    dry_run: bool = False
+    verify: bool = False
+    gentle: bool = True
+    modalities: frozenset[str] = frozenset()
+    since: str = ""
+    until: str = ""
+    accepted: frozenset[str] = frozenset()
+    settings: dict[str, Any] | None = field(default=None, repr=False)
+
+
+class Import:
+    """One run of it."""
+
+    def __init__(self, options: Options, progress: Progress) -> None:
+        """:raises Ended: where it cannot begin."""
+        # By its whole path a file is the same one wherever the command is called.
+        options.sources = [source if _is_url(source) else os.path.abspath(source) for source in options.sources]
+        self._options, self._progress = options, progress
+        self._why = ""
+        self._faults: list[BaseException] = []
+        context = trust(options.authority, options.certificate, options.key)
+        self._archive = Archive(options.url, options.login, context, self._gate())
+        os.makedirs(options.report, mode=0o700, exist_ok=True)
+        self._journal = Journal(os.path.join(options.report, "journal.sqlite"), self._archive.url)
+        spool = options.spool or options.report
+        self._sources = Sources(spool, options.spool_size, MEMORY, self._known)
+        self._there = Instances(self._archive)
+        self._origins = {
+            source: Origin(
+                Archive(os.fsdecode(source), options.from_login, trust(options.from_authority), self._gate()),
+                self._sources,
+            )
+            for source in options.sources
+            if _is_url(source)
+        }
+        self._reserve: Reserve = Reserve()
+        self._failures = self._verified = self._transcoded = 0
+        self._lock = threading.Lock()
+        self._transcodes = False
+
+    def run(self) -> dict[str, Any]:
+        """Do it, and return the summary, which is in the report as well."""
+        began = time.monotonic()
+        shared: list[dict[str, Any]] = []
+        try:
+            system = self._archive.begin()
+            settings = system | (self._options.settings or {})
+            self._transcodes = bool(settings.get("IngestTranscoding")) or "transcoding" in self._options.accepted
+            self._reserve = reserve(self._archive, system, self._options, self._journal.size())
+            threading.Thread(target=self._measure, daemon=True).start()
+            with self._stoppable():
+                files = [source for source in self._options.sources if source not in self._origins]
+                self._parallel(self._new(self._sources.walk(files)), self._take)
+                self._parallel(self._new(self._sources.late()), self._take)
+                for origin in self._origins.values():
+                    self._parallel(self._new(origin.walk()), functools.partial(self._take, origin=origin))
+                if self._options.verify and not self._options.dry_run:
+                    self._journal.commit()
+                    self._parallel(self._journal.images(), self._check)
+            with self._stoppable():
+                shared = self._shared()
+        except Ended as error:
+            self._end(str(error))
+        finally:
+            self._progress.close()
+        if self._faults:
+            self._journal.close()
+            raise self._faults[0]
+        self._journal.commit()
+        summary = self._summary(shared, time.monotonic() - began)
+        self._journal.write(os.path.join(self._options.report, "files.csv"))
+        self._journal.close()
+        with written(os.path.join(self._options.report, "summary.json")) as file:
+            json.dump(summary, file, indent=2)
+        return summary
+
+    def _gate(self) -> Gate:
+        return Gate(self._options.patience, lambda: bool(self._why))
+
+    def _measure(self) -> None:
+        # What goes away meanwhile is told elsewhere.
+        with contextlib.suppress(OSError):
+            self._progress.expect(sum(map(size_of, self._options.sources)))
+
+    @contextlib.contextmanager
+    def _stoppable(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._end("interrupted")
+
+    def _end(self, why: str) -> None:
+        """Let no further image be sent."""
+        self._why = self._why or why
+
+    def _parallel(self, work: Iterable[Work], do: Callable[[Work], None]) -> None:
+        """Hand work to threads, as it comes, until there is none, or until the end came earlier."""
+        waiting: queue.Queue[Work | None] = queue.Queue(maxsize=4 * self._options.connections)
+
+        def worker() -> None:
+            while (got := waiting.get()) is not None:
+                try:
+                    do(got)
+                except (Ended, sqlite3.Error) as error:
+                    self._end(told(error))
+                except BaseException as error:
+                    self._faults.append(error)
+                    self._end("a fault of the program")
+            self._archive.drop()
+
+        threads = [threading.Thread(target=worker, daemon=True) for _ in range(self._options.connections)]
+        for thread in threads:
+            thread.start()
+        try:
+            for piece in work:
+                if self._why:
+                    # It is noted as not sent.
+                    do(piece)
+                    break
+                waiting.put(piece)
+        except (Ended, sqlite3.Error) as error:
+            self._end(told(error))
+        except KeyboardInterrupt:
+            self._end("interrupted")
+        for _ in threads:
+            waiting.put(None)
+        for thread in threads:
+            thread.join()
+
+    def _new(self, items: Iterator[Item]) -> Iterator[Item]:
+        """Leave out what was settled before."""
+        for item in items:
+            # Members of archives are looked up before they are read.
+            asked = (item.path or item.instance) and not item.fate
+            if not (asked and self._known(item.name, item.size, item.changed, item.weight)):
+                yield item
+
+    def _known(self, name: bytes, size: int, changed: int, weight: int = 0) -> bool:
+        """Tell whether an earlier run has brought this very file to the archive, where it still is."""
+        before = self._journal.settled(name, size, changed)
+        if not before or before[0] not in self._there.of(before[1]) or (self._options.verify and not before[2]):
+            return False
+        if not self._why:
+            self._journal.confirm(name)
+            self._progress.add(PRESENT, size, weight)
+        return True
+
+    def _take(self, item: Item, origin: Origin | None = None) -> None:
+        """Find out what becomes of a file, and note it."""
+        row = Row(item.name, item.size, item.changed, item.fate, item.reason)
+        content = item.content
+        try:
+            if self._why:
+                row.fate, row.reason = row.fate or UNSENT, row.reason or self._why
+            elif not row.fate and not (origin and self._same(row, item, origin)):
+                content = content or (origin.fetch(item) if origin else self._sources.read(item))
+                row = Row(item.name, item.size, item.changed, item.fate, item.reason)
+                if content:
+                    self._send(row, content)
+                elif not item.fate:
+                    # An archive, which is gone through in the end.
+                    return
+        except Refused as error:
+            row.fate, row.reason = REJECTED, str(error)
+        except Ended as error:
+            self._end(str(error))
+            row.fate, row.reason = UNSENT, self._why
+        finally:
+            if content:
+                content.close()
+        row.reason = row.reason.encode("utf-8", "backslashreplace").decode()
+        self._journal.add(row)
+        self._progress.add(row.fate, row.size, item.weight)
+
+    def _same(self, row: Row, item: Item, origin: Origin) -> bool:
+        """Tell without fetching it whether the archive has what another Orthanc has under the same identifiers."""
+        if item.instance not in self._there.of(item.series):
+            return False
+        row.md5 = origin.archive.md5(item.instance)
+        if not row.md5 or row.md5 != self._archive.md5(item.instance):
+            return False
+        row.fate, row.instance, row.series = PRESENT, item.instance, item.series
+        return True
+
+    def _send(self, row: Row, content: Content) -> None:
+        """Find out what becomes of an image."""
+        broken = ""
+        try:
+            header = content.header()
+        except Broken as error:
+            header, broken = Header(exact=False), str(error)
+        row.study, row.patient, row.syntax = header.study, header.patient, header.syntax
+        row.fate, row.reason = self._left_out(header, broken)
+        if row.fate:
+            return
+        if self._options.verify:
+            row.md5 = content.md5()
+        if header.complete:
+            row.series, row.instance = header.orthanc_id(2), header.orthanc_id(3)
+        with self._there.claimed(row.instance):
+            if self._present(row, header, content):
+                return
+            if self._options.dry_run:
+                row.fate = NEW
+                return
+            self._reserve.take(content.size, header)
+            began = time.monotonic()
+            try:
+                answer, repeated = self._archive.patiently("POST", "/instances", content.body, content.size)
+            except Changed as error:
+                row.fate, row.reason = UNREADABLE, str(error)
+                return
+            self._judge(row, header, content, answer, repeated)
+            if row.fate == STORED:
+                self._there.add(row.series, row.instance)
+                if content.touched():
+                    row.fate, row.reason = DIFFERS, "somebody wrote to it while it was sent"
+        if self._options.gentle:
+            # Half of the time is for others.
+            time.sleep(min(2.0, time.monotonic() - began))
+
+    def _left_out(self, header: Header, broken: str) -> tuple[str, str]:
+        """Tell whether an image is not to be imported at all."""
+        if header.directory:
+            return NO_DICOM, "a DICOMDIR, which lists what is on a medium"
+        options = self._options
+        if not (options.modalities or options.since or options.until):
+            return "", ""
+        if broken:
+            return REJECTED, f"nobody can tell whether it is wanted: {broken}"
+        if options.modalities and header.modality not in options.modalities:
+            return LEFT_OUT, f"its modality is {header.modality or 'not said'}"
+        # Old ones have dots in it.
+        day = header.date.replace(".", "")
+        if (options.since or options.until) and not (options.since or "0") <= day <= (options.until or "9"):
+            return LEFT_OUT, f"its study is of {day or 'no date'}"
+        return "", ""
+
+    def _present(self, row: Row, header: Header, content: Content) -> bool:
+        """Tell whether the archive has the image, and whether it has the same bytes."""
+        if row.instance:
+            if row.instance not in self._there.of(row.series):
+                return False
+            self._compare(row, header, content)
+            return True
+        # How Orthanc reads the patient's identifier is not known: it is asked by the image's own.
+        for instance in self._lookup(header.instance, "Instance"):
+            candidate = Row(row.name, row.size, row.changed, "", instance=instance, md5=row.md5)
+            self._compare(candidate, header, content)
+            if candidate.fate == PRESENT:
+                row.fate, row.reason, row.instance, row.md5 = PRESENT, candidate.reason, instance, candidate.md5
+                return True
+        return False
+
+    def _lookup(self, uid: str, level: str) -> list[str]:
+        if not uid:
+            return []
+        found = self._archive.patiently("POST", "/tools/lookup", uid.encode)[0].json()
+        return [str(one["ID"]) for one in found or [] if isinstance(one, dict) and one.get("Type") == level]
+
+    def _judge(self, row: Row, header: Header, content: Content, answer: Answer, repeated: bool) -> None:
+        """Tell by the answer to an image what became of it. :raises Ended: if it means that none will be taken."""
+        said = answer.json()
+        if answer.status == 200 and isinstance(said, dict) and "ID" in said:
+            self._failures = 0
+            status = said.get("Status")
+            row.instance, row.series = str(said["ID"]), str(said.get("ParentSeries", row.series))
+            if status == "Success":
+                row.fate = STORED
+            elif status == "AlreadyStored":
+                self._compare(row, header, content)
+                if repeated and row.fate == PRESENT:
+                    self._repeated(row)
+            else:
+                row.fate, row.reason, row.instance = REJECTED, f"the archive's own rules: {status}", ""
+            return
+        if answer.status in (200, 405) or (answer.status == 404 and not isinstance(said, dict)):
+            raise Ended(f"{self._archive.url} takes no images as Orthanc does: {answer.reason}")
+        row.fate, row.reason, row.instance, row.series = REJECTED, answer.reason, "", ""
+        if answer.status == 413:
+            row.reason = "413, it is larger than the archive or its proxy lets through"
+        if answer.status == 404:
+            row.reason = "404, it lacks an identifier that each image has to have"
+        self._failures = self._failures + 1 if answer.status >= 500 else 0
+        if self._failures >= FAILURES:
+            raise Ended(f"the archive has failed on {FAILURES} images, one after the other: {answer.reason}")
+
+    def _repeated(self, row: Row) -> None:
+        """See whether an image whose first try had no answer is there: Orthanc may have kept its entry alone."""
+        path = f"/instances/{row.instance}/attachments/dicom/verify-md5"
+        whole = self._archive.patiently("POST", path, lambda: b"{}")[0].status == 200
+        row.fate, row.reason = (STORED, "") if whole else (REJECTED, LOST)
+
+    def _compare(self, row: Row, header: Header, content: Content) -> None:
+        """Tell whether the archive has the bytes of an image that it has."""
+        row.md5 = row.md5 or content.md5()
+        # Where no sums are kept, the image itself has to be fetched.
+        there = self._archive.md5(row.instance) or self._archive.digest(f"/instances/{row.instance}/file")
+        row.fate, row.reason = PRESENT, ""
+        if there == row.md5:
+            return
+        if not there:
+            row.fate, row.reason = REJECTED, LOST
+        elif self._transcodes and self._syntax(row.instance) not in ("", header.syntax):
+            row.reason = "there in another transfer syntax, as the archive keeps its images"
+        else:
+            row.fate, row.reason = CONFLICT, "the archive has other bytes under the same identifiers"
+
+    def _syntax(self, instance: str) -> str:
+        answer = self._archive.get(f"/instances/{instance}/metadata/TransferSyntax")
+        return answer.body.decode("ascii", "replace").strip() if answer.status == 200 else ""
+
+    def _check(self, image: tuple[bytes, str, str, str]) -> None:
+        """Compare what the archive serves with what it was given."""
+        name, instance, given, syntax = image
+        if self._why:
+            return
+        served = self._archive.digest(f"/instances/{instance}/file")
+        with self._lock:
+            self._verified += served == given
+        if served == given:
+            return
+        if served and self._transcodes and self._syntax(instance) not in ("", syntax):
+            with self._lock:
+                self._transcoded += 1
+            return
+        self._journal.mark(name, DIFFERS, "the archive serves other bytes" if served else LOST)
+
+    def _shared(self) -> list[dict[str, Any]]:
+        """List the studies that more than one patient has, in what was imported or in the archive."""
+        found = {study: {first, last} for study, first, last in self._journal.shared()}
+        for study, patient in self._journal.studies():
+            if self._why or len(found) >= LISTED:
+                break
+            ids = self._lookup(study, "Study")
+            for one in ids if len(ids) > 1 or self._options.dry_run else []:
+                said = self._archive.get(f"/studies/{one}").json() or {}
+                other = str(said.get("PatientMainDicomTags", {}).get("PatientID", ""))
+                if other != patient:
+                    found.setdefault(study, {patient}).add(other)
+        return [{"study": study, "patients": sorted(patients)} for study, patients in sorted(found.items())]
+
+    def _summary(self, shared: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+        fates = self._journal.fates()
+        wrong = {fate: self._journal.examples(fate, LISTED) for fate in WRONG if fate in fates}
+        return {
+            "archive": self._archive.url,
+            "sources": [shown(source) for source in self._options.sources],
+            "dry_run": self._options.dry_run,
+            "complete": not self._why,
+            "ended": self._why,
+            "files": {fate: count for fate, (count, _) in sorted(fates.items())},
+            "bytes": {fate: size for fate, (_, size) in sorted(fates.items())},
+            "images": self._journal.counts(),
+            "verified": self._verified,
+            "transcoded": self._transcoded,
+            "wrong": [
+                {"file": name, "fate": fate, "reason": why} for fate, some in wrong.items() for name, why in some
+            ],
+            "studies_of_several_patients": shared,
+            "waits": self._archive.gate.closed,
+            "seconds": round(seconds, 1),
+            "report": os.path.abspath(self._options.report),
+        }
+
+
+def _is_url(source: bytes) -> bool:
+    return source.startswith((b"http://", b"https://"))
+
+
+def told(error: Ended | sqlite3.Error) -> str:
+    """Say why an import has ended."""
+    return str(error) if isinstance(error, Ended) else f"the journal cannot be written: {error}"
+
+
+class Instances:
+    """Which images the archive has, by their series; some of what it said is remembered."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+        self._lock = threading.Condition()
+        self._series: OrderedDict[str, set[str]] = OrderedDict()
+        self._number = 0
+        self._claimed: set[str] = set()
+
+    def of(self, series: str) -> set[str]:
+        """Return the images of a series; none if there is no such series."""
+        with self._lock:
+            if series in self._series:
+                self._series.move_to_end(series)
+                return self._series[series]
+        answer = self._archive.get(f"/series/{series}")
+        said = answer.json() if answer.status == 200 else {}
+        with self._lock:
+            kept = self._series.setdefault(series, set())
+            self._number -= len(kept)
+            kept.update(map(str, said.get("Instances", [])))
+            self._number += len(kept)
+            while self._number > REMEMBERED and len(self._series) > 1:
+                self._number -= len(self._series.popitem(last=False)[1])
+            return kept
+
+    def add(self, series: str, instance: str) -> None:
+        """Note an image that was stored."""
+        with self._lock:
+            if series in self._series and instance not in self._series[series]:
+                self._series[series].add(instance)
+                self._number += 1
+
+    @contextlib.contextmanager
+    def claimed(self, instance: str) -> Iterator[None]:
+        """Have an image for this thread alone, since a file may be there twice."""
+        with self._lock:
+            self._lock.wait_for(lambda: not instance or instance not in self._claimed)
+            self._claimed.add(instance)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._claimed.discard(instance)
+                self._lock.notify_all()

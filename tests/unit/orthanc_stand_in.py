@@ -1,0 +1,182 @@
+"""Stands in for an Orthanc where it has to misbehave: a server that keeps images, and fails when it is told to."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import ssl
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import header
+
+LOGIN = "Basic dXNlcjpwYXNzw6R3b3Jk"  # user:passäword
+# What is done instead of an answer: nothing, or the answer is lost after it was done, or bytes that are none.
+DROP, LOSE, NOISE = 0, -1, -2
+# Tells by method, path and the number of the request with which status it fails; nothing to let it pass.
+Fault = Callable[[str, str, int], int | tuple[int, dict[str, str], bytes] | None]
+
+
+class StandIn:
+    """One server on this machine, with what it was asked."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        self.images: dict[str, bytes] = {}
+        self.lost: set[str] = set()
+        self.system: dict[str, Any] = {"ApiVersion": 27, "Version": "1.12.7", "IngestTranscoding": ""}
+        self.plugins: list[str] = []
+        self.statistics: dict[str, Any] = {"TotalDiskSize": "0", "CountPatients": 0}  # and CountInstances, if not set
+        self.fault: Fault = lambda *_: None
+        self.asked: list[tuple[str, str]] = []
+        self.login = LOGIN
+        self.connections = 0
+        self.busiest = self._busy = 0
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), _Handler)
+        self._server.stand_in = self
+        if context:
+            self._server.socket = context.wrap_socket(self._server.socket, server_side=True)
+        self.url = f"http{'s' if context else ''}://127.0.0.1:{self._server.server_port}/pacs/"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def sent(self) -> int:
+        """Return how many images were sent to it, whatever it has answered."""
+        return self.asked.count(("POST", "/instances"))
+
+    def answer(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        with self._lock:
+            self.asked.append((method, path))
+            number = self.asked.count((method, path))
+            self._busy += 1
+            self.busiest = max(self.busiest, self._busy)
+        try:
+            wrong = self.fault(method, path, number)
+            if isinstance(wrong, tuple):
+                return wrong
+            if wrong == LOSE:
+                self._do(method, path, body)
+            if wrong is not None:
+                return wrong, {}, json.dumps({"Message": "A fault", "Details": "as it was told"}).encode()
+            return self._do(method, path, body)
+        finally:
+            with self._lock:
+                self._busy -= 1
+
+    def _do(self, method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        parts = path.strip("/").split("/")
+        if path in ("/system", "/plugins"):
+            return 200, {}, json.dumps(getattr(self, parts[0])).encode()
+        if path == "/statistics":
+            return 200, {}, json.dumps({"CountInstances": len(self.images), **self.statistics}).encode()
+        if path.startswith("/series?"):
+            since, limit = (int(part.partition("=")[2]) for part in path.partition("?")[2].split("&"))
+            series = sorted({self._parents(data)[2] for data in self.images.values()})
+            return 200, {}, json.dumps(series[since : since + limit]).encode()
+        if (method, path) == ("POST", "/instances"):
+            return self._store(body)
+        if path == "/tools/lookup":
+            return 200, {}, json.dumps(self._lookup(body.decode())).encode()
+        found = [image for image, data in self.images.items() if parts[1] in (image, *self._parents(data))]
+        if not found:
+            return 404, {}, b""
+        if parts[0] == "series":
+            return 200, {}, json.dumps({"Instances": found}).encode()
+        if parts[0] == "studies":
+            patient = header.read(self.images[found[0]]).patient
+            return 200, {}, json.dumps({"PatientMainDicomTags": {"PatientID": patient}}).encode()
+        if parts[0] == "patients":
+            return 200, {}, b"{}"
+        data = self.images[parts[1]]
+        if parts[2:] == ["attachments", "dicom", "md5"]:
+            return 200, {}, hashlib.md5(data).hexdigest().encode()
+        if parts[1] in self.lost:
+            return 404 if method == "GET" else 400, {}, b""
+        if parts[2:] == ["attachments", "dicom", "verify-md5"]:
+            return 200, {}, b"{}"
+        if parts[2:] == ["metadata", "TransferSyntax"]:
+            return 200, {}, header.read(data).syntax.encode()
+        return 200, {}, data
+
+    def _store(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        try:
+            read = header.read(body)
+        except header.Broken:
+            return 400, {}, json.dumps({"Message": "Bad file format", "Details": "Cannot parse it"}).encode()
+        if not read.series:
+            return 404, {}, json.dumps({"Message": "Inexistent tag"}).encode()
+        image = identifier(read, 3)
+        with self._lock:
+            status = "AlreadyStored" if image in self.images else "Success"
+            if status == "Success" or self.system.get("OverwriteInstances"):
+                self.images[image] = body
+        return 200, {}, json.dumps({"ID": image, "ParentSeries": identifier(read, 2), "Status": status}).encode()
+
+    def _lookup(self, uid: str) -> list[dict[str, str]]:
+        found = {}
+        for image, data in self.images.items():
+            read = header.read(data)
+            if read.instance == uid:
+                found[image] = "Instance"
+            if read.study == uid:
+                found[identifier(read, 1)] = "Study"
+        return [{"ID": one, "Type": level} for one, level in found.items()]
+
+    @staticmethod
+    def _parents(data: bytes) -> list[str]:
+        read = header.read(data)
+        return [identifier(read, level) for level in range(3)]
+
+
+def identifier(read: header.Header, level: int) -> str:
+    """Return what Orthanc would call it; it reads patients' identifiers in all letters."""
+    parts = (read.patient, read.study, read.series, read.instance)[: level + 1]
+    digest = hashlib.sha1("|".join(parts).encode()).hexdigest()
+    return "-".join(digest[place : place + 8] for place in range(0, 40, 8))
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+    stand_in: StandIn
+
+    def handle_error(self, *_: Any) -> None:
+        """A connection that breaks is a part of the tests."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 10
+    server: _Server
+
+    def setup(self) -> None:
+        super().setup()
+        self.server.stand_in.connections += 1
+
+    def do_GET(self) -> None:
+        stand_in = self.server.stand_in
+        path = self.path.removeprefix("/pacs")
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status, headers, data = 401, dict[str, str](), b"<html><title>401 Authorization Required</title></html>"
+        if self.headers.get("Authorization", "") == stand_in.login:
+            status, headers, data = stand_in.answer(self.command, path, body)
+        if status in (DROP, LOSE, NOISE):
+            if status == NOISE:
+                self.wfile.write(b"\0\1\2\3\r\n\r\n")
+            self.close_connection = True
+            return
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(data)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: Any) -> None:
+        """Its tests look at what it was asked."""
