@@ -26,6 +26,22 @@ from tests.unit.good_host import (
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     (POSTGRESQL | {"orthanc_database_password": ""}, "orthanc_database_password", "make secrets"),
+    ({"orthanc_import_sources": ["images"]}, "orthanc_import_sources", "no absolute path"),
+    ({"orthanc_import_report_dir": "report"}, "orthanc_import_report_dir", "no absolute path"),
+    *(
+        (
+            {"orthanc_import_from": "host", "orthanc_import_report_dir": f"{folder}/"},
+            "orthanc_import_report_dir",
+            "for the report alone",
+        )
+        for folder in ("/etc/pacs/orthanc", "/var/lib/orthanc/db-v6")
+    ),
+    *(
+        ({f"orthanc_import_{name}": day}, f"orthanc_import_{name}", "no day")
+        for name in ("since", "until")
+        for day in ("2026", "20260231", "1.1.2026", "2026010a")
+    ),
+    ({"orthanc_import_since": "20260102", "orthanc_import_until": "20260101"}, "orthanc_import_since", "later than"),
     (POSTGRESQL | {"orthanc_database_host": ""}, "orthanc_database_host", "in the group 'postgresql'"),
     (POSTGRESQL | {"orthanc_database_host": "my host"}, "orthanc_database_host", "neither a host name"),
     (POSTGRESQL | {"orthanc_database_port": 99999}, "orthanc_database_port", "is not a TCP port"),

@@ -15,6 +15,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc im
     database,
     dicom,
     folders,
+    imports,
     opened,
     options,
     peers,
@@ -25,6 +26,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.pr
 RANGES = {
     "orthanc_database_connections": (1, 100),
     "orthanc_docker_cpus": (0, 1024),
+    "orthanc_import_connections": (0, 64),
     "orthanc_journal_days": (0, 36_500),
     "orthanc_journal_mb": (0, 1_000_000),
     "orthanc_lsb_keep": (1, 100),
@@ -96,7 +98,8 @@ def problems(host: Host) -> Iterator[str]:
     yield from values.prefix("orthanc_public_prefix", variables)
     yield from folders.problems(orthanc, _of_method(host, "FOLDERS", ()))
     yield from _of_method(host, "problems", None)(orthanc)
-    for check in (database.problems, plugins.problems, options.problems, dicom.modalities, dicom.tls, peers.problems):
+    checks = (database.problems, plugins.problems, options.problems, dicom.modalities, dicom.tls, peers.problems)
+    for check in (*checks, imports.problems):
         yield from check(orthanc)
     if host.probe:
         yield from database.left_behind(variables, host.probe)

@@ -1,0 +1,105 @@
+"""The module orthanc_import: what it reports, changed or not, and what it refuses."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.dicom.orthanc.plugins.modules import orthanc_import
+
+from tests.unit.module import run
+from tests.unit.orthanc_stand_in import StandIn
+from tests.unit.test_import_run import PASSWORD, image
+from tests.unit.test_import_sources import put, tar
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def archive() -> Iterator[StandIn]:
+    made = StandIn()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def given(tmp_path: pathlib.Path, archive: StandIn) -> dict[str, Any]:
+    for number in range(3):
+        put(tmp_path, f"in/IM{number}", image(number))
+    put(tmp_path, "in/a.tar", tar({"IM9": image(9)}))
+    return {
+        "sources": [str(tmp_path / "in")],
+        "report": str(tmp_path / "report"),
+        "url": archive.url,
+        "user": "user",
+        "password": PASSWORD,
+        "connections": 2,
+    }
+
+
+def test_second_call_changes_nothing_and_says_so(given: dict[str, Any], archive: StandIn, capsys: Capture) -> None:
+    done = run(orthanc_import, capsys, **given)
+    assert (done["changed"], done["files"]) == (True, {"archive": 1, "stored": 4})
+    assert done["images"]["instances"] == 4
+    assert len(archive.images) == 4
+    again = run(orthanc_import, capsys, **given)
+    assert (again["changed"], again["files"]) == (False, {"already there": 4, "archive": 1})
+    assert again["told"][0] == "Nothing to import: the archive has every image already."
+    assert archive.sent() == 4
+
+
+def test_check_mode_sends_nothing(given: dict[str, Any], archive: StandIn, capsys: Capture) -> None:
+    done = run(orthanc_import, capsys, **given, _ansible_check_mode=True)
+    assert (done["changed"], done["files"]["to be stored"], archive.sent()) == (True, 4, 0)
+    run(orthanc_import, capsys, **given)
+    assert run(orthanc_import, capsys, **given, _ansible_check_mode=True)["changed"] is False
+
+
+def test_image_that_was_not_taken_fails(given: dict[str, Any], tmp_path: pathlib.Path, capsys: Capture) -> None:
+    put(tmp_path, "in/broken", image(5)[:300])
+    done = run(orthanc_import, capsys, **given)
+    assert (done["failed"], done["changed"]) == (True, True)
+    assert "broken: 400, Bad file format" in done["msg"]
+    assert done["wrong"][0]["fate"] == "rejected"
+
+
+def test_verify(given: dict[str, Any], archive: StandIn, capsys: Capture) -> None:
+    done = run(orthanc_import, capsys, **given, verify=True)
+    assert any("4 are served as they were sent" in line for line in done["told"])
+    archive.images[next(iter(archive.images))] = image(77)
+    assert run(orthanc_import, capsys, **given, verify=True)["failed"]
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"since": "2020"}, "since: '2020' is no day"),
+        ({"until": "x"}, "until: 'x' is no day"),
+        ({"url": "ftp://x"}, "is no address of an archive"),
+        ({"password": "wrong"}, "refuses the login"),
+        ({"sources": ["/nowhere"]}, "/nowhere: No such file or directory"),
+        ({"ca": "/nowhere.crt"}, "No such file"),
+        ({"ca": "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n"}, "certificate"),
+        ({"settings": {"PythonScript": "route.py"}}, "PythonScript may send the images on; accept routing"),
+        ({"modalities": ["US"], "sources": []}, "No image was found"),
+    ],
+)
+def test_refused(given: dict[str, Any], archive: StandIn, capsys: Capture, changes: dict[str, Any], told: str) -> None:
+    done = run(orthanc_import, capsys, **given | changes)
+    assert done["failed"]
+    assert told in done["msg"]
+    assert PASSWORD not in str(done)
+    assert not archive.sent()
+
+
+def test_accepted_risk(given: dict[str, Any], capsys: Capture) -> None:
+    risky = given | {"settings": {"PythonScript": "route.py"}, "accepted_risks": ["routing"]}
+    assert run(orthanc_import, capsys, **risky)["changed"]
+
+
+def test_left_out_images_are_no_failure(given: dict[str, Any], archive: StandIn, capsys: Capture) -> None:
+    done = run(orthanc_import, capsys, **given, modalities=["US"], until="20300101")
+    assert not done.get("failed")
+    assert (done["changed"], done["files"]["left out"], archive.sent()) == (False, 4, 0)
