@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
 SHARDS := test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-requests test-as-they-are test-values test-mutants test-broken test-source
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-requests test-as-they-are test-values test-mutants test-broken test-source due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-requests test-as-they-are test-values test-mutants test-broken test-source due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-import lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -114,6 +114,9 @@ bench-methods: setup .venv/done-test ## the install methods side by side, and ho
 
 bench-database: setup .venv/done-test ## how fast images go into which database, and by which settings
 	python -m benchmarks.database $(BENCH)
+
+bench-import: setup .venv/done-test ## how fast images are imported beside other ways, and what a modality feels of it
+	python -m benchmarks.imports $(BENCH)
 
 lock: ## requirements*.txt out of requirements*.in
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header requirements.in -o requirements.txt
