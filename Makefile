@@ -134,7 +134,7 @@ clean: ## remove the lab's hosts, images and network, and .venv and .cache
 	$(PYTHON) -c 'import ensurepip' 2>/dev/null || { $(SUDO) apt-get update -q && $(SUDO) apt-get install -y -q python3-venv; }
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --requirement requirements.txt
-	ln -sf ../../tools/pacs-import .venv/bin/pacs-import
+	ln -sf ../../tools/pacs-import ../../tools/pacs-export .venv/bin/
 	touch $@
 
 .venv/done-test: requirements-test.txt .venv/done

@@ -53,10 +53,10 @@ class Site:
         certificate.write_text(self.lab.shell(used, host), "utf-8")
         given = ("--url", self.lab.url("/", host), "--user", "admin", "--ca", certificate, "--json", "--quiet")
         command = [sys.executable, ROOT / "tools" / "pacs-import", *given, "--report", self.folder / report, *arguments]
-        environment = ENVIRONMENT | {"PACS_IMPORT_PASSWORD": self.password}
+        secrets = {"PACS_IMPORT_PASSWORD": self.password, "PACS_IMPORT_FROM_PASSWORD": self.password}
         return subprocess.Popen(
             [str(part) for part in command],
-            env=environment,
+            env=ENVIRONMENT | secrets,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -146,6 +146,32 @@ def test_who_may_not_enter(site: Site, many: pathlib.Path, monkeypatch: pytest.M
     assert "is not trusted" in summary["ended"]
 
 
+def test_from_another_orthanc(site: Site, many: pathlib.Path) -> None:
+    """What both have is not fetched; then they have the same."""
+    site.run("old", "before", "--full-speed", many)
+    given = ("--from-user", "admin", "--from-ca", site.folder / "old.crt", "--full-speed", "--verify")
+    other = site.lab.url("/", "old")
+    for _ in range(2):
+        summary = site.run("pacs", "from-old", *given, other)
+        assert set(summary["files"]) <= {"stored", "already there", "conflict"}
+    assert "stored" not in summary["files"]
+    assert site.images("old") <= site.images("pacs")
+
+
+@pytest.mark.parametrize("host", ORTHANCS)
+def test_export_is_read_by_dcmtk(site: Site, host: str) -> None:
+    site.run(host, f"medium-{host}", "--full-speed", FILES / "dicomdirtests")
+    output = site.folder / f"medium-of-{host}"
+    given = ("--url", site.lab.url("/", host), "--user", "admin", "--ca", site.folder / f"{host}.crt")
+    program = ROOT / "tools" / "pacs-export"
+    run(sys.executable, program, *given, "--patient", "77654033", output, env={"PACS_IMPORT_PASSWORD": site.password})
+    site.lab.shell("apt-get -q install -y dcmtk", host)
+    run("docker", "cp", output, f"{site.lab.container(host)}:/srv/medium")
+    count = "dcmdump DICOMDIR | grep -c ReferencedFileID; ls IMAGES | wc -l"
+    said = site.lab.shell(f"set -e; cd /srv/medium; dcmftest IMAGES/* > /dev/null; {count}", host)
+    assert said.split() == ["7", "7"]
+
+
 def test_playbook_from_the_control_node(site: Site, tmp_path: pathlib.Path) -> None:
     members = {f"IM{number}": image(number, study="1.2.10") for number in range(20)}
     sources = [str(put(tmp_path, "a.tar.xz", lzma.compress(tar(members))))]
@@ -175,6 +201,9 @@ def test_playbook_on_the_host(site: Site, tmp_path: pathlib.Path, host: str) -> 
     assert "python3-zstandard" in refused
     done = site.play(host, given("/srv/b.tar"))
     assert "20 stored" in done
+    # By the Python of the host, which the distribution has mended in its own way.
+    site.lab.shell("sed 's/^IM7/IN7/; s/IM7\\x00/IN7\\x00/' /srv/b.tar > /srv/damaged.tar", host)
+    assert "damaged or missing" in site.play(host, given("/srv/damaged.tar"), check=False)
     site.lab.shell("apt-get -q install -y python3-zstandard", host)
     again = site.play(host, given("/srv/a.tar.zst", "/srv/b.tar"))
     assert "Nothing to import" in again

@@ -15,8 +15,10 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import h
 LOGIN = "Basic dXNlcjpwYXNzw6R3b3Jk"  # user:passäword
 # What is done instead of an answer: nothing, or the answer is lost after it was done, or bytes that are none.
 DROP, LOSE, NOISE = 0, -1, -2
-# Tells by method, path and the number of the request with which status it fails; nothing to let it pass.
-Fault = Callable[[str, str, int], int | tuple[int, dict[str, str], bytes] | None]
+# The status with which it fails, or a whole answer; nothing to let it pass.
+Answered = int | tuple[int, dict[str, str], bytes] | None
+# Tells that by method, path and the number of the request.
+Fault = Callable[[str, str, int], Answered]
 
 
 class StandIn:
@@ -87,6 +89,8 @@ class StandIn:
             return 404, {}, b""
         if parts[0] == "series":
             return 200, {}, json.dumps({"Instances": found}).encode()
+        if parts[2:] == ["instances"]:
+            return 200, {}, json.dumps([{"ID": image} for image in found]).encode()
         if parts[0] == "studies":
             patient = header.read(self.images[found[0]]).patient
             return 200, {}, json.dumps({"PatientMainDicomTags": {"PatientID": patient}}).encode()
@@ -125,6 +129,8 @@ class StandIn:
                 found[image] = "Instance"
             if read.study == uid:
                 found[identifier(read, 1)] = "Study"
+            if read.patient == uid:
+                found[identifier(read, 0)] = "Patient"
         return [{"ID": one, "Type": level} for one, level in found.items()]
 
     @staticmethod

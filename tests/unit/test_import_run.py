@@ -22,7 +22,14 @@ from typing import Any
 import pydicom
 import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import __main__ as command
-from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import client, load, progress, risks, sources
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import (
+    client,
+    connect,
+    load,
+    progress,
+    risks,
+    sources,
+)
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import origin as origin_module
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.client import Ended
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.journal import Busy, Journal, shown
@@ -767,9 +774,9 @@ class TestCommand:
 
     def test_password_of_a_file(self, tmp_path: pathlib.Path) -> None:
         path = put(tmp_path, "password", b" with blanks \n")
-        assert command.password("u", str(path), "PACS_IMPORT_PASSWORD") == " with blanks "
-        assert command.password("", str(path), "PACS_IMPORT_PASSWORD") == ""
-        assert command.password("u", None, "PACS_IMPORT_PASSWORD") == PASSWORD
+        assert connect.password("u", str(path), "PACS_IMPORT_PASSWORD") == " with blanks "
+        assert connect.password("", str(path), "PACS_IMPORT_PASSWORD") == ""
+        assert connect.password("u", None, "PACS_IMPORT_PASSWORD") == PASSWORD
 
 
 def test_lines_where_there_is_no_terminal(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import getpass
 import json
 import os
 import re
@@ -15,6 +14,7 @@ import sys
 from collections.abc import Sequence
 
 from .client import Ended
+from .connect import add_archive, login, number, password
 from .journal import Busy
 from .load import Import, Options
 from .progress import Progress
@@ -37,12 +37,7 @@ def parser() -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(prog="pacs-import", description="Import images into an Orthanc.", epilog=EPILOG)
     add = made.add_argument
     add("sources", nargs="+", metavar="SOURCE", help=SOURCES)
-    add("--url", required=True, help="of the archive, such as https://pacs.example.org/")
-    add("--user", default="", help="to log in as")
-    add("--password-file", help="holds the password; else it is in $PACS_IMPORT_PASSWORD, or asked for")
-    add("--ca", default="", help="certificate that the archive is trusted by, or that of its authority (PEM)")
-    add("--certificate", default="", help="client certificate (PEM), where the archive asks for one")
-    add("--key", default="", help="its private key, if that is another file")
+    add_archive(made)
     add("--from-user", default="", help="to log in to the other Orthanc as")
     add("--from-password-file", help="holds that password; else it is in $PACS_IMPORT_FROM_PASSWORD, or asked for")
     add("--from-ca", default="", help="certificate that the other Orthanc is trusted by (PEM)")
@@ -55,7 +50,6 @@ def parser() -> argparse.ArgumentParser:
     add("--dry-run", action="store_true", help="send nothing, and tell what would be")
     add("--verify", action="store_true", help="compare every image with what the archive serves afterwards")
     add("--accept", action="append", default=[], choices=["recycling", "routing", "transcoding"], help=ACCEPT)
-    add("--patience", type=number, default=600, help="seconds to wait for an archive that is away (%(default)s)")
     add("--spool", default="", help="folder on a disk for what does not fit into memory (that of the report)")
     add("--spool-size", type=number, default=4096, help="its bound in MB (%(default)s)")
     add("--json", action="store_true", help="print the summary as JSON")
@@ -63,30 +57,11 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def number(text: str) -> int:
-    """Read a number above 0."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is no whole number above 0")
-    return int(text)
-
-
 def date(text: str) -> str:
     """Read a day as DICOM writes it."""
     if not re.fullmatch(r"\d{8}", text):
         raise argparse.ArgumentTypeError(f"'{text}' is no day such as 20261231")
     return text
-
-
-def password(user: str, file: str | None, variable: str) -> str:
-    """Find a password, which is never among the arguments, where others could read it."""
-    if not user:
-        return ""
-    if file:
-        with open(file, encoding="utf-8") as opened:
-            return opened.read().removesuffix("\n")
-    if variable in os.environ:
-        return os.environ[variable]
-    return getpass.getpass(f"Password of {user}: ")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -104,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sources=[os.fsencode(source) for source in given.sources],
             url=given.url,
             report=given.report,
-            login=(given.user, password(given.user, given.password_file, "PACS_IMPORT_PASSWORD")),
+            login=login(given),
             from_login=(
                 given.from_user,
                 password(given.from_user, given.from_password_file, "PACS_IMPORT_FROM_PASSWORD"),
