@@ -153,7 +153,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.fates im
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.journal import Busy
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.load import Import, Options
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.progress import Progress
-from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.verdict import GOOD, exit_code, told
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.verdict import GOOD, NO_REPORT, exit_code, told
 
 DAY = r"(\d{8})?"
 
@@ -211,9 +211,13 @@ def main() -> None:
         settings=params["settings"],
     )
     try:
-        summary = Import(options, Progress(None)).run()
-    except (Busy, Ended, OSError, sqlite3.Error) as error:
+        made = Import(options, Progress(None))
+    except (Busy, Ended, OSError) as error:
         module.fail_json(f"Nothing was imported: {error}")
+    try:
+        summary = made.run()
+    except (OSError, sqlite3.Error) as error:
+        module.fail_json(f"{NO_REPORT}: {error}")
     lines = told(summary)
     result = {name: summary[name] for name in ("files", "images", "wrong", "studies_of_several_patients", "report")}
     result |= {"told": lines, "changed": bool(summary["files"].get(STORED) or summary["files"].get(NEW))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.server
 import json
@@ -19,6 +20,8 @@ DROP, LOSE, NOISE = 0, -1, -2
 Answered = int | tuple[int, dict[str, str], bytes] | None
 # Tells that by method, path and the number of the request.
 Fault = Callable[[str, str, int], Answered]
+
+read = functools.cache(header.read)
 
 
 class StandIn:
@@ -92,7 +95,7 @@ class StandIn:
         if parts[2:] == ["instances"]:
             return 200, {}, json.dumps([{"ID": image} for image in found]).encode()
         if parts[0] == "studies":
-            patient = header.read(self.images[found[0]]).patient
+            patient = read(self.images[found[0]]).patient
             return 200, {}, json.dumps({"PatientMainDicomTags": {"PatientID": patient}}).encode()
         if parts[0] == "patients":
             return 200, {}, b"{}"
@@ -104,44 +107,43 @@ class StandIn:
         if parts[2:] == ["attachments", "dicom", "verify-md5"]:
             return 200, {}, b"{}"
         if parts[2:] == ["metadata", "TransferSyntax"]:
-            return 200, {}, header.read(data).syntax.encode()
+            return 200, {}, read(data).syntax.encode()
         return 200, {}, data
 
     def _store(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         try:
-            read = header.read(body)
+            found = read(body)
         except header.Broken:
             return 400, {}, json.dumps({"Message": "Bad file format", "Details": "Cannot parse it"}).encode()
-        if not read.series:
+        if not found.series:
             return 404, {}, json.dumps({"Message": "Inexistent tag"}).encode()
-        image = identifier(read, 3)
+        image = identifier(found, 3)
         with self._lock:
             status = "AlreadyStored" if image in self.images else "Success"
             if status == "Success" or self.system.get("OverwriteInstances"):
                 self.images[image] = body
-        return 200, {}, json.dumps({"ID": image, "ParentSeries": identifier(read, 2), "Status": status}).encode()
+        return 200, {}, json.dumps({"ID": image, "ParentSeries": identifier(found, 2), "Status": status}).encode()
 
     def _lookup(self, uid: str) -> list[dict[str, str]]:
         found = {}
         for image, data in self.images.items():
-            read = header.read(data)
-            if read.instance == uid:
+            of = read(data)
+            if of.instance == uid:
                 found[image] = "Instance"
-            if read.study == uid:
-                found[identifier(read, 1)] = "Study"
-            if read.patient == uid:
-                found[identifier(read, 0)] = "Patient"
+            if of.study == uid:
+                found[identifier(of, 1)] = "Study"
+            if of.patient == uid:
+                found[identifier(of, 0)] = "Patient"
         return [{"ID": one, "Type": level} for one, level in found.items()]
 
     @staticmethod
     def _parents(data: bytes) -> list[str]:
-        read = header.read(data)
-        return [identifier(read, level) for level in range(3)]
+        return [identifier(read(data), level) for level in range(3)]
 
 
-def identifier(read: header.Header, level: int) -> str:
+def identifier(of: header.Header, level: int) -> str:
     """Return what Orthanc would call it; it reads patients' identifiers in all letters."""
-    parts = (read.patient, read.study, read.series, read.instance)[: level + 1]
+    parts = (of.patient, of.study, of.series, of.instance)[: level + 1]
     digest = hashlib.sha1("|".join(parts).encode()).hexdigest()
     return "-".join(digest[place : place + 8] for place in range(0, 40, 8))
 
@@ -157,6 +159,7 @@ class _Server(http.server.ThreadingHTTPServer):
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     timeout = 10
     server: _Server
 
@@ -181,6 +184,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
+        # What was announced and does not come is not waited for.
+        self.close_connection |= int(headers.get("Content-Length", 0)) > len(data)
 
     do_POST = do_GET
 

@@ -19,7 +19,7 @@ from .journal import Busy
 from .load import Import, Options
 from .progress import Progress
 from .streams import MEGABYTE
-from .verdict import UNFIT, exit_code, told
+from .verdict import CUT_OFF, NO_REPORT, UNFIT, exit_code, told
 
 SOURCES = "folder, zip, tar (gz, bz2, xz, zst), DICOMDIR or file; or the URL of another Orthanc"
 ACCEPT = (
@@ -100,10 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
             until=given.until or "",
             accepted=frozenset(given.accept),
         )
-        summary = Import(options, Progress(None if given.quiet else sys.stderr)).run()
-    except (Busy, Ended, OSError, sqlite3.Error) as error:
+        made = Import(options, Progress(None if given.quiet else sys.stderr))
+    except (Busy, Ended, OSError) as error:
         print(f"pacs-import: {error}", file=sys.stderr)
         return UNFIT
+    try:
+        summary = made.run()
+    except (OSError, sqlite3.Error) as error:
+        print(f"pacs-import: {NO_REPORT}: {error}", file=sys.stderr)
+        return CUT_OFF
     print(json.dumps(summary, indent=2) if given.json else "\n".join(told(summary)))
     return exit_code(summary)
 

@@ -23,8 +23,9 @@ from .content import Changed, Exactly, md5
 
 # Seconds. While its database is away, Orthanc itself tries for 50 s before it answers.
 TIMEOUT, SHORTEST, LONGEST = 120, 0.5, 30.0
-# How often an image is sent of which the server says that it fails, and not that it is the image.
-ATTEMPTS = 4
+# How often an image is sent of which the server says that it fails, and not that it is the image; and how often one
+# that gets no answer, while everything else does.
+ATTEMPTS, UNANSWERED = 4, 6
 BLOCK = 1 << 18
 # The server, or what is before it, is not there at the moment, or has too much to do.
 AWAY = {429, 502, 503, 504}
@@ -241,8 +242,9 @@ class Archive:
 
         :param body: makes the body anew for each try.
         :raises Ended: where there is no hope.
+        :raises Lost: where there is none for this body alone.
         """
-        repeated, failures = False, 0
+        repeated, failures, lost = False, 0, 0
         while True:
             self.gate.wait()
             try:
@@ -251,6 +253,9 @@ class Archive:
                 # A server may close a connection just when it is taken up again.
                 if not error.kept or repeated:
                     self.gate.failed(method, str(error))
+                    lost += 1
+                if body and lost >= UNANSWERED and self._answers():
+                    raise
                 repeated = True
                 continue
             if answer.status in AWAY:
@@ -265,6 +270,12 @@ class Archive:
             self.refuse(answer)
             self.gate.passed(method)
             return answer, repeated
+
+    def _answers(self) -> bool:
+        try:
+            return self.ask("GET", "/system").status == 200
+        except Lost:
+            return False
 
     def get(self, path: str) -> Answer:
         """Ask for something. :raises Ended: see above."""

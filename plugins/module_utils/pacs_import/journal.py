@@ -31,7 +31,7 @@ COLUMNS = ("fate", "file", "bytes", "reason", "instance", "series", "StudyInstan
 
 
 class Busy(Exception):
-    """Another import writes the same report."""
+    """The report cannot be used: another import writes it, or there is no room."""
 
 
 @dataclass
@@ -67,18 +67,17 @@ class Journal:
             self._base.executescript(
                 "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; BEGIN EXCLUSIVE;" + TABLES
             )
-        except sqlite3.OperationalError as error:
-            raise Busy(f"{path}: {error}; is another import running with this report?") from error
-        except sqlite3.DatabaseError as error:
-            raise Busy(f"{path} is no journal of an import: {error}") from error
-        about = dict(self._base.execute("SELECT name, value FROM about"))
-        self.run = int(about.get("run", 0)) + 1
-        if about.get("archive", archive) != archive:
-            self._base.execute("DELETE FROM files")
-        values = [("run", str(self.run)), ("archive", archive)]
-        self._base.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", values)
-        self._written = time.monotonic()
-        self.commit()
+            about = dict(self._base.execute("SELECT name, value FROM about"))
+            self.run = int(about.get("run", 0)) + 1
+            if about.get("archive", archive) != archive:
+                self._base.execute("DELETE FROM files")
+            values = [("run", str(self.run)), ("archive", archive)]
+            self._base.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", values)
+            self._written = time.monotonic()
+            self.commit()
+        except sqlite3.Error as error:
+            hint = "; is another import running with this report?" if "locked" in str(error) else ""
+            raise Busy(f"the journal {path}: {error}{hint}") from error
 
     def settled(self, name: bytes, size: int, changed: int) -> tuple[str, str, str] | None:
         """Return instance, series, and the sum if it was taken, of a file that the archive has as it is now."""

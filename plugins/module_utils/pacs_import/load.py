@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from .client import Answer, Archive, Ended, Gate, trust
+from .client import Answer, Archive, Ended, Gate, Lost, trust
 from .content import Changed, Content
 from .fates import (
     CONFLICT,
@@ -284,6 +284,9 @@ class Import:
                 answer, repeated = self._archive.patiently("POST", "/instances", content.body, content.size)
             except Changed as error:
                 row.fate, row.reason = UNREADABLE, str(error)
+                return
+            except Lost as error:
+                row.fate, row.reason = REJECTED, f"whenever it is sent, {error}"
                 return
             self._judge(row, header, content, answer, repeated)
             if row.fate == STORED:

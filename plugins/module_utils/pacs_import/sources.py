@@ -38,6 +38,8 @@ from .streams import (
 ARCHIVES = (b".zip", b".tar", b".tgz", b".gz", b".tbz", b".tbz2", b".bz2", b".txz", b".xz", b".tzst", b".zst")
 # What is larger goes through a file.
 SMALL = 8 * MEGABYTE
+# A DICOMDIR has some 500 bytes for an image.
+LARGEST_LIST = 512 * MEGABYTE
 # So deep archives lie in one another. There are some that hold themselves.
 DEEPEST = 4
 # A file is read again so many times when it changes meanwhile.
@@ -150,7 +152,7 @@ class Sources:
         """
         try:
             with open(path, "rb") as file:
-                named = header.referenced(file.read())
+                named = header.referenced(file.read(LARGEST_LIST))
         except (OSError, header.Broken) as error:
             reason = cause(error) if isinstance(error, OSError) else f"a DICOMDIR that cannot be read: {error}"
             yield Item(path, fate=UNREADABLE, reason=reason)

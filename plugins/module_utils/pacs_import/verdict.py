@@ -10,6 +10,7 @@ from .fates import ARCHIVE, CONFLICT, LEFT_OUT, NEW, PRESENT, STORED, WRONG
 from .streams import megabytes
 
 GOOD, WRONG_FILES, UNFIT, CUT_OFF = 0, 1, 2, 3
+NO_REPORT = "the report cannot be written, and the import ended early; what the archive has acknowledged stays there"
 # Of what went wrong, so many files are shown.
 SHOWN = 20
 
