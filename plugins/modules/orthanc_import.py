@@ -17,7 +17,9 @@ description:
 author: The dicom.orthanc authors (!UNKNOWN)
 options:
   sources:
-    description: Folders, zip and tar archives (gz, bz2, xz, zst), DICOMDIRs or files on the machine that runs this.
+    description: >-
+      Folders, zip and tar archives (gz, bz2, xz, zst), DICOMDIRs or files on the machine that runs this; or
+      C(dicom:NAME), all that a modality of this Orthanc has, by C-FIND and C-MOVE.
     type: list
     elements: path
     required: true
@@ -144,7 +146,6 @@ report:
 """
 
 import os
-import re
 import sqlite3
 
 from ansible.module_utils.basic import AnsibleModule
@@ -152,10 +153,9 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.client i
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.fates import NEW, STORED
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.journal import Busy
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.load import Import, Options
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.modality import day
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.progress import Progress
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.verdict import GOOD, NO_REPORT, exit_code, told
-
-DAY = r"(\d{8})?"
 
 
 def main() -> None:
@@ -188,7 +188,9 @@ def main() -> None:
     )
     params = module.params
     for name in ("since", "until"):
-        if not re.fullmatch(DAY, params[name]):
+        try:
+            day(params[name] or "20260131")
+        except ValueError:
             module.fail_json(f"{name}: '{params[name]}' is no day such as 20260131.")
     options = Options(
         sources=[os.fsencode(source) for source in params["sources"]],

@@ -47,10 +47,14 @@ class Site:
         assert check or done.returncode, "it passes"
         return " ".join(done.stdout.split())
 
-    def start(self, host: str, report: str, *arguments: str | pathlib.Path) -> subprocess.Popen[str]:
+    def certificate(self, host: str) -> pathlib.Path:
         certificate = self.folder / f"{host}.crt"
         used = "sed -n 's/.*ssl_certificate \\(.*\\);/\\1/p' /etc/nginx/conf.d/orthanc.conf | xargs cat"
         certificate.write_text(self.lab.shell(used, host), "utf-8")
+        return certificate
+
+    def start(self, host: str, report: str, *arguments: str | pathlib.Path) -> subprocess.Popen[str]:
+        certificate = self.certificate(host)
         given = ("--url", self.lab.url("/", host), "--user", "admin", "--ca", certificate, "--json", "--quiet")
         command = [sys.executable, ROOT / "tools" / "pacs-import", *given, "--report", self.folder / report, *arguments]
         secrets = {"PACS_IMPORT_PASSWORD": self.password, "PACS_IMPORT_FROM_PASSWORD": self.password}
@@ -81,7 +85,9 @@ class Site:
 @pytest.fixture(scope="module")
 def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
     made = Site(lab, tmp_path_factory.mktemp("import"))
-    lab.play(inventory=made.inventory)
+    names = {"orthanc_aet": "{{ inventory_hostname | upper }}"}
+    others = {host: {"AET": host.upper(), "Host": lab.address[host], "Port": 4242} for host in ORTHANCS}
+    lab.play(variables=names | {"orthanc_modalities": {**lab.modalities, **others}}, inventory=made.inventory)
     return made
 
 
@@ -151,7 +157,7 @@ def test_who_may_not_enter(site: Site, many: pathlib.Path, monkeypatch: pytest.M
 def test_from_another_orthanc(site: Site, many: pathlib.Path) -> None:
     """What both have is not fetched; then they have the same."""
     site.run("old", "before", "--full-speed", many)
-    given = ("--from-user", "admin", "--from-ca", site.folder / "old.crt", "--full-speed", "--verify")
+    given = ("--from-user", "admin", "--from-ca", site.certificate("old"), "--full-speed", "--verify")
     other = site.lab.url("/", "old")
     for _ in range(2):
         # Of files with the same identifiers each has kept the one that came first.
@@ -160,6 +166,42 @@ def test_from_another_orthanc(site: Site, many: pathlib.Path) -> None:
         assert set(summary["files"]) <= {"stored", "already there", "conflict"}
     assert "stored" not in summary["files"]
     assert site.images("old") <= site.images("pacs")
+
+
+@pytest.mark.parametrize("host, other", [ORTHANCS, ORTHANCS[::-1]])
+def test_by_dicomweb(site: Site, many: pathlib.Path, host: str, other: str) -> None:
+    site.run(other, f"before-{other}", "--full-speed", many)
+    given = ("--from-user", "admin", "--from-ca", site.certificate(other), "--full-speed", "--verify")
+    for _ in range(2):
+        summary = site.run(host, f"web-{other}", *given, site.lab.url("/dicom-web", other), code=None)
+        assert summary["complete"]
+        assert set(summary["files"]) <= {"stored", "already there", "conflict"}
+    assert "stored" not in summary["files"]
+    assert sum(summary["files"].values()) == len(site.images(other))
+    assert site.images(other) <= site.images(host)
+
+
+@pytest.mark.parametrize("host, other", [ORTHANCS, ORTHANCS[::-1]])
+def test_by_c_find_and_c_move(site: Site, tmp_path: pathlib.Path, host: str, other: str) -> None:
+    images = [image(number, study=f"1.2.12.{ORTHANCS.index(host)}", series=str(number % 3)) for number in range(20)]
+    site.run(other, f"before-move-{other}", put(tmp_path, "a.tar", tar({str(n): one for n, one in enumerate(images)})))
+    ids = {header.read(one).orthanc_id(3) for one in images}
+    assert not ids & site.images(host)
+    given = ("--since", "20200201", "--until", "20200301", f"dicom:{other}")
+    dry = site.run(host, f"moved-{other}", "--dry-run", *given)
+    assert dry["files"]["to be stored"] >= 20
+    assert not ids & site.images(host)
+    done = site.run(host, f"moved-{other}", "--verify", *given)
+    assert set(done["files"]) <= {"stored", "already there"}
+    assert done["verified"] == done["images"]["instances"]
+    assert ids <= site.images(host)
+    assert set(site.run(host, f"moved-{other}", *given)["files"]) == {"already there"}
+
+
+def test_modality_that_is_away(site: Site) -> None:
+    given = ("--since", "20200201", "--until", "20200301")
+    assert "does not answer by C-FIND" in site.run("pacs", "away", *given, "dicom:verifier", code=3)["ended"]
+    assert "knows no modality nobody" in site.run("pacs", "away", *given, "dicom:nobody", code=3)["ended"]
 
 
 @pytest.mark.parametrize("host", ORTHANCS)

@@ -132,6 +132,8 @@ class StandIn:
                 found[image] = "Instance"
             if of.study == uid:
                 found[identifier(of, 1)] = "Study"
+            if of.series == uid:
+                found[identifier(of, 2)] = "Series"
             if of.patient == uid:
                 found[identifier(of, 0)] = "Patient"
         return [{"ID": one, "Type": level} for one, level in found.items()]

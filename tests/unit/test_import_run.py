@@ -75,6 +75,7 @@ def archive() -> Iterator[StandIn]:
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "SHORTEST", 0.01)
     monkeypatch.setattr(client, "LONGEST", 0.05)
+    monkeypatch.setattr(client, "UNANSWERED", 100)
 
 
 class Folder:
@@ -295,8 +296,9 @@ def test_one_image_on_which_the_archive_fails(folder: Folder, archive: StandIn) 
     assert "as it was told" in summary["wrong"][0]["reason"]
 
 
-def test_one_image_that_gets_no_answer(folder: Folder, archive: StandIn) -> None:
+def test_one_image_that_gets_no_answer(folder: Folder, archive: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """As one on which the archive, or what is before it, breaks off each time."""
+    monkeypatch.setattr(client, "UNANSWERED", 6)
     folder.fill(5)
 
     def fault(method: str, path: str, number: int) -> int | None:

@@ -26,7 +26,8 @@ from tests.unit.good_host import (
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     (POSTGRESQL | {"orthanc_database_password": ""}, "orthanc_database_password", "make secrets"),
-    ({"orthanc_import_sources": ["images"]}, "orthanc_import_sources", "no absolute path"),
+    ({"orthanc_import_sources": ["images"]}, "orthanc_import_sources", "neither an absolute path"),
+    ({"orthanc_import_sources": ["dicom:nobody"]}, "orthanc_import_sources", "no entry of orthanc_modalities"),
     ({"orthanc_import_report_dir": "report"}, "orthanc_import_report_dir", "no absolute path"),
     *(
         (

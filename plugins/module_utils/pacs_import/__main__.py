@@ -7,7 +7,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import re
 import signal
 import sqlite3
 import sys
@@ -17,11 +16,15 @@ from .client import Ended
 from .connect import add_archive, login, number, password
 from .journal import Busy
 from .load import Import, Options
+from .modality import day
 from .progress import Progress
 from .streams import MEGABYTE
 from .verdict import CUT_OFF, NO_REPORT, UNFIT, exit_code, told
 
-SOURCES = "folder, zip, tar (gz, bz2, xz, zst), DICOMDIR or file; or the URL of another Orthanc"
+SOURCES = (
+    "folder, zip, tar (gz, bz2, xz, zst), DICOMDIR or file; or the URL of another Orthanc, or of DICOMweb;"
+    " or dicom:NAME, by C-FIND and C-MOVE from one of the archive's own modalities"
+)
 ACCEPT = (
     "recycling, routing: begin although the archive would remove older images, or send these on; transcoding: an image"
     " there in another transfer syntax is the same (Orthanc from 1.12 on tells of itself whether it transcodes)"
@@ -38,9 +41,9 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("sources", nargs="+", metavar="SOURCE", help=SOURCES)
     add_archive(made)
-    add("--from-user", default="", help="to log in to the other Orthanc as")
+    add("--from-user", default="", help="to log in to the other archive as")
     add("--from-password-file", help="holds that password; else it is in $PACS_IMPORT_FROM_PASSWORD, or asked for")
-    add("--from-ca", default="", help="certificate that the other Orthanc is trusted by (PEM)")
+    add("--from-ca", default="", help="certificate that the other archive is trusted by (PEM)")
     add("--report", default="pacs-import", help="folder for journal, summary and list of files (%(default)s)")
     add("--full-speed", action="store_true", help="take all that the archive can give, instead of half of the time")
     add("--connections", type=number, help="how many at full speed (8)")
@@ -59,8 +62,10 @@ def parser() -> argparse.ArgumentParser:
 
 def date(text: str) -> str:
     """Read a day as DICOM writes it."""
-    if not re.fullmatch(r"\d{8}", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is no day such as 20261231")
+    try:
+        day(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is no day such as 20261231") from error
     return text
 
 

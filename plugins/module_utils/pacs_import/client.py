@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .content import Changed, Exactly, md5
+from .streams import Refused
 
 # Seconds. While its database is away, Orthanc itself tries for 50 s before it answers.
 TIMEOUT, SHORTEST, LONGEST = 120, 0.5, 30.0
@@ -27,6 +28,7 @@ TIMEOUT, SHORTEST, LONGEST = 120, 0.5, 30.0
 # that gets no answer, while everything else does.
 ATTEMPTS, UNANSWERED = 4, 6
 BLOCK = 1 << 18
+JSON = "application/json"
 # The server, or what is before it, is not there at the moment, or has too much to do.
 AWAY = {429, 502, 503, 504}
 
@@ -178,7 +180,7 @@ class Archive:
             )
         self.url, self._path = url.rstrip("/"), parts.path.rstrip("/")
         self._host, self._port, self._context = parts.hostname, parts.port, context if parts.scheme == "https" else None
-        self._headers = {"Accept": "application/json"}
+        self._headers: dict[str, str] = {}
         if any(login):
             # A password may hold any character.
             self._headers["Authorization"] = "Basic " + base64.b64encode(":".join(login).encode()).decode()
@@ -186,7 +188,13 @@ class Archive:
         self._local = threading.local()
 
     def ask(
-        self, method: str, path: str, body: bytes | Exactly | None = None, size: int = 0, read: Reader = whole
+        self,
+        method: str,
+        path: str,
+        body: bytes | Exactly | None = None,
+        size: int = 0,
+        read: Reader = whole,
+        accept: str = JSON,
     ) -> Answer:
         """Send one request over this thread's connection.
 
@@ -200,7 +208,7 @@ class Archive:
         kept = connection is not None
         if connection is None:
             connection = self._local.connection = self._connect()
-        headers = dict(self._headers)
+        headers = self._headers | {"Accept": accept}
         if body is not None:
             length = size if isinstance(body, Exactly) else len(body)
             headers |= {"Content-Type": "application/dicom", "Content-Length": str(length)}
@@ -216,7 +224,7 @@ class Archive:
             self.drop()
             hint = "; does it ask for a client certificate?" if isinstance(error, ssl.SSLError) else ""
             raise Lost(f"{self.url} gives no answer: {error or type(error).__name__}{hint}", kept) from error
-        except Changed:
+        except (Changed, Refused):
             self.drop()
             raise
         if answer.will_close:
@@ -237,6 +245,7 @@ class Archive:
         body: Callable[[], bytes | Exactly] | None = None,
         size: int = 0,
         read: Reader = whole,
+        accept: str = JSON,
     ) -> tuple[Answer, bool]:
         """Ask again and again as long as there is hope, and return whether an earlier try may have arrived, too.
 
@@ -248,7 +257,7 @@ class Archive:
         while True:
             self.gate.wait()
             try:
-                answer = self.ask(method, path, body() if body else None, size, read)
+                answer = self.ask(method, path, body() if body else None, size, read, accept)
             except Lost as error:
                 # A server may close a connection just when it is taken up again.
                 if not error.kept or repeated:
@@ -293,15 +302,21 @@ class Archive:
 
     def begin(self) -> dict[str, Any]:
         """Meet the server, and return what it says of itself. :raises Ended: where it is no Orthanc, or not there."""
+        answer, system = self.meet()
+        if not system:
+            raise Ended(f"{self.url}/system gives {answer.reason} where an Orthanc would describe itself")
+        return system
+
+    def meet(self) -> tuple[Answer, dict[str, Any]]:
+        """Meet the server, and return what it says of itself if it is an Orthanc. :raises Ended: if it is not there."""
         try:
             answer = self.ask("GET", "/system")
         except Lost as error:
             raise Ended(str(error)) from error
         self.refuse(answer)
         system = answer.json()
-        if answer.status != 200 or not isinstance(system, dict) or "ApiVersion" not in system:
-            raise Ended(f"{self.url}/system gives {answer.reason} where an Orthanc would describe itself")
-        return system
+        known = answer.status == 200 and isinstance(system, dict) and "ApiVersion" in system
+        return answer, system if known else {}
 
     def refuse(self, answer: Answer) -> None:
         """Tell the answers after which no other will be better. :raises Ended: for these."""

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from .client import Answer, Archive, Ended, Gate, Lost, trust
 from .content import Changed, Content
+from .dicomweb import Dicomweb
 from .fates import (
     CONFLICT,
     DIFFERS,
@@ -34,6 +35,7 @@ from .fates import (
 )
 from .header import Broken, Header
 from .journal import Journal, Row, shown, written
+from .modality import SCHEME, Modality
 from .origin import Origin
 from .progress import Progress
 from .risks import Reserve, reserve, size_of
@@ -49,6 +51,7 @@ MEMORY = 128 * MEGABYTE
 FAILURES = 20
 # Of what a summary lists, no more than this; the CSV has all.
 LISTED = 1000
+URLS = (b"http://", b"https://")
 LOST = "the archive lists it, and has lost its file: see docs/operations.md, and send it again once it is gone there"
 
 
@@ -89,7 +92,8 @@ class Import:
     def __init__(self, options: Options, progress: Progress) -> None:
         """:raises Ended: where it cannot begin."""
         # By its whole path a file is the same one wherever the command is called.
-        options.sources = [source if _is_url(source) else os.path.abspath(source) for source in options.sources]
+        elsewhere = (*URLS, SCHEME)
+        options.sources = [one if one.startswith(elsewhere) else os.path.abspath(one) for one in options.sources]
         self._options, self._progress = options, progress
         self._why = ""
         self._faults: list[BaseException] = []
@@ -101,12 +105,9 @@ class Import:
         self._sources = Sources(spool, options.spool_size, MEMORY, self._known)
         self._there = Instances(self._archive)
         self._origins = {
-            source: Origin(
-                Archive(os.fsdecode(source), options.from_login, trust(options.from_authority), self._gate()),
-                self._sources,
-            )
+            source: Archive(os.fsdecode(source), options.from_login, trust(options.from_authority), self._gate())
             for source in options.sources
-            if _is_url(source)
+            if source.startswith(URLS)
         }
         self._reserve: Reserve = Reserve()
         self._failures = self._verified = self._transcoded = 0
@@ -124,11 +125,13 @@ class Import:
             self._reserve = reserve(self._archive, system, self._options, self._journal.size())
             threading.Thread(target=self._measure, daemon=True).start()
             with self._stoppable():
-                files = [source for source in self._options.sources if source not in self._origins]
+                files = [one for one in self._options.sources if not one.startswith((*URLS, SCHEME))]
                 self._parallel(self._new(self._sources.walk(files)), self._take)
                 self._parallel(self._new(self._sources.late()), self._take)
-                for origin in self._origins.values():
+                for origin in map(self._meet, self._origins.values()):
                     self._parallel(self._new(origin.walk()), functools.partial(self._take, origin=origin))
+                for modality in map(self._modality, self._options.sources):
+                    self._parallel(modality, self._take)
                 if self._options.verify and not self._options.dry_run:
                     self._journal.commit()
                     self._parallel(self._journal.images(), self._check)
@@ -148,6 +151,21 @@ class Import:
         with written(os.path.join(self._options.report, "summary.json")) as file:
             json.dump(summary, file, indent=2)
         return summary
+
+    def _meet(self, archive: Archive) -> Origin | Dicomweb:
+        """Find out what archive images come from. :raises Ended: where it is none, or cannot be asked."""
+        options, (answer, orthanc) = self._options, archive.meet()
+        if orthanc:
+            return Origin(archive, self._sources)
+        days = f"{options.since}-{options.until}" if options.since or options.until else ""
+        web = Dicomweb(archive, self._sources, days, options.modalities)
+        if not web.fits():
+            raise Ended(f"{archive.url} is neither an Orthanc nor DICOMweb: {answer.reason}")
+        return web
+
+    def _modality(self, source: bytes) -> Iterator[Item]:
+        if source.startswith(SCHEME):
+            yield from Modality(self._archive, os.fsdecode(source.removeprefix(SCHEME)), self._options).walk()
 
     def _gate(self) -> Gate:
         return Gate(self._options.patience, lambda: bool(self._why))
@@ -220,9 +238,11 @@ class Import:
             self._progress.add(PRESENT, size, weight)
         return True
 
-    def _take(self, item: Item, origin: Origin | None = None) -> None:
+    def _take(self, item: Item, origin: Origin | Dicomweb | None = None) -> None:
         """Find out what becomes of a file, and note it."""
         row = Row(item.name, item.size, item.changed, item.fate, item.reason)
+        if item.fate:
+            row.instance, row.series, row.study, row.patient = item.instance, item.series, item.study, item.patient
         content = item.content
         try:
             if self._why:
@@ -247,9 +267,9 @@ class Import:
         self._journal.add(row)
         self._progress.add(row.fate, row.size, item.weight)
 
-    def _same(self, row: Row, item: Item, origin: Origin) -> bool:
+    def _same(self, row: Row, item: Item, origin: Origin | Dicomweb) -> bool:
         """Tell without fetching it whether the archive has what another Orthanc has under the same identifiers."""
-        if item.instance not in self._there.of(item.series):
+        if not item.series or item.instance not in self._there.of(item.series):
             return False
         row.md5 = origin.archive.md5(item.instance)
         if not row.md5 or row.md5 != self._archive.md5(item.instance):
@@ -365,9 +385,14 @@ class Import:
 
     def _repeated(self, row: Row) -> None:
         """See whether an image whose first try had no answer is there: Orthanc may have kept its entry alone."""
-        path = f"/instances/{row.instance}/attachments/dicom/verify-md5"
-        whole = self._archive.patiently("POST", path, lambda: b"{}")[0].status == 200
-        row.fate, row.reason = (STORED, "") if whole else (REJECTED, LOST)
+        row.fate, row.reason = (STORED, "") if self._whole(row.instance) else (REJECTED, LOST)
+
+    def _whole(self, instance: str) -> bool:
+        """Tell whether the archive can read what it has, and whether that is as it came."""
+        if not self._archive.md5(instance):
+            return bool(self._archive.digest(f"/instances/{instance}/file"))
+        path = f"/instances/{instance}/attachments/dicom/verify-md5"
+        return self._archive.patiently("POST", path, lambda: b"{}")[0].status == 200
 
     def _compare(self, row: Row, header: Header, content: Content) -> None:
         """Tell whether the archive has the bytes of an image that it has."""
@@ -393,10 +418,12 @@ class Import:
         name, instance, given, syntax = image
         if self._why:
             return
-        served = self._archive.digest(f"/instances/{instance}/file")
+        # What a modality has sent, nobody else has seen.
+        served = self._archive.digest(f"/instances/{instance}/file") if given else ""
+        good = served == given if given else self._whole(instance)
         with self._lock:
-            self._verified += served == given
-        if served == given:
+            self._verified += good
+        if good:
             return
         if served and self._transcodes and self._syntax(instance) not in ("", syntax):
             with self._lock:
@@ -440,10 +467,6 @@ class Import:
             "seconds": round(seconds, 1),
             "report": os.path.abspath(self._options.report),
         }
-
-
-def _is_url(source: bytes) -> bool:
-    return source.startswith((b"http://", b"https://"))
 
 
 def told(error: Ended | sqlite3.Error) -> str:

@@ -27,7 +27,6 @@ class Origin:
 
     def walk(self) -> Iterator[Item]:
         """Name each of its images, by series; and tell where it does not have as many as it has named."""
-        self.archive.begin()
         named = seen = 0
         while series := self.archive.get(f"/series?since={seen}&limit={PAGE}").json():
             for one in series:

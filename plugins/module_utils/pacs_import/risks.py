@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 from .client import Archive, Ended
+from .modality import SCHEME
 from .streams import MEGABYTE, megabytes
 
 if TYPE_CHECKING:
@@ -77,6 +79,11 @@ def reserve(archive: Archive, system: dict[str, Any], options: Options, there: i
     limit, patients = (int(settings.get(name) or 0) for name in ("MaximumStorageSize", "MaximumPatientCount"))
     if not limit and not patients:
         return Reserve()
+    if any(source.startswith(SCHEME) for source in options.sources):
+        raise Ended(
+            "MaximumStorageSize or MaximumPatientCount is set, and nobody knows how much a modality will send: Orthanc"
+            " might remove the oldest patients; accept recycling, if that is wanted"
+        )
     held = archive.get("/statistics").json() or {}
     left = limit * MEGABYTE - int(held.get("TotalDiskSize", 0)) if limit else UNLIMITED
     needed = sum(map(size_of, options.sources)) - there if limit else 0
@@ -95,6 +102,7 @@ def size_of(path: bytes) -> int:
     size = 0
     for folder, _, files in os.walk(path):
         for file in files:
-            name = os.path.join(folder, file)
-            size += os.lstat(name).st_size if os.path.lexists(name) else 0
+            # Some go away meanwhile.
+            with contextlib.suppress(OSError):
+                size += os.lstat(os.path.join(folder, file)).st_size
     return size

@@ -53,8 +53,8 @@ OUTSIDE = "it leads outside of its folder"
 class Item:
     """A file: in a folder, by its path, or out of an archive, with its content; or its fate, where that is known.
 
-    ``weight`` is how much of the input was gone through with it, in bytes. What another Orthanc has is there by its
-    ``instance`` and ``series``.
+    ``weight`` is how much of the input was gone through with it, in bytes. What another archive has is known by the
+    last four, as in the journal.
     """
 
     name: bytes
@@ -67,6 +67,8 @@ class Item:
     reason: str = ""
     instance: str = ""
     series: str = ""
+    study: str = ""
+    patient: str = ""
 
 
 # Tells of a file by name, size and time whether it need not be looked at again.

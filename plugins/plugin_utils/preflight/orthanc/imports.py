@@ -23,8 +23,11 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
     if taken and variables["orthanc_import_from"] == "host":
         yield f"orthanc_import_report_dir: '{report}' is {taken[0]}; choose a folder for the report alone."
     for source in variables["orthanc_import_sources"]:
-        if not source.startswith(("/", "~/")):
-            yield f"orthanc_import_sources: '{source}' is no absolute path, such as /srv/images."
+        modality = source.removeprefix("dicom:")
+        if modality != source and modality not in variables["orthanc_modalities"]:
+            yield f"orthanc_import_sources: '{source}' names no entry of orthanc_modalities."
+        elif modality == source and not source.startswith(("/", "~/")):
+            yield f"orthanc_import_sources: '{source}' is neither an absolute path, as /srv/images, nor as dicom:old."
     days = {name: variables[name] for name in ("orthanc_import_since", "orthanc_import_until") if variables[name]}
     for name, day in days.items():
         if not _is_day(day):
