@@ -169,6 +169,17 @@ def test_any_flipped_byte_is_read_or_refused(place: int, flipped: int) -> None:
         header.read(bytes(data))
 
 
+def test_another_patient() -> None:
+    whole = (FILES / "CT_small.dcm").read_bytes()
+    made = header.with_patient(whole, "A longer one")
+    assert pydicom.dcmread(io.BytesIO(made)).PatientID == header.read(made).patient == "A longer one"
+    assert header.with_patient(made, header.read(whole).patient) == whole
+    place = whole.index(header.read(whole).patient.encode())
+    for cut in range(place - 9, place + len(header.read(whole).patient)):
+        with pytest.raises(header.Broken):
+            header.with_patient(whole[:cut], "x")
+
+
 @pytest.mark.parametrize("length", [0, 1, 132, 140, 200, 400])
 def test_beginning_of_a_file_is_broken(length: int) -> None:
     with pytest.raises(header.Broken, match="ends"):

@@ -483,6 +483,40 @@ def test_rules(folder: Folder, archive: StandIn, rules: dict[str, Any], taken: s
     assert {fate for name, (fate, _) in fates.items() if name not in {*taken, "broken"}} == {"left out"}
 
 
+@pytest.mark.parametrize("size", [100, 300_000])
+@pytest.mark.parametrize("syntax", ["1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2"])
+def test_other_patient_identifiers(
+    folder: Folder, archive: StandIn, monkeypatch: pytest.MonkeyPatch, size: int, syntax: str
+) -> None:
+    """Nothing else of an image is another one, and what came under another name before is no hint."""
+    monkeypatch.setattr(sources, "SMALL", 1000)
+    folder.put("IM1", image(1, size=size, syntax=syntax))
+    folder.put("IM2", image(2, "P2", "1.9", size=size, syntax=syntax))
+    for patient in ("NEW-17", "X"):
+        summary = folder.run(patients={"P1": patient}, verify=True)
+        assert summary["files"] == {"stored": 2} if patient != "X" else {"stored": 1, "already there": 1}
+        assert summary["verified"] == 2
+        assert image(1, patient, size=size, syntax=syntax) in archive.images.values()
+        assert folder.run(patients={"P1": patient})["files"] == {"already there": 2}
+    assert image(2, "P2", "1.9", size=size, syntax=syntax) in archive.images.values()
+    assert len(archive.images) == 3
+
+
+def test_identifier_that_cannot_be_replaced(folder: Folder, archive: StandIn) -> None:
+    folder.put("IM1", image(1, syntax="1.2.840.10008.1.2.1.99"))
+    folder.put("broken", image(2)[:300])
+    assert folder.run(patients={"P1": "P7"})["files"] == {"rejected": 2}
+    assert not archive.sent()
+
+
+@pytest.mark.parametrize("text", ["a", "a,b,c", ",b", "a,", "a,b\na,c", "a,é", "a,b\\c", "a, b", f"a,{'b' * 65}"])
+def test_file_with_identifiers_that_do_not_fit(tmp_path: pathlib.Path, text: str) -> None:
+    good = put(tmp_path, "good", "\ufeffA é,B\r\nC,D E\r\nA é,B\r\n".encode())
+    assert connect.patients(str(good)) == {"A é": "B", "C": "D E"}
+    with pytest.raises(ValueError, match="line"):
+        connect.patients(str(put(tmp_path, "bad", text.encode())))
+
+
 def test_dry_run_sends_nothing(folder: Folder, archive: StandIn) -> None:
     folder.put("IM1", image(1))
     folder.run()

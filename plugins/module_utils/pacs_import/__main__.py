@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 from .client import Ended
-from .connect import add_archive, login, number, password
+from .connect import add_archive, login, number, password, patients
 from .journal import Busy
 from .load import Import, Options
 from .modality import day
@@ -50,6 +50,7 @@ def parser() -> argparse.ArgumentParser:
     add("--modality", action="append", default=[], help="only images of this modality; may be given again")
     add("--since", type=date, help="only studies of this day (YYYYMMDD) or later")
     add("--until", type=date, help="only studies of this day or earlier")
+    add("--patients", help="CSV of two columns without a head: PatientIDs, and what they become")
     add("--dry-run", action="store_true", help="send nothing, and tell what would be")
     add("--verify", action="store_true", help="compare every image with what the archive serves afterwards")
     add("--accept", action="append", default=[], choices=["recycling", "routing", "transcoding"], help=ACCEPT)
@@ -103,10 +104,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             modalities=frozenset(map(str.upper, given.modality)),
             since=given.since or "",
             until=given.until or "",
+            patients=patients(given.patients) if given.patients else {},
             accepted=frozenset(given.accept),
         )
         made = Import(options, Progress(None if given.quiet else sys.stderr))
-    except (Busy, Ended, OSError) as error:
+    except (Busy, Ended, OSError, ValueError) as error:
         print(f"pacs-import: {error}", file=sys.stderr)
         return UNFIT
     try:

@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import argparse
+import csv
 import getpass
 import os
+import re
 
 
 def add_archive(parser: argparse.ArgumentParser) -> None:
@@ -31,6 +33,19 @@ def number(text: str) -> int:
 def login(given: argparse.Namespace) -> tuple[str, str]:
     """Return user and password."""
     return given.user, password(given.user, given.password_file, "PACS_IMPORT_PASSWORD")
+
+
+def patients(file: str) -> dict[str, str]:
+    """Read which PatientIDs become which. :raises ValueError: where the file does not tell that."""
+    found: dict[str, str] = {}
+    with open(file, encoding="utf-8-sig", newline="") as opened:
+        for line, row in enumerate(csv.reader(opened), 1):
+            if len(row) != 2 or not row[0] or found.get(row[0], row[1]) != row[1]:
+                raise ValueError(f"{file}, line {line}: not one PatientID, and the one that it becomes")
+            if not re.fullmatch(r"[!-\[\]-~]([ -\[\]-~]{0,62}[!-\[\]-~])?", row[1]):
+                raise ValueError(f"{file}, line {line}: '{row[1]}' is no PatientID of plain letters")
+            found[row[0]] = row[1]
+    return found
 
 
 def password(user: str, file: str | None, variable: str) -> str:

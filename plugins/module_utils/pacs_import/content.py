@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -31,6 +32,8 @@ class Content:
         self, data: bytes = b"", file: BinaryIO | None = None, size: int = 0, release: Callable[[], None] = lambda: None
     ) -> None:
         self._data, self._file, self._release = data, file, release
+        # Of a file that is changed, what comes instead of its beginning.
+        self._head, self._skipped = b"", 0
         self._stamp = _stamp(file)
         self.size = size if file else len(data)
 
@@ -46,12 +49,27 @@ class Content:
                 continue
         raise header.Broken
 
+    def rename(self, patient: str) -> None:
+        """Give it another PatientID. :raises header.Broken: where it has none that can be replaced."""
+        if not self._file:
+            self._data = header.with_patient(self._data, patient)
+            self.size = len(self._data)
+            return
+        for size in HEADS:
+            self._file.seek(0)
+            head = self._file.read(size)
+            with contextlib.suppress(header.Broken):
+                self._head, self._skipped = header.with_patient(head, patient), len(head)
+                self.size += len(self._head) - self._skipped
+                return
+        raise header.Broken
+
     def md5(self) -> str:
         """Return the sum of all bytes."""
         if not self._file:
             return str(md5(self._data).hexdigest())
-        self._file.seek(0)
-        made = md5()
+        self._file.seek(self._skipped)
+        made = md5(self._head)
         while part := self._file.read(1 << 20):
             made.update(part)
         return str(made.hexdigest())
@@ -60,8 +78,8 @@ class Content:
         """Return it as the body of a request, from its beginning."""
         if not self._file:
             return self._data
-        self._file.seek(0)
-        return Exactly(self._file, self.size)
+        self._file.seek(self._skipped)
+        return Exactly(self._file, self.size, self._head)
 
     def touched(self) -> bool:
         """Tell whether somebody has written to it since it was opened."""
@@ -96,11 +114,14 @@ class Changed(Exception):
 
 
 class Exactly(io.RawIOBase):
-    """So many bytes of a file, neither more, where it grows, nor less, without a word."""
+    """So many bytes of a file, neither more, where it grows, nor less, without a word.
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
+    :param first: what comes before them, and is counted too.
+    """
+
+    def __init__(self, file: BinaryIO, size: int, first: bytes = b"") -> None:
         super().__init__()
-        self._file, self._left = file, size
+        self._file, self._left, self._first = file, size, first
 
     def readable(self) -> bool:
         return True
@@ -108,7 +129,9 @@ class Exactly(io.RawIOBase):
     def read(self, size: int = -1) -> bytes:
         if not self._left:
             return b""
-        part = self._file.read(min(size, self._left) if size >= 0 else self._left)
+        wanted = min(size, self._left) if size >= 0 else self._left
+        part, self._first = self._first[:wanted], self._first[wanted:]
+        part = part or self._file.read(wanted)
         if not part:
             raise Changed("it became shorter while it was read")
         self._left -= len(part)

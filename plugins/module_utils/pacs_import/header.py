@@ -158,6 +158,27 @@ def read(data: bytes) -> Header:
     )
 
 
+def with_patient(data: bytes, patient: str) -> bytes:
+    """Return a file, or its beginning, with another PatientID.
+
+    :raises Broken: where it has none that can be replaced.
+    """
+    try:
+        _, body, place, coding = _meta(data)
+        while body is data and place < len(data):
+            tag, kind, start, length = coding.element(data, place)
+            if tag == PATIENT and kind in (b"LO", b"") and start + length <= len(data):
+                value = patient.encode("ascii") + b" " * (len(patient) % 2)
+                size = struct.pack(coding.order + ("H" if kind else "I"), len(value))
+                return data[: place + 4] + kind + size + value + data[start + length :]
+            if tag >= PATIENT:
+                break
+            place = coding.end(data, kind, start, length)
+    except (struct.error, zlib.error) as error:
+        raise Broken from error
+    raise Broken("its PatientID is not where it can be replaced")
+
+
 def referenced(data: bytes) -> list[bytes]:
     """Return the files that a DICOMDIR names, with slashes between the parts of their paths.
 
