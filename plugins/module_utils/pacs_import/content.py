@@ -93,9 +93,9 @@ class Content:
 
     # What a zip in an archive is read by.
     def __enter__(self) -> BinaryIO:
-        assert self._file
-        self._file.seek(0)
-        return self._file
+        file = self._file or io.BytesIO(self._data)
+        file.seek(0)
+        return file
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -34,7 +34,7 @@ class Reserve:
         if self._archive is None:
             return
         if self._patients != UNLIMITED:
-            self._patient(header)
+            self._patient(self._archive, header)
         with self._lock:
             self._size -= size
             if self._size < 0:
@@ -42,14 +42,13 @@ class Reserve:
                     "MaximumStorageSize is reached: with one image more, Orthanc would remove the oldest patients"
                 )
 
-    def _patient(self, header: Header) -> None:
+    def _patient(self, archive: Archive, header: Header) -> None:
         name = header.orthanc_id(0) if header.exact else header.patient
-        assert self._archive
         with self._lock:
             if name in self._known:
                 return
             self._known.add(name)
-        if header.exact and self._archive.get(f"/patients/{name}").status == 200:
+        if header.exact and archive.get(f"/patients/{name}").status == 200:
             return
         with self._lock:
             self._patients -= 1

@@ -258,9 +258,8 @@ class Sources:
                 item.fate, item.reason = NO_DICOM, "no file, but a pipe or a device"
                 yield item
             elif not self._known(inside, info.size, changed):
-                content = archive.extractfile(info)
-                assert content
-                yield from self._member(Counted(content), inside, info.size, changed, limit, depth)
+                content = Counted(archive.extractfile(info))
+                yield from self._member(content, inside, info.size, changed, limit, depth)
 
     def _zip(self, file: Any, name: bytes, changed: int, limit: Limit, depth: int) -> Iterator[Item]:
         if isinstance(file, Counted):
