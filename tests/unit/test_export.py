@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import pathlib
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -13,6 +15,7 @@ import pydicom
 import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import client, export, header
 
+from tests.repository import ROOT
 from tests.unit.orthanc_stand_in import DROP, Answered, StandIn, identifier
 from tests.unit.test_import_run import PASSWORD, image
 from tests.unit.test_import_sources import zipped
@@ -213,6 +216,17 @@ def test_disk_without_room(archive: StandIn, tmp_path: pathlib.Path, monkeypatch
     assert [path.name for path in tmp_path.iterdir()] == ["out.new"]
     assert run(archive, tmp_path / "out", "--patient", "P0") == 1
     assert "out.new is there already" in capsys.readouterr().err
+
+
+def test_disk_without_room_for_what_comes(archive: StandIn, tmp_path: pathlib.Path) -> None:
+    """Files that cannot become larger; the archive is not taken for what fails."""
+    packs(archive)
+    given = ["--url", archive.url, "--user", "user", "--patience", "2", "--patient", "P0", str(tmp_path / "out")]
+    limited = ["sh", "-c", 'ulimit -f 1; exec "$@"', "sh", sys.executable, str(ROOT / "tools" / "pacs-export"), *given]
+    done = subprocess.run(limited, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert "out.new.zip cannot be written: File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_wanted_is_something(archive: StandIn, tmp_path: pathlib.Path) -> None:

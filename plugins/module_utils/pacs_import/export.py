@@ -96,29 +96,37 @@ class Export:
 
     def _fetch(self, wanted: dict[str, str]) -> None:
         """Have the archive pack them, and keep that on the disk."""
-
-        def keep(answer: http.client.HTTPResponse) -> bytes:
-            if answer.status != 200:
-                return answer.read()
-            with open(
-                os.open(self._packed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb"
-            ) as file:
-                for part in parts(answer):
-                    file.write(part)
-                file.flush()
-                os.fsync(file.fileno())
-            return b""
-
         kind = FORMS[self._form]
-        if len(wanted) == 1:
-            # One alone has a route of its own.
-            ((one, level),) = wanted.items()
-            answer, _ = self._archive.patiently("GET", f"/{level}/{one}/{kind}", read=keep)
-        else:
-            asked = json.dumps({"Resources": list(wanted), "Synchronous": True}).encode()
-            answer, _ = self._archive.patiently("POST", f"/tools/create-{kind}", lambda: asked, read=keep)
+        number = os.open(self._packed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+        with open(number, "wb", buffering=0) as file:
+
+            def keep(answer: http.client.HTTPResponse) -> bytes:
+                if answer.status != 200:
+                    return answer.read()
+                # An earlier try may have been cut off.
+                file.seek(0)
+                file.truncate()
+                for part in parts(answer):
+                    self._write(file, part)
+                return b""
+
+            if len(wanted) == 1:
+                # One alone has a route of its own.
+                ((one, level),) = wanted.items()
+                answer, _ = self._archive.patiently("GET", f"/{level}/{one}/{kind}", read=keep)
+            else:
+                asked = json.dumps({"Resources": list(wanted), "Synchronous": True}).encode()
+                answer, _ = self._archive.patiently("POST", f"/tools/create-{kind}", lambda: asked, read=keep)
+            os.fsync(number)
         if answer.status != 200:
             raise Ended(f"the archive does not pack them: {answer.reason}")
+
+    def _write(self, file: IO[bytes], part: bytes) -> None:
+        while part:
+            try:
+                part = part[file.write(part) :]
+            except OSError as error:
+                raise Ended(f"{self._packed} cannot be written: {error.strerror}") from error
 
     def _unpack(self, packed: zipfile.ZipFile) -> None:
         """Unpack what is complete; where the disk is not big enough, what was written stays to be looked at."""
