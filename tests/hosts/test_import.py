@@ -169,16 +169,22 @@ def test_from_another_orthanc(site: Site, many: pathlib.Path) -> None:
 
 
 @pytest.mark.parametrize("host, other", [ORTHANCS, ORTHANCS[::-1]])
-def test_by_dicomweb(site: Site, many: pathlib.Path, host: str, other: str) -> None:
-    site.run(other, f"before-{other}", "--full-speed", many)
+def test_by_dicomweb(site: Site, tmp_path: pathlib.Path, host: str, other: str) -> None:
+    study = f"1.2.13.{ORTHANCS.index(host)}"
+    images = [image(number, study=study, series=str(number % 3), date="19990228") for number in range(20)]
+    site.run(other, f"before-web-{other}", put(tmp_path, "a.tar", tar({str(n): one for n, one in enumerate(images)})))
     given = ("--from-user", "admin", "--from-ca", site.certificate(other), "--full-speed", "--verify")
-    for _ in range(2):
-        summary = site.run(host, f"web-{other}", *given, site.lab.url("/dicom-web", other), code=None)
-        assert summary["complete"]
-        assert set(summary["files"]) <= {"stored", "already there", "conflict"}
-    assert "stored" not in summary["files"]
-    assert sum(summary["files"].values()) == len(site.images(other))
-    assert site.images(other) <= site.images(host)
+    web = site.lab.url("/dicom-web", other)
+    for fate, report in (("stored", "web"), ("already there", "web"), ("already there", "web-elsewhere")):
+        summary = site.run(host, f"{report}-{other}", *given, "--since", "19990228", "--until", "19990228", web)
+        assert (summary["files"], summary["verified"]) == ({fate: 20}, 20)
+    # All that it has; what is one image to DICOMweb and two to Orthanc, since two patients have it, is not served.
+    summary = site.run(host, f"web-all-{other}", *given, web, code=None)
+    assert summary["complete"]
+    twice = {study["study"] for study in summary["studies_of_several_patients"]}
+    lost = [one["file"] for one in summary["wrong"] if one["fate"] != "conflict"]
+    assert all(any(f"/studies/{one}/" in file for one in twice) for file in lost), lost
+    assert summary["images"]["instances"] > 600
 
 
 @pytest.mark.parametrize("host, other", [ORTHANCS, ORTHANCS[::-1]])
