@@ -71,12 +71,18 @@ class Kept:
                 meant[path] = text
         return meant
 
-    def older(self, programs: Iterable[str]) -> bool:
-        """Tell whether another release is there now: a program is newer, or the unit starts something else."""
-        last = self._state.read()
-        units = [(files.get(self._unit) or [""])[0] for files in (last, self._now())]
-        starts = [re.findall("(?m)^ExecStart=.*", unit) for unit in units]
-        return bool(last) and (newest([], programs) > os.stat(self._state.path).st_mtime or starts[0] != starts[1])
+    def another(self, programs: Iterable[str], asked: Files | None = None) -> bool:
+        """Tell whether another release than the one that worked last is there now: one of its programs is newer, or the
+        unit starts something else.
+
+        :param asked: what is going to be there instead.
+        """
+        last, now = self._state.read(), asked or self._now()
+        links = [os.path.join(os.path.dirname(path), file[0]) for path, file in now.items() if file and len(file) == 1]
+        used = [path for path in programs if not links or os.path.dirname(path) in links]
+        return bool(last) and (
+            newest([], used) > os.stat(self._state.path).st_mtime or self._release(last) != self._release(now)
+        )
 
     def crosses(self) -> bool:
         """Tell whether on the way back another release would have the same index on a database server."""

@@ -17,8 +17,10 @@ description:
     A configuration that was only written in other words is the same.
   - Polls C(/changes?last), which reads the index. C(/system) is answered from memory even while the database is down.
   - Then compares the version, the plugins and the database that Orthanc reports with those asked for.
-  - Where another release than before has opened the index on a database server, it stays, whatever is wrong with it.
-    The one before may not read that database any more.
+  - With O(dump_dir), the index is dumped before another release opens it. Until that release has proved itself, nobody
+    but root on the host itself reaches it. If it does not work and has changed the schema, the index comes back too.
+  - Without that, another release that has opened the index on a database server stays, whatever is wrong with it. The
+    one before may not read that database any more.
   - Of a unit that others have made, a copy is kept in O(state_dir) before the first call replaces it.
   - What worked is kept there too. If Orthanc does not work, the configuration and the unit that worked last come
     back, Orthanc is started with them, and the module fails with Orthanc's own error lines from the journal.
@@ -49,6 +51,10 @@ options:
     description: Folder, for root alone, that keeps what worked last.
     type: path
     default: /var/lib/pacs/orthanc
+  dump_dir:
+    description: Folder for the dump of the index before another release, for root alone; empty where none is made.
+    type: path
+    default: ""
   version:
     description: Release that has to run, such as C(1.12.7). Empty if any will do.
     type: str
@@ -139,22 +145,26 @@ import os
 import pathlib
 import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_folder
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_folder, read_text
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     ARGUMENTS,
     STARTED,
     QuietModule,
+    Refused,
     lock,
     plain_files,
     since_1970,
 )
-from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_answers import differences, journal, meaning
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import index_of
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_kept import Kept, keep_unit, newest
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import Gate, Upgrade, ports, same_plugin
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Undecided, WayBack, Wrong
 
@@ -176,20 +186,28 @@ def start_of(state: dict[str, str]) -> str:
     return f"{boot} {state[STARTED]}"
 
 
-def wait(orthanc: Orthanc, unit: Unit, timeout: int) -> float:
-    """Wait for an answer from the index and return how many seconds it took. :raises Unready: if none comes."""
-    start = time.monotonic()
+def wait(orthanc: Orthanc, unit: Unit, timeout: int, works: Callable[[], bool] = lambda: False) -> float:
+    """Wait for an answer from the index and return how many seconds it took. :raises Unready: if none comes.
+
+    :param timeout: in seconds, from its start, or from when it was seen to work last.
+    :param works: tells whether it works on the index meanwhile.
+    """
+    start = asked = worked = time.monotonic()
     while True:
         try:
             orthanc.get("/changes?last")
             return round(time.monotonic() - start, 2)
         except Unready as error:
-            waited = time.monotonic() - start
+            now = time.monotonic()
             if unit.ended:
-                raise Unready(f"Orthanc ended after {waited:.0f} s.") from error
-            if waited > timeout or " answers 40" in str(error):
-                kind = Starting if waited > timeout else Unready
-                raise kind(f"Orthanc is not ready after {waited:.0f} s: {error}.") from error
+                raise Unready(f"Orthanc ended after {now - start:.0f} s.") from error
+            # To ask a server takes a program.
+            if now - asked > min(5, timeout / 4):
+                worked, asked = now if works() else worked, now
+            late = now - worked > timeout
+            if late or " answers 40" in str(error):
+                kind = Starting if late else Unready
+                raise kind(f"Orthanc is not ready after {now - start:.0f} s: {error}.") from error
             time.sleep(0.05)
 
 
@@ -208,6 +226,8 @@ class Service:
     def __init__(self, module: AnsibleModule, kept: Kept, unit: Unit, files: list[str]) -> None:
         """:param files: links and units that count as part of what is started."""
         self._module, self._params, self._kept, self._unit = module, module.params, kept, unit
+        # What is done for another release besides its files, where this Orthanc has the index to itself.
+        self.upgrade: Upgrade | None = None
         self._programs = module.params["programs"] + files
         self.restart = self.unguarded = self._other = self._untold = False
         # Who has not read what Orthanc's folder has for it.
@@ -228,7 +248,7 @@ class Service:
             or (newest(files, []) > started and not self._kept.runs(start_of(state)))
         )
         self.unguarded = not guarded(self._module)
-        self._other = self._kept.older(self._programs)
+        self._other = self._kept.another(params["programs"])
         # Written by this call, or by one that was cut off, be it after it had started Orthanc.
         self._untold = not self._kept.proved or any(path.startswith(UNITS) for path in written)
         return self.restart or self.unguarded or self._untold or self._unlinked()
@@ -244,6 +264,8 @@ class Service:
         if self.restart or self._untold:
             self._unit.reload_files()
         if self.restart:
+            if self.upgrade:
+                self.upgrade.before_start(self._kept.another(self._params["programs"]))
             self._unit.enable()
         if self._unlinked():
             # It is enabled by what its file said before.
@@ -271,6 +293,7 @@ class Service:
         """Return what Orthanc says of itself. :raises Wrong: if it does not work, or is not what was asked for."""
         params = self._params
         other, system = self._other and not before, {}
+        dumped = self.upgrade if self.upgrade and self.upgrade.dump else None
         if self._unread and not before:
             names = ", ".join(self._unread)
             raise Wrong(f"It cannot be reloaded, and presents a login to Orthanc: {names}.")
@@ -279,7 +302,8 @@ class Service:
             if "HttpPort" not in settings or not settings.get("RegisteredUsers"):
                 raise Unready(f"{params['config_dir']} has no configuration of ours.")
             orthanc = Orthanc(settings)
-            seconds = wait(orthanc, self._unit, max(params["timeout"], SCHEMA) if other else params["timeout"])
+            timeout = max(params["timeout"], SCHEMA) if other and not dumped else params["timeout"]
+            seconds = wait(orthanc, self._unit, timeout, dumped.works if other and dumped else lambda: False)
             system, plugins = orthanc.get("/system"), orthanc.get("/plugins")
             differing = [] if before else differences(params, system, plugins)
             if differing:
@@ -292,9 +316,10 @@ class Service:
             told = f"{error} {meaning(lines)}".strip()
             opened = system or " answers 40" in str(error)
             why = ""
-            if other and isinstance(error, Starting):
+            # Where the index was dumped nobody else has reached it, and what it has done there goes back.
+            if other and isinstance(error, Starting) and not dumped:
                 why = "another release may be changing its database, which must be left to its end."
-            elif opened and not before and self._kept.crosses():
+            elif opened and not before and not dumped and self._kept.crosses():
                 why = "this release has opened the database, which the one before may not read any more. Correct what"
                 why += " is wrong, and run again."
             if why:
@@ -315,6 +340,46 @@ def beside(params: dict[str, Any], state: State) -> list[str]:
     return sorted(path for path in units - {params["unit"]} if path.startswith(UNITS))
 
 
+def asked(params: dict[str, Any]) -> tuple[Files, dict[str, Any]]:
+    """Return the files that are asked for, and what the configuration among them says."""
+    files: Files = {}
+    settings: dict[str, Any] = {}
+    for item in params["files"]:
+        text = item["secret"] if item["content"] is None else item["content"]
+        if text is not None or item["link"]:
+            files[item["path"]] = [item["link"]] if item["link"] else [text, item["owner"], item["group"], item["mode"]]
+        if os.path.dirname(item["path"]) == params["config_dir"] and item["path"].endswith(".json"):
+            settings |= read_text(text)
+    return files, settings
+
+
+def upgrade_of(module: AnsibleModule, kept: Kept, unit: Unit, last: State, way: WayBack) -> Upgrade | None:
+    """Return what is done for another release, if one is asked for or on its way.
+
+    It fails where that cannot be done, before anything is changed.
+    """
+    params = module.params
+    if not params["dump_dir"] or params["back"]:
+        return None
+    files, settings = asked(params)
+    process = unit.show()
+    # One that was started since is no other any more, whoever did it.
+    programs = [path for path in params["programs"] if newest([], [path]) > since_1970(process[STARTED])]
+    another = kept.another(programs, files) and not same_plugin(params["programs"], process["MainPID"])
+    state = State(os.path.join(params["state_dir"], "upgrade.json"))
+    if not another and not state.kept:
+        return None
+    try:
+        index = index_of(module, params["database"], settings)
+        upgrade = Upgrade(module, unit, index, Gate(module, ports(settings)), last, state)
+        if another:
+            upgrade.expect()
+    except Refused as error:
+        own = 'Where you dump the index yourself, and need no way back, set orthanc_dump_dir to "".'
+        way.refuse(f"{error} {own} Orthanc runs as before, and its configuration is as it was.")
+    return upgrade
+
+
 def serve(module: AnsibleModule) -> None:
     """Write Orthanc's files and run it with them, or go back to what worked last."""
     params = module.params
@@ -326,6 +391,7 @@ def serve(module: AnsibleModule) -> None:
     service = Service(module, kept, unit, links)
     way = WayBack(module, "Orthanc", state, service.apply, service.prove)
     way.ways = kept.ways
+    service.upgrade = upgrade = upgrade_of(module, kept, unit, state, way)
 
     if params["back"]:
         # The login too: the database takes the one of before.
@@ -339,7 +405,11 @@ def serve(module: AnsibleModule) -> None:
     # What is not there yet cannot be looked at.
     changed = bool(module.check_mode and written.paths) or service.decide(written.paths) or bool(written.paths)
     way.resort = kept.resort()
-    proven = {} if changed and module.check_mode else way.run()
+    try:
+        proven = {} if changed and module.check_mode else way.run()
+    finally:
+        if upgrade and not module.check_mode:
+            upgrade.end()
     module.exit_json(changed=changed, paths=written.paths, diff=written.diffs, **proven)
 
 
@@ -352,6 +422,7 @@ def main() -> None:
             "reload": {"type": "list", "elements": "str", "default": []},
             "programs": {"type": "list", "elements": "path", "default": []},
             "state_dir": {"type": "path", "default": "/var/lib/pacs/orthanc"},
+            "dump_dir": {"type": "path", "default": ""},
             "version": {"type": "str", "default": ""},
             "plugins": {"type": "list", "elements": "str", "default": []},
             "database": {"type": "str", "choices": ["sqlite", "postgresql", "mysql"], "default": "sqlite"},

@@ -49,6 +49,13 @@ KNOWN = {
         "remove(came)": "a file of its own: a tarball with a wrong checksum, or what a build has left and was taken",
         "remove(path)": "plain files of the toolkit's own folder of tarballs",
     },
+    "plugins/module_utils/orthanc_index.py": {
+        "remove(path)": "SQLite's log of an index that is about to be what its dump is; Orthanc is stopped",
+    },
+    "plugins/module_utils/orthanc_upgrade.py": {
+        "remove(path)": "the files of a dump, in a folder with our mark, once there is a newer one or it has failed",
+        "os.rmdir(folder)": "refuses a folder with something in it",
+    },
     "plugins/modules/apt_offer.py": {
         "with tempfile.TemporaryDirectory() as folder:": "its own, in the system's folder for such",
     },

@@ -164,6 +164,9 @@ CASES = {
         {"orthanc_storage_minimum_free_gb": 900000}, ["orthanc_storage_minimum_free_gb", "GiB"], look=True
     ),
     "a folder of others": Case({"orthanc_storage_dir": "/etc/ssh"}, ["orthanc_storage_dir", "others"], look=True),
+    "dumps among the images": Case(
+        {"orthanc_dump_dir": "/var/lib/orthanc/db-v6/dumps"}, ["orthanc_dump_dir", "orthanc_storage_dir"]
+    ),
     "an index among others": Case({"orthanc_index_dir": "/etc/apt"}, ["orthanc_index_dir", "others"], look=True),
     "a configuration among others": Case(
         {"orthanc_config_dir": "/etc/ssh"}, ["orthanc_config_dir", "others"], look=True

@@ -125,6 +125,8 @@ is-active) [ -e active ] ;;
 is-enabled)
     if [ -e generated ] && [ "$2" != "${2%@*}" ]; then echo enabled-runtime; else [ -e enabled ] && echo enabled; fi ;;
 enable) rm -f generated; touch enabled ;;
+stop) rm -f active ;;
+disable) rm -f enabled ;;
 restart | reload-or-restart)
     rm -f active
     python3 -c 'import time; print(int(1e6 * time.monotonic()))' > started

@@ -76,13 +76,18 @@ def call(tmp_path: pathlib.Path, port: int, capsys: pytest.CaptureFixture[str]) 
     folder, unit = str(tmp_path / "orthanc"), str(tmp_path / "units" / "orthanc.service")
 
     def called(
-        content: str = '{"Name": "good"}', password: str = "secret", beside: str = "", install: str = "", **more: Any
+        content: str = '{"Name": "good"}',
+        password: str = "secret",
+        beside: str = "",
+        start: str = "/usr/sbin/Orthanc",
+        install: str = "",
+        **more: Any,
     ) -> dict[str, Any]:
         login = json.dumps({"HttpPort": port, "RegisteredUsers": {"admin": password}})
         wanted = [
             {"path": f"{folder}/orthanc.json", "content": content},
             {"path": f"{folder}/credentials.json", "secret": login},
-            {"path": unit, "content": f"ExecStart=/usr/sbin/Orthanc {folder}\n{install}"},
+            {"path": unit, "content": f"ExecStart={start} {folder}\n{install}"},
         ]
         # Of another unit.
         wanted += [{"path": str(tmp_path / "units" / "pacs.conf"), "content": beside}] if beside else []

@@ -566,19 +566,40 @@ def test_what_lives_and_what_ended_are_told_apart(folder: pathlib.Path) -> None:
     assert not isinstance(ended.value, Starting)
 
 
+def test_what_works_is_waited_for(folder: pathlib.Path) -> None:
+    """However long that takes: the time-out begins anew whenever it is seen to."""
+    unit, times = Unit(folder, lambda _folder: True), 8
+    asked: list[float] = []
+
+    def answer(_path: str) -> None:
+        if len(asked) < times:
+            raise Unready("it does not answer")
+
+    def works() -> bool:
+        asked.append(time.monotonic())
+        return len(asked) < times
+
+    orthanc = types.SimpleNamespace(get=answer)
+    assert wait(orthanc, unit, 1, works) > 1.5  # type: ignore[arg-type]
+    asked.clear()
+    times = 99
+    with pytest.raises(Starting):
+        wait(orthanc, unit, 1, lambda: len(asked) < 3 and not asked.append(0.0))  # type: ignore[arg-type, func-returns-value]
+
+
 def test_another_release_is_known_by_its_program_and_by_what_is_started(folder: pathlib.Path) -> None:
     program, unit = folder.parent / "Orthanc", folder.parent / "orthanc.service"
-    assert not kept(folder).older([str(program)]), "nothing worked yet"
+    assert not kept(folder).another([str(program)]), "nothing worked yet"
     program.touch()
     kept(folder).keep("boot 1")
     os.utime(folder.parent / "state" / "last.json", (2**32, 2**32))
-    assert not kept(folder).older([str(program)])
+    assert not kept(folder).another([str(program)])
     unit.write_text("[Unit]\n[Service]\nExecStart=docker run orthanc:2\n", "utf-8")
-    assert kept(folder).older([str(program)])
+    assert kept(folder).another([str(program)])
     unit.write_text("[Unit]\nDescription=x\n", "utf-8")
-    assert not kept(folder).older([str(program)])
+    assert not kept(folder).another([str(program)])
     os.utime(folder.parent / "state" / "last.json", (1, 1))
-    assert kept(folder).older([str(program)])
+    assert kept(folder).another([str(program)])
 
 
 def test_spoilt_login_is_left_as_it_was(folder: pathlib.Path) -> None:

@@ -44,6 +44,8 @@ TAKEN_FOLDERS = (
     *("/etc/pacs/postgresql", "/etc/postgresql", "/etc/systemd", "/usr/lib/orthanc", "/usr/share/orthanc"),
     *("/var/lib/docker", "/var/lib/mysql", "/var/lib/pacs", "/var/lib/postgresql", "/var/log"),
 )
+# Where dumps go unless the inventory says otherwise: below what the toolkit keeps for itself.
+DUMPS = "/var/lib/pacs/orthanc/dumps"
 # Files and index may share a folder, however they lie: nothing is removed from either.
 _IMAGES = {"orthanc_storage_dir", "orthanc_index_dir"}
 
@@ -53,10 +55,13 @@ def problems(orthanc: Orthanc, of_method: tuple[str, ...]) -> Iterator[str]:
 
     :param of_method: the variables of folders that the install method has besides.
     """
-    names = ("orthanc_config_dir", "orthanc_storage_dir", "orthanc_index_dir", *of_method)
-    # That of the index may be left out.
+    names = ("orthanc_config_dir", "orthanc_storage_dir", "orthanc_index_dir", "orthanc_dump_dir", *of_method)
+    # Those of the index and of dumps may be left out.
     found = {
-        name: str(orthanc.variables[name]) for name in names if orthanc.variables[name] or name != "orthanc_index_dir"
+        name: str(orthanc.variables[name])
+        for name in names
+        if orthanc.variables[name] or name not in ("orthanc_index_dir", "orthanc_dump_dir")
+        if (name, orthanc.variables[name]) != ("orthanc_dump_dir", DUMPS)
     }
     for name, value in list(found.items()):
         normal = "/" + posixpath.normpath(value).lstrip("/")

@@ -1,0 +1,257 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Another release on the index of before: that is dumped first, and comes back where the release does not work.
+
+Until its proof nobody but root on the host itself reaches the release, so a dump that comes back takes no image along
+that somebody was told is stored.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import filecmp
+import os
+import re
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
+    MARK,
+    MARK_TEXT,
+    Refused,
+    marked,
+    plain_files,
+    put,
+    remove,
+    sync_folder,
+    told,
+)
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import Index
+from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
+
+NFT = "/usr/sbin/nft"
+TABLE = "orthanc_proof"
+# How long an orderly end may take, in seconds, of a release that does not work.
+PATIENCE = 15
+# How often it is told what is waited for, in seconds.
+MINUTE = 60
+# What a dump is called: when it was begun.
+NAME = re.compile(r"\d{8}T\d{6}\.\d{6}")
+
+
+def ports(settings: Mapping[str, Any]) -> list[int]:
+    """Return the TCP ports that an Orthanc with these settings listens on."""
+    tenants = (settings.get("MultitenantDicom") or {}).get("Servers") or []
+    found = [settings.get("HttpPort", 8042), *(one.get("Port", 0) for one in tenants)]
+    # Else another program may have that port.
+    found += [settings.get("DicomPort", 4242)] if settings.get("DicomServerEnabled", True) else []
+    return sorted({int(port) for port in found if port})
+
+
+def same_plugin(programs: Iterable[str], process: str) -> bool:
+    """Tell whether the plugin that keeps the index is the one that a process has loaded, be it deleted since."""
+    new = next((path for path in programs if "SQLIndex" in os.path.basename(path)), "")
+    try:
+        with open(f"/proc/{process}/maps", encoding="utf-8", errors="replace") as file:
+            loaded = [line.split()[0] for line in file if "SQLIndex" in line]
+        return bool(new and loaded) and filecmp.cmp(new, f"/proc/{process}/map_files/{loaded[0]}", shallow=False)
+    except OSError:
+        return False
+
+
+def free_bytes(path: str) -> int:
+    """Return what is free at the path, or at the nearest folder above it that is there."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def remove_dump(folder: str) -> None:
+    """Remove a dump; a folder without the mark is somebody else's."""
+    if marked(folder):
+        for path in [*plain_files(folder), os.path.join(folder, MARK)]:
+            remove(path)
+        os.rmdir(folder)
+
+
+class Gate:
+    """A table of the packet filter that turns away all but root on this host itself."""
+
+    def __init__(self, module: AnsibleModule, closed: Iterable[int]) -> None:
+        """:param closed: the ports."""
+        self._module = module
+        to = f"tcp dport {{ {', '.join(map(str, closed))} }} reject with tcp reset;"
+        self._rules = (
+            f"table inet {TABLE} {{ chain elsewhere {{ type filter hook input priority -1; iif != lo {to} }};"
+            f" chain here {{ type filter hook output priority -1; oif lo meta skuid != 0 {to} }}; }}"
+        )
+
+    def _nft(self, *words: str) -> str:
+        """Return what the packet filter has against it, or nothing."""
+        if not os.path.exists(NFT):
+            return "it is not installed"
+        rc, _out, err = self._module.run_command([NFT, *words])
+        return (str(err).strip() or f"it ends with {rc}") if rc else ""
+
+    @property
+    def closed(self) -> bool:
+        return not self._nft("list", "table", "inet", TABLE)
+
+    def close(self, check: bool = False) -> None:
+        """Close it, or only see whether it can be closed. :raises Refused: if it cannot."""
+        option = ["--check"] if check else []
+        said = self._nft(*option, f"table inet {TABLE}; delete table inet {TABLE}; {self._rules}")
+        if said:
+            raise Refused(f"The packet filter ({NFT}) cannot keep others off until the proof: {said}.")
+
+    def open(self) -> None:
+        said = self.closed and self._nft("delete", "table", "inet", TABLE)
+        if said:
+            self._module.warn(f"Others are still kept off, since the packet filter does not change: {said}.")
+
+
+class Upgrade:
+    """What is done for another release besides its files.
+
+    :ivar due: whether a release that is started now may change the index.
+    :ivar dump: the folder of the dump that this call, or one that was cut off, has made; empty without one.
+    """
+
+    def __init__(self, module: AnsibleModule, unit: Unit, index: Index, gate: Gate, last: State, state: State) -> None:
+        """
+        :param last: the configuration and what starts it, as they worked last.
+        :param state: keeps what a call that is cut off has begun.
+        """
+        self._module, self._unit, self._index, self._gate = module, unit, index, gate
+        self._last, self._state, self._folder = last, state, str(module.params["dump_dir"])
+        self.due = False
+        self._told = 0.0
+        # The schema when it was dumped, and whether that is coming back.
+        self.dump, self._schema, self._back = (state.read().get("upgrade") or ["", "", False])[:3]
+        # Where the gate is open, others may have reached the release: nothing is taken from them any more. While the
+        # index is coming back, none is started, be the host restarted.
+        if self.dump and not gate.closed and (unit.active or not self._back):
+            self.dump, self._back = "", False
+
+    def expect(self) -> None:
+        """See whether all is there that another release takes, before anything is changed. :raises Refused: if not."""
+        self._gate.close(check=True)
+        self._index.check()
+        size, free = self._index.size(), free_bytes(self._folder)
+        # Where there is no index yet, nothing can be lost.
+        self.due = size > 0
+        if not self.dump and free < size:
+            raise Refused(
+                f"orthanc_dump_dir: {self._index.where} takes up to {size / 2**20:.0f} MiB to dump before another"
+                f" release changes it, and {self._folder} has {free / 2**20:.0f} MiB free. Make room there, or choose"
+                " another folder."
+            )
+
+    def before_start(self, another: bool) -> None:
+        """Have the index as what starts now expects it, and the gate closed. :raises Refused: if that fails.
+
+        :param another: whether that is another release than the one of before.
+        """
+        if not (another and self.due) and not self.dump:
+            return
+        if self.dump and (self._back or not another):
+            self._end()
+            self._restore()
+        else:
+            self._unit.must("stop", self._unit.name)
+            if not self.dump:
+                self._make()
+        if another:
+            # The one of before may serve again, whatever the packet filter says.
+            self._gate.close()
+
+    def works(self) -> bool:
+        """Tell whether the release that does not answer yet works on the index, and the journal what it does there."""
+        what, now = self._index.works(), time.monotonic()
+        if what and now - self._told > MINUTE:
+            self._told = now
+            self._module.log(f"Orthanc does not answer yet, and {self._index.where} is worked on: {what}")
+        return bool(what)
+
+    def end(self) -> None:
+        """Let everybody in, now that the release is proved or given up; and have one dump, the newest."""
+        if self._back:
+            # It did not come back, which the next call tries again.
+            return
+        self._gate.open()
+        self._state.forget()
+        dumps = filter(NAME.fullmatch, os.listdir(self._folder) if self.dump else ())
+        for folder in (os.path.join(self._folder, name) for name in dumps):
+            if folder != self.dump:
+                remove_dump(folder)
+
+    def _end(self) -> None:
+        """Stop a release that does not work, and may not even hear of it: nobody has been told anything by it."""
+        self._unit.tell("stop", "--no-block")
+        deadline = time.monotonic() + PATIENCE
+        while not self._unit.ended and time.monotonic() < deadline:
+            time.sleep(0.1)
+        with contextlib.suppress(OSError), open(f"/proc/{self._unit.show()['MainPID']}/comm", encoding="utf-8") as file:
+            # That of a container is the command of Docker, which ends it in order.
+            if file.read() == "Orthanc\n":
+                self._unit.tell("kill", "--signal=KILL")
+        self._unit.must("stop", self._unit.name)
+
+    def _keep(self) -> None:
+        self._state.keep({"upgrade": [self.dump, self._schema, self._back]})
+
+    def _make(self) -> None:
+        """Dump the index, and put the configuration that worked last beside it, for root alone."""
+        self._schema = self._index.schema()
+        os.makedirs(self._folder, mode=0o700, exist_ok=True)
+        folder = os.path.join(self._folder, f"{datetime.datetime.now():%Y%m%dT%H%M%S.%f}")
+        os.mkdir(folder, mode=0o700)
+        ids = os.geteuid(), os.getegid()
+        put(os.path.join(folder, MARK), MARK_TEXT, ids, 0o600)
+        try:
+            for path, file in self._last.read().items():
+                if file and path.startswith("/"):
+                    # Of a link, where it led: that says which release it was.
+                    put(os.path.join(folder, os.path.basename(path)), file[0], ids, 0o600)
+            self._index.dump(folder)
+            for path in plain_files(folder):
+                os.chmod(path, 0o600)
+                with open(path, "rb") as made:
+                    os.fsync(made.fileno())
+        except (OSError, Refused):
+            # On a full disk, half of it would be in the way of the next one.
+            remove_dump(folder)
+            raise
+        sync_folder(folder)
+        sync_folder(self._folder)
+        self.dump = folder
+        self._keep()
+        self._module.warn(f"Before another release runs, {self._index.where} was dumped to {folder}.")
+
+    def _restore(self) -> None:
+        """Have the index of before back, if its schema is another one by now."""
+        if not self._back and self._index.schema() == self._schema:
+            return
+        # Cut off in the middle, it is begun anew, and nothing is started until then: of what is half there, Orthanc
+        # would make an archive without images.
+        self._back = True
+        self._keep()
+        self._unit.must("disable", "--quiet", self._unit.name)
+        try:
+            self._index.restore(self.dump)
+            if self._index.schema() != self._schema:
+                raise Refused("Its schema is another one than before.")
+        except (OSError, Refused) as error:
+            raise Refused(
+                f"{self._index.where} does not come back from {self.dump}: {told(error)} The next run tries it again;"
+                " until then Orthanc stays stopped."
+            ) from error
+        self._back = False
+        self._keep()
+        self._module.warn(f"{self._index.where} is as it was dumped to {self.dump}.")

@@ -1,0 +1,293 @@
+"""Another release: its index is dumped, it is kept closed until its proof, and what it did to the index goes back."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import mmap
+import os
+import pathlib
+import sqlite3
+import stat
+import subprocess
+from typing import Any
+
+import pytest
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils import orthanc_upgrade
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, Refused
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import Sqlite
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import ports, same_plugin
+
+from tests.unit import test_orthanc_service_runs as runs
+from tests.unit.module import Systemd, killed
+
+# Fixtures.
+START = runs.START[2]
+call, port, systemd = runs.call, runs.port, runs.systemd
+
+# The packet filter with the table before the proof, as a file; it takes no words but those that it is given here.
+NFT = """
+cd "$(dirname "$0")"
+case "$*" in
+"list table inet orthanc_proof") [ -e closed ] ;;
+"list "*) exit 1 ;;
+"delete table inet orthanc_proof") echo open >> gate; rm closed ;;
+"--check table inet orthanc_proof; "*) [ ! -e filtered ] || { echo why >&2; exit 1; } ;;
+"table inet orthanc_proof; delete table inet orthanc_proof; table "*)
+    [ ! -e refuses ] || { echo why >&2; exit 1; }; echo "$*" > rules; echo closed >> gate; touch closed ;;
+*) exit 2 ;;
+esac
+"""
+
+
+class Site:
+    """An Orthanc whose second release raises the schema of its index as soon as it is started."""
+
+    def __init__(self, folder: pathlib.Path, systemd: Systemd, call: runs.Call) -> None:
+        self.folder, self.systemd, self._call = folder, systemd, call
+        self.index, self.dumps = folder / "db" / "index", folder / "dumps"
+        self.index.parent.mkdir()
+        made = [folder / name for name in ("first", "raised")]
+        for number, path in enumerate(made):
+            with sqlite3.connect(path) as connection:
+                connection.execute("CREATE TABLE GlobalProperties (property INTEGER PRIMARY KEY, value TEXT)")
+                connection.execute("INSERT INTO GlobalProperties VALUES (1, '6')")
+                if number:
+                    connection.execute("CREATE TABLE Labels (id INTEGER)")
+            connection.close()
+        self.before, self.raised = (path.read_bytes() for path in made)
+        self.index.write_bytes(self.before)
+        systemd.program("nft", NFT)
+        # Whether it is closed is looked at while it starts. It does not answer where it is not to work.
+        systemd.write(
+            "works",
+            f"if grep -q /2/ {folder}/units/orthanc.service; then cp {folder}/raised {self.index};"
+            f" [ -e {systemd.folder}/closed ] || touch {systemd.folder}/reached; [ ! -e {systemd.folder}/bad ]; fi",
+        )
+
+    def call(self, release: int, **more: Any) -> dict[str, Any]:
+        return self._call(
+            json.dumps({"StorageDirectory": str(self.index.parent), "DicomPort": 11112}),
+            start=f"/opt/{release}/Orthanc",
+            dump_dir=str(self.dumps),
+            **more,
+        )
+
+    def is_closed(self) -> bool:
+        return (self.systemd.folder / "closed").exists()
+
+    def kept(self) -> bool:
+        return (self.folder / "state" / "upgrade.json").exists()
+
+
+@pytest.fixture
+def site(
+    tmp_path: pathlib.Path,
+    systemd: Systemd,
+    call: runs.Call,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Site:
+    monkeypatch.setattr(orthanc_upgrade, "NFT", str(systemd.folder / "nft"))
+    made = Site(tmp_path, systemd, call)
+    assert made.call(1)["changed"]
+    assert not made.dumps.exists(), "a first start changes nothing that was there"
+    return made
+
+
+def test_index_is_dumped_and_nobody_reaches_the_release_until_it_is_proved(
+    site: Site,
+    monkeypatch: pytest.MonkeyPatch,
+    port: int,
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
+    site.systemd.calls()
+    assert site.call(2)["changed"]
+    assert site.systemd.calls() == ["daemon-reload", "stop orthanc.service", "restart orthanc.service"]
+    (dump,) = site.dumps.iterdir()
+    assert warnings == [f"Before another release runs, the index in {site.index.parent} was dumped to {dump}."]
+    assert (dump / "index").read_bytes() == site.before
+    assert site.index.read_bytes() == site.raised
+    assert "/opt/1/Orthanc" in (dump / "orthanc.service").read_text("utf-8")
+    assert "secret" in (dump / "credentials.json").read_text("utf-8")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (site.dumps, dump)} == {0o700}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in dump.iterdir()} == {0o600}
+    assert (site.systemd.folder / "gate").read_text("utf-8") == "closed\nopen\n"
+    rules = (site.systemd.folder / "rules").read_text("utf-8")
+    assert rules.count(f"tcp dport {{ {', '.join(map(str, sorted([port, 11112])))} }} reject with tcp reset") == 2
+    assert not (site.systemd.folder / "reached").exists()
+    assert not site.kept()
+    assert site.call(2)["changed"] is False
+
+
+def test_one_dump_is_kept(site: Site) -> None:
+    for name in ("20200101T000000.000000", "20200102T000000.000000", "mine"):
+        (site.dumps / name).mkdir(parents=True)
+        (site.dumps / name / "index").touch()
+    (site.dumps / "20200101T000000.000000" / MARK).touch()
+    site.call(2)
+    left = sorted(os.listdir(site.dumps))
+    assert (len(left), left[0], left[2]) == (3, "20200102T000000.000000", "mine"), "what has no mark is of others"
+
+
+def test_release_that_does_not_work_goes_back_with_its_index(site: Site) -> None:
+    site.systemd.write("bad")
+    said = site.call(2)
+    assert "The configuration that worked last is back, and Orthanc serves with it." in said["msg"]
+    assert site.index.read_bytes() == site.before
+    assert "/opt/1/" in (site.folder / "units" / "orthanc.service").read_text("utf-8")
+    assert (site.is_closed(), site.kept()) == (False, False)
+    assert not (site.systemd.folder / "reached").exists()
+    (site.systemd.folder / "bad").unlink()
+    assert site.call(1)["changed"] is False
+
+
+def test_index_that_was_not_changed_is_left_alone(site: Site) -> None:
+    site.systemd.write("bad")
+    site.systemd.write("works", f"! grep -q /2/ {site.folder}/units/orthanc.service")
+    before = site.index.stat().st_mtime_ns
+    assert "Orthanc serves with it" in site.call(2)["msg"]
+    assert site.index.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("what", ["filter", "room", "no filter"])
+def test_what_is_missing_is_told_before_anything_is_changed(
+    site: Site, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    site.systemd.calls()
+    if what == "filter":
+        site.systemd.write("filtered")
+    elif what == "room":
+        monkeypatch.setattr(orthanc_upgrade, "free_bytes", lambda _path: 2**20)
+        os.truncate(site.index, 2**21)
+    else:
+        monkeypatch.setattr(orthanc_upgrade, "NFT", "/none")
+    said = site.call(2)["msg"]
+    words = {
+        "filter": "cannot keep others off until the proof: why.",
+        "room": "takes up to 2 MiB to dump before another release changes it, and",
+        "no filter": "cannot keep others off until the proof: it is not installed.",
+    }
+    assert words[what] in said
+    assert said.endswith("Orthanc runs as before, and its configuration is as it was.")
+    assert "/opt/1/" in (site.folder / "units" / "orthanc.service").read_text("utf-8")
+    assert site.systemd.calls() == []
+
+
+def test_index_that_does_not_come_back_is_tried_again(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next call does so, though the host was restarted meanwhile; Orthanc is not started on half an index."""
+    site.systemd.write("bad")
+    real = Sqlite.restore
+
+    def half(_index: Sqlite, _folder: str) -> None:
+        site.index.write_bytes(b"half")
+        raise Refused("there is no room.")
+
+    monkeypatch.setattr(Sqlite, "restore", half)
+    said = site.call(2)["msg"]
+    assert f"the index in {site.index.parent} does not come back from {site.dumps}/" in said
+    assert ": there is no room. The next run tries it again; until then Orthanc stays stopped." in said
+    folder = site.systemd.folder
+    assert [(folder / name).exists() for name in ("active", "enabled", "closed")] == [False, False, True]
+    (folder / "closed").unlink()
+    monkeypatch.setattr(Sqlite, "restore", real)
+    assert site.call(1)["changed"]
+    assert site.index.read_bytes() == site.before
+    assert [(folder / name).exists() for name in ("active", "enabled", "closed")] == [True, True, False]
+    assert not site.kept()
+
+
+def test_release_is_not_started_where_others_would_reach_it(site: Site) -> None:
+    site.systemd.write("refuses")
+    site.systemd.calls()
+    said = site.call(2)["msg"]
+    assert (
+        "cannot keep others off until the proof: why. The configuration that worked last is back, and Orthanc" in said
+    )
+    assert site.systemd.calls().count(START) == 1, "only the one of before"
+    assert site.index.read_bytes() == site.before
+    assert not site.kept()
+
+
+def test_dump_that_fails_leaves_no_half(site: Site) -> None:
+    site.index.chmod(0o600)
+    site.index.write_bytes(b"spoilt" * 100)
+    said = site.call(2)["msg"]
+    assert "cannot be read: file is not a database" in said
+    assert "Orthanc serves with it" in said
+    assert not site.dumps.exists() or not os.listdir(site.dumps)
+    assert (site.is_closed(), site.kept()) == (False, False)
+
+
+@pytest.mark.parametrize("bad", [False, True])
+def test_call_that_is_killed_is_finished_or_put_back_by_the_next_one(site: Site, bad: bool) -> None:
+    """Whichever the next one asks for, the index is the one that its release has made or found."""
+    # A few of the steps; STEPS=1 tries each.
+    for step in itertools.count(1 + bad, int(os.environ.get("STEPS", "9"))):
+        site.call(1)
+        site.index.write_bytes(site.before)
+        if bad:
+            site.systemd.write("bad")
+        alive = not killed(lambda: site.call(2), step)
+        (site.systemd.folder / "bad").unlink(missing_ok=True)
+        # From then on it serves, and images may have come.
+        proved = "/opt/2/" in (site.folder / "state" / "last.json").read_text("utf-8")
+        release = 1 + step % 2
+        said = site.call(release)
+        assert "failed" not in said, (step, said)
+        assert site.index.read_bytes() == (site.before if release == 1 and not proved else site.raised), step
+        assert (site.is_closed(), site.kept()) == (False, False), step
+        if alive:
+            break
+    assert step > 40
+
+
+def test_release_that_others_have_reached_takes_nothing_back(site: Site) -> None:
+    """The host was restarted after a call was killed: the packet filter has no table of ours any more."""
+    for step in itertools.count(30, 2):
+        site.call(1)
+        site.index.write_bytes(site.before)
+        assert killed(lambda: site.call(2), step)
+        if site.is_closed() and site.index.read_bytes() == site.raised:
+            break
+    (site.systemd.folder / "closed").unlink()
+    site.call(1)
+    assert site.index.read_bytes() == site.raised
+
+
+def test_package_that_was_upgraded_is_another_release_until_it_is_started(site: Site) -> None:
+    program = site.folder / "Orthanc"
+    program.touch()
+    subprocess.run(["systemctl", "restart", "orthanc.service"], check=True)
+    assert "failed" not in site.call(1, programs=[str(program)])
+    (site.systemd.folder / "enabled").unlink()
+    assert site.call(1, programs=[str(program)])["changed"]
+    assert not site.dumps.exists(), "the package has started it itself"
+    program.chmod(0o755)
+    assert site.call(1, programs=[str(program)])["changed"]
+    assert len(os.listdir(site.dumps)) == 1
+
+
+def test_ports_of_all_tenants_are_closed() -> None:
+    assert ports({}) == [4242, 8042]
+    assert ports({"DicomServerEnabled": False}) == [8042], "another program may have the other one"
+    tenants = {"MultitenantDicom": {"Servers": [{"Port": 4243}, {"AET": "x"}]}}
+    assert ports({"HttpPort": 80, "DicomPort": 104} | tenants) == [80, 104, 4243]
+
+
+def test_plugin_that_is_loaded_is_known_by_its_content(tmp_path: pathlib.Path) -> None:
+    library, other = tmp_path / "libOrthancMySQLIndex.so", tmp_path / "new" / "libOrthancMySQLIndex.so"
+    other.parent.mkdir()
+    process = str(os.getpid())
+    for path in (library, other):
+        path.write_bytes(b"x" * 8192)
+    assert not same_plugin([str(other)], process), "it is not loaded"
+    with library.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ):
+        assert same_plugin(["/usr/sbin/Orthanc", str(other)], process)
+        library.unlink()
+        assert same_plugin([str(other)], process), "an upgrade has put another one in its place"
+        other.write_bytes(b"y" * 8192)
+        assert not same_plugin([str(other)], process)
+        assert not same_plugin(["/usr/sbin/Orthanc"], process), "SQLite has no plugin"
+    assert not same_plugin([str(other)], "0")
