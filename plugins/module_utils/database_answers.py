@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 PLACEHOLDER = "PASSWORD"
 # The version of the schema that every Orthanc has.
 SCHEMA = "6"
+# The newest revision of the schema that Debian's plugins read. Others are not judged beforehand, as MySQL 5.2 with 8;
+# they refuse what they do not read.
+REVISIONS: Mapping[str, Mapping[str, int]] = {"postgresql": {"4.0": 1, "5.0": 1}, "mysql": {"4.3": 6, "5.0": 7}}
 
 
 class Finding(NamedTuple):

@@ -84,7 +84,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.database_answers import PLACEHOLDER, Finding, Refused
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_answers import (
+    PLACEHOLDER,
+    REVISIONS,
+    Finding,
+    Refused,
+)
 from ansible_collections.dicom.orthanc.plugins.module_utils.database_mysql import ask_mysql, mysql_findings
 from ansible_collections.dicom.orthanc.plugins.module_utils.database_postgresql import (
     ask_postgresql,
@@ -92,9 +97,6 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.database_postgresql 
 )
 
 SYSTEM_CA = "/etc/ssl/certs/ca-certificates.crt"
-# The newest revision of the schema that Debian's plugins read. Others are not judged here, as MySQL 5.2 with 8;
-# they refuse what they do not read.
-REVISIONS = {"postgresql": {"4.0": 1, "5.0": 1}, "mysql": {"4.3": 6, "5.0": 7}}
 
 
 def advice(findings: Sequence[Finding], engine: str, server: str) -> str:

@@ -46,6 +46,14 @@ options:
     description: File in which M(dicom.orthanc.orthanc_service) keeps what worked last.
     type: path
     default: /var/lib/pacs/orthanc/last.json
+  release:
+    description: The release of Orthanc that is asked for, or empty; the index is only looked at where another one runs.
+    type: str
+    default: ""
+  dump_dir:
+    description: Folder to which the index would be dumped before that, or empty.
+    type: path
+    default: ""
   server:
     description: Name or address and TCP port of a database server that others run, if there is one.
     type: list
@@ -159,6 +167,14 @@ images:
   description: How many instances it holds; -1 if they were not counted or could not be.
   type: int
   returned: always
+index:
+  description:
+    - Where another release runs than the one that is asked for, its version, and of its index the size, the room for a
+      dump (in bytes; -1 where none is made), and the revision of the schema on a database server, else 0.
+    - Empty elsewhere, and where that cannot be told.
+  type: dict
+  returned: always
+  sample: {running: 1.10.1, where: the database orthanc on 127.0.0.1, size: 9000000, free: 20000000000, revision: 6}
 elsewhere:
   description: Folders of the archive, by C(storage) and C(index), that are not the ones asked for, which are empty.
   type: dict
@@ -286,16 +302,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
-from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive, nginx, packages, ports
-
-
-def free_bytes(path: str) -> int:
-    """Return what is free at the path, or at the nearest folder above it that is there."""
-    path = os.path.abspath(path)
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import free_bytes
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive, index, nginx, packages, ports
 
 
 def account(name: str) -> list[str]:
@@ -325,6 +333,8 @@ def main() -> None:
             "database_host": {"type": "str", "default": "127.0.0.1"},
             "database_name": {"type": "str", "default": "orthanc"},
             "state": {"type": "path", "default": "/var/lib/pacs/orthanc/last.json"},
+            "release": {"type": "str", "default": ""},
+            "dump_dir": {"type": "path", "default": ""},
             "server": {"type": "list", "elements": "str", "default": []},
             "program": {"type": "str", "default": ""},
             "engine": {"type": "bool", "default": False},
@@ -360,6 +370,7 @@ def main() -> None:
     module.exit_json(
         **archive.look(params, run),
         **packages.look(run, params["offers"]),
+        index=index.look(module, params),
         **{name: nginx.served(*site) for name, site in nginx.SITES.items()},
         nginx=nginx.workers(),
         # One of ours that was kept from starting may still be half configured.

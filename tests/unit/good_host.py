@@ -52,6 +52,7 @@ PROBE = {
     "images": 0,
     "elsewhere": {},
     "lost": [],
+    "index": {},
     "foreign": {},
     "other_server": [],
     "unread": [],

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import database
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -23,6 +24,16 @@ from tests.unit.good_host import (
     peer,
     problems,
 )
+
+# A release that is older than the one that runs, and what of its index was found.
+OLDER = {
+    "orthanc_database": "mysql",
+    "orthanc_database_host": "127.0.0.1",
+    "orthanc_database_password": "Z8nQ2mK4",
+    "orthanc_version": "1.10.1",
+    "offered": ["1.10.1"],
+}
+INDEX = {"running": "1.12.7", "where": "the database orthanc on 127.0.0.1", "size": 2**20, "free": 2**20, "revision": 6}
 
 WRONG: list[tuple[dict[str, Any], str, str]] = [
     (POSTGRESQL | {"orthanc_database_password": ""}, "orthanc_database_password", "make secrets"),
@@ -138,9 +149,16 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_storage_dir": "/my data"}, "orthanc_storage_dir", "not an absolute path"),
     ({"orthanc_storage_dir": "/data:1"}, "orthanc_storage_dir", "not an absolute path"),
     ({"orthanc_index_dir": "index"}, "orthanc_index_dir", "not an absolute path"),
+    ({"orthanc_dump_dir": "dumps"}, "orthanc_dump_dir", "not an absolute path"),
+    ({"orthanc_dump_dir": "/var/lib/pacs/orthanc"}, "orthanc_dump_dir", "is in /var/lib/pacs (what others have there)"),
+    (
+        {"orthanc_dump_dir": "/var/lib/orthanc/db-v6/dumps"},
+        "orthanc_dump_dir",
+        "is in /var/lib/orthanc/db-v6 (orthanc_storage_dir)",
+    ),
     *(
         ({f"orthanc_{name}_dir": folder}, f"orthanc_{name}_dir", "a folder of the system or of its users")
-        for name in ("config", "storage", "index")
+        for name in ("config", "storage", "index", "dump")
         for folder in (
             "/",
             "/etc",
@@ -313,6 +331,17 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "`mkdir -p /var/lib/orthanc/db-v6 && touch /var/lib/orthanc/db-v6/.pacs`",
     ),
     ({"unread": ["/etc/orthanc/a.json"], "images": 3}, "ansible_host", "/etc/orthanc/a.json is no JSON"),
+    (
+        OLDER | {"index": INDEX | {"revision": 7}},
+        "orthanc_version",
+        "Orthanc 1.10.1 comes with orthanc-mysql 4.3, which reads an index up to revision 6 of the schema, and the"
+        " database orthanc on 127.0.0.1 has 7. Stay with a newer one",
+    ),
+    (
+        OLDER | {"index": INDEX | {"free": 2**20 - 1}},
+        "orthanc_dump_dir",
+        "which takes up to 1 MiB, and /var/lib/pacs/orthanc/dumps has 1 free. Make room there",
+    ),
     ({"free": 2**29}, "orthanc_storage_dir", "0.5 GiB are free at /var/lib/orthanc/db-v6"),
     ({"orthanc_storage_minimum_free_gb": 51}, "orthanc_storage_dir", "asks for 51"),
     (
@@ -321,6 +350,36 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "0.5 GiB are free at /srv/index",
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        OLDER | {"index": INDEX},
+        # Others decide, and where it is to go.
+        OLDER | {"index": INDEX | {"free": 0}, "orthanc_database_lock": False},
+        OLDER | {"index": INDEX | {"free": -1}, "orthanc_dump_dir": ""},
+        # Of the plugins in an image nobody knows the version.
+        OLDER
+        | {"index": INDEX | {"revision": 7}, "orthanc_install_method": "docker", "orthanc_docker_image": "pacs:1"},
+        OLDER | {"index": INDEX | {"revision": 7}, "orthanc_version": "1.12.7", "offered": ["1.12.7"]},
+    ],
+)
+def test_another_release_that_may_come(changes: dict[str, Any]) -> None:
+    assert problems(**changes) == []
+
+
+def test_dump_is_told_beforehand() -> None:
+    def told(**changes: Any) -> str:
+        asked = {name: value for name, value in (OLDER | changes).items() if name.startswith("orthanc_")}
+        return "".join(database.dumped(Orthanc(host(("orthanc",), asked)), INDEX | changes))
+
+    assert told().startswith(
+        "orthanc_version: Orthanc 1.10.1 is to take the place of 1.12.7. Before that, the database"
+    )
+    assert "(1 MiB) is dumped to /var/lib/pacs/orthanc/dumps if its schema may change." in told()
+    assert "take the place of a stopped one" in told(running="")
+    assert not told(orthanc_dump_dir="") + told(orthanc_database_lock=False) + told(size=0)
 
 
 def test_plugin_that_keeps_the_files_while_the_database_has_the_index_alone() -> None:

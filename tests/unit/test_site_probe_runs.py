@@ -50,6 +50,40 @@ def call(tmp_path: pathlib.Path, programs: Systemd, capsys: pytest.CaptureFixtur
     return called
 
 
+class Running(http.server.BaseHTTPRequestHandler):
+    """An Orthanc that tells its release."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"Version": "1.10.1"}')
+
+    def log_message(self, *_arguments: Any) -> None:
+        pass
+
+
+def test_index_is_looked_at_where_another_release_is_asked_for(call: Call, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "config").mkdir()
+    (tmp_path / "index").mkdir()
+    (tmp_path / "index" / "index").write_bytes(b"x" * 100)
+    assert call(release="1.12.7")["index"] == {}, "nothing is configured"
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Running) as server:
+        settings = {"HttpPort": server.server_port, "IndexDirectory": str(tmp_path / "index")}
+        (tmp_path / "config" / "a.json").write_text(json.dumps(settings), "utf-8")
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        assert call()["index"] == {}
+        assert call(release="1.10.1")["index"] == {}
+        found = call(release="1.12.7", dump_dir=str(tmp_path / "none" / "dumps"))["index"]
+        server.shutdown()
+    space = os.statvfs(tmp_path)
+    assert abs(found.pop("free") - space.f_bavail * space.f_frsize) < space.f_blocks * space.f_frsize / 4
+    expected = {"running": "1.10.1", "where": f"the index in {tmp_path}/index", "size": 100, "revision": 0}
+    assert found == expected
+    stopped = call(release="1.12.7")["index"]
+    assert (stopped["running"], stopped["free"]) == ("", -1)
+    assert call(release="1.12.7", database="postgresql")["index"] == {}, "it is configured for another database"
+
+
 @pytest.fixture
 def elsewhere(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str | None], None]:
     """Have a file of this host read as another one, or as none."""

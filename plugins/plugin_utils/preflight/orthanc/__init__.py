@@ -76,6 +76,8 @@ def look(host: Host) -> dict[str, Any]:
         "files": kind if variables["orthanc_database_storage"] else "",
         "database_host": variables["orthanc_database_host"],
         "database_name": variables["orthanc_database_name"],
+        "release": str(variables["orthanc_version"]),
+        "dump_dir": database.dump_dir(orthanc),
         "server": list(map(str, server)) if orthanc.foreign_database else [],
         "program": next(iter(host.internal("orthanc", "__orthanc_command")), ""),
         **(of_method(orthanc) if of_method else {}),
@@ -104,6 +106,7 @@ def problems(host: Host) -> Iterator[str]:
     if host.probe:
         yield from database.left_behind(variables, host.probe)
         yield from _room(variables, host.probe)
+        yield from database.another_release(orthanc, host.probe["index"])
 
 
 def _room(variables: Mapping[str, Any], probe: Mapping[str, Any]) -> Iterator[str]:
@@ -135,6 +138,8 @@ def _users(host: Host) -> Iterator[str]:
 
 def notices(host: Host) -> Iterator[str]:
     orthanc = Orthanc(host)
+    if host.probe and host.probe["index"]:
+        yield from database.dumped(orthanc, host.probe["index"])
     for check in (options.notices, plugins.notices, dicom.notices, peers.notices):
         yield from check(orthanc)
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_answers import REVISIONS
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
@@ -121,3 +122,53 @@ def left_behind(variables: values.Variables, probe: Mapping[str, Any]) -> Iterat
         f" Set it back to {found}, or export them first and then set orthanc_database_leave_images_behind to true;"
         " files and old index stay where they are."
     )
+
+
+def dump_dir(orthanc: Orthanc) -> str:
+    """Return where the index is dumped to before another release; nothing where it is not this Orthanc's alone."""
+    return str(orthanc.variables["orthanc_dump_dir"]) if orthanc.variables["orthanc_database_lock"] else ""
+
+
+def another_release(orthanc: Orthanc, index: Mapping[str, Any]) -> Iterator[str]:
+    """See whether the release that is asked for reads the index, and whether there is room for a dump of it.
+
+    :param index: what the module ``site_probe`` returned; nothing where that release runs.
+    """
+    if not index:
+        return
+    engine, folder = str(orthanc.variables["orthanc_database"]), dump_dir(orthanc)
+    package, plugin = _plugin(orthanc)
+    newest = REVISIONS.get(engine, {}).get(plugin, 0)
+    if newest and index["revision"] > newest:
+        yield (
+            f"orthanc_version: Orthanc {orthanc.release} comes with {package} {plugin}, which reads an index up to"
+            f" revision {newest} of the schema, and {index['where']} has {index['revision']}. Stay with a newer one, or"
+            " have the dump back that was made before it (docs/operations.md)."
+        )
+    if folder and index["free"] < index["size"]:
+        yield (
+            f"orthanc_dump_dir: {index['where']} is dumped before another release opens it, which takes up to"
+            f" {index['size'] / 2**20:.0f} MiB, and {folder} has {index['free'] / 2**20:.0f} free. Make room there, or"
+            " choose another folder."
+        )
+
+
+def _plugin(orthanc: Orthanc) -> tuple[str, str]:
+    """Return package and version of the database's plugin in the release that is asked for, where they are known."""
+    engine = str(orthanc.variables["orthanc_database"])
+    package = next(iter(orthanc.databases[engine]["packages"]), "")
+    if not orthanc.source["plugins_of_debian"]:
+        return package, ""
+    named = orthanc.variables["orthanc_lsb_plugin_versions"].get(engine, "")
+    return package, str(named or orthanc.lsb_versions.get(orthanc.release, {}).get(package, ""))
+
+
+def dumped(orthanc: Orthanc, index: Mapping[str, Any]) -> Iterator[str]:
+    """Say what is done before another release runs."""
+    folder = dump_dir(orthanc)
+    if folder and index["size"]:
+        yield (
+            f"orthanc_version: Orthanc {orthanc.release} is to take the place of {index['running'] or 'a stopped one'}."
+            f" Before that, {index['where']} ({index['size'] / 2**20:.0f} MiB) is dumped to {folder} if its schema may"
+            " change. Until the new release is proved nobody reaches it."
+        )
