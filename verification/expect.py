@@ -10,8 +10,8 @@ CAUSES = {
     404: "nginx_prefix, orthanc_plugins; or it was removed meanwhile",
     413: "a proxy on the way takes no file of this size; client_max_body_size",
     500: "disk full, or an error inside Orthanc; df, journalctl -u orthanc",
-    502: "Orthanc does not run behind the proxy; systemctl status orthanc",
-    503: "Orthanc does not reach its database, or is just starting; orthanc_database, journalctl -u orthanc",
+    502: "the proxy does not reach Orthanc's host, or takes it for somebody else's; /var/log/nginx/error.log",
+    503: "Orthanc does not run behind the proxy, or does not reach its database; systemctl status orthanc",
     504: "Orthanc is too slow for the proxy; nginx_timeout",
     507: "the disk under orthanc_storage_dir is full; df",
 }

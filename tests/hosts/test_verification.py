@@ -262,7 +262,8 @@ def test_site_that_does_not_answer_in_time(site: Site) -> None:
 
 
 def test_site_without_orthanc(site: Site) -> None:
-    bad(site, "systemctl stop orthanc", "Orthanc does not run behind the proxy; systemctl status orthanc")
+    cause = "Orthanc does not run behind the proxy, or does not reach its database; systemctl status orthanc"
+    bad(site, "systemctl stop orthanc", cause)
 
 
 def test_site_with_another_certificate(site: Site) -> None:
