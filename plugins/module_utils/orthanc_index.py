@@ -211,8 +211,12 @@ class Postgresql(Server):
         return self._run("pg_dump", "--no-owner", f"--exclude-table={FILES}", "--no-blobs", *options, self._uri)
 
     def _tables(self) -> str:
-        # With each call, newer ones have another word there that lets no dump end early.
-        return re.sub(r"(?m)^(\\(un)?restrict|--).*\n", "", self._dump("--schema-only"))
+        # With each call, newer ones have another word there that lets no dump end early. An extension that a release
+        # has added harms no other, and stays.
+        besides = ("\\restrict ", "\\unrestrict ", "--", "CREATE EXTENSION ", "COMMENT ON EXTENSION ")
+        return "\n".join(
+            line for line in self._dump("--schema-only").splitlines() if line and not line.startswith(besides)
+        )
 
     def _properties(self) -> str:
         there = self._ask("SELECT to_regclass('globalproperties')").strip()
@@ -231,6 +235,11 @@ class Postgresql(Server):
             ' | psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --output=/dev/null "$2"'
         )
         self._run("sh", "-euc", script, "sh", path, self._uri, POSTGRESQL_GONE, self._user)
+
+
+# In whose name a trigger or a routine works. Nobody may make one in the name of another, be it of the same user from
+# another address.
+DEFINER = r" ?DEFINER=`[^`]*`@`[^`]*`"
 
 
 class Mysql(Server):
@@ -270,7 +279,7 @@ class Mysql(Server):
 
     def _tables(self) -> str:
         told = self._dump("--no-data", "--skip-comments", "--skip-dump-date")
-        return re.sub(r" AUTO_INCREMENT=\d+|(?m:^--.*\n)", "", told)
+        return re.sub(rf" AUTO_INCREMENT=\d+|(?m:^--.*\n)|{DEFINER}", "", told)
 
     def _properties(self) -> str:
         there = self._ask("SHOW TABLES LIKE 'GlobalProperties'").strip()
@@ -288,9 +297,11 @@ class Mysql(Server):
             " UNION ALL SELECT CONCAT('DROP ', ROUTINE_TYPE, ' `', ROUTINE_NAME, '`;') FROM information_schema.ROUTINES"
             " WHERE ROUTINE_SCHEMA = DATABASE()"
         )
-        script = '{ echo "SET foreign_key_checks = 0; $2"; cat "$1"; } | { shift 2; mariadb "$@"; }'
+        # Data stand in other lines.
+        mine = rf"/^(\/\*M?!|CREATE )/ s/{DEFINER}//"
+        script = '{ echo "SET foreign_key_checks = 0; $2"; LC_ALL=C sed -E "$3" "$1"; } | { shift 3; mariadb "$@"; }'
         # The comments in triggers are part of them.
-        self._run("sh", "-euc", script, "sh", path, gone, *self._login, "--comments", self._name)
+        self._run("sh", "-euc", script, "sh", path, gone, mine, *self._login, "--comments", self._name)
 
 
 Index = Sqlite | Postgresql | Mysql

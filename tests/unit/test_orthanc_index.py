@@ -239,6 +239,32 @@ def test_next_number_is_no_schema(server: Postgresql | Mysql, host: Host) -> Non
         assert len(found) == 1
 
 
+def test_maker_is_no_schema_and_comes_not_back(server: Postgresql | Mysql, host: Host, tmp_path: pathlib.Path) -> None:
+    """MariaDB lets nobody make a trigger in the name of the same user from another address. Data are left alone."""
+    if isinstance(server, Mysql):
+        made = "/*!50003 CREATE*/ /*!50017 DEFINER=`o`@`{}`*/ /*!50003 TRIGGER\nCREATE DEFINER=`o`@`{}` PROCEDURE\n"
+        found = set()
+        for address in ("localhost", "%"):
+            (host.folder / "tables").write_text(made.replace("{}", address), "utf-8")
+            found.add(server.schema())
+        assert len(found) == 1
+        data = "INSERT INTO a VALUES (' DEFINER=`o`@`%`');\n"
+        (tmp_path / "index.sql").write_text(made + data, "utf-8")
+        server.restore(str(tmp_path))
+        script = (host.folder / "script").read_text("utf-8")
+        assert script.endswith("\n/*!50003 CREATE*/ /*!50017*/ /*!50003 TRIGGER\nCREATE PROCEDURE\n" + data)
+
+
+def test_extension_is_no_schema(server: Postgresql | Mysql, host: Host) -> None:
+    """One that a newer plugin of PostgreSQL has made stays where its tables go back."""
+    if isinstance(server, Postgresql):
+        before = server.schema()
+        text = (host.folder / "tables").read_text("utf-8")
+        made = "--\n\nCREATE EXTENSION IF NOT EXISTS pg_trgm;\n\n\n--\nCOMMENT ON EXTENSION pg_trgm IS 'x';\n"
+        (host.folder / "tables").write_text(made + text, "utf-8")
+        assert server.schema() == before
+
+
 def test_all_goes_that_came_since(server: Postgresql | Mysql, host: Host, tmp_path: pathlib.Path) -> None:
     server.dump(str(tmp_path))
     server.restore(str(tmp_path))
