@@ -84,6 +84,15 @@ class Kept:
             newest([], used) > os.stat(self._state.path).st_mtime or self._release(last) != self._release(now)
         )
 
+    def started(self, asked: Files, started: float) -> bool:
+        """Tell whether the release in these files is there already, and was started since.
+
+        :param started: when the process was, in seconds since 1970.
+        """
+        now = self._now()
+        paths = [path for path, file in now.items() if path == self._unit or (file and len(file) == 1)]
+        return self._release(asked) == self._release(now) and newest([], paths) <= started
+
     def crosses(self) -> bool:
         """Tell whether on the way back another release would have the same index on a database server."""
         last, now = self._state.read(), self._now()

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     MARK,
     MARK_TEXT,
@@ -35,6 +36,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 
 NFT = "/usr/sbin/nft"
 TABLE = "orthanc_proof"
+WATCH = "pacs-orthanc-proof"
 # How long an orderly end may take, in seconds, of a release that does not work.
 PATIENCE = 15
 # How often it is told what is waited for, in seconds.
@@ -119,8 +121,8 @@ class Gate:
 class Upgrade:
     """What is done for another release besides its files.
 
-    :ivar due: whether a release that is started now may change the index.
     :ivar dump: the folder of the dump that this call, or one that was cut off, has made; empty without one.
+    :ivar proved: whether an Orthanc works with the index, be it the release of before.
     """
 
     def __init__(self, module: AnsibleModule, unit: Unit, index: Index, gate: Gate, last: State, state: State) -> None:
@@ -130,7 +132,7 @@ class Upgrade:
         """
         self._module, self._unit, self._index, self._gate = module, unit, index, gate
         self._last, self._state, self._folder = last, state, str(module.params["dump_dir"])
-        self.due = False
+        self.proved = self._due = self._stopped = False
         self._told = 0.0
         # The schema when it was dumped, and whether that is coming back.
         self.dump, self._schema, self._back = (state.read().get("upgrade") or ["", "", False])[:3]
@@ -145,7 +147,7 @@ class Upgrade:
         self._index.check()
         size, free = self._index.size(), free_bytes(self._folder)
         # Where there is no index yet, nothing can be lost.
-        self.due = size > 0
+        self._due = size > 0
         if not self.dump and free < size:
             raise Refused(
                 f"orthanc_dump_dir: {self._index.where} takes up to {size / 2**20:.0f} MiB to dump before another"
@@ -153,20 +155,30 @@ class Upgrade:
                 " another folder."
             )
 
+    def prepare(self) -> None:
+        """Stop Orthanc and dump its index, as long as nothing is written: a host that is restarted meanwhile starts the
+        release of before. :raises Refused: if that fails.
+        """
+        if self._due or self.dump:
+            self._watch()
+        if self._due and not self.dump:
+            self._stopped = True
+            self._unit.must("stop", self._unit.name)
+            self._make()
+
     def before_start(self, another: bool) -> None:
         """Have the index as what starts now expects it, and the gate closed. :raises Refused: if that fails.
 
         :param another: whether that is another release than the one of before.
         """
-        if not (another and self.due) and not self.dump:
+        stopped, self._stopped = self._stopped, False
+        if not self.dump:
             return
-        if self.dump and (self._back or not another):
+        if self._back or not another:
             self._end()
             self._restore()
-        else:
+        elif not stopped:
             self._unit.must("stop", self._unit.name)
-            if not self.dump:
-                self._make()
         if another:
             # The one of before may serve again, whatever the packet filter says.
             self._gate.close()
@@ -186,10 +198,25 @@ class Upgrade:
             return
         self._gate.open()
         self._state.forget()
-        dumps = filter(NAME.fullmatch, os.listdir(self._folder) if self.dump else ())
-        for folder in (os.path.join(self._folder, name) for name in dumps):
+        if self._stopped:
+            # It has come to no start.
+            self._unit.tell("start")
+        # Of a release that was never proved, an earlier dump may be the only one that an older one reads.
+        dumps = os.path.dirname(self.dump)
+        names = filter(NAME.fullmatch, os.listdir(dumps) if self.proved and os.path.isdir(dumps) else ())
+        for folder in (os.path.join(dumps, name) for name in names):
             if folder != self.dump:
                 remove_dump(folder)
+
+    def _watch(self) -> None:
+        """Have the host start Orthanc and let everybody in, should this call be killed: then it gets the lock."""
+        script = (
+            f"systemctl is-enabled --quiet {self._unit.name} || exit 0;"
+            f" {NFT} delete table inet {TABLE} 2> /dev/null; systemctl start {self._unit.name}"
+        )
+        waits = ["flock", files.LOCK, "sh", "-c", script]
+        # One that waits already does it too.
+        self._module.run_command(["systemd-run", "--quiet", "--collect", f"--unit={WATCH}", *waits])
 
     def _end(self) -> None:
         """Stop a release that does not work, and may not even hear of it: nobody has been told anything by it."""

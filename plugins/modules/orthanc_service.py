@@ -141,11 +141,12 @@ seconds:
   returned: when it was asked
 """
 
+import contextlib
 import os
 import pathlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -158,6 +159,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     lock,
     plain_files,
     since_1970,
+    told,
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_answers import differences, journal, meaning
@@ -228,6 +230,8 @@ class Service:
         self._module, self._params, self._kept, self._unit = module, module.params, kept, unit
         # What is done for another release besides its files, where this Orthanc has the index to itself.
         self.upgrade: Upgrade | None = None
+        # Whether another release keeps its index by the same plugin, so that it changes nothing there.
+        self.same = False
         self._programs = module.params["programs"] + files
         self.restart = self.unguarded = self._other = self._untold = False
         # Who has not read what Orthanc's folder has for it.
@@ -292,7 +296,7 @@ class Service:
     def prove(self, before: bool) -> dict[str, Any]:
         """Return what Orthanc says of itself. :raises Wrong: if it does not work, or is not what was asked for."""
         params = self._params
-        other, system = self._other and not before, {}
+        other, system = self._other and not before and not self.same, {}
         dumped = self.upgrade if self.upgrade and self.upgrade.dump else None
         if self._unread and not before:
             names = ", ".join(self._unread)
@@ -319,7 +323,7 @@ class Service:
             # Where the index was dumped nobody else has reached it, and what it has done there goes back.
             if other and isinstance(error, Starting) and not dumped:
                 why = "another release may be changing its database, which must be left to its end."
-            elif opened and not before and not dumped and self._kept.crosses():
+            elif opened and not before and not dumped and not self.same and self._kept.crosses():
                 why = "this release has opened the database, which the one before may not read any more. Correct what"
                 why += " is wrong, and run again."
             if why:
@@ -327,6 +331,8 @@ class Service:
             raise Wrong(told, log) from error
         if not self._module.check_mode and not (before and params["login_goes_back"]):
             self._kept.keep(start_of(self._unit.show()))
+        if self.upgrade:
+            self.upgrade.proved = True
         return {"version": system["Version"], "plugins": plugins, "seconds": seconds}
 
 
@@ -340,44 +346,53 @@ def beside(params: dict[str, Any], state: State) -> list[str]:
     return sorted(path for path in units - {params["unit"]} if path.startswith(UNITS))
 
 
-def asked(params: dict[str, Any]) -> tuple[Files, dict[str, Any]]:
-    """Return the files that are asked for, and what the configuration among them says."""
+def asked(params: dict[str, Any]) -> Files:
+    """Return the files that are asked for."""
     files: Files = {}
-    settings: dict[str, Any] = {}
     for item in params["files"]:
         text = item["secret"] if item["content"] is None else item["content"]
         if text is not None or item["link"]:
             files[item["path"]] = [item["link"]] if item["link"] else [text, item["owner"], item["group"], item["mode"]]
-        if os.path.dirname(item["path"]) == params["config_dir"] and item["path"].endswith(".json"):
-            settings |= read_text(text)
-    return files, settings
+    return files
 
 
-def upgrade_of(module: AnsibleModule, kept: Kept, unit: Unit, last: State, way: WayBack) -> Upgrade | None:
+def upgrade_of(service: Service, module: AnsibleModule, kept: Kept, unit: Unit, last: State) -> Upgrade | None:
     """Return what is done for another release, if one is asked for or on its way.
 
-    It fails where that cannot be done, before anything is changed.
+    :raises Refused: where that cannot be done. Nothing is changed until then.
     """
-    params = module.params
-    if not params["dump_dir"] or params["back"]:
-        return None
-    files, settings = asked(params)
-    process = unit.show()
-    # One that was started since is no other any more, whoever did it.
-    programs = [path for path in params["programs"] if newest([], [path]) > since_1970(process[STARTED])]
-    another = kept.another(programs, files) and not same_plugin(params["programs"], process["MainPID"])
+    params, files = module.params, asked(module.params)
     state = State(os.path.join(params["state_dir"], "upgrade.json"))
-    if not another and not state.kept:
+    if params["back"] or not (state.kept or kept.another(params["programs"], files)):
         return None
-    try:
-        index = index_of(module, params["database"], settings)
-        upgrade = Upgrade(module, unit, index, Gate(module, ports(settings)), last, state)
-        if another:
-            upgrade.expect()
-    except Refused as error:
-        own = 'Where you dump the index yourself, and need no way back, set orthanc_dump_dir to "".'
-        way.refuse(f"{error} {own} Orthanc runs as before, and its configuration is as it was.")
+    process = unit.show()
+    service.same = kept.runs(start_of(process)) and same_plugin(params["programs"], process["MainPID"])
+    # One that was started since is no other any more, whoever did it.
+    started = since_1970(process[STARTED])
+    programs = [path for path in params["programs"] if newest([], [path]) > started]
+    there = not programs and kept.started(files, started)
+    another = kept.another(programs, files) and not there and not service.same
+    if not (another and params["dump_dir"]) and not state.kept:
+        return None
+    settings: dict[str, Any] = {}
+    for path, file in files.items():
+        if file and os.path.dirname(path) == params["config_dir"] and path.endswith(".json"):
+            settings |= read_text(file[0])
+    index = index_of(module, params["database"], settings)
+    upgrade = Upgrade(module, unit, index, Gate(module, ports(settings)), last, state)
+    if another and params["dump_dir"]:
+        upgrade.expect()
     return upgrade
+
+
+@contextlib.contextmanager
+def refusing(way: WayBack) -> Iterator[None]:
+    """Fail where there can be no way back from another release. Nothing is written yet."""
+    try:
+        yield
+    except (OSError, Refused) as error:
+        own = 'Where you dump the index yourself, and need no way back, set orthanc_dump_dir to "".'
+        way.refuse(f"{told(error)} {own} Orthanc runs as before, and its configuration is as it was.")
 
 
 def serve(module: AnsibleModule) -> None:
@@ -391,7 +406,6 @@ def serve(module: AnsibleModule) -> None:
     service = Service(module, kept, unit, links)
     way = WayBack(module, "Orthanc", state, service.apply, service.prove)
     way.ways = kept.ways
-    service.upgrade = upgrade = upgrade_of(module, kept, unit, state, way)
 
     if params["back"]:
         # The login too: the database takes the one of before.
@@ -400,15 +414,21 @@ def serve(module: AnsibleModule) -> None:
         paths = [] if module.check_mode else way.again()
         module.exit_json(changed=bool(paths), paths=paths)
 
+    with refusing(way):
+        service.upgrade = upgrade_of(service, module, kept, unit, state)
     keep_unit(module, state)
-    written = way.write()
-    # What is not there yet cannot be looked at.
-    changed = bool(module.check_mode and written.paths) or service.decide(written.paths) or bool(written.paths)
-    way.resort = kept.resort()
+    upgrade = None if module.check_mode else service.upgrade
     try:
+        if upgrade:
+            with refusing(way):
+                upgrade.prepare()
+        written = way.write()
+        # What is not there yet cannot be looked at.
+        changed = bool(module.check_mode and written.paths) or service.decide(written.paths) or bool(written.paths)
+        way.resort = kept.resort()
         proven = {} if changed and module.check_mode else way.run()
     finally:
-        if upgrade and not module.check_mode:
+        if upgrade:
             upgrade.end()
     module.exit_json(changed=changed, paths=written.paths, diff=written.diffs, **proven)
 

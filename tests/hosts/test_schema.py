@@ -6,14 +6,17 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import requests
 
 from tests.hosts.conftest import QUICKSTART, ROOT, Lab
+from tests.hosts.cuts import restart
 from tests.hosts.test_database import image
 from tests.hosts.test_lsb import NEW, OLD, STATE
 
@@ -123,7 +126,8 @@ class Clients:
 
     def __init__(self, site: Site) -> None:
         self.stored: list[str] = []
-        self.codes: set[int] = set()
+        # With how long to wait, where the proxy says so.
+        self.codes: set[tuple[int, str]] = set()
         self._site, self._stop = site, threading.Event()
         self._thread = threading.Thread(target=self._send)
 
@@ -134,7 +138,7 @@ class Clients:
                     break
                 with contextlib.suppress(requests.RequestException):
                     answer = session.post(self._site.lab.url("/instances"), data=image(number), timeout=30)
-                    self.codes.add(answer.status_code)
+                    self.codes.add((answer.status_code, answer.headers.get("Retry-After", "")))
                     if answer.status_code == 200:
                         self.stored.append(answer.json()["ID"])
 
@@ -175,7 +179,9 @@ def test_release_that_ends_after_it_raised_the_schema_goes_back(site: Site) -> N
     archive = site.archive()
     assert {name: archive[name] for name in before} == before
     assert clients.stored
-    assert set(clients.stored) == set(archive) - set(before)
+    assert clients.codes == {(200, ""), (503, "10")}
+    # More than that are those of which nobody heard, since Orthanc was stopped.
+    assert set(clients.stored) <= set(archive)
     assert "orthanc_proof" not in site.lab.shell("nft list tables")
 
 
@@ -213,3 +219,55 @@ def test_release_that_does_not_read_the_index_is_refused(site: Site) -> None:
     assert "Nothing was changed." in printed
     assert site.lab.shell(STATE) == state
     assert site.release() == NEW
+
+
+# The module that changes the host holds its lock.
+KILL = "kill -9 $(sed 's/.* process \\([0-9]*\\),.*/\\1/' /run/pacs.lock)"
+
+
+@pytest.mark.parametrize("what", ["the module", "the host"])
+def test_run_that_is_killed_before_the_proof_leaves_the_release_running(site: Site, what: str) -> None:
+    """Nobody reached it until then. Others do now, so that nothing goes back any more, and the next run ends well."""
+    if site.database != "sqlite":
+        pytest.skip("it does not depend on the database")
+    lab = site.lab
+    site.play("site", OLD)
+    lab.shell(f"mkdir {DROP_IN}; printf '[Service]\\nExecStartPost=sleep 20\\n' > {DROP_IN}/test.conf")
+    run = threading.Thread(target=site.play, args=("site", NEW, False))
+    run.start()
+    try:
+        wait(lambda: "orthanc_proof" in lab.shell("nft list tables"))
+        wait(lambda: lab.shell("readlink /opt/orthanc/current; pidof Orthanc", check=False).startswith(f"{NEW}\n"))
+        with lab.session() as session:
+            answer = session.get(lab.url("/system"), timeout=30)
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((lab.address["pacs"], 4242), timeout=10)
+        lab.shell(f"rm -r {DROP_IN}; systemctl daemon-reload")
+        if what == "the module":
+            lab.shell(KILL)
+        else:
+            restart(lab)
+    finally:
+        run.join()
+    wait(lambda: "orthanc_proof" not in lab.shell("nft list tables"))
+    with lab.session() as session:
+        wait(lambda: session.get(lab.url("/system"), timeout=30).status_code == 200)
+        acknowledged = session.post(lab.url("/instances"), data=image(1000 + len(what)), timeout=30).json()["ID"]
+    assert site.release() == NEW
+    # Whichever release the next run asks for.
+    release = OLD if what == "the module" else NEW
+    printed = site.play("site", release)
+    assert "is as it was dumped" not in printed
+    assert site.release() == release
+    assert acknowledged in site.archive()
+    assert "orthanc_proof" not in lab.shell("nft list tables")
+    assert "upgrade.json" not in lab.shell("ls /var/lib/pacs/orthanc")
+
+
+def wait(there: Callable[[], bool]) -> None:
+    """Wait until it is so, for two minutes at most."""
+    deadline = time.monotonic() + 120
+    while not there():
+        assert time.monotonic() < deadline
+        time.sleep(0.5)

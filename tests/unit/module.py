@@ -127,7 +127,7 @@ is-enabled)
 enable) rm -f generated; touch enabled ;;
 stop) rm -f active ;;
 disable) rm -f enabled ;;
-restart | reload-or-restart)
+start | restart | reload-or-restart)
     rm -f active
     python3 -c 'import time; print(int(1e6 * time.monotonic()))' > started
     if sh -e works; then touch active; else exit 1; fi ;;

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import orthanc_upgrade
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, Refused
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, Refused, Writer
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import Sqlite
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import ports, same_plugin
 
@@ -59,6 +59,8 @@ class Site:
         self.before, self.raised = (path.read_bytes() for path in made)
         self.index.write_bytes(self.before)
         systemd.program("nft", NFT)
+        # Keeps what it is given, for the test to run it.
+        systemd.program("systemd-run", 'for last; do true; done; echo "$last" > "$(dirname "$0")/watch"')
         # Whether it is closed is looked at while it starts. It does not answer where it is not to work.
         systemd.write(
             "works",
@@ -70,8 +72,7 @@ class Site:
         return self._call(
             json.dumps({"StorageDirectory": str(self.index.parent), "DicomPort": 11112}),
             start=f"/opt/{release}/Orthanc",
-            dump_dir=str(self.dumps),
-            **more,
+            **{"dump_dir": str(self.dumps)} | more,
         )
 
     def is_closed(self) -> bool:
@@ -104,7 +105,7 @@ def test_index_is_dumped_and_nobody_reaches_the_release_until_it_is_proved(
     monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
     site.systemd.calls()
     assert site.call(2)["changed"]
-    assert site.systemd.calls() == ["daemon-reload", "stop orthanc.service", "restart orthanc.service"]
+    assert site.systemd.calls() == ["stop orthanc.service", "daemon-reload", "restart orthanc.service"]
     (dump,) = site.dumps.iterdir()
     assert warnings == [f"Before another release runs, the index in {site.index.parent} was dumped to {dump}."]
     assert (dump / "index").read_bytes() == site.before
@@ -129,6 +130,40 @@ def test_one_dump_is_kept(site: Site) -> None:
     site.call(2)
     left = sorted(os.listdir(site.dumps))
     assert (len(left), left[0], left[2]) == (3, "20200102T000000.000000", "mine"), "what has no mark is of others"
+
+
+def test_release_that_runs_already_is_no_other(site: Site) -> None:
+    """The host was restarted before it was proved, and has started it: a dump now would be of what it has made."""
+    killed_behind_the_gate(site)
+    (site.systemd.folder / "closed").unlink()
+    dumps = os.listdir(site.dumps)
+    subprocess.run(["systemctl", "restart", "orthanc.service"], check=True)
+    site.systemd.calls()
+    assert "failed" not in site.call(2)
+    assert site.systemd.calls() == ["daemon-reload"]
+    assert os.listdir(site.dumps) == dumps
+
+
+def test_files_that_cannot_be_written_leave_the_release_of_before(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def purge(*_words: Any) -> None:
+        raise Refused("there is no room.")
+
+    monkeypatch.setattr(Writer, "purge", purge)
+    said = site.call(2)["msg"]
+    assert said == "there is no room. Orthanc runs as before, and its files are those of before."
+    assert (site.systemd.folder / "active").exists()
+    assert "/opt/1/" in (site.folder / "units" / "orthanc.service").read_text("utf-8")
+    assert site.index.read_bytes() == site.before
+    assert (site.is_closed(), site.kept()) == (False, False)
+
+
+def test_dumps_of_before_stay_while_no_release_works(site: Site) -> None:
+    """They may be the only ones that an older release reads."""
+    (site.dumps / "20200101T000000.000000").mkdir(parents=True)
+    (site.dumps / "20200101T000000.000000" / MARK).touch()
+    site.systemd.write("works", "false")
+    assert "does not work any more either" in site.call(2)["msg"]
+    assert len(os.listdir(site.dumps)) == 2
 
 
 def test_release_that_does_not_work_goes_back_with_its_index(site: Site) -> None:
@@ -215,7 +250,9 @@ def test_dump_that_fails_leaves_no_half(site: Site) -> None:
     site.index.write_bytes(b"spoilt" * 100)
     said = site.call(2)["msg"]
     assert "cannot be read: file is not a database" in said
-    assert "Orthanc serves with it" in said
+    assert said.endswith("Orthanc runs as before, and its configuration is as it was.")
+    assert (site.systemd.folder / "active").exists()
+    assert "/opt/1/" in (site.folder / "units" / "orthanc.service").read_text("utf-8")
     assert not site.dumps.exists() or not os.listdir(site.dumps)
     assert (site.is_closed(), site.kept()) == (False, False)
 
@@ -233,6 +270,8 @@ def test_call_that_is_killed_is_finished_or_put_back_by_the_next_one(site: Site,
         (site.systemd.folder / "bad").unlink(missing_ok=True)
         # From then on it serves, and images may have come.
         proved = "/opt/2/" in (site.folder / "state" / "last.json").read_text("utf-8")
+        unit = (site.folder / "units" / "orthanc.service").read_text("utf-8")
+        assert site.kept() or proved or "/opt/1/" in unit, "a restart of the host would start it without a dump"
         release = 1 + step % 2
         said = site.call(release)
         assert "failed" not in said, (step, said)
@@ -243,14 +282,48 @@ def test_call_that_is_killed_is_finished_or_put_back_by_the_next_one(site: Site,
     assert step > 40
 
 
-def test_release_that_others_have_reached_takes_nothing_back(site: Site) -> None:
-    """The host was restarted after a call was killed: the packet filter has no table of ours any more."""
+def test_call_that_is_killed_leaves_orthanc_running(site: Site) -> None:
+    """The host sees to that by itself. Others reach it then, so that nothing is taken back any more."""
+    for step in itertools.count(2, int(os.environ.get("STEPS", "11"))):
+        site.call(1)
+        site.index.write_bytes(site.before)
+        (site.systemd.folder / "watch").unlink(missing_ok=True)
+        alive = not killed(lambda: site.call(2), step)
+        watch = site.systemd.folder / "watch"
+        if watch.exists():
+            subprocess.run(["sh", watch], check=True)
+        assert (site.systemd.folder / "active").exists(), step
+        assert not site.is_closed(), step
+        index, release = site.index.read_bytes(), 1 + step % 2
+        said = site.call(release)
+        assert "failed" not in said, (step, said)
+        assert site.index.read_bytes() == (index if release == 1 else site.raised), step
+        assert (site.is_closed(), site.kept()) == (False, False), step
+        if alive:
+            break
+    assert step > 40
+
+
+def killed_behind_the_gate(site: Site) -> None:
+    """Have a call killed after it has started another release."""
     for step in itertools.count(30, 2):
         site.call(1)
         site.index.write_bytes(site.before)
         assert killed(lambda: site.call(2), step)
         if site.is_closed() and site.index.read_bytes() == site.raised:
             break
+
+
+def test_call_that_is_killed_leaves_no_gate_to_one_that_dumps_nothing(site: Site) -> None:
+    killed_behind_the_gate(site)
+    assert "failed" not in site.call(2, dump_dir="")
+    assert (site.is_closed(), site.kept()) == (False, False)
+    assert site.index.read_bytes() == site.raised
+
+
+def test_release_that_others_have_reached_takes_nothing_back(site: Site) -> None:
+    """The host was restarted after a call was killed: the packet filter has no table of ours any more."""
+    killed_behind_the_gate(site)
     (site.systemd.folder / "closed").unlink()
     site.call(1)
     assert site.index.read_bytes() == site.raised

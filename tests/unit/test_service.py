@@ -466,6 +466,27 @@ def test_release_that_has_opened_the_database_stays(folder: pathlib.Path, monkey
     assert "orthanc:2" in (folder.parent / "orthanc.service").read_text("utf-8")
 
 
+def test_release_with_the_plugin_of_before_goes_back(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has changed nothing in the database, whether it answers or hangs, and is not waited for."""
+    unit = upgraded(folder, monkeypatch)
+    monkeypatch.setattr(unit, "_works", lambda _folder: True)
+    start = folder.parent / "orthanc.service"
+    asked = start.read_text("utf-8")
+    for problem in ("did not load: gdcm", "is not ready after 0 s"):
+        start.write_text(asked, "utf-8")
+        way, made = service(folder, unit, plugins=["gdcm"], timeout=0)
+        made._other = made.same = True
+        with pytest.raises(Failed, match=problem) as failed:
+            way.run()
+        assert "left running" not in str(failed.value)
+        assert "orthanc:1" in start.read_text("utf-8")
+
+        def get(_path: str) -> Any:
+            raise Unready("it does not answer")
+
+        monkeypatch.setattr(unit, "get", get)
+
+
 @pytest.mark.parametrize("answer, stays", [("401 Unauthorized", True), ("404 Not Found", True), ("500 Error", False)])
 def test_release_that_answers_has_opened_the_database(
     folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, answer: str, stays: bool
