@@ -212,7 +212,7 @@ class Upgrade:
         """Have the host start Orthanc and let everybody in, should this call be killed: then it gets the lock."""
         script = (
             f"systemctl is-enabled --quiet {self._unit.name} || exit 0;"
-            f" {NFT} delete table inet {TABLE} 2> /dev/null; systemctl start {self._unit.name}"
+            f" {NFT} delete table inet {TABLE} 2> /dev/null; systemctl start --no-block {self._unit.name}"
         )
         waits = ["flock", files.LOCK, "sh", "-c", script]
         # One that waits already does it too.
@@ -225,9 +225,12 @@ class Upgrade:
         while not self._unit.ended and time.monotonic() < deadline:
             time.sleep(0.1)
         with contextlib.suppress(OSError), open(f"/proc/{self._unit.show()['MainPID']}/comm", encoding="utf-8") as file:
-            # That of a container is the command of Docker, which ends it in order.
-            if file.read() == "Orthanc\n":
+            name = file.read().strip()
+            if name == "Orthanc":
                 self._unit.tell("kill", "--signal=KILL")
+            elif name == "docker":
+                # Its command would wait for the container for ten minutes.
+                self._module.run_command(["docker", "kill", "orthanc"])
         self._unit.must("stop", self._unit.name)
 
     def _keep(self) -> None:

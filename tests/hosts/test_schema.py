@@ -185,6 +185,34 @@ def test_release_that_ends_after_it_raised_the_schema_goes_back(site: Site) -> N
     assert "orthanc_proof" not in site.lab.shell("nft list tables")
 
 
+# A new release that hangs, and hears of no end.
+HANGS = rf"""
+mkdir -p /opt/hangs {DROP_IN}
+printf '#!/bin/sh\ntrap "" TERM\nwhile :; do sleep 1; done\n' > /opt/hangs/Orthanc
+printf '#!/bin/sh\n[ $(readlink /opt/orthanc/current) = {OLD} ] || exec /opt/hangs/Orthanc\n%s\n' \
+    'exec /opt/orthanc/current/Orthanc /etc/pacs/orthanc' > /opt/hangs/start
+printf '[Service]\nExecStart=\nExecStart=/opt/hangs/start\n' > {DROP_IN}/test.conf
+chmod 755 /opt/hangs/*
+"""
+
+
+def test_release_that_hangs_goes_back(site: Site) -> None:
+    """Within twice the time-out, and what a killed process may take to end."""
+    if site.database != "sqlite":
+        pytest.skip("it does not depend on the database")
+    before = site.archive()
+    site.lab.shell(HANGS)
+    start = time.monotonic()
+    printed = site.play("site", NEW, check=False, orthanc_ready_timeout=15)
+    print(f"{time.monotonic() - start:.0f} s")
+    site.lab.shell(f"rm -r {DROP_IN} && systemctl daemon-reload")
+    assert "Orthanc is not ready after" in printed, printed
+    assert "The configuration that worked last is back, and Orthanc serves with it." in printed
+    assert "is as it was dumped" not in printed
+    assert time.monotonic() - start < 120
+    assert (site.release(), site.archive()) == (OLD, before)
+
+
 def test_release_is_dumped_before_and_proved(site: Site) -> None:
     """Also where the change takes longer than an answer may."""
     before = site.archive()
