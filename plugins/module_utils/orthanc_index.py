@@ -34,6 +34,15 @@ def copy(source: str, target: str) -> None:
         os.fsync(written.fileno())
 
 
+def free_bytes(path: str) -> int:
+    """Return what is free at the path, or at the nearest folder above it that is there."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
 class Sqlite:
     """An index in SQLite, whose Orthanc is stopped: while it runs, it keeps everybody else off it."""
 

@@ -31,7 +31,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     told,
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
-from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import Index
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import Index, free_bytes
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 
 NFT = "/usr/sbin/nft"
@@ -63,15 +63,6 @@ def same_plugin(programs: Iterable[str], process: str) -> bool:
         return bool(new and loaded) and filecmp.cmp(new, f"/proc/{process}/map_files/{loaded[0]}", shallow=False)
     except OSError:
         return False
-
-
-def free_bytes(path: str) -> int:
-    """Return what is free at the path, or at the nearest folder above it that is there."""
-    path = os.path.abspath(path)
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
 
 
 def remove_dump(folder: str) -> None:
