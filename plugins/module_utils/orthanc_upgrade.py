@@ -25,7 +25,6 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     Refused,
     marked,
     plain_files,
-    put,
     remove,
     sync_folder,
     told,
@@ -65,11 +64,19 @@ def same_plugin(programs: Iterable[str], process: str) -> bool:
         return False
 
 
+def write(path: str, text: str) -> None:
+    """Write a file that is not there yet, for root alone."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with open(os.open(path, flags, 0o600), "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        file.write(text)
+
+
 def remove_dump(folder: str) -> None:
-    """Remove a dump; a folder without the mark is somebody else's."""
+    """Remove a dump; a folder without the mark is somebody else's, unless it is empty."""
     if marked(folder):
         for path in [*plain_files(folder), os.path.join(folder, MARK)]:
             remove(path)
+    with contextlib.suppress(OSError):
         os.rmdir(folder)
 
 
@@ -127,6 +134,9 @@ class Upgrade:
         self._told = 0.0
         # The schema when it was dumped, and whether that is coming back.
         self.dump, self._schema, self._back = (state.read().get("upgrade") or ["", "", False])[:3]
+        self._half = ""
+        if not self._schema:
+            self._half, self.dump = self.dump, ""
         # Where the gate is open, others may have reached the release: nothing is taken from them any more. While the
         # index is coming back, none is started, be the host restarted.
         if self.dump and not gate.closed and (unit.active or not self._back):
@@ -192,6 +202,8 @@ class Upgrade:
         if self._stopped:
             # It has come to no start.
             self._unit.tell("start")
+        if self._half:
+            remove_dump(self._half)
         # Of a release that was never proved, an earlier dump may be the only one that an older one reads.
         dumps = os.path.dirname(self.dump)
         names = filter(NAME.fullmatch, os.listdir(dumps) if self.proved and os.path.isdir(dumps) else ())
@@ -229,17 +241,18 @@ class Upgrade:
 
     def _make(self) -> None:
         """Dump the index, and put the configuration that worked last beside it, for root alone."""
-        self._schema = self._index.schema()
+        schema = self._index.schema()
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         folder = os.path.join(self._folder, f"{datetime.datetime.now():%Y%m%dT%H%M%S.%f}")
+        # Without a schema, the next call takes it for half of one, and removes it.
+        self._state.keep({"upgrade": [folder, "", False]})
         os.mkdir(folder, mode=0o700)
-        ids = os.geteuid(), os.getegid()
-        put(os.path.join(folder, MARK), MARK_TEXT, ids, 0o600)
         try:
+            write(os.path.join(folder, MARK), MARK_TEXT)
             for path, file in self._last.read().items():
                 if file and path.startswith("/"):
                     # Of a link, where it led: that says which release it was.
-                    put(os.path.join(folder, os.path.basename(path)), file[0], ids, 0o600)
+                    write(os.path.join(folder, os.path.basename(path)), file[0])
             self._index.dump(folder)
             for path in plain_files(folder):
                 os.chmod(path, 0o600)
@@ -251,7 +264,7 @@ class Upgrade:
             raise
         sync_folder(folder)
         sync_folder(self._folder)
-        self.dump = folder
+        self.dump, self._schema = folder, schema
         self._keep()
         self._module.warn(f"Before another release runs, {self._index.where} was dumped to {folder}.")
 
