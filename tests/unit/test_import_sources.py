@@ -460,7 +460,7 @@ def test_each_damaged_block_of_a_tar_is_told(python: pathlib.Path) -> None:
         "data = bytearray(sys.stdin.buffer.read()); data[data.index(sys.argv[1].encode())] ^= 1\n"
         "for _, info in members(io.BytesIO(data)): print(info.name)"
     )
-    for number in range(1, 9):
+    for number in (1, 4, 8):
         done = subprocess.run(
             [python, "-B", "-c", program, f"IM{number}"],
             input=whole,
@@ -526,7 +526,7 @@ class TestBombs:
     @pytest.mark.parametrize("ending", COMPRESS)
     def test_tar(self, tmp_path: pathlib.Path, spool: pathlib.Path, ending: str) -> None:
         """Of zeros: what is no image is not even inflated as a whole where that can be helped."""
-        members = {"IM0": IMAGE, "zeros": b"\0" * (24 << 20), "IM1": IMAGE}
+        members = {"IM0": IMAGE, "zeros": b"\0" * (6 << 20), "IM1": IMAGE}
         path = put(tmp_path, "a.tar", COMPRESS[ending](tar(members)))
         taken = Taken(spool, path)
         assert f"{path}/IM0" in taken.images
@@ -534,13 +534,13 @@ class TestBombs:
             assert "made to harm" in taken.fates[str(path)][1]
 
     def test_zip_member_that_is_no_image_is_not_inflated(self, tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
-        path = put(tmp_path, "a.zip", zipped({"zeros": b"\0" * (24 << 20), "IM": IMAGE}))
+        path = put(tmp_path, "a.zip", zipped({"zeros": b"\0" * (6 << 20), "IM": IMAGE}))
         taken = Taken(spool, path)
         assert list(taken.images) == [f"{path}/IM"]
         assert taken.fate("/zeros") == ("no DICOM", "")
 
     def test_zip_member_that_says_it_is_an_image(self, tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
-        path = put(tmp_path, "a.zip", zipped({"bomb": IMAGE[:400] + b"\0" * (24 << 20), "IM": IMAGE}))
+        path = put(tmp_path, "a.zip", zipped({"bomb": IMAGE[:400] + b"\0" * (6 << 20), "IM": IMAGE}))
         taken = Taken(spool, path)
         assert "bomb" not in str(list(taken.images))
         assert any(fate == "rejected" for fate, _ in taken.fates.values())
