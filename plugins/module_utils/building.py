@@ -29,7 +29,8 @@ BUILD_DISK = 2 << 30
 _TOLD = 16
 # CMake tells of much that it has not found and does not need.
 _FAILURE = re.compile(
-    r"(?i)\berror: |^CMake Error|: not found$|=> not found|no space left|cannot find -l|undefined reference|\*\*\* "
+    r"(?i)\berror: |^CMake Error|: not found$|=> not found|no space left|permission denied|cannot find -l"
+    r"|undefined reference|\*\*\* "
 )
 
 

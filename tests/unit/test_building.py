@@ -222,6 +222,8 @@ Doxygen not found. The documentation will not be built.
         "x.cpp:(.text+0x1): undefined reference to `y'",
         "tar: x: Cannot write: No space left on device",
         "/bin/sh: 6: pg_config: not found",
+        # Where /var/tmp is mounted noexec.
+        "/bin/sh: 1: ./protoc: Permission denied",
         "\tlibpq.so.5 => not found",
         "make: *** No rule to make target 'X'.  Stop.",
     ],
