@@ -87,7 +87,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             "name": packages,
             "install_recommends": False,
             "update_cache": True,
-            "cache_valid_time": 86400,
+            # Where another host builds, nothing is known of its lists of packages.
+            "cache_valid_time": 0,
             # By which the next run knows what one that was cut off has left.
             "policy_rc_d": self._variables.get("site_policy_rc_d", 101),
             "lock_timeout": 600,

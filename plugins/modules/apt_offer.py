@@ -93,7 +93,10 @@ SOURCE = "/etc/apt/sources.list.d/orthanc.sources"
 
 
 def waits(module: AnsibleModule, package: str, best: str) -> bool:
-    """Tell whether what the source offers was to be installed when a run was cut off."""
+    """Tell whether what the source offers was to be installed when a run was cut off.
+
+    :param best: the newest version that is on offer.
+    """
     try:
         if os.stat(SOURCE).st_mtime < os.stat(f"/var/lib/dpkg/info/{package}.list").st_mtime:
             return False

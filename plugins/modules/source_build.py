@@ -160,11 +160,16 @@ def prepare(module: AnsibleModule) -> dict[str, Any]:
             f"this host is {building.platform()}, and what it is to build is for {params['platform']}; name an"
             " orthanc_source_build_host of that kind."
         )
+    make_folders(building.FOLDER)
+    busy = active(module)
+    for build in params["builds"]:
+        if not busy:
+            # It ended after a run that was cut off.
+            take(os.path.join(CACHE, os.path.basename(archive(build))), archive(build))
     needed = [build for build in params["builds"] if not os.path.exists(archive(build))]
     # One that is going on has what it takes.
-    if needed and not active(module):
+    if needed and not busy:
         room(params["jobs"])
-    make_folders(building.FOLDER)
     sources = [one for build in needed for one in (*build["sources"], *build["framework"])]
     for build in needed:
         variable = f"orthanc_source_tarballs.{build['name']}"

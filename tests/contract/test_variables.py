@@ -99,3 +99,27 @@ def test_packages_that_will_be_installed_are_not_there_yet(installed: dict[str, 
     site = loader.load_from_file(str(ROOT / SITE), trusted_as_template=True)
     variables = site | installed | {"__site_preflight": seen}
     assert Templar(loader, variables).template(site["site_packages"]) == packages
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, False),
+        ({"orthanc_version": "1.12.7"}, True),
+        ({"orthanc_apt_source": "upstream"}, True),
+        ({"__orthanc_packages": ["orthanc", "new"]}, True),
+        ({"site_found": {"apt_upstream": True}}, True),
+        ({"site_found": {}}, True),
+        ({"orthanc_version": "1.12.7", "__orthanc_packages": ["new"]}, True),
+    ],
+)
+def test_tasks_that_install_packages_are_left_out_where_they_have_nothing_to_do(
+    changes: dict[str, Any], expected: bool
+) -> None:
+    loader = DataLoader()
+    condition = loader.load_from_file(str(ROOT / "roles/orthanc/vars/apt.yml"), trusted_as_template=True)
+    given = {"orthanc_apt_source": "distribution", "orthanc_version": "", "site_packages": ["orthanc"]}
+    given |= {"__orthanc_packages": ["orthanc"], "site_found": {"apt_upstream": False}}
+    found = Templar(loader, given | changes).template(condition["__orthanc_installs"])
+    # A text that says neither yes nor no counts as no.
+    assert found is expected

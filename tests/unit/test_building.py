@@ -317,6 +317,17 @@ def test_prepare(host: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None
     assert prepared(host, capsys, received={})["needed"] == ["orthanc"]
 
 
+def test_build_that_ended_after_the_run_is_taken(host: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert prepared(host, capsys)["needed"] == ["orthanc"]
+    (build,) = builds({"orthanc": tarball(host / "core.tar", CORE)})
+    name = f"{building.stem(build, PLATFORM)}.tar.gz"
+    (host / "unit").mkdir(exist_ok=True)
+    (host / "unit" / name).write_text("built", "utf-8")
+    assert prepared(host, capsys)["needed"] == []
+    assert (host / "cache" / name).read_text("utf-8") == "built"
+    assert os.listdir(host / "unit") == []
+
+
 def test_prepare_refuses(
     host: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
