@@ -147,8 +147,8 @@ def main() -> None:
         time.sleep(0.5)
     if left():
         module.warn(
-            f"{POLICY} of a run that was cut off is still there, since apt-get or dpkg is at work: as long as it is, packages"
-            " restart nothing that they upgrade. See what runs there, and run again."
+            f"{POLICY} of a run that was cut off is still there, since apt-get or dpkg is at work: as long as it is,"
+            " packages restart nothing that they upgrade. See what runs there, and run again."
         )
     module.exit_json(changed=False)
 

@@ -118,7 +118,7 @@ def test_tasks_that_install_packages_are_left_out_where_they_have_nothing_to_do(
 ) -> None:
     loader = DataLoader()
     condition = loader.load_from_file(str(ROOT / "roles/orthanc/vars/apt.yml"), trusted_as_template=True)
-    given = {"orthanc_apt_source": "distribution", "orthanc_version": "", "site_packages": ["orthanc"]}
+    given: dict[str, Any] = {"orthanc_apt_source": "distribution", "orthanc_version": "", "site_packages": ["orthanc"]}
     given |= {"__orthanc_packages": ["orthanc"], "site_found": {"apt_upstream": False}}
     found = Templar(loader, given | changes).template(condition["__orthanc_installs"])
     # A text that says neither yes nor no counts as no.

@@ -50,6 +50,9 @@ class StandIn:
         self._server.shutdown()
         self._server.server_close()
 
+    def idle(self) -> bool:
+        return not self._busy
+
     def sent(self) -> int:
         """Return how many images were sent to it, whatever it has answered."""
         return self.asked.count(("POST", "/instances"))

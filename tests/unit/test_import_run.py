@@ -680,6 +680,18 @@ def test_fault_of_the_program_is_no_success(folder: Folder, monkeypatch: pytest.
         folder.run()
 
 
+def hold(archive: StandIn, images: int) -> threading.Event:
+    """Have it answer so many images, and the others once it is told to."""
+    told = threading.Event()
+
+    def fault(_method: str, path: str, number: int) -> None:
+        if path == "/instances" and number > images:
+            told.wait(60)
+
+    archive.fault = fault
+    return told
+
+
 class TestCommand:
     """The command itself, as people call it."""
 
@@ -726,10 +738,14 @@ class TestCommand:
     def test_interrupted(self, folder: Folder, archive: StandIn, number: int) -> None:
         """It ends after what is on its way, says so, and goes on from there."""
         folder.fill(120)
+        told = hold(archive, 30)
         process = self.start(folder, "--full-speed")
         while len(archive.images) < 20:
             time.sleep(0.005)
         process.send_signal(number)
+        # So that it has heard of it before what it waits for is answered.
+        time.sleep(1)
+        told.set()
         out, err = process.communicate(timeout=60)
         assert process.returncode == 3, err
         assert "interrupted" in out
@@ -744,11 +760,15 @@ class TestCommand:
 
     def test_killed(self, folder: Folder, archive: StandIn) -> None:
         folder.fill(120)
+        told = hold(archive, 30)
         process = self.start(folder, "--full-speed")
         while len(archive.images) < 20:
             time.sleep(0.005)
         process.kill()
         process.communicate(timeout=60)
+        told.set()
+        while not archive.idle():
+            time.sleep(0.005)
         before = len(archive.images)
         archive.asked.clear()
         again = self.start(folder, "--full-speed")

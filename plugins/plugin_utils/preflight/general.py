@@ -110,8 +110,9 @@ def machine(host: Host) -> Iterator[str]:
         )
     if probe["free_run"] < RUN:
         yield (
-            f"ansible_host: /run of this host has {probe['free_run'] / 2**20:.0f} MiB free, of"
-            f" which {RUN >> 20} are needed: by systemd at a changed unit, and to try nginx's files. Make room; `du -ax /run | sort -n` tells what fills it."
+            f"ansible_host: /run of this host has {probe['free_run'] / 2**20:.0f} MiB free, and a run takes"
+            f" {RUN >> 20}: for systemd at a changed unit, and to try nginx's files. Make room; `du -ax /run | sort -n`"
+            " tells what fills it."
         )
     if not probe["systemd"]:
         yield "ansible_host: systemd does not run on this host, and the service is a systemd unit."
