@@ -43,6 +43,8 @@ class Senders:
         self._headers = {"Authorization": f"Basic {login}"}
         self._numbers = itertools.count(1)
         self._stop = threading.Event()
+        # For how many seconds a client waits before it sends again what was not taken.
+        self.pause = 0.1
         # By Orthanc's identifier: the number of the image, and when it was acknowledged.
         self.acknowledged: dict[str, tuple[int, float]] = {}
         # Of these, what was answered with "AlreadyStored", once a client had been told that it was not taken.
@@ -64,7 +66,7 @@ class Senders:
                 if time.monotonic() > end:
                     self.wrong.append(f"an image was not acknowledged in {MOST} s")
                     return
-                time.sleep(0.1)
+                time.sleep(self.pause)
 
     def _ask(
         self, connection: http.client.HTTPSConnection, method: str, path: str, content: bytes | None = None
