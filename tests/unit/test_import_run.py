@@ -701,8 +701,9 @@ class TestCommand:
 
     def start(self, folder: Folder, *more: str) -> subprocess.Popen[str]:
         given = ["--url", folder.archive.url, "--user", "user", "--report", str(folder.folder / "report"), *more]
+        # Whoever calls the tests may ignore signals, as a shell does for what is in the background.
         return subprocess.Popen(
-            [sys.executable, str(PROGRAM), *given, str(folder.input)],
+            ["env", "--default-signal=HUP,INT,TERM", sys.executable, str(PROGRAM), *given, str(folder.input)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
