@@ -97,6 +97,9 @@ KNOWN = {
         "if [ $$free -lt 32 ]; then rm -f .pacs-reserve;": "a file of our own, which makes room on a full disk",
     },
     "roles/orthanc/tasks/install_apt.yml": {"state: absent": "the source of packages that the role wrote"},
+    "templates/etc/pacs/nginx/acme-renewed.j2": {
+        'rm -f "$site.crt.old" "$site.key.old"': "links that it made: certificate and key of before",
+    },
     "roles/verification/tasks/prove.yml": {"state: absent": "a new temporary folder on the control node"},
 }
 
@@ -105,6 +108,7 @@ KNOWN = {
 TWICE = {
     "plugins/module_utils/files.py": ["remove(candidate)"] * 2,
     "plugins/modules/source_build.py": ["remove(came)"],
+    "templates/etc/pacs/nginx/acme-renewed.j2": ['rm -f "$site.crt.old" "$site.key.old"'],
 }
 
 

@@ -20,6 +20,7 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from tests.hosts.certificates import pem
 from tests.hosts.conftest import ENVIRONMENT, QUICKSTART, Lab, run
+from tests.hosts.cuts import restart
 from tests.hosts.test_site import changed
 
 # Where a certificate is not what is tested, it is not looked at.
@@ -294,6 +295,30 @@ def from_acme(acme: Acme, **variables: Any) -> dict[str, Any]:
 ONLY = ("--limit", "pacs")
 
 
+# The key's turn is the second one.
+KILL = """#!/bin/sh
+case "$1" in *.key.new) kill -9 $PPID; exit ;; esac
+exec /usr/bin/mv "$@"
+"""
+
+
+def cut_off_before_the_key(own: Site, acme: Acme) -> None:
+    """A certificate has come and its key has not, and the host goes down: it comes up with those of before."""
+    lab = own.lab
+    before = own.served("pacs", acme.root())
+    lab.shell(f"cat > /usr/local/sbin/mv <<'END'\n{KILL}END\nchmod 755 /usr/local/sbin/mv")
+    lab.shell("sed -i 's/-q renew/-q renew --force-renewal/' /usr/lib/systemd/system/certbot.service")
+    lab.shell("systemctl daemon-reload; ! systemctl start certbot.service")
+    lab.shell("rm /usr/local/sbin/mv; ! nginx -t")
+    restart(lab)
+    # Its second start is the good one.
+    lab.shell("for i in $(seq 100); do systemctl is-active -q nginx && exit; sleep .1; done; exit 1")
+    assert own.served("pacs", acme.root()) == before
+    lab.shell("sed -i 's/ --force-renewal//' /usr/lib/systemd/system/certbot.service; systemctl daemon-reload")
+    lab.shell("systemctl start certbot.service; sleep 1")
+    assert own.served("pacs", acme.root()) != before
+
+
 def test_certificate_comes_from_acme_and_is_renewed(own: Site, acme: Acme) -> None:
     lab = own.lab
     lab.play(variables=from_acme(acme), inventory=own.inventory, arguments=ONLY)
@@ -314,6 +339,7 @@ def test_certificate_comes_from_acme_and_is_renewed(own: Site, acme: Acme) -> No
     lab.shell("rm /etc/nginx/conf.d/wrong.conf; systemctl start certbot.service; sleep 1")
     assert own.served("pacs", acme.root()) != renewed
     assert renewed.serial_number != first.serial_number
+    cut_off_before_the_key(own, acme)
     assert not changed(lab.play(variables=from_acme(acme), inventory=own.inventory, arguments=ONLY).stdout)
     assert (
         lab.shell("find /etc/pacs /etc/letsencrypt -name '*.key' -perm /077; stat -c %a /etc/pacs/nginx/*.key")

@@ -83,11 +83,57 @@ def takes(item: dict[str, Any]) -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
+def renewed(folder: pathlib.Path) -> str:
+    """Return the program that certbot calls, for a certificate in a folder."""
+    text = (ROOT / "templates/etc/pacs/nginx/acme-renewed.j2").read_text(encoding="utf-8")
+    paths = {"__nginx_acme_made": str(folder / "live"), "__nginx_tls": str(folder / "site")}
+    return str(rendered(text, **paths, ansible_managed="Ansible"))
+
+
+def test_renewal_that_is_cut_off(tmp_path: pathlib.Path) -> None:
+    """Before each program that it calls: nginx starts with one of both, and the next run of certbot ends well."""
+    programs, calls, shell = (tmp_path / name for name in ("bin", "calls", "shell"))
+    programs.mkdir()
+    kill = f'echo >> {calls}; [ "$(wc -l < {calls})" != "$KILL" ] || {{ kill -9 $(cat {shell}); exit; }}'
+    writes = {name: f'exec /usr/bin/{name} "$@"' for name in ("install", "ln", "mv", "rm")}
+    for name, does in {"nginx": "", "systemctl": "", **writes}.items():
+        (programs / name).write_text(f"#!/bin/sh\n{kill}\n{does}\n", encoding="utf-8")
+        (programs / name).chmod(0o755)
+
+    def run(*arguments: str, at: int = 0) -> int:
+        calls.write_text("", encoding="utf-8")
+        environment = {"PATH": f"{programs}:/usr/bin:/bin", "KILL": str(at)}
+        script = f"echo $$ > {shell}\n{renewed(tmp_path)}"
+        return subprocess.run(["sh", "-c", script, "sh", *arguments], env=environment, check=False).returncode
+
+    def pair() -> set[str]:
+        return {(tmp_path / f"site.{kind}").read_text("utf-8") for kind in ("crt", "key")}
+
+    (tmp_path / "live").mkdir()
+    mixed = 0
+    for step in itertools.count(1):
+        for kind in ("crt", "key"):
+            (tmp_path / f"site.{kind}").write_text("first", encoding="utf-8")
+        for name in ("fullchain", "privkey"):
+            (tmp_path / "live" / f"{name}.pem").write_text("second", encoding="utf-8")
+        killed = run(at=step) == -9
+        mixed += len(pair()) > 1
+        # What puts the pair of before back is cut off too.
+        assert [run("back", at=at) for at in (1, 2, 3, 0)][-1] == 0
+        assert pair() in ({"first"}, {"second"}), step
+        assert run() == 0
+        assert pair() == {"second"}
+        assert sorted(path.name for path in tmp_path.glob("site*")) == ["site.crt", "site.key"]
+        if not killed:
+            break
+    assert step > 9
+    assert mixed
+
+
 def test_certificate_that_nginx_did_not_take_is_tried_again(tmp_path: pathlib.Path) -> None:
     """At the next run of certbot, and not at its next renewal, when the one that is served has expired."""
-    made, site, told = tmp_path / "live", tmp_path / "site", tmp_path / "told"
-    text = (ROOT / "templates/etc/pacs/nginx/acme-renewed.j2").read_text(encoding="utf-8")
-    hook = rendered(text, __nginx_acme_made=str(made), __nginx_tls=str(site), ansible_managed="Ansible")
+    made, told = tmp_path / "live", tmp_path / "told"
+    hook = renewed(tmp_path)
     programs = {"nginx": f"! [ -e {tmp_path}/broken ]", "systemctl": f"echo >> {told}; ! [ -e {tmp_path}/stuck ]"}
     for name, program in programs.items():
         (tmp_path / name).write_text(f"#!/bin/sh\n{program}\n", encoding="utf-8")
