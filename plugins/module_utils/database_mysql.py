@@ -43,7 +43,7 @@ def grant(name: str, user: str, address: str) -> list[str]:
 
 # The number by which MySQL's own client says that the server has no TLS.
 NO_TLS = 2026
-# Until the server restarts; the plugin needs it when it makes its schema, not later.
+# Until the server restarts; the plugin needs it when it makes its schema, and a newer one when it raises that.
 TRUST = "SET GLOBAL log_bin_trust_function_creators = 1;"
 
 

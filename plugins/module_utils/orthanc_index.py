@@ -20,6 +20,9 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused, own, remove, sync_folder
 
+# What lets a login make triggers where the server keeps a binary log; until the server restarts.
+TRUST = "SET GLOBAL log_bin_trust_function_creators = 1;"
+
 # What a plugin keeps of its schema there; others are jobs, modalities and the like, which change while Orthanc works.
 PROPERTIES = "property < 20 AND property NOT IN (2, 3, 5)"
 FILES = "storagearea"
@@ -182,6 +185,17 @@ END $$;
 """
 
 
+# Views and foreign keys of others on what Orthanc has.
+POSTGRESQL_OTHERS = """
+SELECT string_agg(DISTINCT other.oid::regclass::text, ', ') FROM (
+  SELECT refobjid AS mine, ev_class AS theirs FROM pg_depend JOIN pg_rewrite r ON r.oid = objid
+    WHERE classid = 'pg_rewrite'::regclass AND refclassid = 'pg_class'::regclass
+  UNION SELECT confrelid, conrelid FROM pg_constraint WHERE contype = 'f'
+) AS pairs JOIN pg_class own ON own.oid = mine JOIN pg_class other ON other.oid = theirs
+WHERE own.relowner = current_user::regrole AND other.relowner <> current_user::regrole
+"""
+
+
 class Postgresql(Server):
     """An index in PostgreSQL."""
 
@@ -217,15 +231,25 @@ class Postgresql(Server):
 
     def _dump(self, *options: str) -> str:
         # The files are large objects, which a table names.
-        return self._run("pg_dump", "--no-owner", f"--exclude-table={FILES}", "--no-blobs", *options, self._uri)
+        return self._run("pg_dump", f"--exclude-table={FILES}", "--no-blobs", *options, self._uri)
+
+    def check(self) -> None:
+        super().check()
+        others = self._ask(POSTGRESQL_OTHERS).strip()
+        if others:
+            raise Refused(
+                f"{self.where} has objects of others that hang on Orthanc's tables, and would go with them: {others}."
+                " Have them taken out until the other release is proved."
+            )
 
     def _tables(self) -> str:
-        # With each call, newer ones have another word there that lets no dump end early. An extension that a release
-        # has added harms no other, and stays.
-        besides = ("\\restrict ", "\\unrestrict ", "--", "CREATE EXTENSION ", "COMMENT ON EXTENSION ")
-        return "\n".join(
-            line for line in self._dump("--schema-only").splitlines() if line and not line.startswith(besides)
-        )
+        # What others have there is no part of it, nor an extension, which harms no other release. With each call, newer
+        # ones have another word there that lets no dump end early.
+        objects = re.split(r"(?m)^--\n-- (?=Name: )", self._dump("--schema-only"))
+        own = re.compile(rf"Name: .*Type: (?!ACL;).* Owner: {re.escape(self._user)}(;|$)")
+        lines = "".join(part for part in objects if own.match(part.partition("\n")[0])).splitlines()
+        besides = ("\\restrict ", "\\unrestrict ", "--", "Name: ")
+        return "\n".join(line for line in lines if line and not line.startswith(besides))
 
     def _properties(self) -> str:
         there = self._ask("SELECT to_regclass('globalproperties')").strip()
@@ -238,9 +262,11 @@ class Postgresql(Server):
 
     def _restore(self, path: str) -> None:
         # In one transaction, which ends well only if all of the dump could be read. What others have there has stayed.
+        # From 17 on pg_restore sets, before any data, what servers up to 16 do not know.
         script = (
             '{ echo "BEGIN; $3"; pg_restore --list "$1" | grep " $4\\$"'
             ' | pg_restore --no-owner --use-list=/dev/stdin --file=- "$1" && echo "COMMIT;"; }'
+            " | sed '1,40 { /^SET transaction_timeout = 0;$/d; }'"
             ' | psql --no-psqlrc --quiet --set=ON_ERROR_STOP=1 --output=/dev/null "$2"'
         )
         self._run("sh", "-euc", script, "sh", path, self._uri, POSTGRESQL_GONE, self._user)
@@ -285,6 +311,16 @@ class Mysql(Server):
         what = ["--single-transaction", "--quick", "--routines", "--triggers", "--no-tablespaces", "--hex-blob"]
         without = f"--ignore-table={self._name}.StorageArea"
         return self._run("mariadb-dump", *self._login, *what, without, *options, self._name)
+
+    def check(self) -> None:
+        super().check()
+        rows = (line.split("\t") for line in self._ask("SHOW GLOBAL VARIABLES LIKE 'log_bin%'").splitlines())
+        found = {row[0]: row[-1] for row in rows}
+        if (found.get("log_bin"), found.get("log_bin_trust_function_creators")) == ("ON", "OFF"):
+            raise Refused(
+                f"{self.where} keeps a binary log, and lets Orthanc make no trigger: neither the other release nor the"
+                f" index that comes back could have its own. Have the server's administrator say: {TRUST}"
+            )
 
     def _tables(self) -> str:
         told = self._dump("--no-data", "--skip-comments", "--skip-dump-date")

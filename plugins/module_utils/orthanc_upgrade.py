@@ -22,6 +22,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     MARK,
     MARK_TEXT,
+    STARTED,
     Refused,
     marked,
     plain_files,
@@ -163,22 +164,35 @@ class Upgrade:
         if self._due or self.dump:
             self._watch()
         if self._due and not self.dump:
+            # Whoever starts Orthanc meanwhile, as the restart of a database does, lets nobody send to it.
+            self._gate.close()
             self._stopped = True
             self._unit.must("stop", self._unit.name)
+            before = self._unit.show()[STARTED]
             self._make()
+            if self._unit.active or self._unit.show()[STARTED] != before:
+                remove_dump(self.dump)
+                self.dump = ""
+                raise Refused("Orthanc was started while its index was dumped.")
 
     def before_start(self, another: bool) -> None:
         """Have the index as what starts now expects it, and the gate closed. :raises Refused: if that fails.
 
         :param another: whether that is another release than the one of before.
         """
-        stopped, self._stopped = self._stopped, False
+        self._stopped = False
+        if self.dump and not (another or self._back or self._gate.closed):
+            self._module.warn(
+                f"The rule of the packet filter that kept others off ({TABLE}) is gone: others may have reached the"
+                f" release, so that {self._index.where} stays as it has made it. {self.dump} has it as it was before."
+            )
+            self.dump = ""
         if not self.dump:
             return
         if self._back or not another:
             self._end()
             self._restore()
-        elif not stopped:
+        else:
             self._unit.must("stop", self._unit.name)
         if another:
             # The one of before may serve again, whatever the packet filter says.

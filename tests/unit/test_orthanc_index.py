@@ -215,10 +215,43 @@ def test_schema_of_a_server(server: Postgresql | Mysql, host: Host) -> None:
     (host.folder / "properties").write_text("1\t6\n4\t8\n", "utf-8")
     assert server.schema() != before
     (host.folder / "properties").write_text("1\t6\n4\t7\n", "utf-8")
-    (host.folder / "tables").write_text("CREATE a;\nCREATE labels;\n", "utf-8")
+    (host.folder / "tables").write_text(named("a", "CREATE a;") + named("labels", "CREATE labels;"), "utf-8")
     assert server.schema() != before
     (host.folder / "there").write_text("", "utf-8")
     assert server.revision() == 0, "a database in which nothing is yet"
+
+
+def named(name: str, text: str, owner: str = "orthanc") -> str:
+    """Return what pg_dump says of an object; to the other client it is a comment before it."""
+    return f"--\n-- Name: {name}; Type: TABLE; Schema: public; Owner: {owner}\n--\n\n{text}\n\n\n"
+
+
+def test_what_others_have_in_postgresql_is_no_schema(server: Postgresql | Mysql, host: Host) -> None:
+    if isinstance(server, Postgresql):
+        mine = named("a", "CREATE a;") + named("b", "CREATE b;")
+        (host.folder / "tables").write_text(mine, "utf-8")
+        before = server.schema()
+        grant = named("TABLE a", "GRANT SELECT ON a TO bi;").replace("Type: TABLE", "Type: ACL")
+        (host.folder / "tables").write_text(named("v", "CREATE v;", "bi") + mine + grant, "utf-8")
+        assert server.schema() == before
+        (host.folder / "tables").write_text(mine.replace("CREATE b", "CREATE other"), "utf-8")
+        assert server.schema() != before
+
+
+def test_what_a_way_back_would_break_is_refused_before(server: Postgresql | Mysql, host: Host) -> None:
+    """Views of others on Orthanc's tables; triggers that nobody could make again."""
+    server.check()
+    for name in ("psql", "mariadb"):
+        program = host.folder / "bin" / name if (host.folder / "bin").exists() else host.folder / name
+        text = program.read_text("utf-8")
+        found = """case "$*" in *pg_rewrite*) echo bi.images; exit ;; *log_bin*) cat log; exit ;; esac\n"""
+        program.write_text(text.replace("#!/bin/sh\n", f"#!/bin/sh\n{found}", 1), "utf-8")
+    (host.folder / "log").write_text("log_bin\tON\nlog_bin_trust_function_creators\tOFF\n", "utf-8")
+    with pytest.raises(Refused, match=r"objects of others .* bi\.images|SET GLOBAL log_bin_trust"):
+        server.check()
+    if isinstance(server, Mysql):
+        (host.folder / "log").write_text("log_bin\tON\nlog_bin_trust_function_creators\tON\n", "utf-8")
+        server.check()
 
 
 def test_server_that_works_for_orthanc(server: Postgresql | Mysql, host: Host) -> None:
