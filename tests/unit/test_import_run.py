@@ -164,6 +164,34 @@ def test_second_run_sends_nothing(folder: Folder, archive: StandIn) -> None:
     assert not [path for _, path in archive.asked if "md5" in path]
 
 
+def test_members_of_one_name_are_all_sent(folder: Folder, archive: StandIn) -> None:
+    """Also where the first of them is in the journal by the time that the second comes."""
+    same = [image(one) for one in (1, 2)]
+    assert len(same[0]) == len(same[1])
+    between = [(f"IM{one}", image(one)) for one in range(10, 100)]
+    folder.put("a.tar", tar([("CT1", same[0]), *between, ("CT1", same[1])]))
+    assert folder.run(connections=1)["files"] == {"stored": 92, "archive": 1}
+    assert same[1] in archive.images.values()
+    archive.asked.clear()
+    assert folder.run()["files"] == {"already there": 92, "archive": 1}
+    assert not [path for _, path in archive.asked if "md5" in path]
+
+
+def test_good_member_does_not_hide_a_bad_one_of_its_name(folder: Folder, archive: StandIn) -> None:
+    folder.put("a.tar", tar([("IM1", image(1)[:300]), ("IM1", image(1))]))
+    assert folder.run()["files"] == {"stored": 1, "rejected": 1, "archive": 1}
+
+
+def test_sources_that_overlap(folder: Folder, archive: StandIn) -> None:
+    """What was stored is told as stored, and what was wrong as wrong."""
+    folder.fill(20)
+    folder.put("broken", image(5)[:300])
+    folder.put("a.tar", tar({"IM": image(50)}))
+    both = [os.fsencode(folder.input), os.fsencode(folder.input)]
+    assert folder.run(sources=both, connections=1)["files"] == {"stored": 21, "rejected": 1, "archive": 1}
+    assert folder.run(sources=both)["files"] == {"already there": 21, "rejected": 1, "archive": 1}
+
+
 def test_files_are_known_from_wherever_they_are_named(
     folder: Folder, archive: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -45,10 +45,10 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-def tar(members: dict[str, bytes]) -> bytes:
+def tar(members: dict[str, bytes] | list[tuple[str, bytes]]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
-        for name, data in members.items():
+        for name, data in members.items() if isinstance(members, dict) else members:
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
@@ -152,6 +152,22 @@ def test_archives_in_archives(tmp_path: pathlib.Path, spool: pathlib.Path) -> No
     path = put(tmp_path, "outer.tar", tar(inner))
     assert Taken(spool, path).images == {f"{path}/a.zip/b.tar.gz/c.zip/IM": IMAGE}
     assert os.listdir(spool) == []
+
+
+@pytest.mark.parametrize("form", ["tar", "zip"])
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_members_of_one_name_are_several(tmp_path: pathlib.Path, spool: pathlib.Path, form: str) -> None:
+    names = ["IM", "IM#2", "IM", "IM", "b.zip", "b.zip/IM"]
+    images = [IMAGE[:-2] + b"%02d" % number for number in range(len(names))]
+    members = list(zip(names, images, strict=True))
+    members[4] = ("b.zip", zipped({"IM": images[4]}))
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in members:
+            archive.writestr(name, data)
+    path = put(tmp_path, "a", tar(members) if form == "tar" else buffer.getvalue())
+    named = ["IM", "IM#2", "IM#3", "IM#4", "b.zip/IM", "b.zip/IM#2"]
+    assert Taken(spool, path).images == {f"{path}/{name}": data for name, data in zip(named, images, strict=True)}
 
 
 def test_large_image_goes_through_the_spool(

@@ -20,3 +20,8 @@ DIFFERS = "not as sent"  # By what the archive serves afterwards.
 SETTLED = (STORED, PRESENT)
 # What somebody has to look at.
 WRONG = (CONFLICT, REJECTED, UNREADABLE, UNSENT, DIFFERS)
+
+
+def rank(fate: str) -> int:
+    """Tell which of two fates is told of a file that has had both in one run: the higher one."""
+    return 3 if fate in WRONG else 2 if fate in (STORED, NEW) else 1 if fate == PRESENT else 0

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from .fates import CONFLICT, NEW, PRESENT, SETTLED, STORED
+from .fates import CONFLICT, NEW, PRESENT, SETTLED, STORED, rank
 
 # What is written is on the disk after so many seconds. What a crash takes, the server is asked for again.
 INTERVAL = 1.0
@@ -80,19 +80,23 @@ class Journal:
             raise Busy(f"the journal {path}: {error}{hint}") from error
 
     def settled(self, name: bytes, size: int, changed: int) -> tuple[str, str, str] | None:
-        """Return instance, series, and the sum if it was taken, of a file that the archive has as it is now."""
+        """Return instance, series, and the sum if it was taken, of a file that an earlier run has left as it is now."""
         query = (
             "SELECT instance, series, md5 FROM files"
-            " WHERE name = ? AND (size = ? OR changed = ?) AND changed = ? AND fate IN (?, ?)"
+            " WHERE name = ? AND (size = ? OR changed = ?) AND changed = ? AND run < ? AND fate IN (?, ?)"
         )
-        values = (name, size, NEVER, changed, *SETTLED)
+        values = (name, size, NEVER, changed, self.run, *SETTLED)
         with self._lock:
             found: tuple[str, str, str] | None = self._base.execute(query, values).fetchone()
         return found if found and found[0] and found[1] else None
 
     def add(self, row: Row) -> None:
-        """Note what became of a file."""
+        """Note what became of a file; if that is better than what became of it before in this run, not."""
         with self._lock:
+            query = "SELECT fate FROM files WHERE name = ? AND run = ?"
+            before = self._base.execute(query, (row.name, self.run)).fetchone()
+            if before and rank(before[0]) >= rank(row.fate):
+                return
             marks = ", ".join("?" * 12)
             # In the order of its fields.
             self._base.execute(f"INSERT OR REPLACE INTO files VALUES ({marks})", (*vars(row).values(), self.run))

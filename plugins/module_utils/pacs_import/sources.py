@@ -237,7 +237,7 @@ class Sources:
                 if kind(inside.head) == "tar":
                     yield from self._tar(inside, name, changed, limit, depth)
                 else:
-                    yield from self._member(inside, name + b"/" + _stem(name), -1, changed, limit, depth)
+                    yield from self._member(inside, limit.name(name + b"/" + _stem(name)), -1, changed, limit, depth)
         except Refused as error:
             yield Item(name, 0, changed, fate=REJECTED, reason=str(error))
         except DAMAGE as error:
@@ -247,9 +247,9 @@ class Sources:
 
     def _tar(self, file: Any, name: bytes, changed: int, limit: Limit, depth: int) -> Iterator[Item]:
         for archive, info in members(file):
-            inside = name + b"/" + info.name.encode("utf-8", "surrogateescape")
             if info.isdir():
                 continue
+            inside = limit.name(name + b"/" + info.name.encode("utf-8", "surrogateescape"))
             item = Item(inside, info.size, changed)
             if info.issym() or info.islnk():
                 item.fate, item.reason = LEFT_OUT, "a link in an archive"
@@ -270,8 +270,11 @@ class Sources:
         with zipfile.ZipFile(file) as archive:
             for info in archive.infolist():
                 coding = "utf-8" if info.flag_bits & 0x800 else "cp437"
-                inside = name + b"/" + info.orig_filename.encode(coding)
-                if info.is_dir() or self._known(inside, info.file_size, changed):
+                # There are some without a name.
+                if info.filename.endswith("/"):
+                    continue
+                inside = limit.name(name + b"/" + info.orig_filename.encode(coding))
+                if self._known(inside, info.file_size, changed):
                     continue
                 try:
                     with archive.open(info) as content:

@@ -91,10 +91,21 @@ class Room:
 
 
 class Limit:
-    """How much may come out of an archive and of all that lies in it."""
+    """How much may come out of an archive and of all that lies in it, and which names were given there."""
 
     def __init__(self, size: int) -> None:
         self.size = self.left = size
+        # By their sums, since an archive may have millions.
+        self._named: dict[int, int] = {}
+
+    def name(self, name: bytes) -> bytes:
+        """Return a name under which nothing else came out of it: archives may have one several times."""
+        first, given = hash(name), name
+        while hash(given) in self._named:
+            self._named[first] += 1
+            given = name + b"#%d" % self._named[first]
+        self._named[hash(given)] = 1
+        return given
 
     def charge(self, size: int) -> None:
         """Count bytes that came out. :raises Refused: once they are too many."""
