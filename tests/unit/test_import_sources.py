@@ -467,6 +467,65 @@ def test_tar_with_a_damaged_block_in_the_middle_is_no_silent_loss(tmp_path: path
         assert len(archive.getnames()) == 1
 
 
+@pytest.mark.parametrize("ending", COMPRESS)
+def test_what_comes_after_the_end_of_a_tar_is_no_silent_loss(
+    tmp_path: pathlib.Path, spool: pathlib.Path, ending: str
+) -> None:
+    """Two that were joined, or zeros in the place of a head, at which the library takes it for complete."""
+    first, second = tar({"IM0": IMAGE, "IM1": IMAGE}), tar({"IM2": IMAGE})
+    zeros = bytearray(first + b"\0" * (3 << 20))
+    place = zeros.index(b"IM1")
+    zeros[place : place + 512] = bytes(512)
+    for data, number in ((first + second, 2), (bytes(zeros), 1)):
+        path = put(tmp_path, f"a.tar{ending}", COMPRESS[ending](data))
+        taken = Taken(spool, path)
+        assert len(taken.images) == number
+        assert taken.fates[str(path)] == ("rejected", f"the archive is damaged: {streams.AFTER}")
+    path = put(tmp_path, f"b.tar{ending}", COMPRESS[ending](first + b"\0" * (3 << 20)))
+    assert Taken(spool, path).fates[str(path)] == ("archive", "")
+
+
+@pytest.mark.parametrize("ending", [".gz", ".xz", ".bz2", ".zst"])
+def test_sum_at_the_end_of_a_compressed_tar_is_held_against_it(
+    tmp_path: pathlib.Path, spool: pathlib.Path, ending: str
+) -> None:
+    if ending == ".zst":
+        compress: Callable[[bytes], bytes] = zstandard.ZstdCompressor(write_checksum=True).compress
+    else:
+        compress = (lambda data: gzip.compress(data, 0)) if ending == ".gz" else COMPRESS[ending]
+    # With more at its end than what is read ahead, as some fill it up to a block of a tape.
+    data = bytearray(compress(tar({"IM0": IMAGE, "IM1": IMAGE}) + bytes(1 << 20)))
+    data[{".gz": -8, ".xz": -30, ".bz2": -3, ".zst": -2}[ending]] ^= 255
+    path = put(tmp_path, f"a.tar{ending}", bytes(data))
+    assert Taken(spool, path).fates[str(path)][0] == "rejected"
+
+
+def test_every_cut_of_zstd_is_told(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    """Frames of every form: with a sum or without, of known size or not, and one that is skipped."""
+    noise = random.Random(1).randbytes(140_000)
+    whole = [IMAGE + noise, b"\0" * 300_000, noise[:100]]
+    frames = [zstandard.ZstdCompressor(write_checksum=bool(one % 2)).compress(part) for one, part in enumerate(whole)]
+    maker = zstandard.ZstdCompressor(write_content_size=False).compressobj()
+    frames[2] = maker.compress(whole[2]) + maker.flush()
+    frames.insert(1, b"\x5a\x2a\x4d\x18\x07\0\0\0ignored")
+    data = b"".join(frames)
+    ends = {sum(map(len, frames[:number])) for number in range(1, 5)}
+    assert Taken(spool, put(tmp_path, "IM.dcm.zst", data)).images == {f"{tmp_path}/IM.dcm.zst/IM.dcm": b"".join(whole)}
+    edges = [place + more for place in ends for more in range(-15, 15) if place + more < len(data)]
+    for cut in {*edges, *range(1, len(data), 9999)} - ends:
+        path = put(tmp_path, "IM.dcm.zst", data[:cut])
+        taken = Taken(spool, path)
+        assert not taken.images
+        assert taken.fates[str(path)][0] in ("rejected", "no DICOM" if cut < 4 else ""), cut
+
+
+def test_zstd_that_begins_with_what_is_skipped(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    """As pzstd writes it."""
+    data = b"\x50\x2a\x4d\x18\x04\0\0\0\x10\0\0\0" + COMPRESS[".zst"](tar({"IM0": IMAGE}))
+    path = put(tmp_path, "in/a", data)
+    assert Taken(spool, path.parent).images == {f"{path}/IM0": IMAGE}
+
+
 # Distributions mend their own Pythons, and not all in the same way.
 @pytest.mark.parametrize("python", PYTHONS, ids=str)
 def test_each_damaged_block_of_a_tar_is_told(python: pathlib.Path) -> None:

@@ -13,7 +13,7 @@ import tarfile
 import threading
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, BinaryIO
 
 from . import header
@@ -24,6 +24,7 @@ MEGABYTE = 1 << 20
 FLOOR, RATIO = 4096 * MEGABYTE, 200
 # What xz and zstd may keep in memory to inflate, and what a tar may have before a member.
 DICTIONARY, LONGEST_NAME = 256 * MEGABYTE, MEGABYTE
+AFTER = "something follows its end, as where archives were joined, or a block was lost; unpack it, and import that"
 HEAD = 1024
 # By their first bytes; a tar is found by the sum of its first block.
 KINDS = {
@@ -33,6 +34,8 @@ KINDS = {
     b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
+    # What some write before it.
+    b"\x50\x2a\x4d\x18": "zstd",
 }
 # What is read nowhere here, and may hold images.
 FOREIGN = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR"}
@@ -180,25 +183,80 @@ def _zstd(source: Any) -> Any:
         import zstandard
     except ImportError:
         raise Refused("zstd is read with the package python3-zstandard, which this machine does not have") from None
-    inflate = zstandard.ZstdDecompressor(max_window_size=DICTIONARY)
-    return _Zstd(inflate.stream_reader(source, read_across_frames=True), zstandard.ZstdError)
+    inflate, frames = zstandard.ZstdDecompressor(max_window_size=DICTIONARY), _Frames(source)
+    return _Zstd(inflate.stream_reader(frames, read_across_frames=True), frames, zstandard.ZstdError)
+
+
+class _Frames:
+    """Follows the frames of zstd that are read through it (RFC 8878): the library ends in silence within one."""
+
+    def __init__(self, source: Any) -> None:
+        self._source = source
+        self._inside = False
+        self._follower = self._follow()
+        self._skip, self._wanted = next(self._follower)
+        self._had = b""
+
+    @property
+    def whole(self) -> bool:
+        """Whether what was read ends where a frame does."""
+        return not (self._inside or self._skip or self._had)
+
+    def read(self, size: int = -1) -> bytes:
+        part = bytes(self._source.read(size))
+        place = 0
+        while place < len(part):
+            if self._skip:
+                step = min(self._skip, len(part) - place)
+                self._skip -= step
+            else:
+                step = self._wanted - len(self._had)
+                self._had += part[place : place + step]
+                if len(self._had) == self._wanted:
+                    (self._skip, self._wanted), self._had = self._follower.send(self._had), b""
+            place += step
+        return part
+
+    def _follow(self) -> Generator[tuple[int, int], bytes, None]:
+        """Ask, again and again, for so many bytes after so many that do not matter."""
+        skip = 0
+        while True:
+            self._inside = False
+            magic = yield skip, 4
+            self._inside = True
+            if magic.endswith(b"\x2a\x4d\x18"):
+                skip = int.from_bytes((yield 0, 4), "little")
+                continue
+            (about,) = yield 0, 1
+            single = about >> 5 & 1
+            skip = 1 - single + (0, 1, 2, 4)[about & 3] + (single, 2, 4, 8)[about >> 6]
+            last = 0
+            while not last:
+                block = int.from_bytes((yield skip, 3), "little")
+                last = block & 1
+                # One of a single byte that is repeated has that alone.
+                skip = 1 if block >> 1 & 3 == 1 else block >> 3
+            skip += 4 if about & 4 else 0
 
 
 class _Zstd(io.RawIOBase):
-    """Tells damage of zstd by an exception that is known here."""
+    """Tells damage of zstd by exceptions that are known here."""
 
-    def __init__(self, source: Any, damage: type[Exception]) -> None:
+    def __init__(self, inflate: Any, frames: _Frames, damage: type[Exception]) -> None:
         super().__init__()
-        self._source, self._damage = source, damage
+        self._inflate, self._frames, self._damage = inflate, frames, damage
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         try:
-            return int(self._source.readinto(buffer))
+            size = int(self._inflate.readinto(buffer))
         except self._damage as error:
             raise OSError(str(error)) from error
+        if not size and not self._frames.whole:
+            raise EOFError("it ends in the middle")
+        return size
 
 
 INFLATE: dict[str, Callable[[Any], Any]] = {
@@ -230,12 +288,22 @@ class _Watched:
         start = place - self._place + len(self._last)
         return start >= 0 and self._last[start : start + tarfile.BLOCKSIZE] == bytes(tarfile.BLOCKSIZE)
 
+    def empty(self, place: int) -> bool:
+        """Read all that is left, and tell whether it is zeros from a place on that was read lately."""
+        part = self._last[place - self._place + len(self._last) :]
+        while not part.strip(b"\0"):
+            part = bytes(self._source.read(MEGABYTE))
+            if not part:
+                return True
+        return False
+
 
 def members(stream: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
     """Go through a tar as a stream; what is not read of a member before the next one is asked for is left out.
 
     :raises Refused: where a name has a length that no file has; the library reads it into memory.
-    :raises EOFError: also where a later block is damaged or missing; the library ends there in silence.
+    :raises EOFError: also where a later block is damaged or missing; the library ends there in silence. Behind its end
+        nothing else is read, so that what it lies in never came to the sums at its own end.
     """
     watched: Any = _Watched(stream)
     with tarfile.open(fileobj=watched, mode="r|", encoding="utf-8", errors="surrogateescape") as archive:
@@ -251,6 +319,8 @@ def members(stream: BinaryIO) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo
             yield archive, info
         if not watched.ends(archive.offset):
             raise EOFError("what follows is damaged or missing")
+        if not watched.empty(archive.offset):
+            raise EOFError(AFTER)
 
 
 def megabytes(size: int) -> str:
