@@ -13,9 +13,11 @@ import signal
 import ssl
 import subprocess
 import sys
+import tarfile
 import termios
 import threading
 import time
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -706,6 +708,43 @@ def test_fault_of_the_program_is_no_success(folder: Folder, monkeypatch: pytest.
     monkeypatch.setattr(Import, "_judge", broken)
     with pytest.raises(AssertionError, match="a fault"):
         folder.run()
+
+
+def test_fault_of_the_program_leaves_a_report(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is in what goes through the sources."""
+    folder.fill(3)
+    real = sources.Sources._entry
+
+    def entry(self: sources.Sources, given: os.DirEntry[bytes]) -> Iterator[sources.Item]:
+        if given.name == b"broken":
+            raise AssertionError("a fault")
+        return real(self, given)
+
+    monkeypatch.setattr(sources.Sources, "_entry", entry)
+    folder.put("z/broken", b"")
+    with pytest.raises(AssertionError, match="a fault"):
+        folder.run()
+    assert list(folder.fates()) == ["IM0000", "IM0001", "IM0002"]
+    summary = json.loads((folder.folder / "report" / "summary.json").read_text("utf-8"))
+    assert (summary["complete"], summary["ended"]) == (False, "a fault of the program: AssertionError('a fault')")
+
+
+def test_numbers_beyond_those_of_the_journal(folder: Folder, archive: StandIn) -> None:
+    """Times that no clock has had, and sizes that no disk has."""
+    folder.fill(3)
+    for name, year in (("IM0001", 10_413_792_000), ("IM0002", -2_000_000_000)):
+        os.utime(folder.input / name, (year, year))
+    huge = tarfile.TarInfo("IM")
+    huge.size = 2**70
+    for name in ("a.tar", "b.tar"):
+        folder.put(name, huge.tobuf(tarfile.GNU_FORMAT) + image(7))
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as made:
+        made.writestr("IM", image(9))
+        made.filelist[0].file_size = 2**63 + 5
+    folder.put("c.zip", data.getvalue())
+    assert folder.run()["files"] == {"stored": 3, "rejected": 3, "archive": 1}
+    assert folder.run()["files"] == {"already there": 3, "rejected": 3, "archive": 1}
 
 
 def hold(archive: StandIn, images: int) -> threading.Event:

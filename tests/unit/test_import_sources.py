@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import lzma
@@ -11,12 +12,14 @@ import pathlib
 import random
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pydicom
@@ -555,6 +558,26 @@ def test_tar_without_its_end(tmp_path: pathlib.Path, spool: pathlib.Path) -> Non
     assert taken.fates[str(path)][0] == "rejected"
 
 
+def test_archives_that_are_odd_do_not_hide_others(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    """At which the library raises what it raises nowhere else."""
+    newer = bytearray(zipped({"IM": IMAGE}))
+    newer[newer.rindex(b"PK\x01\x02") + 6] = 99
+    put(tmp_path, "in/newer.zip", bytes(newer))
+    huge = tarfile.TarInfo("IM")
+    huge.size = 2**70
+    put(tmp_path, "in/huge.tar", huge.tobuf(tarfile.GNU_FORMAT) + IMAGE)
+    data = zipped({"A": IMAGE})
+    middle, end = data.index(b"PK\x01\x02"), data.index(b"PK\x05\x06")
+    local = data[:26] + bytes(2) + data[28:30] + data[31:middle]
+    central = data[middle : middle + 28] + bytes(2) + data[middle + 30 : middle + 46] + data[middle + 47 : end]
+    sizes = struct.pack("<II", len(central), len(local))
+    put(tmp_path, "in/nameless.zip", local + central + data[end : end + 12] + sizes + data[end + 20 :])
+    put(tmp_path, "in/x", IMAGE)
+    taken = Taken(spool, tmp_path / "in")
+    assert set(taken.images) == {f"{tmp_path}/in/x", f"{tmp_path}/in/nameless.zip/"}
+    assert taken.fate("/newer.zip")[0] == taken.fate("/huge.tar")[0] == "rejected"
+
+
 @pytest.mark.parametrize("cut", [10, 2000, -1, -30])
 def test_truncated_zip(tmp_path: pathlib.Path, spool: pathlib.Path, cut: int) -> None:
     path = put(tmp_path, "a.zip", zipped(MEMBERS)[:cut])
@@ -649,6 +672,50 @@ class TestBombs:
         assert not taken.images
         assert "damaged" in str(taken.fates)
         assert "emory" in str(taken.fates)
+
+
+def in_time(*work: Callable[[], Any]) -> None:
+    """Run them side by side; they must not wait for one another for ever."""
+    threads = [threading.Thread(target=one, daemon=True) for one in work]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def test_image_that_is_larger_than_the_spool(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+    path = put(tmp_path, "a.tar", tar({"IM0": IMAGE + bytes(20 << 20), "IM1": IMAGE}))
+    taken: list[Taken] = []
+    in_time(lambda: taken.append(Taken(spool, path, size=12 << 20)))
+    assert list(taken[0].images) == [f"{path}/IM1"]
+    fate, reason = taken[0].fate("/IM0")
+    assert (fate, "of a spool of 12 MB" in reason) == ("rejected", True)
+    assert taken[0].sources._spool.used == 0
+
+
+@pytest.mark.parametrize("small", [0, 60, 1000])
+def test_images_that_together_are_larger_than_the_spool(
+    spool: pathlib.Path, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    """Neither waits for what the other one has, before it is complete."""
+    monkeypatch.setattr(module, "SMALL", small)
+    sources = Sources(str(spool), 100, 100)
+    both = threading.Barrier(2)
+
+    def spooled() -> None:
+        def parts() -> Iterator[bytes]:
+            for number in range(8):
+                if number == 5:
+                    with contextlib.suppress(threading.BrokenBarrierError):
+                        both.wait(0.5)
+                yield b"x" * 10
+
+        with sources.spooled(parts()) as file:
+            assert len(file.read()) == 80
+
+    in_time(spooled, spooled)
+    assert sources._spool.used == 0
 
 
 def test_room_is_given_back_and_waited_for() -> None:

@@ -20,6 +20,8 @@ from .fates import CONFLICT, NEW, PRESENT, SETTLED, STORED, rank
 INTERVAL = 1.0
 # When that changed which does not, so that its size need not be known.
 NEVER = -1
+# What fits into its numbers, and into a sum of some: a damaged archive may name larger sizes, and a disk later times.
+LARGEST = 1 << 48, (1 << 63) - 1
 TABLES = """
 CREATE TABLE IF NOT EXISTS about (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS files (
@@ -85,6 +87,7 @@ class Journal:
             "SELECT instance, series, md5 FROM files"
             " WHERE name = ? AND (size = ? OR changed = ?) AND changed = ? AND run < ? AND fate IN (?, ?)"
         )
+        size, changed = map(min, (size, changed), LARGEST)
         values = (name, size, NEVER, changed, self.run, *SETTLED)
         with self._lock:
             found: tuple[str, str, str] | None = self._base.execute(query, values).fetchone()
@@ -97,6 +100,7 @@ class Journal:
             before = self._base.execute(query, (row.name, self.run)).fetchone()
             if before and rank(before[0]) >= rank(row.fate):
                 return
+            row.size, row.changed = map(min, (row.size, row.changed), LARGEST)
             marks = ", ".join("?" * 12)
             # In the order of its fields.
             self._base.execute(f"INSERT OR REPLACE INTO files VALUES ({marks})", (*vars(row).values(), self.run))
@@ -128,13 +132,13 @@ class Journal:
 
     def size(self) -> int:
         """Return how many bytes all runs have brought."""
-        ((size,),) = self._rows("SELECT SUM(size) FROM files WHERE fate IN (?, ?)", *SETTLED)
-        return size or 0
+        ((size,),) = self._rows("SELECT CAST(TOTAL(size) AS INTEGER) FROM files WHERE fate IN (?, ?)", *SETTLED)
+        return int(size)
 
     def fates(self) -> dict[str, tuple[int, int]]:
         """Return how many files and bytes have had which fate in this run."""
-        query = "SELECT fate, COUNT(*), SUM(size) FROM files WHERE run = ? GROUP BY fate"
-        return {fate: (count, size or 0) for fate, count, size in self._rows(query, self.run)}
+        query = "SELECT fate, COUNT(*), CAST(TOTAL(size) AS INTEGER) FROM files WHERE run = ? GROUP BY fate"
+        return {fate: (count, size) for fate, count, size in self._rows(query, self.run)}
 
     def counts(self) -> dict[str, int]:
         """Return of how many patients, studies and series the images of this run are, and how many they are."""

@@ -147,15 +147,14 @@ class Import:
             self._end(str(error))
         finally:
             self._progress.close()
-        if self._faults:
-            self._journal.close()
-            raise self._faults[0]
         self._journal.commit()
         summary = self._summary(shared, time.monotonic() - began)
         self._journal.write(os.path.join(self._options.report, "files.csv"))
         self._journal.close()
         with written(os.path.join(self._options.report, "summary.json")) as file:
             json.dump(summary, file, indent=2)
+        if self._faults:
+            raise self._faults[0]
         return summary
 
     def _meet(self, archive: Archive) -> Origin | Dicomweb:
@@ -194,6 +193,11 @@ class Import:
         """Let no further image be sent."""
         self._why = self._why or why
 
+    def _fault(self, error: BaseException) -> None:
+        """Note what nobody has thought of; it is raised once the report is written."""
+        self._faults.append(error)
+        self._end(f"a fault of the program: {error!r}")
+
     def _parallel(self, work: Iterable[Work], do: Callable[[Work], None]) -> None:
         """Hand work to threads, as it comes, until there is none, or until the end came earlier."""
         waiting: queue.Queue[Work | None] = queue.Queue(maxsize=4 * self._options.connections)
@@ -205,8 +209,7 @@ class Import:
                 except (Ended, sqlite3.Error) as error:
                     self._end(told(error))
                 except BaseException as error:
-                    self._faults.append(error)
-                    self._end("a fault of the program")
+                    self._fault(error)
             self._archive.drop()
 
         threads = [threading.Thread(target=worker, daemon=True) for _ in range(self._options.connections)]
@@ -223,6 +226,8 @@ class Import:
             self._end(told(error))
         except KeyboardInterrupt:
             self._end("interrupted")
+        except BaseException as error:
+            self._fault(error)
         for _ in threads:
             waiting.put(None)
         for thread in threads:

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -84,6 +86,8 @@ class Sources:
     def __init__(self, spool: str, spool_size: int, memory: int, known: Known = lambda *_: False) -> None:
         self._folder, self._known = spool, known
         self._spool, self._memory = Room(spool_size), Room(memory)
+        # Two that are not complete could wait for each other's room for ever.
+        self._one = threading.Lock()
         # Archives that do not look like one, found by whoever has read them.
         self.found: list[bytes] = []
 
@@ -240,6 +244,9 @@ class Sources:
             yield Item(
                 name, 0, changed, fate=REJECTED, reason=f"the archive is damaged: {error or 'it ends too early'}"
             )
+        except (RuntimeError, LookupError, OverflowError) as error:
+            # Among them is that a format is newer than the library.
+            yield Item(name, 0, changed, fate=REJECTED, reason=f"the archive cannot be unpacked: {error}")
 
     def _tar(self, file: Any, name: bytes, changed: int, limit: Limit, depth: int) -> Iterator[Item]:
         for archive, info in members(file):
@@ -321,6 +328,13 @@ class Sources:
 
     def spooled(self, parts: Iterable[bytes], keep: bool = False) -> Content:
         """Write what comes to a file without a name, within what the spool has room for."""
+        parts, begun, size = iter(parts), [], 0
+        for part in parts:
+            begun.append(part)
+            size += len(part)
+            if size > SMALL:
+                # Until here, several are fetched at a time.
+                break
         file: BinaryIO = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  # it is closed with the content
         taken = 0
 
@@ -329,14 +343,15 @@ class Sources:
             self._spool.give(taken, keep)
 
         try:
-            for part in parts:
-                self._spool.take(len(part), keep)
-                taken += len(part)
-                try:
-                    file.write(part)
-                    file.flush()
-                except OSError as error:
-                    raise Refused(f"the spool in {self._folder} cannot be written: {cause(error)}") from error
+            with self._one:
+                for part in itertools.chain(begun, parts):
+                    self._spool.take(len(part), keep, taken)
+                    taken += len(part)
+                    try:
+                        file.write(part)
+                        file.flush()
+                    except OSError as error:
+                        raise Refused(f"the spool in {self._folder} cannot be written: {cause(error)}") from error
         except BaseException:
             release()
             raise

@@ -72,15 +72,17 @@ class Room:
         self.size, self.used, self.kept = size, 0, 0
         self._free = threading.Condition()
 
-    def take(self, size: int, keep: bool = False) -> None:
+    def take(self, size: int, keep: bool = False, before: int = 0) -> None:
         """Wait until there is room, and take it.
 
         :param keep: whether it is given back by the caller alone, who may need more before.
+        :param before: what the same has taken, and does not give back before it has all.
         :raises Refused: where there will never be enough.
         """
         with self._free:
-            if self.kept + size > self.size:
-                raise Refused(f"it needs {megabytes(size)} of a spool of {megabytes(self.size - self.kept)}")
+            kept = self.kept - before if keep else self.kept
+            if kept + before + size > self.size:
+                raise Refused(f"it needs {megabytes(before + size)} of a spool of {megabytes(self.size - kept)}")
             self._free.wait_for(lambda: self.used + size <= self.size)
             self.used += size
             self.kept += size if keep else 0
