@@ -31,6 +31,7 @@ from .streams import (
     Limit,
     Refused,
     Room,
+    ends_as_zip,
     kind,
     members,
 )
@@ -46,6 +47,7 @@ DEEPEST = 4
 # A file is read again so many times when it changes meanwhile.
 ATTEMPTS = 3
 IMAGE_OF_DISC = "the image of a disc; mount it, and import from there"
+METHOD = "packed by a method that is not read here; unpack the zip, and import what was in it"
 LINK = "a link, and none is followed; name what it leads to"
 OUTSIDE = "it leads outside of its folder"
 
@@ -166,6 +168,9 @@ class Sources:
         for name in dict.fromkeys(named):
             inside = b".." not in name.split(b"/") and not name.startswith(b"/") and name
             there = locate(folder, name) if inside else None
+            if there and not os.path.realpath(there).startswith(os.path.realpath(folder) + b"/"):
+                # By a link.
+                there, inside = None, b""
             if there is None:
                 reason = "a DICOMDIR names it, and it is not there" if inside else OUTSIDE
                 yield Item(folder + b"/" + name, fate=UNREADABLE if inside else REJECTED, reason=reason)
@@ -200,7 +205,7 @@ class Sources:
                 yield item
                 return
             try:
-                form = kind(_first(file))
+                form = kind(_first(file)) or ("zip" if ends_as_zip(file) else "")
             except OSError as error:
                 item.fate, item.reason = UNREADABLE, cause(error)
             if item.fate or form in ("dicom", ""):
@@ -228,7 +233,7 @@ class Sources:
             stream = file if isinstance(file, Counted) else None
             head = stream.head if stream else _first(file)
             form = kind(head)
-            if form == "zip":
+            if form == "zip" or not form:
                 yield from self._zip(file, name, changed, limit, depth)
             elif form == "tar":
                 yield from self._tar(file, name, changed, limit, depth)
@@ -261,7 +266,8 @@ class Sources:
                 item.fate, item.reason = NO_DICOM, "no file, but a pipe or a device"
                 yield item
             elif not self._known(inside, info.size, changed):
-                content = Counted(archive.extractfile(info))
+                # Holes come out of nothing.
+                content = Counted(archive.extractfile(info), limit if info.issparse() else None)
                 yield from self._member(content, inside, info.size, changed, limit, depth)
 
     def _zip(self, file: Any, name: bytes, changed: int, limit: Limit, depth: int) -> Iterator[Item]:
@@ -278,6 +284,10 @@ class Sources:
                     continue
                 inside = limit.name(name + b"/" + info.orig_filename.encode(coding))
                 if self._known(inside, info.file_size, changed):
+                    continue
+                if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) and not info.flag_bits & 1:
+                    # The library inflates others without a bound.
+                    yield Item(inside, info.file_size, changed, fate=REJECTED, reason=METHOD)
                     continue
                 try:
                     with archive.open(info) as content:
@@ -300,7 +310,7 @@ class Sources:
             return
         item = Item(name, max(size, 0), changed)
         if form == "":
-            item.fate, item.reason = judge(stream.head)
+            item.fate, item.reason = judge(_read(stream, DISC_AT + len(DISC)))
             yield item
             return
         try:
@@ -375,6 +385,7 @@ class Sources:
                 head = file.read(DISC_AT + len(DISC)) or b""
                 form = kind(head)
                 if form != "dicom":
+                    form = form or ("zip" if head and ends_as_zip(file) else "")
                     if form:
                         self.found.append(item.path)
                     item.fate, item.reason = ("", "") if form else judge(head)
@@ -403,13 +414,20 @@ def _parts(stream: Counted) -> Iterator[bytes]:
         yield part
 
 
+def _read(stream: Counted, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (part := stream.read(size - len(data))):
+        data += part
+    return data
+
+
 def judge(head: bytes) -> tuple[str, str]:
     """Tell what becomes of a file that is neither DICOM nor an archive that is read here."""
     if not head:
         return NO_DICOM, "it is empty"
     foreign = next((name for magic, name in FOREIGN.items() if head.startswith(magic)), "")
     if foreign:
-        return REJECTED, f"a {foreign} archive; unpack it, and import what was in it"
+        return REJECTED, f"{foreign}; unpack it, and import what was in it"
     if head[DISC_AT : DISC_AT + len(DISC)] == DISC:
         return REJECTED, IMAGE_OF_DISC
     return NO_DICOM, ""

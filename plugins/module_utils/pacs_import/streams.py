@@ -8,6 +8,7 @@ import bz2
 import gzip
 import io
 import lzma
+import os
 import struct
 import tarfile
 import threading
@@ -30,6 +31,9 @@ HEAD = 1024
 KINDS = {
     b"PK\x03\x04": "zip",
     b"PK\x05\x06": "zip",
+    # One that was to have several parts.
+    b"PK\x07\x08": "zip",
+    b"PK00": "zip",
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\0": "xz",
@@ -38,7 +42,19 @@ KINDS = {
     b"\x50\x2a\x4d\x18": "zstd",
 }
 # What is read nowhere here, and may hold images.
-FOREIGN = {b"7z\xbc\xaf\x27\x1c": "7z", b"Rar!": "RAR"}
+FOREIGN = {
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive",
+    b"Rar!": "a RAR archive",
+    b"\x1f\x9d": "packed by compress",
+    b"\x04\x22\x4d\x18": "packed by lz4",
+    b"\x02\x21\x4c\x18": "packed by lz4",
+    b"LZIP": "packed by lzip",
+    b"\x89LZO\0": "packed by lzop",
+    b"MSCF\0\0\0\0": "a cabinet",
+    b"070701": "a cpio archive",
+    b"070702": "a cpio archive",
+    b"070707": "a cpio archive",
+}
 # Where a file has this, it is the image of a disc.
 DISC, DISC_AT = b"CD001", 32769
 
@@ -49,6 +65,17 @@ class Refused(Exception):
 
 # What the libraries raise at what is damaged.
 DAMAGE = (EOFError, OSError, lzma.LZMAError, struct.error, tarfile.TarError, zipfile.BadZipFile, zlib.error, ValueError)
+
+
+def ends_as_zip(file: Any) -> bool:
+    """Tell whether a file that begins as nothing known ends as a zip: as a program does that unpacks itself."""
+    size: int = file.seek(0, os.SEEK_END)
+    # Its last record, and a comment, whose length stands there.
+    file.seek(max(0, size - 22 - 0xFFFF))
+    tail: bytes = file.read(22 + 0xFFFF)
+    file.seek(0)
+    place = tail.rfind(b"PK\x05\x06", 0, max(0, len(tail) - 18))
+    return place >= 0 and place + 22 + int.from_bytes(tail[place + 20 : place + 22], "little") == len(tail)
 
 
 def kind(head: bytes) -> str:
@@ -185,7 +212,8 @@ def _zstd(source: Any) -> Any:
         import zstandard
     except ImportError:
         raise Refused("zstd is read with the package python3-zstandard, which this machine does not have") from None
-    inflate, frames = zstandard.ZstdDecompressor(max_window_size=DICTIONARY), _Frames(source)
+    inflate: Any = zstandard.ZstdDecompressor(max_window_size=DICTIONARY)
+    frames = _Frames(source)
     return _Zstd(inflate.stream_reader(frames, read_across_frames=True), frames, zstandard.ZstdError)
 
 
