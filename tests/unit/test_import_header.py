@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import pathlib
+import struct
 import zlib
 from typing import Any
 
@@ -178,6 +179,24 @@ def test_another_patient() -> None:
     for cut in range(place - 9, place + len(header.read(whole).patient)):
         with pytest.raises(header.Broken):
             header.with_patient(whole[:cut], "x")
+
+
+@pytest.mark.parametrize("order, explicit", [("<", True), ("<", False), (">", True)])
+def test_another_patient_where_the_group_has_a_length(order: str, explicit: bool) -> None:
+    def element(number: int, kind: bytes, value: bytes) -> bytes:
+        size = kind + struct.pack(order + "H", len(value)) if explicit else struct.pack(order + "I", len(value))
+        return struct.pack(order + "HH", 0x0010, number) + size + value
+
+    def group(patient: bytes) -> bytes:
+        inside = element(0x0010, b"PN", b"A^B ") + element(0x0020, b"LO", patient)
+        return element(0, b"UL", struct.pack(order + "I", len(inside))) + inside
+
+    syntax = {("<", True): b"1.2.840.10008.1.2.1\0", ("<", False): b"1.2.840.10008.1.2\0", (">", True): b""}
+    syntax[">", True] = b"1.2.840.10008.1.2.2\0"
+    meta = b"\0" * 128 + b"DICM\x02\0\x10\0UI" + struct.pack("<H", len(syntax[order, explicit]))
+    meta += syntax[order, explicit]
+    assert header.with_patient(meta + group(b"P1"), "A longer") == meta + group(b"A longer")
+    assert header.with_patient(meta + group(b"A longer"), "P1") == meta + group(b"P1")
 
 
 @pytest.mark.parametrize("length", [0, 1, 132, 140, 200, 400])

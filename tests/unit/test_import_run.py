@@ -419,6 +419,33 @@ def test_archive_that_cannot_be_reached(folder: Folder, url: str | None, login: 
     assert not folder.archive.sent()
 
 
+@pytest.mark.parametrize("path", ["/system", "/plugins"])
+def test_interrupted_before_it_begins(
+    folder: Folder, archive: StandIn, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    folder.fill(2)
+    real = client.Archive.ask
+
+    def ask(self: client.Archive, method: str, asked: str, *more: Any, **named: Any) -> Any:
+        if asked == path:
+            raise KeyboardInterrupt
+        return real(self, method, asked, *more, **named)
+
+    monkeypatch.setattr(client.Archive, "ask", ask)
+    summary = folder.run()
+    assert (summary["complete"], summary["ended"]) == (False, "interrupted")
+    assert not archive.sent()
+
+
+def test_image_that_the_archive_takes_for_an_archive(folder: Folder, archive: StandIn) -> None:
+    """A file may be both; then Orthanc answers with what it found in it."""
+    folder.fill(3)
+    archive.fault = lambda method, path, number: (200, {}, b"[]") if path == "/instances" and number == 1 else None
+    summary = folder.run(connections=1)
+    assert (summary["complete"], summary["files"]) == (True, {"stored": 2, "rejected": 1})
+    assert "took it for an archive" in summary["wrong"][0]["reason"]
+
+
 def test_server_that_is_no_orthanc(folder: Folder, archive: StandIn) -> None:
     folder.fill(2)
     archive.fault = lambda *_: (200, {}, b"<html><title>Welcome</title>")
@@ -530,6 +557,14 @@ def test_other_patient_identifiers(
         assert folder.run(patients={"P1": patient})["files"] == {"already there": 2}
     assert image(2, "P2", "1.9", size=size, syntax=syntax) in archive.images.values()
     assert len(archive.images) == 3
+
+
+def test_identifier_with_blanks_before_it_is_the_same(folder: Folder, archive: StandIn) -> None:
+    """By DICOM they mean nothing."""
+    folder.put("IM1", image(1, " 0815"))
+    summary = folder.run(patients={"0815": "NEW"}, verify=True)
+    assert (summary["files"], summary["verified"]) == ({"stored": 1}, 1)
+    assert list(archive.images.values()) == [image(1, "NEW")]
 
 
 def test_identifier_that_cannot_be_replaced(folder: Folder, archive: StandIn) -> None:

@@ -22,6 +22,8 @@ UNDEFINED = 0xFFFFFFFF
 ITEMS, ITEM, ITEM_END, SEQUENCE_END = 0xFFFE, 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 CLASS, SYNTAX, LAST_OF_META = 0x00020002, 0x00020010, 0x0002FFFF
 INSTANCE, DATE, MODALITY = 0x00080018, 0x00080020, 0x00080060
+# How long its group is, where somebody wrote that, as was usual once.
+PATIENT_GROUP = 0x00100000
 PATIENT, STUDY, SERIES = 0x00100020, 0x0020000D, 0x0020000E
 IDENTIFIERS = frozenset([INSTANCE, PATIENT, STUDY, SERIES])
 WANTED = IDENTIFIERS | {CLASS, SYNTAX, DATE, MODALITY}
@@ -165,14 +167,20 @@ def with_patient(data: bytes, patient: str) -> bytes:
     """
     try:
         _, body, place, coding = _meta(data)
+        group = 0
         while body is data and place < len(data):
             tag, kind, start, length = coding.element(data, place)
             if tag == PATIENT and kind in (b"LO", b"") and start + length <= len(data):
                 value = patient.encode("ascii") + b" " * (len(patient) % 2)
                 size = struct.pack(coding.order + ("H" if kind else "I"), len(value))
+                if group:
+                    long = struct.pack(coding.order + "I", coding.long(data, group)[0] + len(value) - length)
+                    data = data[:group] + long + data[group + 4 :]
                 return data[: place + 4] + kind + size + value + data[start + length :]
             if tag >= PATIENT:
                 break
+            if tag == PATIENT_GROUP and length == 4:
+                group = start
             place = coding.end(data, kind, start, length)
     except (struct.error, zlib.error) as error:
         raise Broken from error

@@ -145,6 +145,8 @@ class Import:
                 shared = self._shared()
         except Ended as error:
             self._end(str(error))
+        except KeyboardInterrupt:
+            self._end("interrupted")
         finally:
             self._progress.close()
         self._journal.commit()
@@ -301,7 +303,9 @@ class Import:
         row.fate, row.reason = self._left_out(header, broken)
         if row.fate:
             return
-        patient = self._options.patients.get(header.patient)
+        # Blanks before it mean nothing, as those behind it.
+        patients = self._options.patients
+        patient = patients.get(header.patient) or patients.get(header.patient.lstrip(" "))
         if patient:
             try:
                 content.rename(patient)
@@ -393,6 +397,9 @@ class Import:
                     self._repeated(row)
             else:
                 row.fate, row.reason, row.instance = REJECTED, f"the archive's own rules: {status}", ""
+            return
+        if answer.status == 200 and isinstance(said, list):
+            row.fate, row.reason = REJECTED, "the archive took it for an archive of images, and not for an image"
             return
         if answer.status in (200, 405) or (answer.status == 404 and not isinstance(said, dict)):
             raise Ended(f"{self._archive.url} takes no images as Orthanc does: {answer.reason}")
