@@ -760,8 +760,15 @@ def test_image_that_is_larger_than_the_spool(tmp_path: pathlib.Path, spool: path
     in_time(lambda: taken.append(Taken(spool, path, size=12 << 20)))
     assert list(taken[0].images) == [f"{path}/IM1"]
     fate, reason = taken[0].fate("/IM0")
-    assert (fate, "of a spool of 12 MB" in reason) == ("rejected", True)
+    assert (fate, "or more of a spool of 12 MB" in reason) == ("rejected", True)
     assert taken[0].sources._spool.used == 0
+
+
+def test_spool_that_is_not_there(tmp_path: pathlib.Path) -> None:
+    path = put(tmp_path, "a.tar", tar({"a.zip": zipped({"IM": IMAGE}), "IM": IMAGE}))
+    taken = Taken(tmp_path / "none", path)
+    assert list(taken.images) == [f"{path}/IM"]
+    assert taken.fate("/a.zip")[1] == f"the spool in {tmp_path}/none cannot be written: No such file or directory"
 
 
 @pytest.mark.parametrize("small", [0, 60, 1000])

@@ -345,7 +345,10 @@ class Sources:
             if size > SMALL:
                 # Until here, several are fetched at a time.
                 break
-        file: BinaryIO = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  # it is closed with the content
+        try:
+            file: BinaryIO = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  # it is closed with the content
+        except OSError as error:
+            raise Refused(f"the spool in {self._folder} cannot be written: {cause(error)}") from error
         taken = 0
 
         def release() -> None:

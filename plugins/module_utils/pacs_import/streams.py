@@ -109,7 +109,9 @@ class Room:
         with self._free:
             kept = self.kept - before if keep else self.kept
             if kept + before + size > self.size:
-                raise Refused(f"it needs {megabytes(before + size)} of a spool of {megabytes(self.size - kept)}")
+                raise Refused(
+                    f"it needs {megabytes(before + size)} or more of a spool of {megabytes(self.size - kept)}"
+                )
             self._free.wait_for(lambda: self.used + size <= self.size)
             self.used += size
             self.kept += size if keep else 0
