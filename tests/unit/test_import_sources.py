@@ -768,7 +768,7 @@ def test_spool_that_is_not_there(tmp_path: pathlib.Path) -> None:
     path = put(tmp_path, "a.tar", tar({"a.zip": zipped({"IM": IMAGE}), "IM": IMAGE}))
     taken = Taken(tmp_path / "none", path)
     assert list(taken.images) == [f"{path}/IM"]
-    assert taken.fate("/a.zip")[1] == f"the spool in {tmp_path}/none cannot be written: No such file or directory"
+    assert taken.fate("/a.zip")[1] == f"the spool cannot be written: No such file or directory: {tmp_path}/none"
 
 
 @pytest.mark.parametrize("small", [0, 60, 1000])

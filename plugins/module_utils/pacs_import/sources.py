@@ -348,7 +348,7 @@ class Sources:
         try:
             file: BinaryIO = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115  # it is closed with the content
         except OSError as error:
-            raise Refused(f"the spool in {self._folder} cannot be written: {cause(error)}") from error
+            raise Refused(f"the spool cannot be written: {cause(error)}: {self._folder}") from error
         taken = 0
 
         def release() -> None:
