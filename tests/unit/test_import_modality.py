@@ -30,6 +30,10 @@ class Old:
             for number in range(12)
         ]
         self.kept: set[int] = set()
+        # How many it names at most of each level, and whether it says how many there are, and looks at times.
+        self.limit = {"Study": 1000, "Series": 1000, "Instance": 1000}
+        self.counts = self.times = True
+        self.broken: tuple[str, Answered] = ("", None)
         self.asked: list[dict[str, Any]] = []
         self.moved: list[str] = []
         self._answers: list[dict[str, str]] = []
@@ -43,6 +47,9 @@ class Old:
         archive.answer = heard  # type: ignore[method-assign]
 
     def answer(self, method: str, path: str, number: int) -> Answered:
+        end, wrong = self.broken
+        if end and path.startswith(end):
+            return wrong
         if path.endswith("/configuration"):
             return (200 if "/old/" in path else 404), {}, b"{}"
         if path.endswith("/query"):
@@ -54,19 +61,24 @@ class Old:
             return 200, {}, json.dumps(self._answers).encode()
         if path.endswith("/move"):
             (wanted,) = json.loads(self._body)["Resources"]
-            self.moved.append(wanted["SeriesInstanceUID"])
+            self.moved.append(wanted.get("SeriesInstanceUID", wanted["StudyInstanceUID"]))
             for place, one in enumerate(self.images):
-                if place not in self.kept and read(one).series == wanted["SeriesInstanceUID"]:
+                said = {"StudyInstanceUID": read(one).study, "SeriesInstanceUID": read(one).series}
+                if place not in self.kept and wanted.items() <= said.items():
                     self._archive._store(one)
             return 200, {}, b'{"ID": "j"}'
         if path == "/jobs/j":
             ended = {"State": "Failure", "ErrorDescription": "A fault"} if self.kept else {"State": "Success"}
             return 200, {}, json.dumps(ended).encode()
-        if path.startswith("/series/") and path.endswith("/instances"):
+        if path.startswith(("/series/", "/studies/")) and path.endswith("/instances"):
             found = [
-                {"ID": kept, "MainDicomTags": {"SOPInstanceUID": read(one).instance}}
+                {
+                    "ID": kept,
+                    "ParentSeries": self._archive._parents(one)[2],
+                    "MainDicomTags": {"SOPInstanceUID": read(one).instance},
+                }
                 for kept, one in self._archive.images.items()
-                if self._archive._parents(one)[2] == path.split("/")[2]
+                if path.split("/")[2] in self._archive._parents(one)
             ]
             return 200, {}, json.dumps(found).encode()
         return None
@@ -74,12 +86,24 @@ class Old:
     def _found(self, level: str, query: dict[str, str]) -> list[dict[str, str]]:
         found = {}
         first, _, last = query.get("StudyDate", "0-9").partition("-")
-        for one in map(read, self.images):
+        early, _, late = (query.get("StudyTime") or "0-9").partition("-")
+        heads = list(map(read, self.images))
+        for one in heads:
             said = {"StudyInstanceUID": one.study, "SeriesInstanceUID": one.series, "SOPInstanceUID": one.instance}
-            if all(said[key] == query[key] for key in said if query.get(key)) and first <= one.date <= last:
-                uid = said[{"Study": "StudyInstanceUID", "Series": "SeriesInstanceUID"}.get(level, "SOPInstanceUID")]
-                found[uid] = said | {"PatientID": one.patient, "Modality": one.modality}
-        return list(found.values())
+            time = f"10{int(one.study.rpartition('.')[2]):02}30" if self.times else ""
+            if not all(said[key] == query[key] for key in said if query.get(key)) or not first <= one.date <= last:
+                continue
+            if self.times and not early <= time <= late:
+                continue
+            uid = said[{"Study": "StudyInstanceUID", "Series": "SeriesInstanceUID"}.get(level, "SOPInstanceUID")]
+            found[uid] = said | {"PatientID": one.patient, "Modality": one.modality, "StudyTime": time}
+            if self.counts:
+                found[uid] |= {
+                    "NumberOfStudyRelatedSeries": str(len({head.series for head in heads if head.study == one.study})),
+                    "NumberOfStudyRelatedInstances": str(sum(head.study == one.study for head in heads)),
+                    "NumberOfSeriesRelatedInstances": str(sum(head.series == one.series for head in heads)) + " ",
+                }
+        return list(found.values())[: self.limit[level]]
 
 
 @pytest.fixture
@@ -134,6 +158,76 @@ def test_month_with_many_studies_is_asked_for_by_days(
     assert days[:2] == ["20200301-20200310", "20200201-20200229"]
     assert days[2:31] == [f"202002{day:02}-202002{day:02}" for day in range(1, 30)]
     assert days[31:] == ["20200115-20200131"]
+
+
+def day_of_many(old: Old, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve studies of one day, of which it names five at most."""
+    monkeypatch.setattr(modality, "MANY", 5)
+    old.images = [image(number, study=f"1.{number}") for number in range(12)]
+    old.limit["Study"] = 5
+
+
+def test_day_with_many_studies_is_asked_for_by_minutes(
+    folder: Folder, old: Old, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day_of_many(old, monkeypatch)
+    assert run(folder)["files"] == {"stored": 12}
+
+
+def test_day_that_cannot_be_asked_for_by_times_is_told(
+    folder: Folder, old: Old, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    day_of_many(old, monkeypatch)
+    old.times = False
+    summary = run(folder)
+    assert summary["files"] == {"stored": 5, "unreadable": 1}
+    assert "it names 5 studies of this day, and may have more" in summary["wrong"][0]["reason"]
+    assert summary["wrong"][0]["file"] == "dicom:old/20200229"
+    assert len([asked for asked in old.asked if asked["Level"] == "Study"]) < 100
+
+
+@pytest.mark.parametrize("level, limit", [("Instance", 0), ("Instance", 1), ("Series", 0), ("Series", 1)])
+def test_what_it_does_not_name_comes_by_what_it_counts(folder: Folder, old: Old, level: str, limit: int) -> None:
+    """A series or a study is sent as a whole; what the archive has of it is no reason not to ask for the rest."""
+    old._archive._store(old.images[0])
+    old.limit[level] = limit
+    # A dry run cannot know the rest by name: six series of two images, or three studies of four.
+    assert set(run(folder, dry_run=True)["files"]) == {"already there", "to be stored"}
+    assert run(folder)["files"] == {"already there": 1, "stored": 11}
+    moved = len(old.moved)
+    assert run(folder)["files"] == {"already there": 12}
+    assert len(old.moved) == moved == (6 if level == "Instance" else 3)
+
+
+@pytest.mark.parametrize("level, times", [("Instance", 6), ("Series", 3)])
+def test_what_it_neither_names_nor_counts_is_told(folder: Folder, old: Old, level: str, times: int) -> None:
+    old.limit[level], old.counts = 0, False
+    summary = run(folder)
+    assert summary["files"] == {"stored": 12, "unreadable": times}
+    assert "it does not say how many images it has, and names 0" in summary["wrong"][0]["reason"]
+
+
+def test_what_it_counts_and_neither_names_nor_sends_is_told(folder: Folder, old: Old) -> None:
+    old.limit["Instance"], old.kept = 0, {3}
+    summary = run(folder)
+    assert summary["files"] == {"stored": 11, "unreadable": 1}
+    told = "it says that it has 2 images, and names 0; the archive has 1: A fault"
+    assert summary["wrong"][0]["reason"] == told
+
+
+def test_series_of_a_study_that_are_not_named_are_told_where_only_some_are_wanted(folder: Folder, old: Old) -> None:
+    old.limit["Series"] = 1
+    summary = run(folder, modalities=frozenset(["CT"]))
+    assert summary["files"] == {"stored": 6, "unreadable": 3}
+    assert "it says that it has 2 series, and names 1" in summary["wrong"][0]["reason"]
+
+
+@pytest.mark.parametrize("wrong", [(404, {}, b'{"Message": "x"}'), (200, {}, b'["x"]'), (200, {}, b"<html>")])
+@pytest.mark.parametrize("path", ["/queries/", "/tools/lookup", "/series/"])
+def test_answers_that_are_none(folder: Folder, old: Old, path: str, wrong: Answered) -> None:
+    old._archive._store(old.images[0])
+    old.broken = path, wrong
+    assert "gives no list of resources" in run(folder)["ended"]
 
 
 def test_other_modalities_are_left_out(folder: Folder, old: Old) -> None:

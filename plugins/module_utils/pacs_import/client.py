@@ -290,6 +290,23 @@ class Archive:
         """Ask for something. :raises Ended: see above."""
         return self.patiently("GET", path)[0]
 
+    def listed(self, path: str) -> list[dict[str, Any]]:
+        """Ask for a list of resources. :raises Ended: where something else is answered, and above."""
+        return self._resources(self.get(path), path)
+
+    def lookup(self, name: str, level: str) -> list[str]:
+        """Return what Orthanc calls the resources of a level that have an identifier. :raises Ended: see above."""
+        path = "/tools/lookup"
+        answer, _ = self.patiently("POST", path, name.encode)
+        return [str(one["ID"]) for one in self._resources(answer, path) if one.get("Type") == level]
+
+    def _resources(self, answer: Answer, path: str) -> list[dict[str, Any]]:
+        said = answer.json()
+        good = answer.status == 200 and isinstance(said, list)
+        if not good or not all(isinstance(one, dict) for one in said):
+            raise Ended(f"{self.url}{path} gives no list of resources: {answer.reason}")
+        return list(said)
+
     def md5(self, instance: str) -> str:
         """Return the sum that is kept of an image, or nothing if none is. :raises Ended: see above."""
         answer = self.get(f"/instances/{instance}/attachments/dicom/md5")

@@ -9,7 +9,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from .client import Archive, Ended
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # What such a source begins with.
 SCHEME = b"dicom:"
-# The first day that is asked for where none is named, and how many studies of a slice are too many to be sure that the
-# answer has all of them: many archives leave out the rest.
+# The first day that is asked for where none is named, and how many studies, series or images are too many to be sure
+# that an answer has all of them: many archives leave out the rest.
 FIRST, MANY = datetime.date(1970, 1, 1), 100
 # Seconds between two looks at a transfer.
 POLL = 0.2
@@ -48,25 +48,84 @@ class Modality:
             raise Ended(f"the archive knows no modality {self._name}; see orthanc_modalities")
         for first, last in months(self._since, self._until):
             studies = self._studies(first, last)
-            if len(studies) >= MANY:
-                days = (first + datetime.timedelta(days=number) for number in range((last - first).days + 1))
-                studies = {uid: patient for one in days for uid, patient in self._studies(one, one).items()}
-            for study, patient in studies.items():
-                for series in self._find("Series", StudyInstanceUID=study, SeriesInstanceUID="", Modality=""):
-                    yield from self._series(patient, study, series["SeriesInstanceUID"], series.get("Modality", ""))
+            if len(studies) < MANY:
+                yield from self._each(studies)
+                continue
+            for one in (first + datetime.timedelta(days=number) for number in range((last - first).days + 1)):
+                yield from self._day(one)
 
-    def _series(self, patient: str, study: str, series: str, modality: str) -> Iterator[Item]:
-        name = os.fsencode(f"dicom:{self._name}/{study}/{series}")
-        if self._options.modalities and modality not in self._options.modalities:
-            yield Item(name, changed=NEVER, fate=LEFT_OUT, reason=f"its modality is {modality or 'not said'}")
+    def _day(self, one: datetime.date) -> Iterator[Item]:
+        """Go through the studies of a day: by their hours and minutes, where one answer may not have all of them."""
+        studies, sure = self._studies(one, one), True
+        if len(studies) >= MANY:
+            # A study without a time is in none of its hours.
+            sure = all(study.get("StudyTime") for study in studies.values())
+            for hour in range(24):
+                found = self._studies(one, one, f"{hour:02}0000-{hour:02}5959.999999")
+                studies |= found
+                for minute in range(60 if len(found) >= MANY else 0):
+                    few = self._studies(one, one, f"{hour:02}{minute:02}00-{hour:02}{minute:02}59.999999")
+                    sure = sure and len(few) < MANY
+                    studies |= few
+                    if few.keys() == found.keys():
+                        # It does not look at times, or all are of this minute.
+                        break
+        yield from self._each(studies)
+        if not sure:
+            reason = (
+                f"it names {len(studies)} studies of this day, and may have more: it does not answer by their times"
+            )
+            yield Item(self._named(f"{one:%Y%m%d}"), changed=NEVER, fate=UNREADABLE, reason=reason)
+
+    def _each(self, studies: dict[str, dict[str, str]]) -> Iterator[Item]:
+        for uid, study in studies.items():
+            yield from self._study(uid, study)
+
+    def _study(self, uid: str, study: dict[str, str]) -> Iterator[Item]:
+        """Have a study sent, by its series where it names as many as it says that it has."""
+        patient, said = study.get("PatientID", ""), count(study, "NumberOfStudyRelatedSeries")
+        asked = {"SeriesInstanceUID": "", "Modality": "", "NumberOfSeriesRelatedInstances": ""}
+        found = {one["SeriesInstanceUID"]: one for one in self._find("Series", StudyInstanceUID=uid, **asked)}
+        if found and (len(found) == said or (said is None and len(found) < MANY)):
+            pass
+        elif self._options.modalities:
+            reason = f"{told(said, 'series')}, and names {len(found)}"
+            yield Item(self._named(uid), changed=NEVER, study=uid, patient=patient, fate=UNREADABLE, reason=reason)
+        else:
+            images = count(study, "NumberOfStudyRelatedInstances")
+            yield from self._send("Study", {"StudyInstanceUID": uid}, patient, [], images)
             return
-        asked = {"StudyInstanceUID": study, "SeriesInstanceUID": series}
+        for one in found.values():
+            yield from self._series(patient, uid, one)
+
+    def _series(self, patient: str, study: str, series: dict[str, str]) -> Iterator[Item]:
+        uid, modality = series["SeriesInstanceUID"], series.get("Modality", "")
+        if self._options.modalities and modality not in self._options.modalities:
+            reason = f"its modality is {modality or 'not said'}"
+            yield Item(self._named(study, uid), changed=NEVER, fate=LEFT_OUT, reason=reason)
+            return
+        asked = {"StudyInstanceUID": study, "SeriesInstanceUID": uid}
         named = [one["SOPInstanceUID"] for one in self._find("Instance", **asked, SOPInstanceUID="")]
-        before, why = self._there(series), ""
-        if not before.keys() >= set(named) and not self._options.dry_run:
-            why = self._move(asked)
-        there = self._there(series)
-        for uid in named:
+        yield from self._send("Series", asked, patient, named, count(series, "NumberOfSeriesRelatedInstances"))
+
+    def _send(
+        self, level: str, asked: dict[str, str], patient: str, named: list[str], said: int | None
+    ) -> Iterator[Item]:
+        """Have a study or a series sent where the archive lacks some of it, and tell what became of its images.
+
+        :param named: its images, of which an answer may leave out some.
+        :param said: how many it has, if that was said.
+        """
+        study, why = asked["StudyInstanceUID"], ""
+        name = self._named(*asked.values())
+        # Whether these are all.
+        listed = len(set(named)) == said or (said is None and 0 < len(named) < MANY)
+        before = there = self._there(level, asked)
+        lacking = not before.keys() >= set(named) or not (listed or len(before) == said)
+        if lacking and not self._options.dry_run:
+            why = self._move(level, asked)
+            there = self._there(level, asked)
+        for uid in dict.fromkeys([*named, *(uid for uid in there if not listed or uid not in before)]):
             item = Item(name + f"/{uid}".encode(), changed=NEVER, study=study, patient=patient)
             if uid in there:
                 item.fate = PRESENT if uid in before else STORED
@@ -76,11 +135,21 @@ class Modality:
             else:
                 item.fate, item.reason = UNREADABLE, f"it was named, and has not come{why}"
             yield item
+        if listed or len(there) == said or (said is None and named and not why):
+            return
+        item = Item(name, changed=NEVER, study=study, patient=patient)
+        item.fate = NEW if self._options.dry_run else UNREADABLE
+        item.reason = f"{told(said, 'images')}, and names {len(named)}; the archive has {len(there)}{why}"
+        yield item
 
-    def _studies(self, first: datetime.date, last: datetime.date) -> dict[str, str]:
+    def _named(self, *parts: str) -> bytes:
+        return os.fsencode("/".join([f"dicom:{self._name}", *parts]))
+
+    def _studies(self, first: datetime.date, last: datetime.date, times: str = "") -> dict[str, dict[str, str]]:
+        asked = dict.fromkeys(("PatientID", "NumberOfStudyRelatedSeries", "NumberOfStudyRelatedInstances"), "")
         days = f"{first:%Y%m%d}-{last:%Y%m%d}"
-        found = self._find("Study", StudyDate=days, StudyInstanceUID="", PatientID="")
-        return {one["StudyInstanceUID"]: one.get("PatientID", "") for one in found}
+        found = self._find("Study", StudyDate=days, StudyTime=times, StudyInstanceUID="", **asked)
+        return {one["StudyInstanceUID"]: one for one in found}
 
     def _find(self, level: str, **query: str) -> list[dict[str, str]]:
         """Ask it. :raises Ended: where it does not answer."""
@@ -88,42 +157,54 @@ class Modality:
         path = f"/modalities/{quote(self._name, safe='')}/query"
         answer, _ = self._archive.patiently("POST", path, lambda: asked)
         made = answer.json()
-        if answer.status != 200 or not isinstance(made, dict):
+        if answer.status != 200 or not isinstance(made, dict) or "ID" not in made:
             raise Ended(f"{self._name} does not answer by C-FIND: {answer.reason}")
-        found: list[dict[str, Any]] = self._archive.get(f"/queries/{made['ID']}/answers?expand&simplify").json() or []
+        found = self._archive.listed(f"/queries/{made['ID']}/answers?expand&simplify")
         wanted = {"Study": "StudyInstanceUID", "Series": "SeriesInstanceUID", "Instance": "SOPInstanceUID"}[level]
         return [{key: str(value) for key, value in one.items()} for one in found if one.get(wanted)]
 
-    def _there(self, series: str) -> dict[str, tuple[str, str]]:
-        """Return the images of a series that the archive has: by their identifiers, those of Orthanc."""
-        found = self._archive.patiently("POST", "/tools/lookup", series.encode)[0].json() or []
+    def _there(self, level: str, asked: dict[str, str]) -> dict[str, tuple[str, str]]:
+        """Return the images of a study or a series that the archive has: by their identifiers, those of Orthanc."""
+        kind = {"Study": "studies", "Series": "series"}[level]
         return {
-            str(one["MainDicomTags"]["SOPInstanceUID"]): (str(kept["ID"]), str(one["ID"]))
-            for kept in found
-            if kept.get("Type") == "Series"
-            for one in self._archive.get(f"/series/{kept['ID']}/instances").json() or []
+            str(one["MainDicomTags"]["SOPInstanceUID"]): (str(one["ParentSeries"]), str(one["ID"]))
+            for kept in self._archive.lookup(asked[f"{level}InstanceUID"], level)
+            for one in self._archive.listed(f"/{kind}/{kept}/instances")
         }
 
-    def _move(self, asked: dict[str, str]) -> str:
-        """Have a series sent, and return what went wrong, in Orthanc's words."""
+    def _move(self, level: str, asked: dict[str, str]) -> str:
+        """Have it sent, and return what went wrong, in Orthanc's words."""
         began = time.monotonic()
-        body = json.dumps({"Level": "Series", "Resources": [asked], "Asynchronous": True}).encode()
+        body = json.dumps({"Level": level, "Resources": [asked], "Asynchronous": True}).encode()
         path = f"/modalities/{quote(self._name, safe='')}/move"
         answer, _ = self._archive.patiently("POST", path, lambda: body)
-        job = (answer.json() or {}).get("ID", "") if answer.status == 200 else ""
+        said = answer.json()
+        job = str(said.get("ID", "")) if answer.status == 200 and isinstance(said, dict) else ""
         why = "" if job else f": {answer.reason}"
         while job:
             time.sleep(POLL)
             answer = self._archive.get(f"/jobs/{job}")
             # Orthanc forgets jobs that have ended.
-            said = (answer.json() or {}) if answer.status == 200 else {}
-            if said.get("State") not in UNDER_WAY:
-                why = f": {said.get('ErrorDescription', '')}" if said.get("State") == "Failure" else ""
+            said = answer.json() if answer.status == 200 else {}
+            if not isinstance(said, dict) or said.get("State") not in UNDER_WAY:
+                failed = isinstance(said, dict) and said.get("State") == "Failure"
+                why = f": {said.get('ErrorDescription', '')}" if failed else ""
                 break
         if self._options.gentle:
             # Half of the time is for others.
             time.sleep(time.monotonic() - began)
         return why
+
+
+def count(answer: dict[str, str], name: str) -> int | None:
+    """Return how many there are, if that was said."""
+    text = answer.get(name, "").strip()
+    return int(text) if text.isdecimal() else None
+
+
+def told(said: int | None, things: str) -> str:
+    """Write for people how many it has."""
+    return f"it does not say how many {things} it has" if said is None else f"it says that it has {said} {things}"
 
 
 def months(first: datetime.date, last: datetime.date) -> Iterator[tuple[datetime.date, datetime.date]]:
