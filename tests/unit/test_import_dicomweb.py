@@ -12,7 +12,7 @@ import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import client, dicomweb
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.streams import Refused
 
-from tests.unit.orthanc_stand_in import Answered, StandIn, read
+from tests.unit.orthanc_stand_in import DROP, Answered, StandIn, read
 from tests.unit.test_import_run import PASSWORD, Folder, image
 
 JSON = {"Content-Type": "application/dicom+json"}
@@ -116,6 +116,8 @@ def test_series_that_has_more_than_it_names(folder: Folder, web: Web) -> None:
     [
         ("/studies/1.2/series", (400, {}, b""), {"stored": 24, "unreadable": 1}, "cannot be listed: 400"),
         ("/studies/1.2/series", (200, {}, b"<html>"), {"stored": 24, "unreadable": 1}, "cannot be listed: 200"),
+        ("/studies/1.2/series", (200, {}, b'["x"]'), {"stored": 24, "unreadable": 1}, "it is no list of resources"),
+        ("/studies/1.2/series", (200, {}, b'[{"0020000E": "x"}]'), {"stored": 24, "unreadable": 1}, "no identifier"),
         ("/instances/1.2.0.2", (404, {}, b""), {"stored": 29, "unreadable": 1}, "not served there: 404"),
         ("/instances/1.2.0.2", (200, MIXED, b"x" * 99), {"stored": 29, "rejected": 1}, "a part without head or end"),
         ("/instances/1.2.0.2", (200, {}, b"<html>"), {"stored": 29, "rejected": 1}, "it lacks an identifier"),
@@ -132,6 +134,13 @@ def test_image_that_ends_too_early(folder: Folder, archive: StandIn, web: Web) -
     web.end = b""
     assert run(folder, web)["files"] == {"rejected": 30}
     assert not archive.sent()
+
+
+def test_image_that_is_never_answered(folder: Folder, web: Web, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "UNANSWERED", 3)
+    web.unfit = "/instances/1.2.0.2", DROP
+    summary = run(folder, web, connections=1)
+    assert (summary["files"], summary["complete"]) == ({"stored": 29, "unreadable": 1}, True)
 
 
 def test_what_is_no_archive(folder: Folder, web: Web) -> None:

@@ -40,7 +40,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.progress
 
 from tests.hosts.certificates import pem
 from tests.repository import ROOT
-from tests.unit.orthanc_stand_in import DROP, LOSE, NOISE, StandIn
+from tests.unit.orthanc_stand_in import DROP, LOSE, NOISE, Answered, StandIn
 from tests.unit.test_import_header import written
 from tests.unit.test_import_sources import put, tar, zipped
 
@@ -452,6 +452,17 @@ def test_server_that_is_no_orthanc(folder: Folder, archive: StandIn) -> None:
     assert "an Orthanc would describe itself" in folder.run()["ended"]
 
 
+def test_server_that_answers_without_end(folder: Folder, archive: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "LARGEST", 1000)
+    archive.system["more"] = "x" * 2000
+    assert "an answer of more than" in folder.run()["ended"]
+
+
+def test_address_with_other_letters(folder: Folder, archive: StandIn) -> None:
+    assert "gives 404 where an Orthanc" in folder.run(url=archive.url + "ä ö")["ended"]
+    assert archive.asked[-1] == ("GET", "/%C3%A4%20%C3%B6/system")
+
+
 def test_large_image_is_streamed(folder: Folder, archive: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     """And read anew for each try."""
     monkeypatch.setattr(sources, "SMALL", 1000)
@@ -687,6 +698,29 @@ def test_import_stops_before_recycling_begins(folder: Folder, archive: StandIn) 
     summary = folder.run()
     assert "MaximumStorageSize is reached" in summary["ended"]
     assert 0 < sum(map(len, archive.images.values())) <= 1 << 20
+
+
+def test_room_that_others_take_meanwhile(folder: Folder, archive: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(risks, "IMAGES", 3)
+    archive.system |= LIMITS | {"MaximumPatientCount": 9}
+    folder.fill(20)
+
+    def fault(method: str, path: str, number: int) -> None:
+        if (method, path, number) == ("POST", "/instances", 5):
+            archive.statistics["TotalDiskSize"] = str(1 << 20)
+
+    archive.fault = fault
+    summary = folder.run(connections=1)
+    assert "MaximumStorageSize is reached" in summary["ended"]
+    assert 5 <= archive.sent() <= 8
+
+
+@pytest.mark.parametrize("answer", [404, (200, {}, b"[]"), (200, {}, b"{}")])
+def test_archive_that_does_not_tell_how_full_it_is(folder: Folder, archive: StandIn, answer: Answered) -> None:
+    archive.system |= LIMITS
+    archive.fault = lambda method, path, number: answer if path == "/statistics" else None
+    folder.fill(1)
+    assert "does not tell how full it is" in folder.run()["ended"]
 
 
 def test_import_stops_before_patients_are_recycled(folder: Folder, archive: StandIn) -> None:
@@ -1028,6 +1062,39 @@ class TestOtherOrthanc:
         summary = self.run(folder, origin, spool_size=100)
         assert summary["files"] == {"rejected": 30}
         assert "spool" in summary["wrong"][0]["reason"]
+
+    def test_spool_that_is_not_there(self, folder: Folder, origin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+        """That is no matter of the archive, and not waited for."""
+        monkeypatch.setattr(origin_module, "SMALL", 10)
+        summary = self.run(folder, origin, spool=str(folder.folder / "nowhere"))
+        assert summary["files"] == {"rejected": 30}
+        assert "the spool cannot be written: No such file" in summary["wrong"][0]["reason"]
+
+    def test_image_that_is_never_answered(
+        self, folder: Folder, origin: StandIn, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It does not end the import, each time at this image."""
+        monkeypatch.setattr(client, "UNANSWERED", 3)
+        never = next(iter(origin.images))
+        origin.fault = lambda method, path, number: DROP if path == f"/instances/{never}/file" else None
+        summary = self.run(folder, origin, connections=1)
+        assert (summary["files"], summary["complete"]) == ({"stored": 29, "unreadable": 1}, True)
+        assert "whenever it is fetched" in summary["wrong"][0]["reason"]
+
+    @pytest.mark.parametrize("answer", [500, 404, (200, {}, b'{"a": 1}')])
+    def test_that_it_does_not_list(self, folder: Folder, origin: StandIn, answer: Answered) -> None:
+        origin.fault = lambda method, path, number: answer if path.startswith("/series?") else None
+        assert "/series gives no list of series" in self.run(folder, origin)["ended"]
+
+    def test_that_it_lists_the_same_for_ever(self, folder: Folder, origin: StandIn) -> None:
+        series = json.dumps([origin._parents(next(iter(origin.images.values())))[2]]).encode()
+        origin.fault = lambda method, path, number: (200, {}, series) if path.startswith("/series?") else None
+        assert "the same series again and again" in self.run(folder, origin)["ended"]
+
+    @pytest.mark.parametrize("path", ["/series/", "/statistics"])
+    def test_answers_that_are_none(self, folder: Folder, origin: StandIn, path: str) -> None:
+        origin.fault = lambda method, asked, number: (200, {}, b'["x"]') if asked.startswith(path) else None
+        assert "unreadable" in self.run(folder, origin)["files"]
 
     def test_many_series(self, folder: Folder, origin: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(origin_module, "PAGE", 2)

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from .content import Changed, Exactly, md5
 from .streams import Refused
@@ -28,6 +28,8 @@ TIMEOUT, SHORTEST, LONGEST = 120, 0.5, 30.0
 # that gets no answer, while everything else does.
 ATTEMPTS, UNANSWERED = 4, 6
 BLOCK = 1 << 18
+# No answer that is kept in memory is larger.
+LARGEST = 1 << 28
 JSON = "application/json"
 # The server, or what is before it, is not there at the moment, or has too much to do.
 AWAY = {429, 502, 503, 504}
@@ -146,7 +148,13 @@ Reader = Callable[[http.client.HTTPResponse], bytes]
 
 
 def whole(answer: http.client.HTTPResponse) -> bytes:
-    return answer.read()
+    """Read an answer at once. :raises Ended: where it is without end."""
+    body = bytearray()
+    for part in parts(answer):
+        body += part
+        if len(body) > LARGEST:
+            raise Ended(f"an answer of more than {LARGEST >> 20} MB, which is none of an archive")
+    return bytes(body)
 
 
 def parts(answer: http.client.HTTPResponse) -> Iterator[bytes]:
@@ -178,7 +186,7 @@ class Archive:
             raise Ended(
                 f"{url} is no address of an archive, such as https://pacs.example.org/ (a login goes elsewhere)"
             )
-        self.url, self._path = url.rstrip("/"), parts.path.rstrip("/")
+        self.url, self._path = url.rstrip("/"), quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
         self._host, self._port, self._context = parts.hostname, parts.port, context if parts.scheme == "https" else None
         self._headers: dict[str, str] = {}
         if any(login):
@@ -224,7 +232,7 @@ class Archive:
             self.drop()
             hint = "; does it ask for a client certificate?" if isinstance(error, ssl.SSLError) else ""
             raise Lost(f"{self.url} gives no answer: {error or type(error).__name__}{hint}", kept) from error
-        except (Changed, Refused):
+        except (Changed, Refused, Ended):
             self.drop()
             raise
         if answer.will_close:
@@ -251,7 +259,7 @@ class Archive:
 
         :param body: makes the body anew for each try.
         :raises Ended: where there is no hope.
-        :raises Lost: where there is none for this body alone.
+        :raises Lost: where there is none for this body alone, or for what is to be fetched.
         """
         repeated, failures, lost = False, 0, 0
         while True:
@@ -263,7 +271,7 @@ class Archive:
                 if not error.kept or repeated:
                     self.gate.failed(method, str(error))
                     lost += 1
-                if body and lost >= UNANSWERED and self._answers():
+                if (body or read is not whole) and lost >= UNANSWERED and self._answers():
                     raise
                 repeated = True
                 continue
@@ -282,7 +290,8 @@ class Archive:
 
     def _answers(self) -> bool:
         try:
-            return self.ask("GET", "/system").status == 200
+            # DICOMweb has no such path.
+            return self.ask("GET", "/system").status < 500
         except Lost:
             return False
 
@@ -314,7 +323,11 @@ class Archive:
 
     def digest(self, path: str) -> str:
         """Return the sum of what is served there, or nothing if nothing is. :raises Ended: see above."""
-        answer, _ = self.patiently("GET", path, read=summed)
+        try:
+            answer, _ = self.patiently("GET", path, read=summed)
+        except Lost:
+            # Everything else is answered.
+            return ""
         return answer.body.decode() if answer.status == 200 else ""
 
     def begin(self) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from .client import Archive, parts
+from .client import Archive, Lost, parts, whole
 from .content import Content
 from .fates import LEFT_OUT, UNREADABLE
 from .journal import NEVER
+from .origin import spooled
 from .sources import SMALL, Item, Sources
 from .streams import Refused
 
@@ -91,15 +92,19 @@ class Dicomweb:
 
         def keep(answer: http.client.HTTPResponse) -> bytes:
             if answer.status != 200:
-                return answer.read()
+                return whole(answer)
             boundary = answer.headers.get_boundary()
             image = only_part(parts(answer), boundary.encode()) if boundary else parts(answer)
             small = answer.length is not None and answer.length <= SMALL
-            made.append(Content(b"".join(image)) if small else self._sources.spooled(image))
+            made.append(Content(b"".join(image)) if small else spooled(self._sources, image))
             return b""
 
         path = os.fsdecode(item.name).removeprefix(self.archive.url)
-        answer, _ = self.archive.patiently("GET", path, read=keep, accept=DICOM)
+        try:
+            answer, _ = self.archive.patiently("GET", path, read=keep, accept=DICOM)
+        except Lost as error:
+            item.fate, item.reason = UNREADABLE, f"whenever it is fetched, {error}"
+            return None
         if answer.status != 200:
             item.fate, item.reason = UNREADABLE, f"it is not served there: {answer.reason}"
             return None
@@ -115,6 +120,8 @@ class Dicomweb:
         first, there = "", 0
         try:
             while found := self._list(f"{path}?limit={PAGE}&offset={there}{query}"):
+                if not all(value(one, tag) for one in found):
+                    raise Unfit("something in it has no identifier")
                 # Some know no pages, and begin anew.
                 if value(found[0], tag) == first:
                     return
@@ -129,13 +136,16 @@ class Dicomweb:
         found = [] if answer.status == 204 else answer.json()
         if answer.status not in (200, 204) or not isinstance(found, list):
             raise Unfit(answer.reason)
+        if not all(isinstance(one, dict) for one in found):
+            raise Unfit("it is no list of resources")
         return found
 
 
 def value(answer: dict[str, Any], tag: str) -> str:
     """Return the first value of an element, as text; empty where there is none."""
-    values = answer.get(tag, {}).get("Value") or [""]
-    return str(values[0])
+    element = answer.get(tag)
+    values = element.get("Value") if isinstance(element, dict) else None
+    return str(values[0]) if isinstance(values, list) and values else ""
 
 
 def only_part(stream: Iterable[bytes], boundary: bytes) -> Iterator[bytes]:

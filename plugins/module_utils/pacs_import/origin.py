@@ -6,13 +6,15 @@ from __future__ import annotations
 
 import http.client
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from urllib.parse import quote
 
-from .client import Archive, parts
+from .client import Archive, Ended, Lost, parts, whole
 from .content import Content
 from .fates import UNREADABLE
 from .journal import NEVER
-from .sources import SMALL, Item, Sources
+from .sources import SMALL, Item, Sources, cause
+from .streams import Refused
 
 # So many series are asked for at a time.
 PAGE = 500
@@ -28,18 +30,35 @@ class Origin:
     def walk(self) -> Iterator[Item]:
         """Name each of its images, by series; and tell where it does not have as many as it has named."""
         named = seen = 0
-        while series := self.archive.get(f"/series?since={seen}&limit={PAGE}").json():
+        before: list[str] = []
+        while series := self._page(seen):
+            if series == before:
+                raise Ended(f"{self.archive.url}/series gives the same series again and again")
+            before = series
             for one in series:
-                said = self.archive.get(f"/series/{one}").json() or {}
-                for instance in said.get("Instances", []):
+                for instance in self._instances(one):
                     named += 1
                     name = self._name + f"/instances/{instance}".encode()
-                    yield Item(name, changed=NEVER, instance=str(instance), series=str(one))
+                    yield Item(name, changed=NEVER, instance=instance, series=one)
             seen += len(series)
-        there = int((self.archive.get("/statistics").json() or {}).get("CountInstances", 0))
-        if there != named:
-            reason = f"it has {there:,} images, and named {named:,}: it changed meanwhile; import from it again"
+        said = self.archive.get("/statistics").json()
+        there = str(said.get("CountInstances", "")) if isinstance(said, dict) else ""
+        if there != str(named):
+            reason = f"it has {there or '?'} images, and named {named}: it changed meanwhile; import from it again"
             yield Item(self._name, fate=UNREADABLE, reason=reason)
+
+    def _page(self, since: int) -> list[str]:
+        answer = self.archive.get(f"/series?since={since}&limit={PAGE}")
+        series = answer.json()
+        if answer.status != 200 or not isinstance(series, list):
+            raise Ended(f"{self.archive.url}/series gives no list of series: {answer.reason}")
+        return list(map(str, series))
+
+    def _instances(self, series: str) -> list[str]:
+        """Return the images of a series; none where it is gone, which the number of all tells in the end."""
+        said = self.archive.get(f"/series/{quote(series)}").json()
+        found = said.get("Instances") if isinstance(said, dict) else None
+        return list(map(str, found)) if isinstance(found, list) else []
 
     def fetch(self, item: Item) -> Content | None:
         """Fetch an image; nothing where it is not served, and then its fate stands in the item.
@@ -50,14 +69,36 @@ class Origin:
 
         def keep(answer: http.client.HTTPResponse) -> bytes:
             if answer.status != 200 or (answer.length is not None and answer.length <= SMALL):
-                return answer.read()
-            made.append(self._sources.spooled(parts(answer)))
+                return whole(answer)
+            made.append(spooled(self._sources, parts(answer)))
             return b""
 
-        answer, _ = self.archive.patiently("GET", f"/instances/{item.instance}/file", read=keep)
+        try:
+            answer, _ = self.archive.patiently("GET", f"/instances/{item.instance}/file", read=keep)
+        except Lost as error:
+            item.fate, item.reason = UNREADABLE, f"whenever it is fetched, {error}"
+            return None
         if answer.status != 200:
             item.fate, item.reason = UNREADABLE, f"it is not served there: {answer.reason}"
             return None
-        content = made[0] if made else Content(answer.body)
+        # An earlier try may have been cut off.
+        content = made[-1] if made else Content(answer.body)
         item.size = content.size
         return content
+
+
+def spooled(sources: Sources, stream: Iterable[bytes]) -> Content:
+    """Keep what comes in the spool. :raises Refused: where that cannot be written, which is no fault of the archive."""
+    begun = False
+
+    def noted() -> Iterator[bytes]:
+        nonlocal begun
+        begun = True
+        yield from stream
+
+    try:
+        return sources.spooled(noted())
+    except OSError as error:
+        if begun:
+            raise
+        raise Refused(f"the spool cannot be written: {cause(error)}") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Any
 
 from .client import Archive, Ended
@@ -18,21 +19,54 @@ if TYPE_CHECKING:
     from .load import Options
 
 UNLIMITED = 1 << 62
+# What modalities send meanwhile takes room, too: after so many seconds or images it is looked at again.
+SECONDS, IMAGES = 60.0, 500
 ROUTERS = ("java", "python")
 
 
 class Reserve:
-    """What fits into the archive before it would remove older images."""
+    """What fits into the archive before it would remove older images.
 
-    def __init__(self, size: int = UNLIMITED, patients: int = UNLIMITED, archive: Archive | None = None) -> None:
-        self._size, self._patients, self._archive = size, patients, archive
+    :param size: MaximumStorageSize in bytes, 0 for none.
+    :param patients: MaximumPatientCount, 0 for none.
+    :param archive: none where nothing is ever removed.
+    """
+
+    def __init__(self, size: int = 0, patients: int = 0, archive: Archive | None = None) -> None:
+        self._limits, self._archive = (size, patients), archive
+        self._size = self._patients = UNLIMITED
         self._lock = threading.Lock()
         self._known: set[str] = set()
+        self._looked, self._taken = 0.0, 0
+        if archive:
+            self._look(archive)
+
+    def left(self) -> int:
+        """Return how many bytes fit."""
+        return self._size
+
+    def _look(self, archive: Archive) -> None:
+        """Ask how full it is; more room than before is not counted on. :raises Ended: where it does not tell."""
+        answer = archive.get("/statistics")
+        held = answer.json()
+        self._looked, self._taken = time.monotonic(), 0
+        size, patients = self._limits
+        try:
+            if size:
+                self._size = min(self._size, size - int(held["TotalDiskSize"]))
+            if patients:
+                self._patients = min(self._patients, patients - int(held["CountPatients"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise Ended(f"the archive does not tell how full it is: {answer.reason}") from error
 
     def take(self, size: int, header: Header) -> None:
         """Take room for an image. :raises Ended: where there is none."""
         if self._archive is None:
             return
+        with self._lock:
+            self._taken += 1
+            if self._taken > IMAGES or time.monotonic() - self._looked > SECONDS:
+                self._look(self._archive)
         if self._patients != UNLIMITED:
             self._patient(self._archive, header)
         with self._lock:
@@ -83,15 +117,15 @@ def reserve(archive: Archive, system: dict[str, Any], options: Options, there: i
             "MaximumStorageSize or MaximumPatientCount is set, and nobody knows how much a modality will send: Orthanc"
             " might remove the oldest patients; accept recycling, if that is wanted"
         )
-    held = archive.get("/statistics").json() or {}
-    left = limit * MEGABYTE - int(held.get("TotalDiskSize", 0)) if limit else UNLIMITED
+    made = Reserve(limit * MEGABYTE, patients, archive)
+    left = made.left()
     needed = sum(map(size_of, options.sources)) - there if limit else 0
     if needed > left:
         raise Ended(
             f"MaximumStorageSize is {limit}, and {megabytes(max(left, 0))} are left of it for {megabytes(needed)}:"
             " Orthanc would remove the oldest patients; accept recycling, if that is wanted"
         )
-    return Reserve(left, patients - int(held.get("CountPatients", 0)) if patients else UNLIMITED, archive)
+    return made
 
 
 def size_of(path: bytes) -> int:
