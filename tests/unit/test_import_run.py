@@ -762,6 +762,57 @@ def test_one_import_at_a_time(folder: Folder, archive: StandIn) -> None:
     assert len(archive.images) == 5
 
 
+@pytest.mark.parametrize("name", ["", "journal.sqlite"])
+@pytest.mark.parametrize("wrong", ["mode", "owner"])
+def test_report_that_others_can_write_to(
+    folder: Folder, archive: StandIn, monkeypatch: pytest.MonkeyPatch, name: str, wrong: str
+) -> None:
+    """They could put files there beforehand that stay theirs."""
+    folder.fill(1)
+    report = folder.folder / "report"
+    report.mkdir(mode=0o700)
+    (report / "journal.sqlite").touch(mode=0o600)
+    if wrong == "mode":
+        (report / name).chmod(0o770)
+    else:
+        if os.geteuid():
+            monkeypatch.setattr(os, "geteuid", lambda: 12345)
+        else:
+            os.chown(report / name, 12345, -1)
+    with pytest.raises(Busy, match="others may write" if wrong == "mode" else "belongs to another user"):
+        folder.run()
+    assert not archive.asked
+
+
+@pytest.mark.parametrize("kind", ["file", "pipe", "link"])
+def test_what_lies_in_the_report_is_not_written_to(folder: Folder, kind: str) -> None:
+    folder.fill(1)
+    report = folder.folder / "report"
+    report.mkdir(mode=0o700)
+    for name in ("files.csv.new", "summary.json.new"):
+        if kind == "file":
+            (report / name).touch()
+            (report / name).chmod(0o666)
+        elif kind == "pipe":
+            os.mkfifo(report / name)
+        else:
+            (report / name).symlink_to(folder.folder / "elsewhere")
+    done = threading.Thread(target=folder.run, daemon=True)
+    done.start()
+    done.join(10)
+    assert not done.is_alive()
+    assert {path.stat().st_mode & 0o777 for path in report.iterdir()} == {0o600}
+    assert (report / "files.csv").is_file()
+    assert not (folder.folder / "elsewhere").exists()
+
+
+def test_journal_that_is_a_pipe(folder: Folder) -> None:
+    (folder.folder / "report").mkdir(mode=0o700)
+    os.mkfifo(folder.folder / "report" / "journal.sqlite", 0o600)
+    with pytest.raises(OSError, match="No such device"):
+        folder.run()
+
+
 def test_report_that_is_something_else(folder: Folder) -> None:
     put(folder.folder, "report/journal.sqlite", b"No database at all, but a text of some length." * 50)
     with pytest.raises(Busy, match="not a database"):
@@ -941,6 +992,21 @@ class TestCommand:
         out, _ = process.communicate(timeout=60)
         assert process.returncode == 1
         assert "No image was found" in out
+
+    def test_links_alone(self, folder: Folder) -> None:
+        (folder.input / "link").symlink_to("/nowhere")
+        process = self.start(folder)
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 1
+        assert "No image was found" in out
+
+    def test_identifiers_do_not_reach_the_terminal(self, folder: Folder) -> None:
+        for number, patient in enumerate(("P1", "P\x1b]0;x\x07")):
+            folder.put(f"IM{number}", image(number, patient=patient))
+        process = self.start(folder)
+        out, _ = process.communicate(timeout=60)
+        assert "One study of several patients: 1.2.3 (P\\x1b]0;x\\x07, P1)" in out
+        assert "\x1b" not in out
 
     def test_bar_on_a_terminal(self, folder: Folder) -> None:
         folder.fill(30)

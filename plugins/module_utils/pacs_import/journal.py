@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 
@@ -58,11 +58,18 @@ class Journal:
 
     :param path: of the database, which is for its owner alone: it names patients.
     :param archive: to which they go; what went to another one is no hint.
-    :raises Busy: while another import has it.
+    :raises Busy: while another import has it, or where others may write to it or to its folder.
     """
 
     def __init__(self, path: str, archive: str) -> None:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+        alone(os.path.dirname(path) or ".", os.stat(os.path.dirname(path) or "."))
+        # No pipe is waited for.
+        flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        number = os.open(path, flags, 0o600)
+        try:
+            alone(path, os.fstat(number))
+        finally:
+            os.close(number)
         self._lock = threading.Lock()
         self._base = sqlite3.connect(path, timeout=1, check_same_thread=False, isolation_level=None)
         try:
@@ -140,6 +147,11 @@ class Journal:
         query = "SELECT fate, COUNT(*), CAST(TOTAL(size) AS INTEGER) FROM files WHERE run = ? GROUP BY fate"
         return {fate: (count, size) for fate, count, size in self._rows(query, self.run)}
 
+    def links(self) -> int:
+        """Return how many of what was left out are links, and no images."""
+        ((number,),) = self._rows("SELECT COUNT(*) FROM files WHERE run = ? AND reason LIKE 'a link%'", self.run)
+        return int(number)
+
     def counts(self) -> dict[str, int]:
         """Return of how many patients, studies and series the images of this run are, and how many they are."""
         query = (
@@ -202,11 +214,22 @@ class Journal:
             self._written = time.monotonic()
 
 
+def alone(path: str, status: os.stat_result) -> None:
+    """See that nobody else can write to the report, where patients are named. :raises Busy: if anybody can."""
+    if status.st_uid != os.geteuid():
+        raise Busy(f"{path} belongs to another user; name a folder of your own for the report")
+    if status.st_mode & 0o022:
+        raise Busy(f"others may write to {path}; take that right away (chmod go-w), or name another folder")
+
+
 @contextmanager
 def written(path: str) -> Iterator[TextIO]:
     """Write a file anew, for its owner alone, which is there as a whole or as it was."""
     beside = f"{path}.new"
-    number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    # One that a crash has left.
+    with suppress(FileNotFoundError):
+        os.unlink(beside)
+    number = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     with os.fdopen(number, "w", encoding="utf-8", newline="") as file:
         yield file
     os.replace(beside, path)

@@ -485,6 +485,7 @@ class Import:
             "ended": self._why,
             "files": {fate: count for fate, (count, _) in sorted(fates.items())},
             "bytes": {fate: size for fate, (_, size) in sorted(fates.items())},
+            "links": self._journal.links(),
             "images": self._journal.counts(),
             "verified": self._verified,
             "transcoded": self._transcoded,

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 from .fates import ARCHIVE, CONFLICT, LEFT_OUT, NEW, PRESENT, STORED, WRONG
+from .journal import shown
 from .streams import megabytes
 
 GOOD, WRONG_FILES, UNFIT, CUT_OFF = 0, 1, 2, 3
@@ -23,8 +24,9 @@ def exit_code(summary: dict[str, Any]) -> int:
 
 
 def _nothing(summary: dict[str, Any]) -> bool:
-    """Tell whether no image was found at all: a mistyped path, a disc that is not mounted."""
-    return not {STORED, PRESENT, NEW, CONFLICT, LEFT_OUT} & set(summary["files"])
+    """Tell whether no image was found at all: a mistyped path, a disc that is not mounted, links alone."""
+    files = summary["files"]
+    return not {STORED, PRESENT, NEW, CONFLICT} & set(files) and files.get(LEFT_OUT, 0) == summary["links"]
 
 
 def told(summary: dict[str, Any]) -> list[str]:
@@ -52,4 +54,5 @@ def told(summary: dict[str, Any]) -> list[str]:
     if summary["ended"]:
         lines.append(f"It ended early: {summary['ended']}. The same command goes on from there.")
     lines.append(f"Every file with its fate: {summary['report']}/files.csv")
-    return lines
+    # Identifiers and reasons come from others.
+    return [shown(line.encode("utf-8", "backslashreplace")) for line in lines]
