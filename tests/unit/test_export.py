@@ -204,6 +204,42 @@ def test_what_is_there_is_not_written_over(archive: StandIn, tmp_path: pathlib.P
     assert list((tmp_path / "out").iterdir()) == []
 
 
+def test_file_of_the_name_of_what_is_packed(archive: StandIn, tmp_path: pathlib.Path, capsys: Capture) -> None:
+    packs(archive)
+    mine = tmp_path / "out.new.zip"
+    mine.write_bytes(b"mine")
+    assert run(archive, tmp_path / "out", "--patient", "P0") == 1
+    assert "out.new.zip is there already" in capsys.readouterr().err
+    assert mine.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("wrong", [(404, {}, b'{"Message": "x"}'), (200, {}, b'["x"]'), (200, {}, b"<html>")])
+@pytest.mark.parametrize("path", ["/tools/lookup", "/patients/"])
+def test_answers_that_are_none(
+    archive: StandIn, tmp_path: pathlib.Path, path: str, wrong: Answered, capsys: Capture
+) -> None:
+    archive.fault = lambda method, asked, number: wrong if asked.startswith(path) else None
+    assert run(archive, tmp_path / "out", "--patient", "P0") == 1
+    assert "gives no list of resources" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more, told", [("ä", "/system gives 404"), ("?x", "no address"), (":x/", "no address")])
+def test_address_that_is_none(archive: StandIn, tmp_path: pathlib.Path, more: str, told: str, capsys: Capture) -> None:
+    url = archive.url + more if more[0] != ":" else "http://localhost" + more
+    assert run(archive, tmp_path / "out", "--patient", "P0", "--url", url) == 1
+    assert told in capsys.readouterr().err
+
+
+def test_archive_that_never_comes(
+    archive: StandIn, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setattr(client, "UNANSWERED", 2)
+    archive.fault = lambda method, path, number: DROP if path.endswith("/archive") else None
+    assert run(archive, tmp_path / "out", "--patient", "P0", "--form", "zip", "--patience", "30") == 1
+    assert "gives no answer" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_disk_without_room(archive: StandIn, tmp_path: pathlib.Path, monkeypatch: Any, capsys: Capture) -> None:
     packs(archive)
 

@@ -181,13 +181,17 @@ class Archive:
     """
 
     def __init__(self, url: str, login: tuple[str, str], context: ssl.SSLContext | None, gate: Gate) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.username:
+        try:
+            parts = urlsplit(url)
+            port, fits = parts.port, parts.scheme in ("http", "https") and not parts.query and not parts.username
+        except ValueError:
+            fits = False
+        if not fits or not parts.hostname:
             raise Ended(
                 f"{url} is no address of an archive, such as https://pacs.example.org/ (a login goes elsewhere)"
             )
         self.url, self._path = url.rstrip("/"), quote(parts.path.rstrip("/"), safe="/%:@!$&'()*+,;=~")
-        self._host, self._port, self._context = parts.hostname, parts.port, context if parts.scheme == "https" else None
+        self._host, self._port, self._context = parts.hostname, port, context if parts.scheme == "https" else None
         self._headers: dict[str, str] = {}
         if any(login):
             # A password may hold any character.

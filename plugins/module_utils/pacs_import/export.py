@@ -16,9 +16,10 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from . import header
-from .client import Archive, Ended, Gate, parts, trust
+from .client import Archive, Ended, Gate, Lost, parts, trust, whole
 from .connect import add_archive, login
 from .content import md5
+from .journal import shown
 
 # What Orthanc makes of resources for each form, and what it calls the list of a medium.
 FORMS = {"medium": "media", "folder": "archive", "zip": "archive"}
@@ -52,7 +53,7 @@ class Export:
 
     def run(self, patients: Sequence[str], studies: Sequence[str]) -> int:
         """Export them, and return how many images they have. :raises Ended: where not every image came out."""
-        for path in (self._output, self._folder):
+        for path in (self._output, self._folder, self._packed):
             if os.path.lexists(path):
                 raise Ended(f"{path} is there already")
         self._archive.begin()
@@ -61,8 +62,10 @@ class Export:
             **{one: "studies" for study in studies for one in self._find(study, "Study")},
         }
         expected = self._expected(wanted)
+        # Nobody else's, from here on.
+        number = os.open(self._packed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         try:
-            self._fetch(wanted)
+            self._fetch(wanted, number)
             with zipfile.ZipFile(self._packed) as packed:
                 self._compare(expected, _packed(packed), packed.read(LIST) if self._form == "medium" else b"")
                 if self._form == "zip":
@@ -78,8 +81,7 @@ class Export:
         return expected.total()
 
     def _find(self, name: str, level: str) -> list[str]:
-        found = self._archive.patiently("POST", "/tools/lookup", name.encode)[0].json()
-        ids = [str(one["ID"]) for one in found or [] if one.get("Type") == level]
+        ids = self._archive.lookup(name, level)
         if not ids:
             raise Ended(f"the archive has no {level.lower()} {name}")
         return ids
@@ -89,20 +91,22 @@ class Export:
         instances = {
             str(instance["ID"])
             for one, level in wanted.items()
-            for instance in self._archive.get(f"/{level}/{one}/instances").json() or []
+            for instance in self._archive.listed(f"/{level}/{one}/instances")
         }
         sums = (self._archive.md5(one) or self._archive.digest(f"/instances/{one}/file") for one in instances)
         return Counter(sums)
 
-    def _fetch(self, wanted: dict[str, str]) -> None:
-        """Have the archive pack them, and keep that on the disk."""
+    def _fetch(self, wanted: dict[str, str], number: int) -> None:
+        """Have the archive pack them, and keep that in a file.
+
+        :raises Lost: where it never does.
+        """
         kind = FORMS[self._form]
-        number = os.open(self._packed, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
         with open(number, "wb", buffering=0) as file:
 
             def keep(answer: http.client.HTTPResponse) -> bytes:
                 if answer.status != 200:
-                    return answer.read()
+                    return whole(answer)
                 # An earlier try may have been cut off.
                 file.seek(0)
                 file.truncate()
@@ -190,8 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         context = trust(given.ca, given.certificate, given.key)
         archive = Archive(given.url, login(given), context, Gate(given.patience))
         number = Export(archive, given.form, Path(given.output)).run(given.patient, given.study)
-    except (Ended, OSError) as error:
-        print(f"pacs-export: {error}. Nothing was exported.", file=sys.stderr)
+    except (Ended, Lost, OSError, ValueError) as error:
+        # What the archive says may hold anything.
+        why = shown(str(error).encode("utf-8", "backslashreplace"))
+        print(f"pacs-export: {why}. Nothing was exported.", file=sys.stderr)
         return 1
     print(f"{number:,} images, as the archive has them: {given.output}")
     return 0
