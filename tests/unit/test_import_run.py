@@ -680,6 +680,14 @@ def test_plugins_that_route(
     assert ("may send the images on" in folder.run(settings=settings)["ended"]) == told
 
 
+@pytest.mark.parametrize("answer", [404, (200, {}, b"{}"), (200, {}, b"")])
+def test_archive_that_does_not_tell_its_plugins(folder: Folder, archive: StandIn, answer: Answered) -> None:
+    archive.fault = lambda method, path, number: answer if path == "/plugins" else None
+    folder.fill(1)
+    assert "does not tell which plugins it has" in folder.run()["ended"]
+    assert folder.run(accepted=frozenset(["routing"]))["files"] == {"stored": 1}
+
+
 def test_second_run_needs_no_room(folder: Folder, archive: StandIn) -> None:
     folder.fill(3, size=150_000)
     archive.system |= LIMITS

@@ -101,7 +101,13 @@ def reserve(archive: Archive, system: dict[str, Any], options: Options, there: i
     known = options.settings
     settings = system | (known or {})
     if "routing" not in options.accepted:
-        plugins = archive.get("/plugins").json() or []
+        answer = archive.get("/plugins")
+        plugins = answer.json()
+        if answer.status != 200 or not isinstance(plugins, list):
+            raise Ended(
+                f"the archive does not tell which plugins it has ({answer.reason}), and these may send the images on;"
+                " accept routing, if that is wanted"
+            )
         active = [name for name in ("LuaScripts", "PythonScript") if settings.get(name)]
         # Without the settings nobody can tell what these do.
         active += [f"the plugin {name}" for name in ROUTERS if name in plugins and (known is None or name == "java")]
