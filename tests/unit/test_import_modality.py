@@ -33,6 +33,7 @@ class Old:
         # How many it names at most of each level, and whether it says how many there are, and looks at times.
         self.limit = {"Study": 1000, "Series": 1000, "Instance": 1000}
         self.counts = self.times = True
+        self.hour = "10"
         self.broken: tuple[str, Answered] = ("", None)
         self.asked: list[dict[str, Any]] = []
         self.moved: list[str] = []
@@ -90,7 +91,7 @@ class Old:
         heads = list(map(read, self.images))
         for one in heads:
             said = {"StudyInstanceUID": one.study, "SeriesInstanceUID": one.series, "SOPInstanceUID": one.instance}
-            time = f"10{int(one.study.rpartition('.')[2]):02}30" if self.times else ""
+            time = f"{self.hour}{int(one.study.rpartition('.')[2]):02}30" if self.times else ""
             if not all(said[key] == query[key] for key in said if query.get(key)) or not first <= one.date <= last:
                 continue
             if self.times and not early <= time <= late:
@@ -174,11 +175,13 @@ def test_day_with_many_studies_is_asked_for_by_minutes(
     assert run(folder)["files"] == {"stored": 12}
 
 
+@pytest.mark.parametrize("times, hour", [(False, "10"), (True, "30")])
 def test_day_that_cannot_be_asked_for_by_times_is_told(
-    folder: Folder, old: Old, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, old: Old, monkeypatch: pytest.MonkeyPatch, times: bool, hour: str
 ) -> None:
+    """It does not look at times, or they are none."""
     day_of_many(old, monkeypatch)
-    old.times = False
+    old.times, old.hour = times, hour
     summary = run(folder)
     assert summary["files"] == {"stored": 5, "unreadable": 1}
     assert "it names 5 studies of this day, and may have more" in summary["wrong"][0]["reason"]

@@ -708,10 +708,15 @@ def test_import_stops_before_recycling_begins(folder: Folder, archive: StandIn) 
     assert 0 < sum(map(len, archive.images.values())) <= 1 << 20
 
 
-def test_room_that_others_take_meanwhile(folder: Folder, archive: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(risks, "IMAGES", 3)
+@pytest.mark.parametrize("after, size", [("IMAGES", 100), ("SECONDS", 100), ("", 35_000)])
+def test_room_that_others_take_meanwhile(
+    folder: Folder, archive: StandIn, monkeypatch: pytest.MonkeyPatch, after: str, size: int
+) -> None:
+    """It is looked at again after some images, after some time, and where the rest of it becomes less."""
+    if after:
+        monkeypatch.setattr(risks, after, {"IMAGES": 3, "SECONDS": 0.0}[after])
     archive.system |= LIMITS | {"MaximumPatientCount": 9}
-    folder.fill(20)
+    folder.fill(20, size=size)
 
     def fault(method: str, path: str, number: int) -> None:
         if (method, path, number) == ("POST", "/instances", 5):

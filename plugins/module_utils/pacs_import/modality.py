@@ -58,22 +58,26 @@ class Modality:
         """Go through the studies of a day: by their hours and minutes, where one answer may not have all of them."""
         studies, sure = self._studies(one, one), True
         if len(studies) >= MANY:
-            # A study without a time is in none of its hours.
-            sure = all(study.get("StudyTime") for study in studies.values())
+            timed: dict[str, dict[str, str]] = {}
             for hour in range(24):
                 found = self._studies(one, one, f"{hour:02}0000-{hour:02}5959.999999")
-                studies |= found
+                few: dict[str, dict[str, str]] = {}
                 for minute in range(60 if len(found) >= MANY else 0):
-                    few = self._studies(one, one, f"{hour:02}{minute:02}00-{hour:02}{minute:02}59.999999")
-                    sure = sure and len(few) < MANY
-                    studies |= few
-                    if few.keys() == found.keys():
+                    some = self._studies(one, one, f"{hour:02}{minute:02}00-{hour:02}{minute:02}59.999999")
+                    few |= some
+                    sure = sure and len(some) < MANY
+                    if some.keys() == found.keys():
                         # It does not look at times, or all are of this minute.
                         break
+                # One without a time, or with one that is none, is not found by it, and others like it may be there.
+                sure = sure and (len(found) < MANY or found.keys() <= few.keys())
+                timed |= found | few
+            sure = sure and studies.keys() <= timed.keys()
+            studies |= timed
         yield from self._each(studies)
         if not sure:
             reason = (
-                f"it names {len(studies)} studies of this day, and may have more: it does not answer by their times"
+                f"it names {len(studies)} studies of this day, and may have more, which are not found by their times"
             )
             yield Item(self._named(f"{one:%Y%m%d}"), changed=NEVER, fate=UNREADABLE, reason=reason)
 

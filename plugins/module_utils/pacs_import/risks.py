@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from .load import Options
 
 UNLIMITED = 1 << 62
-# What modalities send meanwhile takes room, too: after so many seconds or images it is looked at again.
+# What modalities send meanwhile takes room, too: after so many seconds or images, and wherever a tenth of what was left
+# is taken, it is looked at again.
 SECONDS, IMAGES = 60.0, 500
 ROUTERS = ("java", "python")
 
@@ -37,7 +38,7 @@ class Reserve:
         self._size = self._patients = UNLIMITED
         self._lock = threading.Lock()
         self._known: set[str] = set()
-        self._looked, self._taken = 0.0, 0
+        self._looked, self._taken, self._tenth = 0.0, 0, 0
         if archive:
             self._look(archive)
 
@@ -58,6 +59,7 @@ class Reserve:
                 self._patients = min(self._patients, patients - int(held["CountPatients"]))
         except (KeyError, TypeError, ValueError) as error:
             raise Ended(f"the archive does not tell how full it is: {answer.reason}") from error
+        self._tenth = self._size * 9 // 10
 
     def take(self, size: int, header: Header) -> None:
         """Take room for an image. :raises Ended: where there is none."""
@@ -65,7 +67,7 @@ class Reserve:
             return
         with self._lock:
             self._taken += 1
-            if self._taken > IMAGES or time.monotonic() - self._looked > SECONDS:
+            if self._taken > IMAGES or self._size < self._tenth or time.monotonic() - self._looked > SECONDS:
                 self._look(self._archive)
         if self._patients != UNLIMITED:
             self._patient(self._archive, header)
