@@ -34,6 +34,9 @@ KNOWN = {
         "remove(path)": "a file or a link that was not there before: of a role, or of the configuration with our mark",
         "remove(self.path)": "what it kept of the files of before",
     },
+    "plugins/module_utils/pacs_import/journal.py": {
+        "os.unlink(beside)": "what lies in the report's folder where a file is written anew, such as a crash has left",
+    },
     "plugins/module_utils/pacs_import/export.py": {
         "self._packed.unlink(missing_ok=True)": "the ZIP archive that it has downloaded, on whoever's machine calls it",
     },

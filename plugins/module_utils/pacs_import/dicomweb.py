@@ -14,7 +14,6 @@ from .client import Archive, Lost, parts, whole
 from .content import Content
 from .fates import LEFT_OUT, UNREADABLE
 from .journal import NEVER
-from .origin import spooled
 from .sources import SMALL, Item, Sources
 from .streams import Refused
 
@@ -96,7 +95,7 @@ class Dicomweb:
             boundary = answer.headers.get_boundary()
             image = only_part(parts(answer), boundary.encode()) if boundary else parts(answer)
             small = answer.length is not None and answer.length <= SMALL
-            made.append(Content(b"".join(image)) if small else spooled(self._sources, image))
+            made.append(Content(b"".join(image)) if small else self._sources.spooled(image))
             return b""
 
         path = os.fsdecode(item.name).removeprefix(self.archive.url)

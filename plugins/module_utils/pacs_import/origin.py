@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import http.client
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from urllib.parse import quote
 
 from .client import Archive, Ended, Lost, parts, whole
 from .content import Content
 from .fates import UNREADABLE
 from .journal import NEVER
-from .sources import SMALL, Item, Sources, cause
-from .streams import Refused
+from .sources import SMALL, Item, Sources
 
 # So many series are asked for at a time.
 PAGE = 500
@@ -70,7 +69,7 @@ class Origin:
         def keep(answer: http.client.HTTPResponse) -> bytes:
             if answer.status != 200 or (answer.length is not None and answer.length <= SMALL):
                 return whole(answer)
-            made.append(spooled(self._sources, parts(answer)))
+            made.append(self._sources.spooled(parts(answer)))
             return b""
 
         try:
@@ -85,20 +84,3 @@ class Origin:
         content = made[-1] if made else Content(answer.body)
         item.size = content.size
         return content
-
-
-def spooled(sources: Sources, stream: Iterable[bytes]) -> Content:
-    """Keep what comes in the spool. :raises Refused: where that cannot be written, which is no fault of the archive."""
-    begun = False
-
-    def noted() -> Iterator[bytes]:
-        nonlocal begun
-        begun = True
-        yield from stream
-
-    try:
-        return sources.spooled(noted())
-    except OSError as error:
-        if begun:
-            raise
-        raise Refused(f"the spool cannot be written: {cause(error)}") from error
