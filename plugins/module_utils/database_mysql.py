@@ -11,6 +11,7 @@ from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.database_answers import (
     PLACEHOLDER,
+    TRUST,
     Finding,
     Refused,
     rows,
@@ -43,8 +44,6 @@ def grant(name: str, user: str, address: str) -> list[str]:
 
 # The number by which MySQL's own client says that the server has no TLS.
 NO_TLS = 2026
-# Until the server restarts; the plugin needs it when it makes its schema, and a newer one when it raises that.
-TRUST = "SET GLOBAL log_bin_trust_function_creators = 1;"
 
 
 def mysql_refusal(code: int, message: str, name: str, user: str, tls: bool) -> Finding:

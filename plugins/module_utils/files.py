@@ -89,6 +89,15 @@ def nearest(path: str) -> str:
     return path
 
 
+def free_bytes(path: str) -> int:
+    """Return what is free at the path, or at the nearest folder above it that is there."""
+    path = os.path.abspath(path)
+    while not os.path.isdir(path):
+        path = os.path.dirname(path)
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
 def make_folders(path: str) -> None:
     """Make a folder and those above it, open to all whatever the host's umask is.
 

@@ -18,10 +18,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_answers import TRUST
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused, own, remove, sync_folder
-
-# What lets a login make triggers where the server keeps a binary log; until the server restarts.
-TRUST = "SET GLOBAL log_bin_trust_function_creators = 1;"
 
 # What a plugin keeps of its schema there; others are jobs, modalities and the like, which change while Orthanc works.
 PROPERTIES = "property < 20 AND property NOT IN (2, 3, 5)"
@@ -35,15 +33,6 @@ def copy(source: str, target: str) -> None:
         shutil.copyfileobj(read, written, 2**20)
         written.flush()
         os.fsync(written.fileno())
-
-
-def free_bytes(path: str) -> int:
-    """Return what is free at the path, or at the nearest folder above it that is there."""
-    path = os.path.abspath(path)
-    while not os.path.isdir(path):
-        path = os.path.dirname(path)
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
 
 
 class Sqlite:

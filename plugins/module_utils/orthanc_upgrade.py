@@ -24,6 +24,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     MARK_TEXT,
     STARTED,
     Refused,
+    free_bytes,
     marked,
     plain_files,
     remove,
@@ -31,7 +32,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     told,
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
-from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import Index, free_bytes
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import Index
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 
 NFT = "/usr/sbin/nft"

@@ -301,8 +301,8 @@ from ansible.module_utils import distro
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import free_bytes
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
-from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import free_bytes
 from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive, index, nginx, packages, ports
 
 

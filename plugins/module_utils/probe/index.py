@@ -10,9 +10,9 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_folder
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused, free_bytes
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
-from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import free_bytes, index_of
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import index_of
 
 
 def look(module: AnsibleModule, params: Mapping[str, Any]) -> dict[str, Any]:
