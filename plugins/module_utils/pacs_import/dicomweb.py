@@ -10,11 +10,12 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from urllib.parse import quote
 
-from .client import Archive, Lost, parts, whole
+from . import origin
+from .client import Archive, parts
 from .content import Content
 from .fates import LEFT_OUT, UNREADABLE
 from .journal import NEVER
-from .sources import SMALL, Item, Sources
+from .sources import Item, Sources
 from .streams import Refused
 
 # So many studies, series or images are asked for at a time.
@@ -87,29 +88,13 @@ class Dicomweb:
 
         :raises Refused: where it is too large for the spool, or what comes is no image.
         """
-        made: list[Content] = []
 
-        def keep(answer: http.client.HTTPResponse) -> bytes:
-            if answer.status != 200:
-                return whole(answer)
+        def image(answer: http.client.HTTPResponse) -> Iterable[bytes]:
             boundary = answer.headers.get_boundary()
-            image = only_part(parts(answer), boundary.encode()) if boundary else parts(answer)
-            small = answer.length is not None and answer.length <= SMALL
-            made.append(Content(b"".join(image)) if small else self._sources.spooled(image))
-            return b""
+            return only_part(parts(answer), boundary.encode()) if boundary else parts(answer)
 
         path = os.fsdecode(item.name).removeprefix(self.archive.url)
-        try:
-            answer, _ = self.archive.patiently("GET", path, read=keep, accept=DICOM)
-        except Lost as error:
-            item.fate, item.reason = UNREADABLE, f"whenever it is fetched, {error}"
-            return None
-        if answer.status != 200:
-            item.fate, item.reason = UNREADABLE, f"it is not served there: {answer.reason}"
-            return None
-        # An earlier try may have been cut off.
-        item.size = made[-1].size
-        return made[-1]
+        return origin.fetch(self.archive, self._sources, item, path, DICOM, image)
 
     def _item(self, path: str, fate: str = "", reason: str = "") -> Item:
         return Item(os.fsencode(self.archive.url + path), changed=NEVER, fate=fate, reason=reason)

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import http.client
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from urllib.parse import quote
 
-from .client import Archive, Ended, Lost, parts, whole
+from .client import JSON, Archive, Ended, Lost, parts, whole
 from .content import Content
 from .fates import UNREADABLE
 from .journal import NEVER
@@ -17,6 +17,42 @@ from .sources import SMALL, Item, Sources
 
 # So many series are asked for at a time.
 PAGE = 500
+
+
+def fetch(
+    archive: Archive,
+    sources: Sources,
+    item: Item,
+    path: str,
+    accept: str = JSON,
+    image: Callable[[http.client.HTTPResponse], Iterable[bytes]] = parts,
+) -> Content | None:
+    """Fetch an image of another archive; nothing where it is not served, and then its fate stands in the item.
+
+    :param image: returns the image out of an answer.
+    :raises Refused: where it is too large for the spool.
+    """
+    made: list[Content] = []
+
+    def keep(answer: http.client.HTTPResponse) -> bytes:
+        if answer.status != 200:
+            return whole(answer)
+        small = answer.length is not None and answer.length <= SMALL
+        came = image(answer)
+        made.append(Content(b"".join(came)) if small else sources.spooled(came))
+        return b""
+
+    try:
+        answer, _ = archive.patiently("GET", path, read=keep, accept=accept)
+    except Lost as error:
+        item.fate, item.reason = UNREADABLE, f"whenever it is fetched, {error}"
+        return None
+    if answer.status != 200:
+        item.fate, item.reason = UNREADABLE, f"it is not served there: {answer.reason}"
+        return None
+    # An earlier try may have been cut off.
+    item.size = made[-1].size
+    return made[-1]
 
 
 class Origin:
@@ -64,23 +100,4 @@ class Origin:
 
         :raises Refused: where it is too large for the spool.
         """
-        made: list[Content] = []
-
-        def keep(answer: http.client.HTTPResponse) -> bytes:
-            if answer.status != 200 or (answer.length is not None and answer.length <= SMALL):
-                return whole(answer)
-            made.append(self._sources.spooled(parts(answer)))
-            return b""
-
-        try:
-            answer, _ = self.archive.patiently("GET", f"/instances/{item.instance}/file", read=keep)
-        except Lost as error:
-            item.fate, item.reason = UNREADABLE, f"whenever it is fetched, {error}"
-            return None
-        if answer.status != 200:
-            item.fate, item.reason = UNREADABLE, f"it is not served there: {answer.reason}"
-            return None
-        # An earlier try may have been cut off.
-        content = made[-1] if made else Content(answer.body)
-        item.size = content.size
-        return content
+        return fetch(self.archive, self._sources, item, f"/instances/{item.instance}/file")
