@@ -250,12 +250,13 @@ def test_certificate_of_the_site(site: Site) -> None:
     assert site.get("/system").status_code == 200
 
 
-# Values that only Orthanc itself can find wrong.
+# Values that only Orthanc itself can find wrong, by what is said of them.
 BAD: dict[str, dict[str, Any]] = {
     "Parameter out of range": {"orthanc_settings_unchecked": {"DefaultEncoding": "Klingon"}},
     # It ends by a signal, since it asks a text for a number.
     "Orthanc ended": {"orthanc_settings_unchecked": {"UserMetadata": {"Marker": "1024"}}},
-    "is not ready after 20 s": {"orthanc_settings": {"LuaScripts": ["/usr/local/share/hang.lua"]}},
+    # It may be asked last a little later than the time-out.
+    r"is not ready after 2\d s": {"orthanc_settings": {"LuaScripts": ["/usr/local/share/hang.lua"]}},
 }
 
 
@@ -269,7 +270,7 @@ def test_bad_change_leaves_the_last_one_that_worked(site: Site) -> None:
         done = site.lab.play(variables=bad, check=False)
         assert done.returncode != 0
         said = " ".join(done.stdout.split())
-        assert words in said
+        assert re.search(words, said), said
         assert "The configuration that worked last is back, and Orthanc serves with it." in said
         assert site.lab.shell(files) == before
         assert site.get("/system").status_code == 200
