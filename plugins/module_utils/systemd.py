@@ -8,6 +8,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import STARTED, Refused
 
 PROPERTIES = f"ActiveState,SubState,UnitFileState,{STARTED},MainPID"
+# For a package's script for init, systemctl would read the files of all units once more, and again.
+NO_INIT = {"SYSTEMCTL_SKIP_SYSV": "1"}
 
 
 class Unit:
@@ -23,7 +25,7 @@ class Unit:
 
     def must(self, *words: str) -> None:
         """Run ``systemctl WORDS``. :raises Refused: if that fails."""
-        rc, _out, err = self._module.run_command(["systemctl", *words])
+        rc, _out, err = self._module.run_command(["systemctl", *words], environ_update=NO_INIT)
         if rc:
             raise Refused(f"systemctl {' '.join(words)} fails: {err.strip()}")
 
@@ -57,14 +59,17 @@ class Unit:
         """Have systemd read the files of all units."""
         self.must("daemon-reload")
 
-    def enable(self) -> None:
+    def enable(self) -> bool:
         """Have it started at boot, be it kept from starting until now.
 
-        Not said twice: with a package's script for init, Debian's systemctl then reads all units twice more.
+        :returns: whether that was to be done. If so, systemd has read the files of all units.
         """
-        if not self.enabled:
-            for verb in ("unmask", "enable"):
-                self.must(verb, "--quiet", self.name)
+        if self.enabled:
+            return False
+        for verb in ("unmask", "enable"):
+            self.must(verb, "--quiet", "--no-reload", self.name)
+        self.reload_files()
+        return True
 
     def log(self, lines: int, since: float = 0.0) -> list[str]:
         """Return the last lines of its journal that say something.

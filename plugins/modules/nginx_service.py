@@ -191,9 +191,9 @@ class Server:
 
     def apply(self) -> None:
         """Have it read its files. Whether it serves them is seen afterwards."""
-        if any(item["path"].startswith("/etc/systemd/") for item in self._params["files"]):
+        units = any(item["path"].startswith("/etc/systemd/") for item in self._params["files"])
+        if not self.unit.enable() and units:
             self.unit.reload_files()
-        self.unit.enable()
         self._old = workers(self.unit)
         # What keeps it from starting is in its log. A start is over when nginx listens; a reload goes on after that.
         self.unit.tell("reload-or-restart")

@@ -15,7 +15,7 @@ from ansible_collections.dicom.orthanc.plugins.modules import database_service
 from tests.unit.module import OWNER, SYSTEMCTL, Systemd, killed, run
 
 UNIT = "postgresql@17-main"
-START = ["daemon-reload", f"unmask --quiet {UNIT}", f"enable --quiet {UNIT}"]
+START = ["daemon-reload", f"unmask --quiet --no-reload {UNIT}", f"enable --quiet --no-reload {UNIT}", "daemon-reload"]
 AGAIN = ["daemon-reload", f"reset-failed {UNIT}", f"restart {UNIT}"]
 Call = Callable[..., dict[str, Any]]
 
@@ -86,7 +86,7 @@ enable*postgresql) touch "$0-all"; exit ;; esac
     assert call(enabled=["postgresql"], _ansible_check_mode=True)["changed"]
     assert call(enabled=["postgresql"])["changed"]
     assert pathlib.Path(f"{name}-all").exists()
-    assert systemd.calls()[:2] == [START[0], "unmask --quiet postgresql"]
+    assert systemd.calls()[:2] == [START[0], "unmask --quiet --no-reload postgresql"]
     assert not call(enabled=["postgresql"])["changed"]
 
 

@@ -90,7 +90,12 @@ def test_site_is_served_once(tmp_path: pathlib.Path, systemd: Systemd, call: Cal
     said = call()
     assert (said["changed"], said["paths"], said["diff"][0]["after"]) == (True, [path], "listen 80;\n")
     assert (tmp_path / "tried").read_text("utf-8") == "listen 80;\n"
-    assert systemd.calls() == ["unmask --quiet nginx", "enable --quiet nginx", "reload-or-restart nginx"]
+    assert systemd.calls() == [
+        "unmask --quiet --no-reload nginx",
+        "enable --quiet --no-reload nginx",
+        "daemon-reload",
+        "reload-or-restart nginx",
+    ]
     said = call()
     assert (said["changed"], said["paths"], systemd.calls()) == (False, [], [])
     assert os.listdir(tmp_path / "state") == []

@@ -24,7 +24,7 @@ from tests.unit import test_orthanc_service_runs as runs
 from tests.unit.module import Systemd, killed
 
 # Fixtures.
-START = runs.START[2]
+START = runs.START[3]
 call, port, systemd = runs.call, runs.port, runs.systemd
 
 # The packet filter with the table before the proof, as a file; it takes no words but those that it is given here.

@@ -33,7 +33,11 @@ def test_unit_is_enabled_once(systemd: Systemd) -> None:
     unit.enable()
     assert unit.enabled
     unit.enable()
-    assert systemd.calls() == ["unmask --quiet orthanc.service", "enable --quiet orthanc.service"]
+    assert systemd.calls() == [
+        "unmask --quiet --no-reload orthanc.service",
+        "enable --quiet --no-reload orthanc.service",
+        "daemon-reload",
+    ]
 
 
 def test_what_systemd_has_to_do_and_refuses(systemd: Systemd) -> None:
