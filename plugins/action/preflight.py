@@ -262,11 +262,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         masked = {unit: path for role in host.constants for unit, path in preflight.of(role, "MASKED", {}).items()}
         expected: dict[str, Any] = {
             "packages": missing,
-            "masked": [
-                {"path": f"/etc/systemd/system/{unit}.service", "link": "/dev/null", "unless": program}
-                for unit, program in masked.items()
-                if unit in missing
-            ],
+            "masked": {f"/etc/systemd/system/{unit}.service": path for unit, path in masked.items() if unit in missing},
         }
         for role in host.constants:
             expected |= preflight.ask(role, "expected", host, {})

@@ -92,9 +92,9 @@ expected:
       type: list
       elements: str
     masked:
-      description: Files that keep their services from starting before they are configured.
-      type: list
-      elements: dict
+      description: Links to C(/dev/null) that keep services from starting before they are configured, by their paths,
+        and the program of each, beside which it is not made.
+      type: dict
     orthanc:
       description: Version and options of the Orthanc that will be installed, where none is there and they are known.
       type: dict
