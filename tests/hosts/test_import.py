@@ -9,6 +9,7 @@ import pathlib
 import subprocess
 import sys
 import time
+from collections import Counter
 from typing import Any
 
 import pydicom
@@ -170,21 +171,22 @@ def test_from_another_orthanc(site: Site, many: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("host, other", [ORTHANCS, ORTHANCS[::-1]])
 def test_by_dicomweb(site: Site, tmp_path: pathlib.Path, host: str, other: str) -> None:
-    study = f"1.2.13.{ORTHANCS.index(host)}"
-    images = [image(number, study=study, series=str(number % 3), date="19990228") for number in range(20)]
+    study, day = f"1.2.13.{ORTHANCS.index(host)}", f"1999022{ORTHANCS.index(host)}"
+    images = [image(number, study=study, series=str(number % 3), date=day) for number in range(20)]
     site.run(other, f"before-web-{other}", put(tmp_path, "a.tar", tar({str(n): one for n, one in enumerate(images)})))
     given = ("--from-user", "admin", "--from-ca", site.certificate(other), "--full-speed", "--verify")
     web = site.lab.url("/dicom-web", other)
     for fate, report in (("stored", "web"), ("already there", "web"), ("already there", "web-elsewhere")):
-        summary = site.run(host, f"{report}-{other}", *given, "--since", "19990228", "--until", "19990228", web)
+        summary = site.run(host, f"{report}-{other}", *given, "--since", day, "--until", day, web)
         assert (summary["files"], summary["verified"]) == ({fate: 20}, 20)
-    # All that it has; what is one image to DICOMweb and two to Orthanc, since two patients have it, is not served.
+    # All that it has; what is one image to DICOMweb and two to Orthanc, since two patients have it there, is not served.
+    studies = site.lab.session(other).get(site.lab.url("/studies?expand", other)).json()
+    times = Counter(study["MainDicomTags"]["StudyInstanceUID"] for study in studies)
     summary = site.run(host, f"web-all-{other}", *given, web, code=None)
     assert summary["complete"]
-    twice = {study["study"] for study in summary["studies_of_several_patients"]}
     lost = [one["file"] for one in summary["wrong"] if one["fate"] != "conflict"]
-    assert all(any(f"/studies/{one}/" in file for one in twice) for file in lost), lost
-    assert summary["images"]["instances"] > 600
+    assert all(any(f"/studies/{one}/" in file for one in times if times[one] > 1) for file in lost), lost
+    assert summary["images"]["studies"] >= len(times) - len([one for one in times if times[one] > 1])
 
 
 @pytest.mark.parametrize("host, other", [ORTHANCS, ORTHANCS[::-1]])
