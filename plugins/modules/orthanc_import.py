@@ -18,8 +18,9 @@ author: The dicom.orthanc authors (!UNKNOWN)
 options:
   sources:
     description: >-
-      Folders, zip and tar archives (gz, bz2, xz, zst), DICOMDIRs or files on the machine that runs this; or
-      C(dicom:NAME), all that a modality of this Orthanc has, by C-FIND and C-MOVE.
+      Folders, zip and tar archives (gz, bz2, xz, zst), DICOMDIRs or files on the machine that runs this;
+      C(dicom:NAME), all that a modality of this Orthanc has, by C-FIND and C-MOVE; or the URL of another Orthanc or of
+      DICOMweb.
     type: list
     elements: path
     required: true
@@ -53,6 +54,32 @@ options:
     default: ""
   key:
     description: File with its private key, where that is another one.
+    type: path
+    default: ""
+  from_user:
+    description: To log in to the archive as that a URL among the sources leads to. Empty for none.
+    type: str
+    default: ""
+  from_password:
+    description: Its password.
+    type: str
+    default: ""
+  from_ca:
+    description: What that archive is trusted by, as C(ca).
+    type: str
+    default: ""
+  patients:
+    description: PatientIDs, and those that their images come in with.
+    type: dict
+    default: {}
+  anonymize:
+    description: >-
+      Whether the patient is taken out of each image on its way, by Orthanc's own profile, by a second Orthanc on the
+      machine that runs this. What identifiers become is told by C(anonymize.key) in the report's folder.
+    type: bool
+    default: false
+  orthanc:
+    description: The binary of that one. Empty for the one in C($PATH) or in C(/usr/sbin).
     type: path
     default: ""
   connections:
@@ -150,6 +177,7 @@ import sqlite3
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.client import Ended
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.connect import PATIENT
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.fates import NEW, STORED
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.journal import Busy
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.load import Import, Options
@@ -169,6 +197,12 @@ def main() -> None:
             "ca": {"type": "str", "default": ""},
             "certificate": {"type": "path", "default": ""},
             "key": {"type": "path", "default": "", "no_log": False},
+            "from_user": {"type": "str", "default": ""},
+            "from_password": {"type": "str", "default": "", "no_log": True},
+            "from_ca": {"type": "str", "default": ""},
+            "patients": {"type": "dict", "default": {}},
+            "anonymize": {"type": "bool", "default": False},
+            "orthanc": {"type": "path", "default": ""},
             "connections": {"type": "int", "default": 0},
             "modalities": {"type": "list", "elements": "str", "default": []},
             "since": {"type": "str", "default": ""},
@@ -192,11 +226,17 @@ def main() -> None:
             day(params[name] or "20260131")
         except ValueError:
             module.fail_json(f"{name}: '{params[name]}' is no day such as 20260131.")
+    patients = {str(old): str(new) for old, new in params["patients"].items()}
+    for new in patients.values():
+        if not PATIENT.fullmatch(new):
+            module.fail_json(f"patients: '{new}' is no PatientID of plain letters.")
     options = Options(
         sources=[os.fsencode(source) for source in params["sources"]],
         url=params["url"],
         report=params["report"],
         login=(params["user"], params["password"]),
+        from_login=(params["from_user"], params["from_password"]),
+        from_authority=params["from_ca"],
         authority=params["ca"],
         certificate=params["certificate"],
         key=params["key"],
@@ -209,6 +249,9 @@ def main() -> None:
         modalities=frozenset(map(str.upper, params["modalities"])),
         since=params["since"],
         until=params["until"],
+        patients=patients,
+        anonymize=params["anonymize"],
+        orthanc=params["orthanc"],
         accepted=frozenset(params["accepted_risks"]),
         settings=params["settings"],
     )

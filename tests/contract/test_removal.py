@@ -37,6 +37,11 @@ KNOWN = {
     "plugins/module_utils/pacs_import/journal.py": {
         "os.unlink(beside)": "what lies in the report's folder where a file is written anew, such as a crash has left",
     },
+    "plugins/module_utils/pacs_import/anonymize.py": {
+        "os.unlink(file, dir_fd=number)": "copies of images that an import's own Orthanc has made, by their names",
+        "os.rmdir(folder, dir_fd=number)": "refuses a folder with something in it",
+        "os.rmdir(self._folder)": "the same",
+    },
     "plugins/module_utils/pacs_import/export.py": {
         "self._packed.unlink(missing_ok=True)": "the ZIP archive that it has downloaded, on whoever's machine calls it",
     },

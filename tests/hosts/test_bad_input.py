@@ -63,6 +63,16 @@ CASES = {
     ),
     "a server that is shared perhaps": Case({"postgresql_shared": "perhaps"}, ["postgresql_shared", "bool"]),
     "a server that is shared with somebody": Case({"mysql_shared": "wiki"}, ["mysql_shared", "bool"]),
+    "patients that are taken out, and no Orthanc where the images are": Case(
+        {"orthanc_import_anonymize": True}, ["orthanc_import_anonymize", "set orthanc_import_from to host"]
+    ),
+    "a login in the address of what is imported": Case(
+        {"orthanc_import_sources": ["https://jane:secret@old.example.org/"]},
+        ["orthanc_import_sources", "see orthanc_import_source_user"],
+    ),
+    "patients that are numbers": Case(
+        {"orthanc_import_patients": {"0815": 815}}, ["orthanc_import_patients", "in quotes"]
+    ),
     "an unknown install method": Case({"orthanc_install_method": "snap"}, ["orthanc_install_method", "apt"]),
     "tarballs without a release": Case({"orthanc_install_method": "source"}, ["orthanc_version", "'1.12.7'"]),
     "no tarball": Case(

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import lzma
+import os
 import pathlib
+import shlex
 import subprocess
 import sys
 import time
@@ -16,16 +19,53 @@ import pydicom
 import pytest
 import zstandard
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import header
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from tests.hosts.certificates import pem
 from tests.hosts.conftest import ENVIRONMENT, ROOT, Lab, run
 from tests.unit.test_import_run import image
-from tests.unit.test_import_sources import put, tar
+from tests.unit.test_import_sources import ENCRYPTED, put, tar, zipped
 
 pytestmark = pytest.mark.later
 LAB = {"name": "import", "pacs": "trixie-installed", "old": "bookworm-installed"}
 FILES = pathlib.Path(pydicom.__file__).parent / "data" / "test_files"
 ORTHANCS = ("pacs", "old")
+# What all images of a study have in common.
+SAME = ("StudyInstanceUID", "PatientID", "PatientName", "FrameOfReferenceUID", "DeviceUID")
+
+
+def with_patient(number: int, study: str = "1.2.15", **more: Any) -> bytes:
+    """Make an image that tells who its patient is in many places, and that refers to the next one of twelve."""
+
+    def referred() -> Dataset:
+        made = Dataset()
+        made.ReferencedSOPClassUID = CTImageStorage
+        made.ReferencedSOPInstanceUID = f"{study}.1.{number % 12 + 1}"
+        return made
+
+    made = Dataset()
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if number % 2 else ImplicitVRLittleEndian
+    made.SOPClassUID, made.SOPInstanceUID = CTImageStorage, f"{study}.1.{number}"
+    made.StudyInstanceUID, made.SeriesInstanceUID = study, f"{study}.2.{number % 3}"
+    made.PatientID, made.PatientName, made.PatientBirthDate = "4711", "Doe^Jane", "19700101"
+    made.StudyDate, made.Modality, made.InstanceNumber = "20200229", "CT", number
+    made.InstitutionName = "General Hospital"
+    made.FrameOfReferenceUID, made.DeviceUID = f"{study}.77", "1.2.15.78"
+    made.ReferencedImageSequence, made.SourceImageSequence = [referred()], [referred()]
+    made.ReferencedStudySequence = [referred()]
+    block = made.private_block(0x0009, "DOE", create=True)
+    block.add_new(1, "LO", "4711")
+    made.Rows = made.Columns = 8
+    made.BitsAllocated = made.BitsStored = 8
+    made.HighBit, made.PixelRepresentation, made.SamplesPerPixel = 7, 0, 1
+    made.PhotometricInterpretation, made.PixelData = "MONOCHROME2", bytes([number % 256] * 64)
+    for name, value in more.items():
+        setattr(made, name, value)
+    file = io.BytesIO()
+    made.save_as(file, enforce_file_format=True)
+    return file.getvalue()
 
 
 class Site:
@@ -40,6 +80,14 @@ class Site:
         put(inventory, "hosts.yml", json.dumps({"orthanc": hosts, "nginx": hosts}).encode())
         self.inventory = inventory
         self.password = lab.secrets["vault_orthanc_admin_password"]
+
+    def deploy(self, *arguments: str, **more: Any) -> None:
+        others = {host: {"AET": host.upper(), "Host": self.lab.address[host], "Port": 4242} for host in ORTHANCS}
+        own = {
+            "orthanc_aet": "{{ inventory_hostname | upper }}",
+            "orthanc_modalities": {**self.lab.modalities, **others},
+        }
+        self.lab.play(variables=own | more, arguments=arguments, inventory=self.inventory)
 
     def play(self, host: str, variables: dict[str, Any], *arguments: str, check: bool = True) -> str:
         given = ("--limit", host, *arguments)
@@ -86,9 +134,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
     made = Site(lab, tmp_path_factory.mktemp("import"))
-    names = {"orthanc_aet": "{{ inventory_hostname | upper }}"}
-    others = {host: {"AET": host.upper(), "Host": lab.address[host], "Port": 4242} for host in ORTHANCS}
-    lab.play(variables=names | {"orthanc_modalities": {**lab.modalities, **others}}, inventory=made.inventory)
+    made.deploy()
     return made
 
 
@@ -179,7 +225,7 @@ def test_by_dicomweb(site: Site, tmp_path: pathlib.Path, host: str, other: str) 
     for fate, report in (("stored", "web"), ("already there", "web"), ("already there", "web-elsewhere")):
         summary = site.run(host, f"{report}-{other}", *given, "--since", day, "--until", day, web)
         assert (summary["files"], summary["verified"]) == ({fate: 20}, 20)
-    # All that it has; what is one image to DICOMweb and two to Orthanc, since two patients have it there, is not served.
+    # All that it has; what is one image to DICOMweb and two to Orthanc, since two patients have it, it does not serve.
     studies = site.lab.session(other).get(site.lab.url("/studies?expand", other)).json()
     times = Counter(study["MainDicomTags"]["StudyInstanceUID"] for study in studies)
     summary = site.run(host, f"web-all-{other}", *given, web, code=None)
@@ -213,7 +259,55 @@ def test_modality_that_is_away(site: Site) -> None:
 
 
 @pytest.mark.parametrize("host", ORTHANCS)
-def test_export_is_read_by_dcmtk(site: Site, host: str) -> None:
+def test_bad_input(site: Site, tmp_path: pathlib.Path, host: str) -> None:
+    """Each file has its fate, what is good comes in, and nothing is written but the report."""
+    good = [image(number, study="1.2.17") for number in range(8)]
+    put(tmp_path, "truncated", good[7][:-60])
+    put(tmp_path, "headless", good[7][:200])
+    put(tmp_path, "corrupt", good[7][:160] + bytes(range(256)) + good[7][416:])
+    put(tmp_path, "empty", b"")
+    put(tmp_path, "text", b"No image.")
+    put(tmp_path, "encrypted.zip", ENCRYPTED)
+    put(tmp_path, "cut.tar.xz", lzma.compress(tar({"IM": good[0]}))[:-20])
+    put(tmp_path, "ways/out.tar", tar({"../../escape": good[1], "/srv/escape": good[2]}))
+    put(tmp_path, "in/zip.tar", tar({"inner.zip": zipped({"IM": good[3]})}))
+    put(tmp_path, "two", image(9, patient="P2", study="1.2.17"))
+    (tmp_path / "link").symlink_to("/etc/passwd")
+    os.mkfifo(tmp_path / "pipe")
+    with open(os.fsencode(tmp_path) + b"/\xe4\xff", "wb") as file:
+        file.write(good[4])
+    before = set(tmp_path.rglob("*"))
+    summary = site.run(host, f"bad-{host}", "--full-speed", "--verify", tmp_path, code=1)
+    assert summary["complete"]
+    assert summary["studies_of_several_patients"] == [{"study": "1.2.17", "patients": ["P1", "P2"]}]
+    fates = {row["file"].removeprefix(f"{tmp_path}/"): row["fate"] for row in site.rows(f"bad-{host}")}
+    assert fates == {
+        "truncated": "rejected",
+        "headless": "rejected",
+        "corrupt": "rejected",
+        "empty": "no DICOM",
+        "text": "no DICOM",
+        "encrypted.zip": "archive",
+        "encrypted.zip/IM": "rejected",
+        "cut.tar.xz": "rejected",
+        "cut.tar.xz/IM": "stored",
+        "ways/out.tar": "archive",
+        "ways/out.tar/../../escape": "stored",
+        "ways/out.tar//srv/escape": "stored",
+        "in/zip.tar": "archive",
+        "in/zip.tar/inner.zip/IM": "stored",
+        "two": "stored",
+        "link": "left out",
+        "pipe": "no DICOM",
+        "\\xe4\\xff": "stored",
+    }
+    assert summary["verified"] == 6
+    assert set(tmp_path.rglob("*")) == before
+    assert not pathlib.Path("/srv/escape").exists()
+
+
+@pytest.mark.parametrize("host", ORTHANCS)
+def test_export_is_read_by_dcmtk(site: Site, tmp_path: pathlib.Path, host: str) -> None:
     site.run(host, f"medium-{host}", "--full-speed", FILES / "dicomdirtests")
     output = site.folder / f"medium-of-{host}"
     given = ("--url", site.lab.url("/", host), "--user", "admin", "--ca", site.folder / f"{host}.crt")
@@ -224,6 +318,16 @@ def test_export_is_read_by_dcmtk(site: Site, host: str) -> None:
     count = "dcmdump DICOMDIR | grep -c ReferencedFileID; ls IMAGES | wc -l"
     said = site.lab.shell(f"set -e; cd /srv/medium; dcmftest IMAGES/* > /dev/null; {count}", host)
     assert said.split() == ["7", "7"]
+    # Of several, by patient and by study, as a folder and as a ZIP archive.
+    site.run(host, f"exported-{host}", put(tmp_path, "IM", image(1, patient="P9", study="1.2.18")))
+    for form, check in (("folder", ""), ("zip", "python3 -m zipfile -e /srv/{0} /srv/{0}.out; cd /srv/{0}.out;")):
+        name = f"{form}-of-{host}"
+        both = ("--form", form, "--patient", "77654033", "--study", "1.2.18")
+        run(sys.executable, program, *given, *both, site.folder / name, env={"PACS_IMPORT_PASSWORD": site.password})
+        run("docker", "cp", site.folder / name, f"{site.lab.container(host)}:/srv/{name}")
+        check = check.format(name) or f"cd /srv/{name};"
+        said = site.lab.shell(f"set -e; {check} find . -type f -exec dcmftest {{}} + | grep -c ^yes", host)
+        assert said.strip() == "8"
 
 
 def test_playbook_from_the_control_node(site: Site, tmp_path: pathlib.Path) -> None:
@@ -266,9 +370,129 @@ def test_playbook_on_the_host(site: Site, tmp_path: pathlib.Path, host: str) -> 
     assert modes == ["700", "root", "600", "root"]
 
 
+def test_playbook_from_other_archives(site: Site) -> None:
+    """From an Orthanc, and from what speaks DICOMweb, by a login of its own; the second run imports nothing."""
+    images = [image(number, patient="0815", study="1.2.14", date="19990225") for number in range(20)]
+    site.run("old", "before-play", put(site.folder, "play.tar", tar({str(n): one for n, one in enumerate(images)})))
+    secret = site.lab.secrets["vault_orthanc_admin_password"]
+    given = {
+        "orthanc_import_source_user": "admin",
+        "orthanc_import_source_password": secret,
+        "orthanc_import_source_ca": site.certificate("old").read_text("utf-8"),
+        "orthanc_import_since": "19990225",
+        "orthanc_import_until": "19990225",
+    }
+    for name, path, more in (
+        ("web", "/dicom-web", {}),
+        ("orthanc", "/", {"orthanc_import_patients": {"0815": "HOSPITAL-0815"}}),
+    ):
+        report = {"orthanc_import_report_dir": str(site.folder / f"play-{name}")}
+        every = given | report | more | {"orthanc_import_sources": [site.lab.url(path, "old")]}
+        assert "20 stored" in site.play("pacs", every)
+        again = site.play("pacs", every)
+        assert "Nothing to import: the archive has every image already." in again
+        assert "changed=0" in again
+    found = site.lab.session("pacs").post(site.lab.url("/tools/lookup", "pacs"), data="1.2.14").json()
+    patients = site.lab.session("pacs").get(site.lab.url("/patients?expand", "pacs")).json()
+    ids = {one["MainDicomTags"]["PatientID"] for one in patients}
+    assert len(found) == 2
+    assert {"0815", "HOSPITAL-0815"} <= ids
+    wrong = every | {"orthanc_import_source_password": "wrong"}
+    assert "refuses the login" in site.play("pacs", wrong, check=False)
+
+
 def test_playbook_wants_one_orthanc(site: Site) -> None:
     assert "name one by --limit" in site.play("all", {"orthanc_import_sources": ["/srv"]}, check=False)
     assert "orthanc_import_sources" in site.play("pacs", {}, check=False)
+
+
+@pytest.mark.parametrize("host", ORTHANCS)
+def test_patients_are_taken_out(site: Site, host: str) -> None:
+    """No original comes in, what belongs together still does, and neither a second run nor another machine adds any."""
+    originals = [with_patient(number) for number in range(1, 13)]
+    burned = with_patient(13, BurnedInAnnotation="YES")
+    report = with_patient(14, ContentSequence=[Dataset()])
+    members = {f"IM{number}": one for number, one in enumerate([*originals, burned, report])}
+    run("docker", "cp", put(site.folder, "patients.tar", tar(members)), f"{site.lab.container(host)}:/srv/patients.tar")
+    folder = "/var/lib/pacs/anonymous"
+
+    def given(name: str) -> dict[str, Any]:
+        return {
+            "orthanc_import_from": "host",
+            "orthanc_import_sources": ["/srv/patients.tar"],
+            "orthanc_import_anonymize": True,
+            "orthanc_import_verify": True,
+            "orthanc_import_report_dir": f"{folder}{name}",
+        }
+
+    before = site.images(host)
+    said = site.play(host, given(""), check=False)
+    assert "12 stored" in said
+    assert "1 left out" in said
+    assert "its pixels show who the patient is" in said
+    session = site.lab.session(host)
+    new = site.images(host) - before
+    assert len(new) == 12
+    found = [
+        pydicom.dcmread(io.BytesIO(session.get(site.lab.url(f"/instances/{one}/file", host)).content)) for one in new
+    ]
+    by_original = {int(one.InstanceNumber): one for one in found}
+    assert sorted(by_original) == list(range(1, 13))
+    for number, one in by_original.items():
+        assert one.PatientIdentityRemoved == "YES"
+        assert not one.StudyDate
+        assert "InstitutionName" not in one
+        assert (0x0009, 0x1001) not in one
+        assert one.PixelData == pydicom.dcmread(io.BytesIO(originals[number - 1])).PixelData
+        # Each refers to the one after it, wherever that lies.
+        other = by_original[number % 12 + 1]
+        for inside in (one.ReferencedImageSequence[0], one.SourceImageSequence[0]):
+            assert inside.ReferencedSOPInstanceUID == other.SOPInstanceUID
+        assert one.ReferencedImageSequence[0].ReferencedSOPClassUID == CTImageStorage
+    assert len({one.SeriesInstanceUID for one in found}) == 3
+    assert {len({getattr(one, name) for one in found}) for name in SAME} == {1}
+    for instance in new:
+        data = session.get(site.lab.url(f"/instances/{instance}/file", host)).content
+        assert not [word for word in (b"Doe", b"4711", b"1.2.15.", b"General") if word in data]
+    again = site.play(host, given(""), check=False)
+    assert "12 already there" in again
+    assert "stored" not in again
+    # Another machine has the key alone.
+    key = f"install -d -m 700 {folder}2 && cp {folder}/anonymize.key {folder}2/"
+    left = site.lab.shell(f"ls -A {folder}; stat -c %a {folder}; {key}; pgrep -c Orthanc", host).split()
+    assert ".anonymizing" not in left
+    assert left[-2:] == ["700", "1"]
+    again = site.play(host, given("2"), check=False)
+    assert "12 already there" in again
+    assert site.images(host) - before == new
+
+
+def test_anonymised_meanwhile_killed(site: Site) -> None:
+    """Neither the import's Orthanc nor an original outlives it, and what is there is not brought again."""
+    host = "pacs"
+    images = {f"IM{number}": with_patient(number, study="1.2.16") for number in range(1, 401)}
+    site.lab.shell("mkdir -p /srv/pacs-import/tools /srv/pacs-import/plugins/module_utils", host)
+    for path in ("tools/pacs-import", "plugins/module_utils/pacs_import"):
+        run("docker", "cp", ROOT / path, f"{site.lab.container(host)}:/srv/pacs-import/{path}")
+    run("docker", "cp", put(site.folder, "cut.tar", tar(images)), f"{site.lab.container(host)}:/srv/cut.tar")
+    run("docker", "cp", site.certificate(host), f"{site.lab.container(host)}:/srv/site.crt")
+    given = f"--url {site.lab.url('/', host)} --user admin --ca /srv/site.crt --full-speed --anonymize --quiet"
+    script = (
+        f"#!/bin/sh\nexport PACS_IMPORT_PASSWORD={shlex.quote(site.password)}\n"
+        f"exec python3 /srv/pacs-import/tools/pacs-import {given} --report /var/lib/pacs/cut /srv/cut.tar"
+    )
+    run("docker", "cp", put(site.folder, "cut.sh", script.encode()), f"{site.lab.container(host)}:/srv/cut.sh")
+    before = site.images(host)
+    left = site.lab.shell("timeout --signal=KILL 3 sh /srv/cut.sh; sleep 0.5; pgrep -c Orthanc", host)
+    assert left.strip() == "1"
+    some = site.images(host) - before
+    assert 0 < len(some) < 400
+    said = site.lab.shell("sh /srv/cut.sh", host)
+    assert "already there" in said
+    assert "400 images in 3 series, 1 studies, of 1 patients" in said
+    assert len(site.images(host) - before) == 400
+    assert some <= site.images(host)
+    assert ".anonymizing" not in site.lab.shell("ls -A /var/lib/pacs/cut", host)
 
 
 def test_site_that_routes_is_not_begun(site: Site, many: pathlib.Path) -> None:
@@ -276,3 +500,38 @@ def test_site_that_routes_is_not_begun(site: Site, many: pathlib.Path) -> None:
     routes = {"orthanc_settings": {"LuaScripts": ["/etc/route.lua"]}}
     said = site.play("pacs", given | routes, check=False)
     assert "LuaScripts may send the images on; accept routing" in said
+
+
+def test_archive_that_takes_no_more(site: Site, many: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """Through a proxy that wants certificates and takes no large files: what is left over comes once there is room."""
+    authority = pem("authority")
+    certificate, key = pem("importer", by=authority)
+    shown = (
+        "--certificate",
+        put(site.folder, "i.crt", certificate.encode()),
+        "--key",
+        put(site.folder, "i.key", key.encode()),
+    )
+    statistics = site.lab.session("pacs").get(site.lab.url("/statistics", "pacs")).json()
+    limits = {"MaximumStorageMode": "Reject", "MaximumStorageSize": 5 + int(statistics["TotalDiskSizeMB"])}
+    entry = {"nginx_client_ca": authority[0], "nginx_client_certificate": "required"}
+    narrow = {"nginx_server_directives": {"client_max_body_size": "1m"}}
+    site.deploy("--limit", "pacs", orthanc_settings=limits, **entry, **narrow)
+    try:
+        report = "full"
+        for number in range(600):
+            put(tmp_path, f"IM{number}", image(number, study="1.2.19", size=20_000))
+        large = put(tmp_path, "0large", image(1000, study="1.2.19", size=2_000_000))
+        without = site.run("pacs", report, tmp_path, code=3)
+        assert "No required SSL certificate was sent" in without["ended"]
+        refused = site.run("pacs", f"{report}-413", *shown, large, code=1)
+        assert refused["wrong"][0]["reason"].startswith("413, it is larger than")
+        large.unlink()
+        full = site.run("pacs", report, "--full-speed", *shown, tmp_path, code=3)
+        assert "no room left" in full["ended"]
+        assert 100 < full["files"]["stored"] < 300
+    finally:
+        site.deploy("--limit", "pacs")
+    done = site.run("pacs", report, "--full-speed", "--verify", tmp_path)
+    assert done["files"] == {"already there": full["files"]["stored"], "stored": 600 - full["files"]["stored"]}
+    assert done["verified"] == 600

@@ -210,6 +210,26 @@ def test_what_it_neither_names_nor_counts_is_told(folder: Folder, old: Old, leve
     assert "it does not say how many images it has, and names 0" in summary["wrong"][0]["reason"]
 
 
+def test_large_series_that_is_not_counted_is_sent_once(
+    folder: Folder, archive: StandIn, old: Old, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By what it names nobody knows whether that is all; once it was sent as a whole, that is known."""
+    monkeypatch.setattr(modality, "MANY", 2)
+    old.images = [image(number, study="1.1") for number in range(6)]
+    old.limit["Instance"], old.counts, old.kept = 4, False, {1}
+    assert run(folder)["files"] == {"stored": 5, "unreadable": 2}
+    old.kept = set()
+    assert run(folder)["files"] == {"already there": 5, "stored": 1, "archive": 1}
+    assert len(old.moved) == 2
+    for _ in range(2):
+        assert run(folder)["files"] == {"already there": 6, "archive": 1}
+    assert len(old.moved) == 2
+    # What is lost here, or new there, has it sent again.
+    archive.images.popitem()
+    assert run(folder)["files"]["stored"] == 1
+    assert len(old.moved) == 3
+
+
 def test_what_it_counts_and_neither_names_nor_sends_is_told(folder: Folder, old: Old) -> None:
     old.limit["Instance"], old.kept = 0, {3}
     summary = run(folder)

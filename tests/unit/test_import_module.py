@@ -65,6 +65,24 @@ def test_image_that_was_not_taken_fails(given: dict[str, Any], tmp_path: pathlib
     assert done["wrong"][0]["fate"] == "rejected"
 
 
+def test_other_archive_and_other_patients(given: dict[str, Any], archive: StandIn, capsys: Capture) -> None:
+    """By a login of its own, and under the names that it is told, also where YAML has read numbers."""
+    other = StandIn()
+    try:
+        other._store(image(1, patient="815"))
+        other._store(image(2, patient="P2", study="1.9"))
+        more = {"sources": [other.url], "from_user": "user", "from_password": PASSWORD, "patients": {815: "NEW-1"}}
+        done = run(orthanc_import, capsys, **given | more)
+        assert done["files"] == {"stored": 2}
+        assert set(archive.images.values()) == {image(1, patient="NEW-1"), image(2, patient="P2", study="1.9")}
+        assert run(orthanc_import, capsys, **given | more)["changed"] is False
+        refused = run(orthanc_import, capsys, **given | more | {"from_password": "wrong"})
+        assert "refuses the login" in refused["msg"]
+        assert "wrong" not in str(refused["invocation"])
+    finally:
+        other.close()
+
+
 def test_verify(given: dict[str, Any], archive: StandIn, capsys: Capture) -> None:
     done = run(orthanc_import, capsys, **given, verify=True)
     assert any("4 are served as they were sent" in line for line in done["told"])
@@ -81,6 +99,9 @@ def test_verify(given: dict[str, Any], archive: StandIn, capsys: Capture) -> Non
         ({"password": "wrong"}, "refuses the login"),
         ({"sources": ["/nowhere"]}, "/nowhere: No such file or directory"),
         ({"ca": "/nowhere.crt"}, "No such file"),
+        ({"from_ca": "/nowhere.crt", "sources": ["https://127.0.0.1:1/"]}, "No such file"),
+        ({"patients": {"P1": "Zoë"}}, "patients: 'Zoë' is no PatientID of plain letters"),
+        ({"anonymize": True, "orthanc": "/nowhere/Orthanc"}, "there is no Orthanc on this machine"),
         ({"ca": "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n"}, "certificate"),
         ({"settings": {"PythonScript": "route.py"}}, "PythonScript may send the images on; accept routing"),
         ({"modalities": ["US"], "sources": []}, "No image was found"),

@@ -452,6 +452,28 @@ def test_server_that_is_no_orthanc(folder: Folder, archive: StandIn) -> None:
     assert "an Orthanc would describe itself" in folder.run()["ended"]
 
 
+PAGE = (200, {"Content-Type": "text/html; charset=utf-8"}, b"<html><title>Log in, please</title>")
+
+
+@pytest.mark.parametrize("path", ["/series/", "/tools/lookup", "/md5", "/file", "/instances", "/studies/"])
+@pytest.mark.parametrize("answer", [PAGE, (200, {}, b"[1]"), (200, {}, b"3"), (200, {}, b'"x"')])
+def test_answer_of_another_shape(folder: Folder, archive: StandIn, path: str, answer: Answered) -> None:
+    """As by a proxy whose login has run out in the middle: nothing is told as a conflict, nor as a fault of ours."""
+    folder.put("IM1", image(1))
+    folder.put("IM2", image(2, patient="P2"))
+    folder.put("letters", image(3, patient="患者", SpecificCharacterSet="ISO_IR 192"))
+    folder.run(verify=True)
+    folder.put("IM4", image(4, series="2"))
+    archive.fault = lambda method, asked, number: answer if path in asked + "/" and asked.count("/") else None
+    summary = folder.run(report="other", verify=True)
+    if answer == PAGE:
+        assert "with a page for people, as one to log in by is" in summary["ended"]
+        assert set(summary["files"]) <= {"already there", "not sent", "stored"}
+    assert "fault of the program" not in summary["ended"]
+    archive.fault = lambda *_: None
+    assert "not sent" not in folder.run(report="other")["files"]
+
+
 def test_server_that_answers_without_end(folder: Folder, archive: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "LARGEST", 1000)
     archive.system["more"] = "x" * 2000
@@ -917,6 +939,12 @@ class TestCommand:
         assert "3 stored" in out
         assert "3 images in 1 series, 1 studies, of 1 patients" in out
         assert "3 are served as they were sent" in out
+
+    def test_as_a_module(self, folder: Folder) -> None:
+        command = [sys.executable, "-m", "pacs_import", "--help"]
+        with_path = os.environ | {"PYTHONPATH": str(ROOT / "plugins" / "module_utils")}
+        done = subprocess.run(command, env=with_path, capture_output=True, text=True, check=True)
+        assert "usage: pacs-import" in done.stdout
 
     def test_json(self, folder: Folder) -> None:
         folder.fill(3)

@@ -157,7 +157,9 @@ def test_image_that_is_compressed_alone(tmp_path: pathlib.Path, spool: pathlib.P
     assert Taken(spool, path).images == {f"{path}/IM1.dcm": IMAGE}
 
 
-def test_archives_in_archives(tmp_path: pathlib.Path, spool: pathlib.Path) -> None:
+def test_archives_in_archives(tmp_path: pathlib.Path, spool: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of them goes where temporary files are by default, which may be memory."""
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     inner = {"a.zip": zipped({"b.tar.gz": gzip.compress(tar({"c.zip": zipped({"IM": IMAGE})}))})}
     path = put(tmp_path, "outer.tar", tar(inner))
     assert Taken(spool, path).images == {f"{path}/a.zip/b.tar.gz/c.zip/IM": IMAGE}

@@ -39,6 +39,45 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (POSTGRESQL | {"orthanc_database_password": ""}, "orthanc_database_password", "make secrets"),
     ({"orthanc_import_sources": ["images"]}, "orthanc_import_sources", "neither an absolute path"),
     ({"orthanc_import_sources": ["dicom:nobody"]}, "orthanc_import_sources", "no entry of orthanc_modalities"),
+    *(
+        ({"orthanc_import_sources": [source]}, "orthanc_import_sources", told)
+        for source, told in (
+            ("ftp://old.example.org/", "nor a URL"),
+            ("https://", "no URL of an archive"),
+            ("https://old.example.org/?a=b", "no URL of an archive"),
+            ("https://old.example.org:99999/", "no URL of an archive"),
+            ("https://[::1/", "no URL of an archive"),
+            ("https://jane:Z8nQ2mK4@old.example.org/", "a login is no part of a URL"),
+        )
+    ),
+    *(
+        ({"orthanc_import_patients": patients}, "orthanc_import_patients", told)
+        for patients, told in (
+            ({815: "HOSPITAL-0815"}, "in quotes"),
+            ({"0815": 815}, "in quotes"),
+            ({"": "A"}, "no PatientID of plain letters"),
+            ({"0815": ""}, "no PatientID of plain letters"),
+            ({"0815": "Zoë"}, "no PatientID of plain letters"),
+            ({"0815": "A\\B"}, "no PatientID of plain letters"),
+            ({"0815": "A" * 65}, "no PatientID of plain letters"),
+        )
+    ),
+    *(
+        (
+            {"orthanc_import_sources": ["dicom:ct"], "orthanc_import_from": "host", **given},
+            "orthanc_import_sources",
+            "sends its images itself",
+        )
+        for given in ({"orthanc_import_patients": {"0815": "A"}}, {"orthanc_import_anonymize": True})
+    ),
+    ({"orthanc_import_anonymize": True}, "orthanc_import_anonymize", "set orthanc_import_from to host"),
+    (
+        {"orthanc_import_anonymize": True, "orthanc_import_from": "host", "orthanc_install_method": "docker"},
+        "orthanc_import_anonymize",
+        "no Orthanc outside of its container",
+    ),
+    ({"orthanc_import_source_ca": "/etc/ca.crt"}, "orthanc_import_source_ca", "give its text"),
+    ({"orthanc_import_source_password": "Z8nQ2mK4"}, "orthanc_import_source_user", "is missing"),
     ({"orthanc_import_report_dir": "report"}, "orthanc_import_report_dir", "no absolute path"),
     *(
         (

@@ -51,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
     add("--since", type=date, help="only studies of this day (YYYYMMDD) or later")
     add("--until", type=date, help="only studies of this day or earlier")
     add("--patients", help="CSV of two columns without a head: PatientIDs, and what they become")
+    add("--anonymize", action="store_true", help="take the patient out of every image, by an Orthanc of this machine")
+    add("--orthanc", default="", help="its binary, if it is not the one in $PATH or in /usr/sbin")
     add("--dry-run", action="store_true", help="send nothing, and tell what would be")
     add("--verify", action="store_true", help="compare every image with what the archive serves afterwards")
     add("--accept", action="append", default=[], choices=["recycling", "routing", "transcoding"], help=ACCEPT)
@@ -105,6 +107,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             since=given.since or "",
             until=given.until or "",
             patients=patients(given.patients) if given.patients else {},
+            anonymize=given.anonymize,
+            orthanc=given.orthanc,
             accepted=frozenset(given.accept),
         )
         made = Import(options, Progress(None if given.quiet else sys.stderr))

@@ -289,6 +289,9 @@ class Archive:
                 time.sleep(SHORTEST * failures)
                 continue
             self.refuse(answer)
+            if answer.status == 200 and answer.headers.get_content_type() == "text/html":
+                # By its login, a proxy answers whatever is asked.
+                raise Ended(f"{self.url} answers {method} {path} with a page for people, as one to log in by is")
             self.gate.passed(method)
             return answer, repeated
 
@@ -302,6 +305,16 @@ class Archive:
     def get(self, path: str) -> Answer:
         """Ask for something. :raises Ended: see above."""
         return self.patiently("GET", path)[0]
+
+    def described(self, path: str) -> dict[str, Any]:
+        """Return what a resource is; nothing where there is none. :raises Ended: where something else is answered."""
+        answer = self.get(path)
+        said = answer.json()
+        if answer.status != 200:
+            return {}
+        if not isinstance(said, dict):
+            raise Ended(f"{self.url}{path} describes nothing: {answer.reason}")
+        return said
 
     def listed(self, path: str) -> list[dict[str, Any]]:
         """Ask for a list of resources. :raises Ended: where something else is answered, and above."""

@@ -10,6 +10,9 @@ import getpass
 import os
 import re
 
+# What Orthanc reads in one way alone, whatever its settings.
+PATIENT = re.compile(r"[!-\[\]-~]([ -\[\]-~]{0,62}[!-\[\]-~])?")
+
 
 def add_archive(parser: argparse.ArgumentParser) -> None:
     """Add them to those of a command."""
@@ -42,7 +45,7 @@ def patients(file: str) -> dict[str, str]:
         for line, row in enumerate(csv.reader(opened), 1):
             if len(row) != 2 or not row[0] or found.get(row[0], row[1]) != row[1]:
                 raise ValueError(f"{file}, line {line}: not one PatientID, and the one that it becomes")
-            if not re.fullmatch(r"[!-\[\]-~]([ -\[\]-~]{0,62}[!-\[\]-~])?", row[1]):
+            if not PATIENT.fullmatch(row[1]):
                 raise ValueError(f"{file}, line {line}: '{row[1]}' is no PatientID of plain letters")
             found[row[0]] = row[1]
     return found

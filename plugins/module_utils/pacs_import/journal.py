@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-from .fates import CONFLICT, NEW, PRESENT, SETTLED, STORED, rank
+from .fates import ARCHIVE, CONFLICT, NEW, PRESENT, SETTLED, STORED, rank
 
 # What is written is on the disk after so many seconds. What a crash takes, the server is asked for again.
 INTERVAL = 1.0
@@ -99,6 +99,13 @@ class Journal:
         with self._lock:
             found: tuple[str, str, str] | None = self._base.execute(query, values).fetchone()
         return found if found and found[0] and found[1] else None
+
+    def moved(self, name: bytes) -> int:
+        """Return how many images there were of a series when an earlier run had it sent as a whole; 0 for none."""
+        query = "SELECT changed FROM files WHERE name = ? AND run < ? AND fate = ?"
+        with self._lock:
+            found = self._base.execute(query, (name, self.run, ARCHIVE)).fetchone()
+        return int(found[0]) if found else 0
 
     def add(self, row: Row) -> None:
         """Note what became of a file; if that is better than what became of it before in this run, not."""

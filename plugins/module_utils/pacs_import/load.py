@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from .anonymize import Anonymizer, Names, Nothing
 from .client import Answer, Archive, Ended, Gate, Lost, trust
 from .content import Changed, Content
 from .dicomweb import Dicomweb
@@ -62,8 +63,9 @@ class Options:
     """What is imported, to where, and how.
 
     A source that is a URL is another archive, which has a login and an authority of its own. ``patients`` tells which
-    PatientIDs become which. ``accepted`` are the risks
-    that are taken knowingly, ``settings`` those of Orthanc, where they are known.
+    PatientIDs become which. With ``anonymize`` images come in without their patient, by an Orthanc of this machine,
+    whose binary is ``orthanc``. ``accepted`` are the risks that are taken knowingly, ``settings`` those of Orthanc,
+    where they are known.
     """
 
     sources: list[bytes]
@@ -86,6 +88,8 @@ class Options:
     since: str = ""
     until: str = ""
     patients: dict[str, str] = field(default_factory=dict)
+    anonymize: bool = False
+    orthanc: str = ""
     accepted: frozenset[str] = frozenset()
     settings: dict[str, Any] | None = field(default=None, repr=False)
 
@@ -104,8 +108,10 @@ class Import:
         context = trust(options.authority, options.certificate, options.key)
         self._archive = Archive(options.url, options.login, context, self._gate())
         os.makedirs(options.report, mode=0o700, exist_ok=True)
+        self._names = Names(options.report) if options.anonymize else None
         # What came under other names is no hint either.
         names = hashlib.sha256(repr(sorted(options.patients.items())).encode()).hexdigest() if options.patients else ""
+        names += f" anonymous {self._names.mark()}" if self._names else ""
         self._journal = Journal(os.path.join(options.report, "journal.sqlite"), f"{self._archive.url} {names}".strip())
         spool = options.spool or options.report
         self._sources = Sources(spool, options.spool_size, MEMORY, self._known)
@@ -116,6 +122,7 @@ class Import:
             if source.startswith(URLS)
         }
         self._reserve: Reserve = Reserve()
+        self._anonymizer: Anonymizer | None = None
         self._failures = self._verified = self._transcoded = 0
         self._lock = threading.Lock()
         self._transcodes = False
@@ -129,6 +136,8 @@ class Import:
             settings = system | (self._options.settings or {})
             self._transcodes = bool(settings.get("IngestTranscoding")) or "transcoding" in self._options.accepted
             self._reserve = reserve(self._archive, system, self._options, self._journal.size())
+            if self._names and not self._options.dry_run:
+                self._anonymizer = Anonymizer(self._options.orthanc, self._options.report, self._names, self._sources)
             threading.Thread(target=self._measure, daemon=True).start()
             with self._stoppable():
                 files = [one for one in self._options.sources if not one.startswith((*URLS, SCHEME))]
@@ -149,6 +158,8 @@ class Import:
             self._end("interrupted")
         finally:
             self._progress.close()
+            if self._anonymizer:
+                self._anonymizer.close()
         self._journal.commit()
         summary = self._summary(shared, time.monotonic() - began)
         self._journal.write(os.path.join(self._options.report, "files.csv"))
@@ -172,9 +183,10 @@ class Import:
 
     def _modality(self, source: bytes) -> Iterator[Item]:
         if source.startswith(SCHEME):
-            if self._options.patients:
-                raise Ended("other PatientIDs are for what passes here, and not for what a modality sends")
-            yield from Modality(self._archive, os.fsdecode(source.removeprefix(SCHEME)), self._options).walk()
+            if self._options.patients or self._names:
+                raise Ended("other PatientIDs, or none, are for what passes here, and not for what a modality sends")
+            name = os.fsdecode(source.removeprefix(SCHEME))
+            yield from Modality(self._archive, name, self._options, self._journal.moved).walk()
 
     def _gate(self) -> Gate:
         return Gate(self._options.patience, lambda: bool(self._why))
@@ -284,7 +296,7 @@ class Import:
 
     def _same(self, row: Row, item: Item, origin: Origin | Dicomweb) -> bool:
         """Tell without fetching it whether the archive has what another Orthanc has under the same identifiers."""
-        if self._options.patients or not item.series or item.instance not in self._there.of(item.series):
+        if self._options.patients or self._names or not item.series or item.instance not in self._there.of(item.series):
             return False
         row.md5 = origin.archive.md5(item.instance)
         if not row.md5 or row.md5 != self._archive.md5(item.instance):
@@ -305,8 +317,11 @@ class Import:
             return
         # Blanks before it mean nothing, as those behind it.
         patients = self._options.patients
-        patient = patients.get(header.patient) or patients.get(header.patient.lstrip(" "))
-        if patient:
+        patient = patients.get(header.patient) or patients.get(header.patient.lstrip(" ")) or ""
+        if self._names:
+            header = self._names.header(header, patient)
+            row.study, row.patient = header.study, header.patient
+        elif patient:
             try:
                 content.rename(patient)
             except Broken as error:
@@ -314,7 +329,7 @@ class Import:
                 return
             row.patient, row.reason = patient, f"its PatientID was {header.patient}"
             header = dataclasses.replace(header, patient=patient)
-        if self._options.verify:
+        if self._options.verify and not self._names:
             row.md5 = content.md5()
         if header.complete:
             row.series, row.instance = header.orthanc_id(2), header.orthanc_id(3)
@@ -324,21 +339,38 @@ class Import:
             if self._options.dry_run:
                 row.fate = NEW
                 return
-            self._reserve.take(content.size, header)
-            began = time.monotonic()
+            if not self._anonymizer:
+                self._deliver(row, header, content)
+                return
             try:
-                answer, repeated = self._archive.patiently("POST", "/instances", content.body, content.size)
-            except Changed as error:
-                row.fate, row.reason = UNREADABLE, str(error)
+                anonymous = self._anonymizer.content(content, header)
+            except (Broken, Changed, Nothing) as error:
+                fates = {Broken: REJECTED, Changed: UNREADABLE, Nothing: LEFT_OUT}
+                row.fate, row.reason, row.instance, row.series = fates[type(error)], str(error), "", ""
                 return
-            except Lost as error:
-                row.fate, row.reason = REJECTED, f"whenever it is sent, {error}"
-                return
-            self._judge(row, header, content, answer, repeated)
-            if row.fate == STORED:
-                self._there.add(row.series, row.instance)
-                if content.touched():
-                    row.fate, row.reason = DIFFERS, "somebody wrote to it while it was sent"
+            with contextlib.closing(anonymous):
+                row.md5 = anonymous.md5() if self._options.verify else ""
+                self._deliver(row, header, anonymous)
+            if row.fate == STORED and content.touched():
+                row.fate, row.reason = DIFFERS, "somebody wrote to it while it was read"
+
+    def _deliver(self, row: Row, header: Header, content: Content) -> None:
+        """Send an image, and note what becomes of it."""
+        self._reserve.take(content.size, header)
+        began = time.monotonic()
+        try:
+            answer, repeated = self._archive.patiently("POST", "/instances", content.body, content.size)
+        except Changed as error:
+            row.fate, row.reason = UNREADABLE, str(error)
+            return
+        except Lost as error:
+            row.fate, row.reason = REJECTED, f"whenever it is sent, {error}"
+            return
+        self._judge(row, header, content, answer, repeated)
+        if row.fate == STORED:
+            self._there.add(row.series, row.instance)
+            if content.touched():
+                row.fate, row.reason = DIFFERS, "somebody wrote to it while it was sent"
         if self._options.gentle:
             # Half of the time is for others.
             time.sleep(min(2.0, time.monotonic() - began))
@@ -348,10 +380,12 @@ class Import:
         if header.directory:
             return NO_DICOM, "a DICOMDIR, which lists what is on a medium"
         options = self._options
-        if not (options.modalities or options.since or options.until or options.patients):
+        if not (options.modalities or options.since or options.until or options.patients or self._names):
             return "", ""
         if broken:
             return REJECTED, f"nobody can tell whether it is wanted: {broken}"
+        if self._names and not (header.study and header.series and header.instance):
+            return REJECTED, "it lacks an identifier that each image has to have"
         if options.modalities and header.modality not in options.modalities:
             return LEFT_OUT, f"its modality is {header.modality or 'not said'}"
         # Old ones have dots in it.
@@ -365,7 +399,11 @@ class Import:
         if row.instance:
             if row.instance not in self._there.of(row.series):
                 return False
-            self._compare(row, header, content)
+            if self._names:
+                # As it was made without its patient, it is nowhere else.
+                row.fate = PRESENT
+            else:
+                self._compare(row, header, content)
             return True
         # How Orthanc reads the patient's identifier is not known: it is asked by the image's own.
         for instance in self._lookup(header.instance, "Instance"):
@@ -377,10 +415,7 @@ class Import:
         return False
 
     def _lookup(self, uid: str, level: str) -> list[str]:
-        if not uid:
-            return []
-        found = self._archive.patiently("POST", "/tools/lookup", uid.encode)[0].json()
-        return [str(one["ID"]) for one in found or [] if isinstance(one, dict) and one.get("Type") == level]
+        return self._archive.lookup(uid, level) if uid else []
 
     def _judge(self, row: Row, header: Header, content: Content, answer: Answer, repeated: bool) -> None:
         """Tell by the answer to an image what became of it. :raises Ended: if it means that none will be taken."""
@@ -468,8 +503,8 @@ class Import:
                 break
             ids = self._lookup(study, "Study")
             for one in ids if len(ids) > 1 or self._options.dry_run else []:
-                said = self._archive.get(f"/studies/{one}").json() or {}
-                other = str(said.get("PatientMainDicomTags", {}).get("PatientID", ""))
+                whose = self._archive.described(f"/studies/{one}").get("PatientMainDicomTags")
+                other = str(whose.get("PatientID", "")) if isinstance(whose, dict) else ""
                 if other != patient:
                     found.setdefault(study, {patient}).add(other)
         return [{"study": study, "patients": sorted(patients)} for study, patients in sorted(found.items())]
@@ -520,12 +555,11 @@ class Instances:
             if series in self._series:
                 self._series.move_to_end(series)
                 return self._series[series]
-        answer = self._archive.get(f"/series/{series}")
-        said = answer.json() if answer.status == 200 else {}
+        there = self._archive.described(f"/series/{series}").get("Instances")
         with self._lock:
             kept = self._series.setdefault(series, set())
             self._number -= len(kept)
-            kept.update(map(str, said.get("Instances", [])))
+            kept.update(map(str, there if isinstance(there, list) else []))
             self._number += len(kept)
             while self._number > REMEMBERED and len(self._series) > 1:
                 self._number -= len(self._series.popitem(last=False)[1])

@@ -8,12 +8,12 @@ import datetime
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from .client import Archive, Ended
-from .fates import LEFT_OUT, NEW, PRESENT, STORED, UNREADABLE
+from .fates import ARCHIVE, LEFT_OUT, NEW, PRESENT, STORED, UNREADABLE
 from .journal import NEVER
 from .sources import Item
 
@@ -31,10 +31,13 @@ UNDER_WAY = ("Pending", "Running", "Retry", "Paused")
 
 
 class Modality:
-    """What the archive knows under a name of its ``DicomModalities``, and what knows the archive."""
+    """What the archive knows under a name of its ``DicomModalities``, and what knows the archive.
 
-    def __init__(self, archive: Archive, name: str, options: Options) -> None:
-        self._archive, self._name, self._options = archive, name, options
+    :param moved: returns how many images the archive had of a series when an earlier run had it sent as a whole.
+    """
+
+    def __init__(self, archive: Archive, name: str, options: Options, moved: Callable[[bytes], int]) -> None:
+        self._archive, self._name, self._options, self._moved = archive, name, options, moved
         # Until tomorrow, since clocks differ.
         self._since = day(options.since) if options.since else FIRST
         self._until = day(options.until) if options.until else datetime.date.today() + datetime.timedelta(days=1)
@@ -125,7 +128,9 @@ class Modality:
         # Whether these are all.
         listed = len(set(named)) == said or (said is None and 0 < len(named) < MANY)
         before = there = self._there(level, asked)
-        lacking = not before.keys() >= set(named) or not (listed or len(before) == said)
+        # Where there may be more than were named, and nobody says how many, it was sent as a whole once.
+        whole = listed or len(before) == said or (said is None and 0 < self._moved(name) <= len(before))
+        lacking = not before.keys() >= set(named) or not whole
         if lacking and not self._options.dry_run:
             why = self._move(level, asked)
             there = self._there(level, asked)
@@ -139,9 +144,15 @@ class Modality:
             else:
                 item.fate, item.reason = UNREADABLE, f"it was named, and has not come{why}"
             yield item
-        if listed or len(there) == said or (said is None and named and not why):
+        if listed or len(there) == said:
             return
         item = Item(name, changed=NEVER, study=study, patient=patient)
+        if said is None and named and not why:
+            if not self._options.dry_run:
+                item.changed, item.fate = len(there), ARCHIVE
+                item.reason = "it was sent as a whole, since it may have more images than it names"
+                yield item
+            return
         item.fate = NEW if self._options.dry_run else UNREADABLE
         item.reason = f"{told(said, 'images')}, and names {len(named)}; the archive has {len(there)}{why}"
         yield item

@@ -37,9 +37,7 @@ def fetch(
     def keep(answer: http.client.HTTPResponse) -> bytes:
         if answer.status != 200:
             return whole(answer)
-        small = answer.length is not None and answer.length <= SMALL
-        came = image(answer)
-        made.append(Content(b"".join(came)) if small else sources.spooled(came))
+        made.append(kept(sources, answer, image))
         return b""
 
     try:
@@ -53,6 +51,17 @@ def fetch(
     # An earlier try may have been cut off.
     item.size = made[-1].size
     return made[-1]
+
+
+def kept(
+    sources: Sources,
+    answer: http.client.HTTPResponse,
+    image: Callable[[http.client.HTTPResponse], Iterable[bytes]] = parts,
+) -> Content:
+    """Take an image out of an answer: into memory, or into the spool where it is large or its size not known."""
+    small = answer.length is not None and answer.length <= SMALL
+    came = image(answer)
+    return Content(b"".join(came)) if small else sources.spooled(came)
 
 
 class Origin:

@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import datetime
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urlsplit
 
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.connect import PATIENT
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
@@ -26,14 +29,65 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
         modality = source.removeprefix("dicom:")
         if modality != source and modality not in variables["orthanc_modalities"]:
             yield f"orthanc_import_sources: '{source}' names no entry of orthanc_modalities."
+        elif modality != source and (variables["orthanc_import_patients"] or variables["orthanc_import_anonymize"]):
+            yield (
+                f"orthanc_import_sources: '{source}' sends its images itself, with the patients that it has; leave it"
+                " out, or orthanc_import_patients and orthanc_import_anonymize."
+            )
         elif modality == source and not source.startswith(("/", "~/")):
-            yield f"orthanc_import_sources: '{source}' is neither an absolute path, as /srv/images, nor as dicom:old."
+            yield from _url(source)
+    yield from _patients(variables)
     days = {name: variables[name] for name in ("orthanc_import_since", "orthanc_import_until") if variables[name]}
     for name, day in days.items():
         if not _is_day(day):
             yield f"{name}: '{day}' is no day such as \"20260131\"."
     if len(days) == 2 and days["orthanc_import_since"] > days["orthanc_import_until"]:
         yield "orthanc_import_since: it is later than orthanc_import_until, so nothing would be imported."
+
+
+def _url(source: str) -> Iterator[str]:
+    if not source.startswith(("http://", "https://")):
+        yield (
+            f"orthanc_import_sources: '{source}' is neither an absolute path, as /srv/images, nor as dicom:old, nor a"
+            " URL, as https://old.example.org/."
+        )
+        return
+    try:
+        parts = urlsplit(source)
+        fits = bool(parts.hostname) and parts.port != 0 and not parts.query and not parts.fragment
+        login = parts.username is not None
+    except ValueError:
+        fits = login = False
+    if login:
+        # It is not shown.
+        yield "orthanc_import_sources: a login is no part of a URL; see orthanc_import_source_user."
+    elif not fits:
+        yield f"orthanc_import_sources: '{source}' is no URL of an archive, such as https://old.example.org/."
+
+
+def _patients(variables: Mapping[str, Any]) -> Iterator[str]:
+    """What becomes of the patients."""
+    for old, new in variables["orthanc_import_patients"].items():
+        if not isinstance(old, str) or not isinstance(new, str):
+            yield f"orthanc_import_patients: put {old} and {new} in quotes, or YAML may read other numbers."
+        elif not old or not PATIENT.fullmatch(new):
+            yield f"orthanc_import_patients: '{old}' cannot become '{new}', which is no PatientID of plain letters."
+    if variables["orthanc_import_source_ca"]:
+        yield from values.pem("orthanc_import_source_ca", variables["orthanc_import_source_ca"])
+    if variables["orthanc_import_source_password"] and not variables["orthanc_import_source_user"]:
+        yield "orthanc_import_source_user: it is missing, and orthanc_import_source_password is there."
+    if not variables["orthanc_import_anonymize"]:
+        return
+    if variables["orthanc_import_from"] != "host":
+        yield (
+            "orthanc_import_anonymize: the Orthanc that does it is the one on the host; copy the images there, and set"
+            " orthanc_import_from to host."
+        )
+    if variables["orthanc_install_method"] == "docker":
+        yield (
+            "orthanc_import_anonymize: the host has no Orthanc outside of its container; use pacs-import --anonymize on"
+            " a machine with one."
+        )
 
 
 def _is_day(text: str) -> bool:

@@ -1,0 +1,297 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Images without their patient: an Orthanc of its own on this machine takes that out by its profile, one by one.
+
+It lasts as long as the import, and forgets each image at once. So no original ever comes into the archive, nor to
+where that would send it. By itself Orthanc makes up identifiers anew at each call, which would tear a study apart;
+those that come instead are made out of a key, so that they are the same for every image, at every run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import hmac
+import http.client
+import json
+import os
+import pwd
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from .client import Archive, Ended, Gate, Lost, whole
+from .content import Content
+from .header import Broken, Header
+from .journal import alone
+from .origin import kept
+from .sources import Sources
+
+KEY = "anonymize.key"
+# In the report's folder; and what may be in there, which alone is removed.
+FOLDER = ".anonymizing"
+OWN = re.compile(r"(orthanc\.json|log|store/index(-wal|-shm|-journal)?|store/[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f-]{36})")
+# Where Debian has it, besides $PATH.
+PROGRAM = "/usr/sbin/Orthanc"
+# Seconds that it has to start, and to answer.
+START, PATIENCE = 60, 120
+# By DICOM's own root kinds of things are named, and not things.
+PUBLIC = "1.2.840.10008."
+# So do these, whoever names them.
+KINDS = ("ClassUID", "SyntaxUID", "SchemeUID", "ContextUID", "ResourceUID")
+DOCUMENT, CONTENT, BURNED = "0042,0011", "0040,a730", "0028,0301"
+
+
+class Nothing(Exception):
+    """Nothing would be left of an object without its patient."""
+
+
+class Names:
+    """What identifiers become.
+
+    :param report: the folder that has the key to them, or gets it: who has it finds out who a patient was.
+    :raises Busy: where others may write to it.
+    """
+
+    def __init__(self, report: str) -> None:
+        path = os.path.join(report, KEY)
+        with contextlib.suppress(FileExistsError):
+            number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(number, "w", encoding="ascii") as file:
+                file.write(secrets.token_hex(32))
+                file.flush()
+                os.fsync(number)
+        with open(path, encoding="ascii") as file:
+            alone(path, os.fstat(file.fileno()))
+            self._key = file.read().encode()
+        if len(self._key) != 64:
+            raise Ended(f"{path} is no key to other identifiers; bring back the one that it was, or remove it")
+
+    def mark(self) -> str:
+        """Tell this key from others."""
+        return self._sum("key", "").hex()
+
+    def uid(self, value: str) -> str:
+        """Return what comes instead of a unique identifier."""
+        return f"2.25.{uuid.UUID(bytes=self._sum('uid', value), version=4).int}"
+
+    def header(self, header: Header, patient: str) -> Header:
+        """Return what an image will have. :param patient: its new PatientID, if that was told."""
+        # Those who have none are not all the same one.
+        made = patient or f"ANON-{self._sum('patient', header.patient or header.study).hex()[:16].upper()}"
+        study, series, instance = map(self.uid, (header.study, header.series, header.instance))
+        return dataclasses.replace(header, patient=made, study=study, series=series, instance=instance, exact=True)
+
+    def replacements(self, tags: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
+        """Return for each unique identifier of a thing its place, also within sequences, and what comes there."""
+        for tag, element in tags.items():
+            value, name = element.get("Value"), str(element.get("Name", ""))
+            if element.get("Type") == "Sequence":
+                for number, inside in enumerate(value):
+                    yield from self.replacements(inside, f"{path}{tag}[{number}].")
+            elif isinstance(value, str) and name.endswith("UID") and not name.endswith(KINDS):
+                parts = [part.strip(" \0") for part in value.split("\\")]
+                made = [part if not part or part.startswith(PUBLIC) else self.uid(part) for part in parts]
+                if made != parts:
+                    yield path + tag, "\\".join(made)
+
+    def _sum(self, kind: str, value: str) -> bytes:
+        return hmac.digest(self._key, f"{kind}|{value}".encode("utf-8", "surrogateescape"), hashlib.sha256)[:16]
+
+
+class Anonymizer:
+    """The Orthanc that images pass through.
+
+    :param program: its binary; empty for the one that this machine has.
+    :param report: the import's own folder, in which its files are for a while.
+    :raises Ended: where it does not start.
+    """
+
+    def __init__(self, program: str, report: str, names: Names, sources: Sources) -> None:
+        self._names, self._sources = names, sources
+        self._report = os.path.abspath(report)
+        self._mode = os.stat(report).st_mode & 0o777
+        self._folder = os.path.join(self._report, FOLDER)
+        found = program or shutil.which("Orthanc") or PROGRAM
+        if not os.access(found, os.X_OK):
+            raise Ended(f"there is no Orthanc on this machine that could anonymise ({found}); name its binary")
+        # What an import that was killed has left.
+        self._remove()
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        # Nobody else's server is taken for it, should it get the port first.
+        name, password = secrets.token_hex(16), secrets.token_hex(16)
+        try:
+            self._process = self._start(found, name, password, port)
+            self._orthanc = Archive(
+                f"http://127.0.0.1:{port}/", ("import", password), None, Gate(PATIENCE, lambda: not self._alive())
+            )
+            system = self._wait(name)
+        except BaseException as error:
+            self.close()
+            if isinstance(error, (OSError, KeyError)):
+                raise Ended(f"the Orthanc that is to anonymise cannot be started: {error}") from error
+            raise
+        self._method = f"Orthanc {system.get('Version')} by its profile of PS 3.15, Table E.1-1"
+
+    def content(self, content: Content, header: Header) -> Content:
+        """Return an image without its patient.
+
+        :param header: the identifiers that it is to have.
+        :raises Broken: where that cannot be.
+        :raises Nothing: where nothing would be left.
+        :raises Refused: where it is too large for the spool.
+        """
+        try:
+            answer, _ = self._orthanc.patiently("POST", "/instances", content.body, content.size)
+            said = answer.json()
+            if answer.status != 200 or not isinstance(said, dict) or "ID" not in said:
+                raise Broken(f"it cannot be anonymised: {answer.reason}")
+            path = f"/instances/{said['ID']}"
+            try:
+                made = self._made(path, header)
+            finally:
+                self._orthanc.patiently("DELETE", path)
+        except Lost as error:
+            raise Broken(f"whenever it is to be anonymised, {error}") from error
+        except Ended as error:
+            if self._alive():
+                raise
+            raise Ended(f"the Orthanc that anonymises has ended: {self._said()}") from error
+        found = made.header()
+        if (found.patient, found.study, found.series, found.instance) == (
+            header.patient,
+            header.study,
+            header.series,
+            header.instance,
+        ):
+            return made
+        made.close()
+        raise Broken("it was anonymised, and has other identifiers than it should have")
+
+    def _made(self, path: str, header: Header) -> Content:
+        tags = self._orthanc.get(f"{path}/tags").json()
+        if not isinstance(tags, dict):
+            raise Broken("it cannot be anonymised: its elements cannot be listed")
+        if tags.get(BURNED, {}).get("Value") == "YES":
+            raise Broken("it says that its pixels show who the patient is, which no profile takes out")
+        if tags.keys() & {DOCUMENT, CONTENT}:
+            raise Nothing("a report or a document, whose content the profile takes out as a whole")
+        asked = {
+            "Replace": {
+                **dict(self._names.replacements(tags)),
+                "0010,0010": header.patient,
+                "0010,0020": header.patient,
+                "0020,000d": header.study,
+                "0020,000e": header.series,
+                "0008,0018": header.instance,
+                "0012,0063": self._method,
+            },
+            # It is told that the identifiers are meant so.
+            "Force": True,
+        }
+        body = json.dumps(asked).encode()
+        made: list[Content] = []
+
+        def keep(answer: http.client.HTTPResponse) -> bytes:
+            if answer.status != 200:
+                return whole(answer)
+            made.append(kept(self._sources, answer))
+            return b""
+
+        answer, _ = self._orthanc.patiently("POST", f"{path}/anonymize", lambda: body, read=keep)
+        if answer.status != 200:
+            raise Broken(f"it cannot be anonymised: {answer.reason}")
+        return made[-1]
+
+    def close(self) -> None:
+        """End it, and leave nothing behind."""
+        process: subprocess.Popen[bytes] | None = getattr(self, "_process", None)
+        if process:
+            # It has nothing to lose.
+            process.kill()
+            process.wait()
+        os.chmod(self._report, self._mode)
+        self._remove()
+
+    def _start(self, program: str, name: str, password: str, port: int) -> subprocess.Popen[bytes]:
+        """Start it as nobody, where that can be, and so that it does not outlive the import."""
+        os.mkdir(self._folder, 0o700)
+        store, file = os.path.join(self._folder, "store"), os.path.join(self._folder, "orthanc.json")
+        options = {
+            "Name": name,
+            "StorageDirectory": store,
+            "IndexDirectory": store,
+            "HttpPort": port,
+            "HttpBindAddresses": ["127.0.0.1"],
+            "RemoteAccessAllowed": False,
+            "AuthenticationEnabled": True,
+            "RegisteredUsers": {"import": password},
+            "DicomServerEnabled": False,
+            "OverwriteInstances": True,
+            "SyncStorageArea": False,
+        }
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
+            json.dump(options, opened)
+        before = []
+        if shutil.which("setpriv"):
+            before = ["setpriv", "--no-new-privs", "--pdeathsig=KILL"]
+            if os.geteuid() == 0:
+                nobody = pwd.getpwnam("nobody")
+                before += [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--inh-caps=-all"]
+                for path in (self._folder, file):
+                    os.chown(path, nobody.pw_uid, nobody.pw_gid)
+                # It has to pass, and can neither list nor read what is in there.
+                os.chmod(self._report, self._mode | 0o001)
+        with open(os.path.join(self._folder, "log"), "wb") as log:
+            return subprocess.Popen(
+                [*before, program, file],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd="/",
+                # Ctrl-C is for the import, which ends in order.
+                start_new_session=True,
+            )
+
+    def _wait(self, name: str) -> dict[str, Any]:
+        until = time.monotonic() + START
+        while self._alive() and time.monotonic() < until:
+            with contextlib.suppress(Lost):
+                system = self._orthanc.ask("GET", "/system").json()
+                if isinstance(system, dict) and system.get("Name") == name:
+                    return dict(system)
+            time.sleep(0.05)
+        raise Ended(f"the Orthanc that is to anonymise does not start: {self._said()}")
+
+    def _alive(self) -> bool:
+        return self._process.poll() is None
+
+    def _said(self) -> str:
+        """Return what it has said last."""
+        with contextlib.suppress(OSError), open(os.path.join(self._folder, "log"), "rb") as log:
+            lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
+            errors = [line for line in lines if line.startswith("E")]
+            return (errors or lines or [""])[-1]
+        return ""
+
+    def _remove(self) -> None:
+        """Remove what it has had of images, and nothing else that may lie there."""
+        if not os.path.isdir(self._folder):
+            return
+        for place, folders, files, number in os.fwalk(self._folder, topdown=False):
+            for file in files:
+                if OWN.fullmatch(os.path.relpath(os.path.join(place, file), self._folder)):
+                    os.unlink(file, dir_fd=number)
+            for folder in folders:
+                with contextlib.suppress(OSError):
+                    os.rmdir(folder, dir_fd=number)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._folder)

@@ -1,0 +1,314 @@
+"""Images whose patient is taken out on the way: what they refer to, and an Orthanc for it that misbehaves.
+
+tests/hosts/test_import.py does it by real ones.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shutil
+import stat
+import sys
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import client, header
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.anonymize import Names
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.client import Ended
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.journal import Busy
+
+from tests.repository import ROOT
+from tests.unit.orthanc_stand_in import StandIn
+from tests.unit.test_import_header import written
+from tests.unit.test_import_run import Folder
+from tests.unit.test_import_sources import put, tar
+
+# Answers as Orthanc does, by a configuration of the import; what it does wrong stands in $WRONG.
+PROGRAM = """#!{python}
+import http.server, json, os, struct, sys
+from pacs_import import header
+
+options, wrong, kept = json.load(open(sys.argv[1])), os.environ.get("WRONG", ""), {{}}
+os.makedirs(options["StorageDirectory"] + "/ab/cd")
+open(options["StorageDirectory"] + "/index", "w").close()
+print("W an Orthanc")
+print("E its last words", flush=True)
+if wrong == "start":
+    sys.exit(1)
+
+
+def element(group, number, kind, value):
+    value = value.encode() + b"\\0" * (len(value) % 2)
+    return struct.pack("<HH2sH", group, number, kind, len(value)) + value
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+
+    def do_GET(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        status, data = self.answer(body)
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    do_POST = do_DELETE = do_GET
+
+    def answer(self, body):
+        if self.path == "/system":
+            return 200, json.dumps({{"ApiVersion": 1, "Version": "1", "Name": options["Name"]}}).encode()
+        if self.path == "/instances":
+            head = header.read(body)
+            kept[head.instance] = head
+            open(options["StorageDirectory"] + "/ab/cd/" + "0" * 36, "w").close()
+            if wrong == "file":
+                open(options["StorageDirectory"] + "/somebody's", "w").close()
+            return (400, b"x") if wrong == "store" else (200, json.dumps({{"ID": head.instance}}).encode())
+        name = self.path.split("/")[2]
+        if self.command == "DELETE":
+            del kept[name]
+            return 200, b"{{}}"
+        if self.path.endswith("/tags"):
+            if wrong == "die":
+                os._exit(1)
+            burned = "YES" if wrong == "burned" else "NO"
+            tags = {{
+                "0008,0018": {{"Name": "SOPInstanceUID", "Type": "String", "Value": name}},
+                "0028,0301": {{"Name": "BurnedInAnnotation", "Type": "String", "Value": burned}},
+            }}
+            if wrong == "document":
+                tags["0042,0011"] = {{"Name": "EncapsulatedDocument", "Type": "Null", "Value": None}}
+            return 200, json.dumps(["x"] if wrong == "tags" else tags).encode()
+        asked = json.loads(body)["Replace"]
+        if wrong == "anonymize":
+            return 400, b"x"
+        if wrong == "nothing":
+            asked["0010,0020"] = kept[name].patient
+        return 200, b"".join([
+            bytes(128), b"DICM",
+            element(2, 16, b"UI", "1.2.840.10008.1.2.1"),
+            element(8, 24, b"UI", asked["0008,0018"]),
+            element(16, 32, b"LO", asked["0010,0020"]),
+            element(32, 13, b"UI", asked["0020,000d"]),
+            element(32, 14, b"UI", asked["0020,000e"]),
+        ])
+
+    def log_message(self, *_):
+        pass
+
+
+http.server.ThreadingHTTPServer(("127.0.0.1", options["HttpPort"]), Handler).serve_forever()
+"""
+
+
+def image(number: int, patient: str = "P1", **more: str) -> bytes:
+    given = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.1", "SOPInstanceUID": f"1.2.3.1.{number}"}
+    return written("1.2.840.10008.1.2.1", **{"PatientID": patient, "PatientName": "Doe", **given, **more})
+
+
+@pytest.fixture
+def archive(monkeypatch: pytest.MonkeyPatch) -> Iterator[StandIn]:
+    monkeypatch.setattr(client, "SHORTEST", 0.01)
+    made = StandIn()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path, archive: StandIn) -> Folder:
+    return Folder(tmp_path, archive)
+
+
+@pytest.fixture
+def given(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Return what is asked of each import. The program is not run as nobody, who would not find it."""
+    program = put(tmp_path, "Orthanc", PROGRAM.format(python=sys.executable).encode())
+    program.chmod(0o755)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT / "plugins" / "module_utils"))
+    monkeypatch.setattr(shutil, "which", lambda *_: None)
+    return {"anonymize": True, "orthanc": str(program)}
+
+
+def test_nobody_is_left(folder: Folder, archive: StandIn, given: dict[str, Any]) -> None:
+    """Of any source, with the same names at each run, by each key its own; the report is for its owner alone."""
+    for number in range(6):
+        folder.put(f"IM{number}", image(number))
+    folder.put("a.tar", tar({"IM7": image(7, patient="P2", StudyInstanceUID="1.2.4", SeriesInstanceUID="1.2.4.1")}))
+    dry = folder.run(**given, dry_run=True)
+    assert (dry["files"], archive.sent()) == ({"to be stored": 7, "archive": 1}, 0)
+    summary = folder.run(**given, verify=True)
+    assert (summary["files"], summary["verified"]) == ({"stored": 7, "archive": 1}, 7)
+    assert summary["images"] == {"patients": 2, "studies": 2, "series": 2, "instances": 7}
+    heads = [header.read(data) for data in archive.images.values()]
+    assert {head.patient[:5] for head in heads} == {"ANON-"}
+    assert not [data for data in archive.images.values() if b"P1" in data or b"Doe" in data]
+    report = folder.folder / "report"
+    assert sorted(os.listdir(report)) == ["anonymize.key", "files.csv", "journal.sqlite", "summary.json"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in report.iterdir()} == {0o600}
+    archive.asked.clear()
+    assert folder.run(**given)["files"] == {"already there": 7, "archive": 1}
+    # Another machine, with the key alone.
+    (folder.folder / "other").mkdir(0o700)
+    (folder.folder / "other" / "anonymize.key").write_bytes((report / "anonymize.key").read_bytes())
+    (folder.folder / "other" / "anonymize.key").chmod(0o600)
+    assert folder.run("other", **given, verify=True)["files"] == {"already there": 7, "archive": 1}
+    assert not archive.sent()
+    assert folder.run("third", **given)["files"] == {"stored": 7, "archive": 1}
+    assert len(archive.images) == 14
+
+
+def test_names_of_the_site(folder: Folder, archive: StandIn, given: dict[str, Any]) -> None:
+    folder.put("IM1", image(1))
+    folder.put("IM2", image(2, patient="P2"))
+    assert folder.run(**given, patients={"P1": "CASE-1"})["files"] == {"stored": 2}
+    assert sorted(header.read(data).patient[:5] for data in archive.images.values()) == ["ANON-", "CASE-"]
+
+
+def test_another_key_or_none_is_no_hint(folder: Folder, archive: StandIn, given: dict[str, Any]) -> None:
+    """What came with its patient, or under other names, is not taken to be there."""
+    folder.put("IM1", image(1))
+    folder.run(**given)
+    assert folder.run()["files"] == {"stored": 1}
+    assert folder.run(**given)["files"] == {"already there": 1}
+    (folder.folder / "report" / "anonymize.key").unlink()
+    assert folder.run(**given)["files"] == {"stored": 1}
+    assert len(archive.images) == 3
+
+
+@pytest.mark.parametrize(
+    "wrong, fate, told",
+    [
+        ("store", "rejected", "it cannot be anonymised: 400"),
+        ("tags", "rejected", "its elements cannot be listed"),
+        ("anonymize", "rejected", "it cannot be anonymised: 400"),
+        ("burned", "rejected", "its pixels show who the patient is"),
+        ("document", "left out", "whose content the profile takes out"),
+        ("nothing", "rejected", "has other identifiers than it should have"),
+    ],
+)
+def test_image_that_does_not_become_another(
+    folder: Folder, archive: StandIn, given: dict[str, Any], monkeypatch: Any, wrong: str, fate: str, told: str
+) -> None:
+    monkeypatch.setenv("WRONG", wrong)
+    folder.put("IM1", image(1))
+    summary = folder.run(**given)
+    assert (summary["complete"], summary["files"]) == (True, {fate: 1})
+    assert told in folder.fates()["IM1"][1]
+    assert not archive.sent()
+
+
+@pytest.mark.parametrize("wrong, told", [("start", "does not start: E its last words"), ("die", "ended: E its last")])
+def test_its_orthanc_ends(
+    folder: Folder, archive: StandIn, given: dict[str, Any], monkeypatch: Any, wrong: str, told: str
+) -> None:
+    monkeypatch.setenv("WRONG", wrong)
+    for number in range(30):
+        folder.put(f"IM{number}", image(number))
+    summary = folder.run(**given)
+    assert told in summary["ended"]
+    assert not archive.sent()
+    assert ".anonymizing" not in os.listdir(folder.folder / "report")
+    monkeypatch.delenv("WRONG")
+    assert folder.run(**given)["files"] == {"stored": 30}
+
+
+@pytest.mark.parametrize("program", ["/nowhere/Orthanc", "/etc/passwd", "/bin/false", "/dev"])
+def test_no_orthanc(folder: Folder, archive: StandIn, given: dict[str, Any], program: str) -> None:
+    folder.put("IM1", image(1))
+    summary = folder.run(**given | {"orthanc": program})
+    assert any(words in summary["ended"] for words in ("there is no Orthanc", "does not start", "cannot be started"))
+    assert not archive.sent()
+    assert ".anonymizing" not in os.listdir(folder.folder / "report")
+
+
+def test_what_lies_in_its_folder_stays(
+    folder: Folder, archive: StandIn, given: dict[str, Any], monkeypatch: Any
+) -> None:
+    """What an import that was killed has left goes; what somebody else has put there does not, and is told."""
+    folder.put("IM1", image(1))
+    folder.run(**given)
+    left = folder.folder / "report" / ".anonymizing"
+    for name in ("store/index", "log", "store/ab/cd/" + str(uuid.uuid4())):
+        put(left, name, b"x")
+    folder.put("IM2", image(2))
+    assert folder.run(**given)["files"] == {"already there": 1, "stored": 1}
+    assert not left.exists()
+    monkeypatch.setenv("WRONG", "file")
+    folder.put("IM3", image(3))
+    assert folder.run(**given)["files"] == {"already there": 2, "stored": 1}
+    assert os.listdir(left / "store") == ["somebody's"]
+    assert "cannot be started: [Errno 17] File exists" in folder.run(**given)["ended"]
+    assert os.listdir(left / "store") == ["somebody's"]
+
+
+@pytest.mark.parametrize("bad", [{"StudyInstanceUID": ""}, {"SeriesInstanceUID": ""}, {"SOPInstanceUID": ""}])
+def test_image_without_identifiers(
+    folder: Folder, archive: StandIn, given: dict[str, Any], bad: dict[str, str]
+) -> None:
+    folder.put("IM1", image(1, **bad))
+    folder.put("broken", image(1)[:200])
+    assert folder.run(**given)["files"] == {"rejected": 2}
+    assert not archive.sent()
+
+
+def test_what_a_modality_sends_is_refused(folder: Folder, archive: StandIn, given: dict[str, Any]) -> None:
+    summary = folder.run(**given, sources=[b"dicom:old"])
+    assert "for what passes here" in summary["ended"]
+    assert ("POST", "/modalities/old/query") not in archive.asked
+
+
+def test_key_of_others(folder: Folder, given: dict[str, Any]) -> None:
+    """Whoever may write to it could tell afterwards who the patients were."""
+    report = folder.folder / "report"
+    report.mkdir(0o700)
+    key = put(report, "anonymize.key", b"0" * 64)
+    key.chmod(0o666)
+    with pytest.raises(Busy, match="others may write to"):
+        folder.run(**given)
+    key.chmod(0o600)
+    key.write_bytes(b"short")
+    with pytest.raises(Ended, match="is no key"):
+        folder.run(**given)
+
+
+def element(name: str, value: Any) -> dict[str, Any]:
+    return {"Name": name, "Type": "Sequence" if isinstance(value, list) else "String", "Value": value}
+
+
+def test_what_is_replaced(tmp_path: pathlib.Path) -> None:
+    """Whatever names a thing, at any depth; what names a kind of things stays, and so does all else."""
+    names = Names(str(tmp_path))
+    inner = {"0008,1150": element("ReferencedSOPClassUID", "1.3.12.2.1"), "0008,1155": element("X", "1.2.3")}
+    deep = {"0008,1155": element("ReferencedSOPInstanceUID", "1.2.3 ")}
+    tags = {
+        "0008,0016": element("SOPClassUID", "1.3.12.2.1107.5.9.1"),
+        "0008,0018": element("SOPInstanceUID", "1.2.3"),
+        "0008,010c": element("CodingSchemeUID", "2.16.840.1.113883.6.96"),
+        "0008,1140": element("ReferencedImageSequence", [inner, {"0008,9124": element("Deep", [deep])}]),
+        "0008,3010": element("IrradiationEventUID", "1.2.3\\1.2.4"),
+        "0010,0010": element("PatientName", "1.2.3"),
+        "0018,1002": element("DeviceUID", None),
+        "0020,0052": element("FrameOfReferenceUID", "1.2.840.10008.1.4.1.1"),
+        "0028,1199": element("PaletteColorLookupTableUID", ""),
+    }
+    assert dict(names.replacements(tags)) == {
+        "0008,0018": names.uid("1.2.3"),
+        "0008,1140[1].0008,9124[0].0008,1155": names.uid("1.2.3"),
+        "0008,3010": f"{names.uid('1.2.3')}\\{names.uid('1.2.4')}",
+    }
+    made = names.uid("1.2.3")
+    assert uuid.UUID(int=int(made.removeprefix("2.25."))).version == 4
+    assert len({names.uid(f"1.2.{number}") for number in range(100)}) == 100
+
+
+def test_those_without_an_identifier_are_not_one_patient(tmp_path: pathlib.Path) -> None:
+    names = Names(str(tmp_path))
+    first, second = (names.header(header.Header(study=study), "") for study in ("1.2", "1.3"))
+    assert first.patient != second.patient
+    assert first.patient == names.header(header.Header(study="1.2", series="1.9", instance="1.9.1"), "").patient
+    assert names.header(header.Header(patient="患者", study="1.2", exact=False), "").exact
