@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import client, header
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import anonymize, client, header
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.anonymize import Names
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.client import Ended
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.journal import Busy
@@ -69,6 +69,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             if wrong == "file":
                 open(options["StorageDirectory"] + "/somebody's", "w").close()
             return (400, b"x") if wrong == "store" else (200, json.dumps({{"ID": head.instance}}).encode())
+        if self.path == "/changes":
+            return 200, b"{{}}"
         name = self.path.split("/")[2]
         if self.command == "DELETE":
             del kept[name]
@@ -162,6 +164,13 @@ def test_nobody_is_left(folder: Folder, archive: StandIn, given: dict[str, Any])
     assert len(archive.images) == 14
 
 
+def test_it_forgets(folder: Folder, archive: StandIn, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anonymize, "MANY", 2)
+    for number in range(5):
+        folder.put(f"IM{number}", image(number))
+    assert folder.run(**given)["files"] == {"stored": 5}
+
+
 def test_names_of_the_site(folder: Folder, archive: StandIn, given: dict[str, Any]) -> None:
     folder.put("IM1", image(1))
     folder.put("IM2", image(2, patient="P2"))
@@ -202,7 +211,9 @@ def test_image_that_does_not_become_another(
     assert not archive.sent()
 
 
-@pytest.mark.parametrize("wrong, told", [("start", "does not start: E its last words"), ("die", "ended: E its last")])
+@pytest.mark.parametrize(
+    "wrong, told", [("start", "does not start: E its last words"), ("die", "it has ended: E its last words")]
+)
 def test_its_orthanc_ends(
     folder: Folder, archive: StandIn, given: dict[str, Any], monkeypatch: Any, wrong: str, told: str
 ) -> None:

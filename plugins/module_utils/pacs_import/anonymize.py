@@ -14,6 +14,7 @@ import dataclasses
 import hashlib
 import hmac
 import http.client
+import itertools
 import json
 import os
 import pwd
@@ -42,6 +43,8 @@ OWN = re.compile(r"(orthanc\.json|log|store/index(-wal|-shm|-journal)?|store/[0-
 PROGRAM = "/usr/sbin/Orthanc"
 # Seconds that it has to start, and to answer.
 START, PATIENCE = 60, 120
+# After so many images it forgets that they were there; and of what it says, so much is read.
+MANY, LAST = 1000, 1 << 16
 # By DICOM's own root kinds of things are named, and not things.
 PUBLIC = "1.2.840.10008."
 # So do these, whoever names them.
@@ -115,7 +118,7 @@ class Anonymizer:
     """
 
     def __init__(self, program: str, report: str, names: Names, sources: Sources) -> None:
-        self._names, self._sources = names, sources
+        self._names, self._sources, self._number = names, sources, itertools.count(1)
         self._report = os.path.abspath(report)
         self._mode = os.stat(report).st_mode & 0o777
         self._folder = os.path.join(self._report, FOLDER)
@@ -159,12 +162,14 @@ class Anonymizer:
                 made = self._made(path, header)
             finally:
                 self._orthanc.patiently("DELETE", path)
+            if next(self._number) % MANY == 0:
+                # What it notes of each would add up.
+                self._orthanc.patiently("DELETE", "/changes")
         except Lost as error:
             raise Broken(f"whenever it is to be anonymised, {error}") from error
         except Ended as error:
-            if self._alive():
-                raise
-            raise Ended(f"the Orthanc that anonymises has ended: {self._said()}") from error
+            what = error if self._alive() else f"it has ended: {self._said()}"
+            raise Ended(f"the Orthanc that anonymises: {what}") from error
         found = made.header()
         if (found.patient, found.study, found.series, found.instance) == (
             header.patient,
@@ -277,6 +282,7 @@ class Anonymizer:
     def _said(self) -> str:
         """Return what it has said last."""
         with contextlib.suppress(OSError), open(os.path.join(self._folder, "log"), "rb") as log:
+            log.seek(max(0, log.seek(0, os.SEEK_END) - LAST))
             lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
             errors = [line for line in lines if line.startswith("E")]
             return (errors or lines or [""])[-1]
