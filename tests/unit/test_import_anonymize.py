@@ -322,4 +322,6 @@ def test_those_without_an_identifier_are_not_one_patient(tmp_path: pathlib.Path)
     first, second = (names.header(header.Header(study=study), "") for study in ("1.2", "1.3"))
     assert first.patient != second.patient
     assert first.patient == names.header(header.Header(study="1.2", series="1.9", instance="1.9.1"), "").patient
+    padded, plain = (names.header(header.Header(patient=one, study="1.2"), "") for one in (" 0815", "0815"))
+    assert padded == plain
     assert names.header(header.Header(patient="患者", study="1.2", exact=False), "").exact

@@ -49,6 +49,8 @@ MANY, LAST = 1000, 1 << 16
 PUBLIC = "1.2.840.10008."
 # So do these, whoever names them.
 KINDS = ("ClassUID", "SyntaxUID", "SchemeUID", "ContextUID", "ResourceUID")
+# Means nothing around an identifier.
+PADDING = " \0"
 DOCUMENT, CONTENT, BURNED = "0042,0011", "0040,a730", "0028,0301"
 
 
@@ -83,12 +85,13 @@ class Names:
 
     def uid(self, value: str) -> str:
         """Return what comes instead of a unique identifier."""
-        return f"2.25.{uuid.UUID(bytes=self._sum('uid', value), version=4).int}"
+        return f"2.25.{uuid.UUID(bytes=self._sum('uid', value.strip(PADDING)), version=4).int}"
 
     def header(self, header: Header, patient: str) -> Header:
         """Return what an image will have. :param patient: its new PatientID, if that was told."""
         # Those who have none are not all the same one.
-        made = patient or f"ANON-{self._sum('patient', header.patient or header.study).hex()[:16].upper()}"
+        whose = header.patient.strip(PADDING) or header.study
+        made = patient or f"ANON-{self._sum('patient', whose).hex()[:16].upper()}"
         study, series, instance = map(self.uid, (header.study, header.series, header.instance))
         return dataclasses.replace(header, patient=made, study=study, series=series, instance=instance, exact=True)
 
@@ -100,7 +103,7 @@ class Names:
                 for number, inside in enumerate(value):
                     yield from self.replacements(inside, f"{path}{tag}[{number}].")
             elif isinstance(value, str) and name.endswith("UID") and not name.endswith(KINDS):
-                parts = [part.strip(" \0") for part in value.split("\\")]
+                parts = [part.strip(PADDING) for part in value.split("\\")]
                 made = [part if not part or part.startswith(PUBLIC) else self.uid(part) for part in parts]
                 if made != parts:
                     yield path + tag, "\\".join(made)
