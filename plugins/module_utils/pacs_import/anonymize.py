@@ -173,16 +173,13 @@ class Anonymizer:
         except Ended as error:
             what = error if self._alive() else f"it has ended: {self._said()}"
             raise Ended(f"the Orthanc that anonymises: {what}") from error
-        found = made.header()
-        if (found.patient, found.study, found.series, found.instance) == (
-            header.patient,
-            header.study,
-            header.series,
-            header.instance,
-        ):
-            return made
-        made.close()
-        raise Broken("it was anonymised, and has other identifiers than it should have")
+        try:
+            if identity(made.header()) == identity(header):
+                return made
+            raise Broken("it was anonymised, and has other identifiers than it should have")
+        except Broken:
+            made.close()
+            raise
 
     def _made(self, path: str, header: Header) -> Content:
         tags = self._orthanc.get(f"{path}/tags").json()
@@ -304,3 +301,8 @@ class Anonymizer:
                     os.rmdir(folder, dir_fd=number)
         with contextlib.suppress(OSError):
             os.rmdir(self._folder)
+
+
+def identity(header: Header) -> tuple[str, str, str, str]:
+    """Return what an image is known by."""
+    return header.patient, header.study, header.series, header.instance
