@@ -124,11 +124,13 @@ def test_what_was_found_and_what_will_be_installed(site: Site) -> None:
     assert {"nginx", "orthanc"} < set(expected["new"]["packages"])
     assert not {"bash", "orthanc-dicomweb"} & set(expected["new"]["packages"])
     assert expected["new"]["packages"] == sorted(expected["new"]["packages"])
-    assert expected["new"]["masked"] == [mask("nginx"), mask("orthanc", "Orthanc")]
+    units = "/etc/systemd/system"
+    nginx = {f"{units}/nginx.service": "/usr/sbin/nginx"}
+    assert expected["new"]["masked"] == {f"{units}/orthanc.service": "/usr/sbin/Orthanc", **nginx}
     assert "orthanc-postgresql" in expected["there"]["packages"]
-    assert expected["there"]["masked"] == []
+    assert expected["there"]["masked"] == {}
     assert "docker.io" in expected["box"]["packages"]
-    assert expected["box"]["masked"] == [mask("nginx")]
+    assert expected["box"]["masked"] == nginx
     asked = {name: site.read(f"asked-{name}") for name in hosts}
     assert [asked[name].get("engine", False) for name in hosts] == [False, False, True]
     assert [asked[name]["server"] for name in hosts] == [[], ["db.example.org", "5432"], []]
@@ -142,11 +144,6 @@ def test_what_was_found_and_what_will_be_installed(site: Site) -> None:
     assert [asked[name]["program"] for name in hosts] == ["/usr/sbin/Orthanc"] * 2 + [""]
     assert [asked[name]["nginx"] for name in hosts] == [True] * 3
     assert asked["new"]["offers"] is False
-
-
-def mask(unit: str, program: str = "") -> dict[str, str]:
-    path = f"/etc/systemd/system/{unit}.service"
-    return {"path": path, "link": "/dev/null", "unless": f"/usr/sbin/{program or unit}"}
 
 
 def test_wrong_host_and_one_that_cannot_be_looked_at(site: Site) -> None:
