@@ -12,6 +12,13 @@ PROPERTIES = f"ActiveState,SubState,UnitFileState,{STARTED},MainPID"
 NO_INIT = {"SYSTEMCTL_SKIP_SYSV": "1"}
 
 
+def going_down(module: AnsibleModule) -> bool:
+    """Tell whether the host is shut down, or killed: what a service does meanwhile tells nothing of it."""
+    rc, out, _err = module.run_command(["systemctl", "is-system-running"])
+    # Without a word where systemd itself has gone already.
+    return bool(rc) and str(out).strip() in ("", "stopping", "unknown")
+
+
 class Unit:
     """A systemd unit. What cannot be started or reloaded shows by what it does afterwards."""
 

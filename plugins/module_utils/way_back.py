@@ -10,6 +10,7 @@ from typing import Any
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused, Writer, bring, told
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State, found, put_back
+from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import going_down
 
 
 class Wrong(Exception):
@@ -103,6 +104,8 @@ class WayBack:
         said, ways = "", self.ways(problem)
         if self._module.check_mode:
             return ""
+        if going_down(self._module):
+            return "This host is going down meanwhile, so that this tells nothing: the next run does the rest."
         try:
             for files in ways:
                 # What is there already is what does not work.

@@ -168,9 +168,12 @@ def welcome(lab: Lab) -> bool:
     return False
 
 
-def restart(lab: Lab) -> None:
-    """Kill a host, start it, and wait until nothing is left to start: before, an open port may still be to come."""
-    run("docker", "kill", lab.container(), check=False)
+def restart(lab: Lab, *end: str) -> None:
+    """Kill a host, start it, and wait until nothing is left to start: before, an open port may still be to come.
+
+    :param end: by which words of Docker it ends, if it is not killed.
+    """
+    run("docker", *(end or ["kill"]), lab.container(), check=False)
     run("docker", "start", lab.container())
     deadline = time.monotonic() + 120
     while lab.shell("systemctl is-system-running", check=False).strip() not in ("running", "degraded"):

@@ -122,6 +122,7 @@ cd "$(dirname "$0")"
 echo "$*" >> calls
 case $1 in
 is-active) [ -e active ] ;;
+is-system-running) [ ! -e stopping ] || { echo stopping; exit 1; } ;;
 is-enabled)
     if [ -e generated ] && [ "$2" != "${2%@*}" ]; then echo enabled-runtime; else [ -e enabled ] && echo enabled; fi ;;
 enable) rm -f generated; touch enabled ;;

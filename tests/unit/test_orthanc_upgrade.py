@@ -186,6 +186,25 @@ def test_release_that_does_not_work_goes_back_with_its_index(site: Site) -> None
     assert site.call(1)["changed"] is False
 
 
+def test_host_that_goes_down_meanwhile_goes_back_nowhere(site: Site) -> None:
+    """The release ends with it. Half a way back would leave an older one on an index that it may not read."""
+    site.systemd.write("bad")
+    works = (site.systemd.folder / "works").read_text("utf-8")
+    site.systemd.write("works", f"touch {site.systemd.folder}/stopping; {works}")
+    assert "This host is going down meanwhile" in site.call(2)["msg"]
+    assert "/opt/2/" in (site.folder / "units" / "orthanc.service").read_text("utf-8")
+    assert site.index.read_bytes() == site.raised
+    (dump,) = site.dumps.iterdir()
+    # The host has started it again.
+    for name in ("bad", "stopping"):
+        (site.systemd.folder / name).unlink()
+    site.systemd.write("works", works)
+    subprocess.run(["systemctl", "restart", "orthanc.service"], check=True)
+    assert "failed" not in site.call(2)
+    assert (dump / "index").read_bytes() == site.before
+    assert (site.is_closed(), site.kept()) == (False, False)
+
+
 def test_index_that_was_not_changed_is_left_alone(site: Site) -> None:
     site.systemd.write("bad")
     site.systemd.write("works", f"! grep -q /2/ {site.folder}/units/orthanc.service")

@@ -13,16 +13,17 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State, found, put_back
 from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Undecided, WayBack, Wrong
 
-from tests.unit.module import Failed, Module
+from tests.unit.module import Failed, Module, Systemd
 
 BACK = "The configuration that worked last is back, and nginx serves with it."
 EITHER = "The configuration that worked last is back, and does not work any more either: "
 
 
 @pytest.fixture(autouse=True)
-def _lock(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def systemd(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
     monkeypatch.setattr(files, "LOCK", str(tmp_path / "lock"))
     monkeypatch.setattr(files, "LOCK_SECONDS", 0.3)
+    return Systemd(tmp_path / "bin", monkeypatch)
 
 
 class Service:
@@ -169,6 +170,18 @@ def test_what_does_not_work_goes_back(service: Service) -> None:
     assert str(failed.value) == f"It does not take 'bad'. {BACK}\nIts log says no."
     assert (service.read, service.asked) == (["bad", "old"], [False, True])
     assert not service.state.kept
+
+
+@pytest.mark.parametrize("systemctl", ["echo stopping; exit 1", "echo Connection refused >&2; exit 1"])
+def test_host_that_goes_down_is_left_to_the_next_call(service: Service, systemd: Systemd, systemctl: str) -> None:
+    systemd.program("systemctl", systemctl)
+    with pytest.raises(Failed, match=r"It does not take 'bad'\. This host is going down meanwhile"):
+        service.way("bad").change(service.paths)
+    assert (service.file.read_text("utf-8"), service.read, service.state.kept) == ("bad", ["bad"], True)
+    systemd.program("systemctl", "echo degraded; exit 1")
+    with pytest.raises(Failed, match=BACK):
+        service.way("bad").change(service.paths)
+    assert service.file.read_text("utf-8") == "old"
 
 
 def test_neither_works(tmp_path: pathlib.Path) -> None:
