@@ -268,7 +268,9 @@ def test_run_that_is_killed_before_the_proof_leaves_the_release_running(site: Si
     run.start()
     try:
         wait(lambda: "orthanc_proof" in lab.shell("nft list tables"))
-        wait(lambda: lab.shell("readlink /proc/$(pidof -s Orthanc)/exe", check=False) == f"/opt/orthanc/{NEW}/Orthanc\n")
+        wait(
+            lambda: lab.shell("readlink /proc/$(pidof -s Orthanc)/exe", check=False) == f"/opt/orthanc/{NEW}/Orthanc\n"
+        )
         with lab.session() as session:
             answer = session.get(lab.url("/system"), timeout=30)
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "10")

@@ -377,6 +377,13 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         " database orthanc on 127.0.0.1 has 7. Stay with a newer one",
     ),
     (
+        OLDER
+        | {"index": INDEX | {"revision": 7}, "orthanc_install_method": "docker"}
+        | {"orthanc_docker_image": "registry:5000/jodogne/orthanc-plugins:1.10.1"},
+        "orthanc_version",
+        "comes with orthanc-mysql 4.3, which reads an index up to revision 6",
+    ),
+    (
         OLDER | {"index": INDEX | {"free": 2**20 - 1}},
         "orthanc_dump_dir",
         "which takes up to 1 MiB, and /var/lib/pacs/orthanc/dumps has 1 free. Make room there",
@@ -398,7 +405,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         # Others decide, and where it is to go.
         OLDER | {"index": INDEX | {"free": 0}, "orthanc_database_lock": False},
         OLDER | {"index": INDEX | {"free": -1}, "orthanc_dump_dir": ""},
-        # Of the plugins in an image nobody knows the version.
+        # Of the plugins in other images nobody knows the version.
         OLDER
         | {"index": INDEX | {"revision": 7}, "orthanc_install_method": "docker", "orthanc_docker_image": "pacs:1"},
         OLDER | {"index": INDEX | {"revision": 7}, "orthanc_version": "1.12.7", "offered": ["1.12.7"]},

@@ -157,7 +157,9 @@ def _plugin(orthanc: Orthanc) -> tuple[str, str]:
     """Return package and version of the database's plugin in the release that is asked for, where they are known."""
     engine = str(orthanc.variables["orthanc_database"])
     package = next(iter(orthanc.databases[engine]["packages"]), "")
-    if not orthanc.source["plugins_of_debian"]:
+    # What that family of images has comes from the download site.
+    image = orthanc.from_where == "docker" and "jodogne/" in str(orthanc.variables["orthanc_docker_image"])
+    if not orthanc.source["plugins_of_debian"] and not image:
         return package, ""
     named = orthanc.variables["orthanc_lsb_plugin_versions"].get(engine, "")
     return package, str(named or orthanc.lsb_versions.get(orthanc.release, {}).get(package, ""))
