@@ -256,7 +256,7 @@ class Upgrade:
 
     def _make(self) -> None:
         """Dump the index, and put the configuration that worked last beside it, for root alone."""
-        schema = self._index.schema()
+        start, schema = time.monotonic(), self._index.schema()
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         folder = os.path.join(self._folder, f"{datetime.datetime.now():%Y%m%dT%H%M%S.%f}")
         # Without a schema, the next call takes it for half of one, and removes it.
@@ -281,12 +281,14 @@ class Upgrade:
         sync_folder(self._folder)
         self.dump, self._schema = folder, schema
         self._keep()
-        self._module.warn(f"Before another release runs, {self._index.where} was dumped to {folder}.")
+        took = f"in {time.monotonic() - start:.0f} s"
+        self._module.warn(f"Before another release runs, {self._index.where} was dumped to {folder}, {took}.")
 
     def _restore(self) -> None:
         """Have the index of before back, if its schema is another one by now."""
         if not self._back and self._index.schema() == self._schema:
             return
+        start = time.monotonic()
         # Cut off in the middle, it is begun anew, and nothing is started until then: of what is half there, Orthanc
         # would make an archive without images.
         self._back = True
@@ -303,4 +305,5 @@ class Upgrade:
             ) from error
         self._back = False
         self._keep()
-        self._module.warn(f"{self._index.where} is as it was dumped to {self.dump}.")
+        took = f"after {time.monotonic() - start:.0f} s"
+        self._module.warn(f"{self._index.where} is as it was dumped to {self.dump}, {took}.")

@@ -200,6 +200,11 @@ configuration:
   type: str
   returned: always
   sample: /etc/orthanc
+theirs:
+  description: The release of that Orthanc, or empty.
+  type: str
+  returned: always
+  sample: 1.10.1
 unread:
   description: Files of it that cannot be read.
   type: list

@@ -67,6 +67,16 @@ def test_archive_of_others_is_not_replaced_by_an_empty_one(site: Site) -> None:
     assert site.lab.shell(STATE) == before
 
 
+def test_other_release_is_refused_for_an_archive_of_others(site: Site) -> None:
+    """It would change the index, and nothing is known to go back to."""
+    before = site.lab.shell(STATE)
+    image = {"orthanc_install_method": "docker", "orthanc_docker_image": "orthancteam/orthanc:26.8.1"}
+    said = site.deploy({**HERE, **image, "orthanc_version": "1.13.0"}, check=False)
+    assert "the Orthanc of /etc/orthanc on this host is 1.12.7, which others set up, and 1.13.0 would open its" in said
+    assert "Nothing was changed" in said
+    assert site.lab.shell(STATE) == before
+
+
 def test_archive_of_others_is_taken_over(site: Site) -> None:
     """With a umask that closes all that is made without a mode of its own."""
     site.deploy(HERE)

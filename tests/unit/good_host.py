@@ -57,6 +57,7 @@ PROBE = {
     "other_server": [],
     "unread": [],
     "configuration": "",
+    "theirs": "",
     "binary": {"version": "", "options": {}},
     "no_way": "",
     "interrupted": False,

@@ -115,7 +115,7 @@ def test_index_is_dumped_and_nobody_reaches_the_release_until_it_is_proved(
     assert site.call(2)["changed"]
     assert site.systemd.calls() == ["stop orthanc.service", "daemon-reload", "stop orthanc.service", START]
     (dump,) = site.dumps.iterdir()
-    assert warnings == [f"Before another release runs, the index in {site.index.parent} was dumped to {dump}."]
+    assert warnings == [f"Before another release runs, the index in {site.index.parent} was dumped to {dump}, in 0 s."]
     assert (dump / "index").read_bytes() == site.before
     assert site.index.read_bytes() == site.raised
     assert "/opt/1/Orthanc" in (dump / "orthanc.service").read_text("utf-8")

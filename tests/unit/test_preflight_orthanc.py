@@ -369,6 +369,17 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "orthanc_storage_dir",
         "`mkdir -p /var/lib/orthanc/db-v6 && touch /var/lib/orthanc/db-v6/.pacs`",
     ),
+    (
+        {"theirs": "1.10.1", "images": -1, "configuration": "/etc/orthanc"},
+        "orthanc_version",
+        "the Orthanc of /etc/orthanc on this host is 1.10.1, which others set up, and 1.12.7 would open its index with"
+        ' no way back. Take it over as it is first, with orthanc_version: "1.10.1"',
+    ),
+    (
+        {"theirs": "1.12.7", "images": 3, "orthanc_install_method": "docker", "orthanc_docker_image": "pacs:1"},
+        "orthanc_version",
+        "and what orthanc_install_method docker brings would open its index",
+    ),
     ({"unread": ["/etc/orthanc/a.json"], "images": 3}, "ansible_host", "/etc/orthanc/a.json is no JSON"),
     (
         OLDER | {"index": INDEX | {"revision": 7}},
@@ -409,6 +420,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         OLDER
         | {"index": INDEX | {"revision": 7}, "orthanc_install_method": "docker", "orthanc_docker_image": "pacs:1"},
         OLDER | {"index": INDEX | {"revision": 7}, "orthanc_version": "1.12.7", "offered": ["1.12.7"]},
+        # One of others that is empty, is the same, is another archive, or is dumped by whoever runs it.
+        {"theirs": "1.10.1"},
+        {"theirs": "1.12.7", "images": 3},
+        {"theirs": "1.10.1", "images": 3, "orthanc_dump_dir": ""},
+        {"theirs": "1.10.1", "images": 3, "database": "mysql", "orthanc_database_leave_images_behind": True},
     ],
 )
 def test_another_release_that_may_come(changes: dict[str, Any]) -> None:

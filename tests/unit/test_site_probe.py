@@ -40,7 +40,7 @@ def index(folder: pathlib.Path, images: int) -> None:
 @pytest.fixture
 def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
     """A host whose Orthanc, if there is one, reads /etc/orthanc and does not run."""
-    monkeypatch.setattr(archive, "started_with", lambda _run: (str(tmp_path / "etc/orthanc"),) * 2)
+    monkeypatch.setattr(archive, "started_with", lambda _run: (str(tmp_path / "etc/orthanc"),) * 2 + ("/bin/Orthanc",))
     (tmp_path / "etc/orthanc").mkdir(parents=True)
     return tmp_path
 
@@ -54,9 +54,10 @@ def look(host: pathlib.Path, **asked: str) -> dict[str, Any]:
         "files": "",
         "database_host": "127.0.0.1",
         "database_name": "orthanc",
+        "release": "",
     } | asked
     # No port of an Orthanc of this machine.
-    return archive.look({"index_dir": params["storage_dir"]} | params, lambda *_command: "")
+    return archive.look({"index_dir": params["storage_dir"]} | params, lambda *_command: "exe 1.12.7 (x)")
 
 
 def worked(host: pathlib.Path, **settings: Any) -> None:
@@ -137,8 +138,10 @@ def test_hand_made_archive_where_it_is_asked_for(host: pathlib.Path) -> None:
     (host / "link").symlink_to("db-v6")
     hand_made(host, HAND_MADE % (host / "link"))
     index(host / "db-v6", 3)
-    found = look(host)
-    assert (found["elsewhere"], found["images"]) == ({}, -1)
+    found = look(host, release="1.12.7")
+    assert (found["elsewhere"], found["images"], found["theirs"]) == ({}, -1, "1.12.7")
+    # Another release would change it.
+    assert look(host, release="1.12.8")["images"] == look(host)["images"] == 3
 
 
 def test_hand_made_archive_beside_its_configuration(host: pathlib.Path) -> None:
@@ -188,8 +191,8 @@ def test_hand_made_archive_by_paths_that_start_where_it_was_started(
 
 def test_hand_made_unit() -> None:
     shown = "WorkingDirectory=/srv/pacs\nExecStart={ path=/opt/Orthanc ; argv[]=/opt/Orthanc --verbose c.json ; a=b }\n"
-    assert archive.started_by(shown) == [(["--verbose", "c.json"], "/srv/pacs")]
-    assert archive.started_by(shown.replace("/srv/pacs", "")) == [(["--verbose", "c.json"], "/")]
+    assert archive.started_by(shown) == [(["/opt/Orthanc", "--verbose", "c.json"], "/srv/pacs")]
+    assert archive.started_by(shown.replace("/srv/pacs", "")) == [(["/opt/Orthanc", "--verbose", "c.json"], "/")]
     assert archive.started_by("WorkingDirectory=\n") == []
 
 

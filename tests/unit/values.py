@@ -108,7 +108,13 @@ class Sites:
 def look(_self: Any, module_name: str, module_args: dict[str, Any], **_others: Any) -> dict[str, Any]:
     """Stand in for the host: its folders are those of this machine, and the rest of it is new and good."""
     assert module_name == "dicom.orthanc.site_probe", "something else than a look was taken at the host"
-    here = {"storage_dir": "/var/lib", "config_dir": "/etc/pacs", "index_dir": "/var/lib", "state": "/nowhere"}
+    here = {
+        "storage_dir": "/var/lib",
+        "config_dir": "/etc/pacs",
+        "index_dir": "/var/lib",
+        "state": "/nowhere",
+        "release": "",
+    }
     database = {"database": "sqlite", "files": "", "database_host": "", "database_name": ""}
     return PROBE | FOUND | archive.look(here | database | module_args, lambda *_words: "")
 
@@ -118,7 +124,7 @@ def sites() -> Iterator[Sites]:
     with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory() as folder:
         patch.setattr(ActionModule, "_execute_module", look)
         # An Orthanc that runs on this machine is none of ours.
-        patch.setattr(archive, "started_with", lambda _run: ("", ""))
+        patch.setattr(archive, "started_with", lambda _run: ("", "", ""))
         yield Sites(pathlib.Path(folder))
 
 

@@ -113,10 +113,11 @@ def proven(state: str) -> dict[str, Any]:
         return {}
 
 
-def started_with(run: Callable[..., str]) -> tuple[str, str]:
-    """Return the configuration that an Orthanc of others runs with, or is started with, and where its paths start.
+def started_with(run: Callable[..., str]) -> tuple[str, str, str]:
+    """Return the configuration that an Orthanc of others runs with, or is started with, where its paths start, and its
+    program.
 
-    :returns: an empty configuration where it has none, and nothing in both where there is no such Orthanc.
+    :returns: an empty configuration where it has none, and nothing in all where there is no such Orthanc.
     """
     calls = []
     for process in filter(str.isdigit, os.listdir("/proc")):
@@ -127,33 +128,37 @@ def started_with(run: Callable[..., str]) -> tuple[str, str]:
             if name == "Orthanc" and os.path.samefile(f"/proc/{process}/root", "/"):
                 with open(f"/proc/{process}/cmdline", encoding="utf-8", errors="replace") as file:
                     words = file.read().strip("\0").split("\0")[1:]
-                calls.append((words, os.readlink(f"/proc/{process}/cwd")))
+                calls.append(([f"/proc/{process}/exe", *words], os.readlink(f"/proc/{process}/cwd")))
     if not calls:
         calls = started_by(run("systemctl", "show", "orthanc", "--property=ExecStart,WorkingDirectory"))
-    for words, folder in calls:
+    for (program, *words), folder in calls:
         path = next((word for word in reversed(words) if not word.startswith("-")), "")
         path = os.path.normpath(os.path.join(folder, path)) if path else ""
-        return path, path if os.path.isdir(path) else os.path.dirname(path) or folder
-    return "", ""
+        return path, path if os.path.isdir(path) else os.path.dirname(path) or folder, program
+    return "", "", ""
 
 
 def started_by(shown: str) -> list[tuple[list[str], str]]:
-    """Return with which arguments a unit starts Orthanc, and in which folder; nothing where it does not."""
+    """Return by which command a unit starts Orthanc, and in which folder; nothing where it does not."""
     found = re.search(r"argv\[\]=(\S*Orthanc\b.*?) ;", shown)
     folder = re.search(r"(?m)^WorkingDirectory=[-!]*(/.*)", shown)
-    return [(found[1].split()[1:], folder[1] if folder else "/")] if found else []
+    return [(found[1].split(), folder[1] if folder else "/")] if found else []
 
 
 def look(params: dict[str, Any], run: Callable[..., str]) -> dict[str, Any]:
     """Return what archive is on this host, and where it is not where it is asked for."""
     unread: list[str] = []
+    release = ""
     last = proven(params["state"])
     path = folder = params["config_dir"]
     settings = last | read_folder(path)
     ours = bool(settings)
     if not ours:
-        path, folder = started_with(run)
+        path, folder, program = started_with(run)
         settings, unread = read_files(path)
+        # It calls itself as it was called.
+        told = re.match(r"\S+ (\d+\.\d+\.\d+)", run(program, "--version") if program else "")
+        release = told[1] if told else ""
     there = Archive(settings, folder)
     wanted = {"storage": params["storage_dir"], "index": params["index_dir"]}
     on_server = there.database not in ("", "sqlite")
@@ -179,7 +184,8 @@ def look(params: dict[str, Any], run: Callable[..., str]) -> dict[str, Any]:
     server = ("" if params["database_host"] in LOCAL else params["database_host"], params["database_name"])
     moved = there.server if not ours and on_server and there.server != server else ()
     differs = (there.database, there.files) != (params["database"], params["files"]) or elsewhere or lost or moved
-    images = 0 if not there.database and not lost else there.count() if differs else -1
+    another = release not in ("", params["release"])
+    images = 0 if not there.database and not lost else there.count() if differs or another else -1
     return {
         "database": there.database,
         "files": there.files,
@@ -190,4 +196,5 @@ def look(params: dict[str, Any], run: Callable[..., str]) -> dict[str, Any]:
         "other_server": list(moved),
         "unread": unread,
         "configuration": "" if ours else path,
+        "theirs": release,
     }

@@ -105,6 +105,7 @@ def problems(host: Host) -> Iterator[str]:
         yield from check(orthanc)
     if host.probe:
         yield from database.left_behind(variables, host.probe)
+        yield from database.taken_over(orthanc)
         yield from _room(variables, host.probe)
         yield from database.another_release(orthanc, host.probe["index"])
 

@@ -124,6 +124,21 @@ def left_behind(variables: values.Variables, probe: Mapping[str, Any]) -> Iterat
     )
 
 
+def taken_over(orthanc: Orthanc) -> Iterator[str]:
+    """Refuse another release for an archive of others: nothing is known to go back to, and no dump would be made."""
+    probe, variables = orthanc.probe or {}, orthanc.variables
+    asked = variables["orthanc_database"] if variables["orthanc_database_index"] else "sqlite"
+    same = probe["database"] == asked and not probe["elsewhere"] and not probe["other_server"]
+    if probe["theirs"] not in ("", orthanc.release) and probe["images"] and same and dump_dir(orthanc):
+        theirs, release = probe["theirs"], orthanc.release or f"what {orthanc.source['name']} brings"
+        yield (
+            f"orthanc_version: the Orthanc of {probe['configuration'] or 'others'} on this host is {theirs}, which"
+            f" others set up, and {release} would open its index with no way back. Take it over as it is first, with"
+            f' orthanc_version: "{theirs}" by whichever method has that, and ask for another release then. Where you'
+            ' have dumped the index yourself, set orthanc_dump_dir to "".'
+        )
+
+
 def dump_dir(orthanc: Orthanc) -> str:
     """Return where the index is dumped to before another release; nothing where it is not this Orthanc's alone."""
     return str(orthanc.variables["orthanc_dump_dir"]) if orthanc.variables["orthanc_database_lock"] else ""
