@@ -226,11 +226,21 @@ def test_wrong_release_leaves_the_one_that_runs(site: Site, name: str) -> None:
     site.runs(OLD)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        f"cp {MIRROR}/orthanc/{OLD}/Orthanc {MIRROR}/orthanc/{NEW}/Orthanc",
+        pytest.param(f"truncate --size 1000000 {MIRROR}/orthanc/{NEW}/Orthanc", marks=pytest.mark.later),
+    ],
+    ids=["another release", "broken"],
+)
 @pytest.mark.usefixtures("gone")
-def test_binary_of_another_release(site: Site) -> None:
+def test_binary_that_is_not_the_one(site: Site, change: str) -> None:
+    """The mirror has had it for long, so that its checksum was written down."""
     state = site.lab.shell(STATE)
-    site.lab.shell(f"cp {MIRROR}/orthanc/{OLD}/Orthanc {MIRROR}/orthanc/{NEW}/Orthanc", host="mirror")
-    sums = site.sums | {f"orthanc/{NEW}/Orthanc": site.sums[f"orthanc/{OLD}/Orthanc"]}
+    site.lab.shell(change, host="mirror")
+    found = site.lab.shell(f"sha256sum {MIRROR}/orthanc/{NEW}/Orthanc", host="mirror").split()[0]
+    sums = site.sums | {f"orthanc/{NEW}/Orthanc": found}
     asked = {"orthanc_install_method": "lsb", "orthanc_version": NEW, "orthanc_lsb_checksums": sums}
     printed = " ".join(site.lab.play("orthanc", asked, check=False).stdout.split())
     assert "does not run on this host, or is another release" in printed
@@ -252,6 +262,16 @@ def test_release_that_does_not_start_goes_back(site: Site) -> None:
 
 def test_back_to_the_packages(site: Site) -> None:
     site.deploy()
+    site.runs(NEW)
+    assert site.lab.shell("readlink /proc/$(pidof -s Orthanc)/exe").strip() == "/usr/sbin/Orthanc"
+
+
+@pytest.mark.later
+def test_plugin_of_another_release_goes_back(site: Site) -> None:
+    """A real DICOMweb that asks for a newer Orthanc: back to the packages, which serve as before."""
+    printed = " ".join(site.deploy(OLD, {"orthanc_lsb_plugin_versions": {"dicomweb": "1.20"}}, check=False).split())
+    assert "The configuration that worked last is back, and Orthanc serves with it." in printed, printed
+    print(printed[-3000:])
     site.runs(NEW)
     assert site.lab.shell("readlink /proc/$(pidof -s Orthanc)/exe").strip() == "/usr/sbin/Orthanc"
 

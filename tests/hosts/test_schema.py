@@ -221,6 +221,9 @@ def test_release_is_dumped_before_and_proved(site: Site) -> None:
         printed = site.play("site", NEW, orthanc_ready_timeout=12)
     assert "is to take the place of" in printed
     assert "Before another release runs," in printed
+    if site.database == "postgresql":
+        told = site.lab.shell("journalctl --output cat --grep 'is worked on'")
+        assert "Orthanc does not answer yet, and the database orthanc on 127.0.0.1 is worked on: for 00:00:" in told
     assert site.release() == NEW
     after = site.archive()
     assert {name: one["file"] for name, one in after.items()} == {name: one["file"] for name, one in before.items()}
