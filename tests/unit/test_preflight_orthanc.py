@@ -439,7 +439,9 @@ def test_dump_is_told_beforehand() -> None:
     assert told().startswith(
         "orthanc_version: Orthanc 1.10.1 is to take the place of 1.12.7. Before that, the database"
     )
-    assert "(1 MiB) is dumped to /var/lib/pacs/orthanc/dumps if its schema may change." in told()
+    assert "(1 MiB) is dumped to /var/lib/pacs/orthanc/dumps if its schema may change, in about 1 s; to come" in told()
+    there, back = database.SECONDS["mysql"]
+    assert f"in about {there * 3} s; to come back would take it about {back * 3} s more." in told(size=3 * 2**30)
     assert "take the place of a stopped one" in told(running="")
     assert not told(orthanc_dump_dir="") + told(orthanc_database_lock=False) + told(size=0)
 

@@ -20,6 +20,10 @@ SERVER_NAMES = re.compile(
 )
 
 
+# How long the dump of an index takes, and its way back, in seconds per GiB of it; benchmarks/README.md.
+SECONDS = {"sqlite": (10, 10), "postgresql": (30, 100), "mysql": (30, 100)}
+
+
 def problems(orthanc: Orthanc) -> Iterator[str]:
     """The way to the database."""
     variables = orthanc.variables
@@ -182,10 +186,13 @@ def _plugin(orthanc: Orthanc) -> tuple[str, str]:
 
 def dumped(orthanc: Orthanc, index: Mapping[str, Any]) -> Iterator[str]:
     """Say what is done before another release runs."""
-    folder = dump_dir(orthanc)
+    folder, variables = dump_dir(orthanc), orthanc.variables
     if folder and index["size"]:
+        engine = str(variables["orthanc_database"]) if variables["orthanc_database_index"] else "sqlite"
+        there, back = (max(1, round(seconds * index["size"] / 2**30)) for seconds in SECONDS[engine])
         yield (
             f"orthanc_version: Orthanc {orthanc.release} is to take the place of {index['running'] or 'a stopped one'}."
             f" Before that, {index['where']} ({index['size'] / 2**20:.0f} MiB) is dumped to {folder} if its schema may"
-            " change. Until the new release is proved nobody reaches it."
+            f" change, in about {there} s; to come back would take it about {back} s more. Until the new release is"
+            " proved nobody reaches it."
         )
