@@ -78,7 +78,7 @@ class Kept:
         :param asked: what is going to be there instead.
         """
         last, now = self._state.read(), asked or self._now()
-        links = [os.path.join(os.path.dirname(path), file[0]) for path, file in now.items() if file and len(file) == 1]
+        links = [os.path.join(os.path.dirname(path), target) for path, target in self._links(now)]
         used = [path for path in programs if not links or os.path.dirname(path) in links]
         return bool(last) and (
             newest([], used) > os.stat(self._state.path).st_mtime or self._release(last) != self._release(now)
@@ -101,10 +101,21 @@ class Kept:
     def _server(self, files: Files) -> bool:
         return any(os.path.basename(path) in DATABASES for path in files)
 
+    def _links(self, files: Files) -> list[tuple[str, str]]:
+        """Return the links by which the unit starts something, and where they lead; what is left of others is none."""
+        unit = (files.get(self._unit) or [""])[0]
+        return [
+            (path, file[0]) for path, file in sorted(files.items()) if file and len(file) == 1 and f"{path}/" in unit
+        ]
+
     def _release(self, files: Files) -> list[Any]:
         """Return what is started, be it a program or an image, and where the links to it lead."""
         starts = re.findall(r"(?m)^ExecStart=.*?(\S+) \S+$", (files.get(self._unit) or [""])[0])
-        return [starts, *(file for path, file in sorted(files.items()) if file and len(file) == 1 and path != STARTED)]
+        return [starts, self._links(files)]
+
+    def release(self) -> list[Any]:
+        """Return what tells what is started now from what else may be."""
+        return self._release(self._now())
 
     def login(self) -> list[Files]:
         """Return what is there now, with the login to the database that worked last."""

@@ -234,6 +234,8 @@ class Service:
         self.same = False
         self._programs = module.params["programs"] + files
         self.restart = self.unguarded = self._other = self._untold = False
+        # What was asked for, of all that may be started.
+        self._asked: list[Any] = []
         # Who has not read what Orthanc's folder has for it.
         self._unread: list[str] = []
         # In seconds since 1970, where it was this call.
@@ -252,7 +254,7 @@ class Service:
             or (newest(files, []) > started and not self._kept.runs(start_of(state)))
         )
         self.unguarded = not guarded(self._module)
-        self._other = self._kept.another(params["programs"])
+        self._other, self._asked = self._kept.another(params["programs"]), self._kept.release()
         # Written by this call, or by one that was cut off, be it after it had started Orthanc.
         self._untold = not self._kept.proved or any(path.startswith(UNITS) for path in written)
         return self.restart or self.unguarded or self._untold or self._unlinked()
@@ -269,7 +271,9 @@ class Service:
             self._unit.reload_files()
         if self.restart:
             if self.upgrade:
-                self.upgrade.before_start(self._kept.another(self._params["programs"]))
+                # On the way back from another method, the programs that were asked for say nothing.
+                programs = self._params["programs"] if self._kept.release() == self._asked else []
+                self.upgrade.before_start(self._kept.another(programs))
             self._unit.enable()
         if self._unlinked():
             # It is enabled by what its file said before.
@@ -337,13 +341,16 @@ class Service:
 
 
 def beside(params: dict[str, Any], state: State) -> list[str]:
-    """Return the paths of what other units have of ours: it names a port of ours, and goes back with it."""
+    """Return the paths of what goes back beside Orthanc's folder: what other units have of ours, since it names a port
+    of ours, and the links of another method.
+    """
+    last = {path: file for path, file in state.read().items() if path.startswith("/") and path != params["unit"]}
     if params["back"]:
         # Such a call is given no files: what worked last has their names, and those of the links.
-        known = [path for path in state.read() if path.startswith("/") and path != params["unit"]]
-        return [path for path in known if os.path.dirname(path) != params["config_dir"]]
+        return [path for path in last if os.path.dirname(path) != params["config_dir"]]
     units = {item["path"] for item in params["files"]} | set(params["absent"])
-    return sorted(path for path in units - {params["unit"]} if path.startswith(UNITS))
+    links = [path for path, file in last.items() if file and len(file) == 1]
+    return sorted(path for path in units - {params["unit"]} if path.startswith(UNITS)) + links
 
 
 def asked(params: dict[str, Any]) -> Files:

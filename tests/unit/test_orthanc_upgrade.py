@@ -21,7 +21,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import ports, same_plugin
 
 from tests.unit import test_orthanc_service_runs as runs
-from tests.unit.module import Systemd, killed
+from tests.unit.module import OWNER, Systemd, killed
 
 # Fixtures.
 START = runs.START[3]
@@ -184,6 +184,44 @@ def test_release_that_does_not_work_goes_back_with_its_index(site: Site) -> None
     assert not (site.systemd.folder / "reached").exists()
     (site.systemd.folder / "bad").unlink()
     assert site.call(1)["changed"] is False
+
+
+@pytest.mark.parametrize("first", ["a link", "none"])
+def test_release_of_another_method_goes_back_with_its_index(site: Site, port: int, first: str) -> None:
+    """From what a link leads to, to what has none, such as a container; and from that to what has one."""
+    links = site.folder / "opt"
+    for release in ("1", "2"):
+        (links / release).mkdir(parents=True)
+        (links / release / "Orthanc").touch()
+
+    def call(release: int, link: bool) -> dict[str, Any]:
+        start = f"{links}/current/Orthanc --as=/{release}/x" if link else f"/opt/{release}/Orthanc"
+        wanted = [
+            {
+                "path": f"{site.folder}/orthanc/orthanc.json",
+                "content": json.dumps({"StorageDirectory": str(site.index.parent)}),
+            },
+            {
+                "path": f"{site.folder}/orthanc/credentials.json",
+                "content": json.dumps({"HttpPort": port, "RegisteredUsers": {"admin": "secret"}}),
+            },
+            {"path": f"{site.folder}/units/orthanc.service", "content": f"ExecStart={start} {site.folder}/orthanc\n"},
+        ] + [{"path": f"{links}/current", "link": str(release)}] * link
+        programs = [f"{links}/{release}/Orthanc"] if link else []
+        return site.call(release, files=[OWNER | item for item in wanted], programs=programs)
+
+    linked = first == "a link"
+    assert "failed" not in call(1, linked)
+    site.systemd.write("bad")
+    said = call(2, not linked)["msg"]
+    assert "The configuration that worked last is back, and Orthanc serves with it." in said
+    assert site.index.read_bytes() == site.before
+    assert (links / "current").is_symlink() is linked
+    (site.systemd.folder / "bad").unlink()
+    assert call(1, linked)["changed"] is False
+    assert "failed" not in call(2, not linked)
+    assert call(2, not linked)["changed"] is False
+    assert len(os.listdir(site.dumps)) == 1
 
 
 def test_host_that_goes_down_meanwhile_goes_back_nowhere(site: Site) -> None:

@@ -509,9 +509,11 @@ def test_release_by_the_link_that_leads_to_it(folder: pathlib.Path) -> None:
     link = folder.parent / "current"
     link.symlink_to("1.10.1")
     (folder / "mysql.json").write_text("{}", "utf-8")
+    unit = folder.parent / "orthanc.service"
+    unit.write_text(f"ExecStart={link}/Orthanc {folder}\n", "utf-8")
 
     def now() -> Kept:
-        return Kept(state(folder), str(folder), str(folder.parent / "orthanc.service"), [str(link)])
+        return Kept(state(folder), str(folder), str(unit), [str(link)])
 
     now().keep("boot 1")
     assert not now().crosses()
@@ -520,6 +522,11 @@ def test_release_by_the_link_that_leads_to_it(folder: pathlib.Path) -> None:
     assert now().crosses()
     (folder / "mysql.json").unlink()
     assert not now().crosses(), "SQLite's file is no server that another release may have changed"
+    (folder / "mysql.json").write_text("{}", "utf-8")
+    unit.write_text(f"ExecStart=docker run orthanc:1 {folder}\n", "utf-8")
+    now().keep("boot 2")
+    link.unlink()
+    assert not now().crosses(), "it is left of another method"
 
 
 def test_password_goes_back_and_the_release_does_not(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -681,4 +688,6 @@ def test_call_that_goes_back_knows_links_and_other_units_by_what_worked_last(fol
     assert beside(params | {"back": False, "files": files, "absent": absent}, state(folder)) == [
         drop_in,
         "/etc/systemd/system/other.service",
+        link,
+        other,
     ]
