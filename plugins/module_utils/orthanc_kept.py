@@ -25,17 +25,28 @@ STARTED = "started"
 class Kept:
     """The configuration and what starts it: as they are, and as they worked last."""
 
-    def __init__(self, state: State, config_dir: str, unit: str, others: Iterable[str] = ()) -> None:
-        """:param others: paths of links and units that go back too."""
+    def __init__(
+        self, state: State, config_dir: str, unit: str, others: Iterable[str] = (), packages: str = ""
+    ) -> None:
+        """
+        :param others: paths of links and units that go back too.
+        :param packages: that of the file that says which packages are there; empty where there are none.
+        """
         self._state, self._config_dir, self._unit = state, config_dir, unit
         self._single = [unit, *others]
+        self._packages = packages
+        # Whether others have started those that are there, so that they are the last to go back.
+        self.packages_stay = True
         # Since nothing was written.
         self._before = self._now()
         # Whether what worked last does not read its database any more.
         self.raised = False
+        # Whether the database of a server has been opened by what is there now.
+        self.opened = False
 
     def _now(self) -> Files:
-        files = found(sorted([*plain_files(self._config_dir), *self._single]))
+        single = [*self._single, self._packages] if self._packages else self._single
+        files = found(sorted([*plain_files(self._config_dir), *single]))
         return {path: file for path, file in files.items() if file is not None}
 
     def keep(self, started: str) -> None:
@@ -67,7 +78,8 @@ class Kept:
                     continue
                 except ValueError:
                     pass
-            if path != STARTED:
+            # Another package, if it is, has been started already.
+            if path not in (STARTED, self._packages):
                 meant[path] = text
         return meant
 
@@ -80,9 +92,7 @@ class Kept:
         last, now = self._state.read(), asked or self._now()
         links = [os.path.join(os.path.dirname(path), target) for path, target in self._links(now)]
         used = [path for path in programs if not links or os.path.dirname(path) in links]
-        return bool(last) and (
-            newest([], used) > os.stat(self._state.path).st_mtime or self._release(last) != self._release(now)
-        )
+        return bool(last) and (newest([], used) > os.stat(self._state.path).st_mtime or self._differ(last, now))
 
     def started(self, asked: Files, started: float) -> bool:
         """Tell whether the release in these files is there already, and was started since.
@@ -96,7 +106,7 @@ class Kept:
     def crosses(self) -> bool:
         """Tell whether on the way back another release would have the same index on a database server."""
         last, now = self._state.read(), self._now()
-        return bool(last) and self._server(last) and self._server(now) and self._release(last) != self._release(now)
+        return bool(last) and self._server(last) and self._server(now) and self._differ(last, now)
 
     def _server(self, files: Files) -> bool:
         return any(os.path.basename(path) in DATABASES for path in files)
@@ -108,6 +118,11 @@ class Kept:
             (path, file[0]) for path, file in sorted(files.items()) if file and len(file) == 1 and f"{path}/" in unit
         ]
 
+    def _differ(self, one: Files, other: Files) -> bool:
+        """Tell whether one release is another one than the other. Which packages there were is not always known."""
+        packages = {file[0] for files in (one, other) for file in [files.get(self._packages)] if file}
+        return self._release(one) != self._release(other) or (len(packages) > 1 and not self.packages_stay)
+
     def _release(self, files: Files) -> list[Any]:
         """Return what is started, be it a program or an image, and where the links to it lead."""
         starts = re.findall(r"(?m)^ExecStart=.*?(\S+) \S+$", (files.get(self._unit) or [""])[0])
@@ -116,6 +131,14 @@ class Kept:
     def release(self) -> list[Any]:
         """Return what tells what is started now from what else may be."""
         return self._release(self._now())
+
+    def upgraded(self) -> str:
+        """Say which packages have been upgraded since it worked last, and were started then."""
+        files = [states.get(self._packages) for states in (self._state.read(), self._now())]
+        last, now = (set(file[0].splitlines()) if file else set() for file in files)
+        if not (self.packages_stay and last - now):
+            return ""
+        return f"Since it worked last, {', '.join(sorted(last - now))} has become {', '.join(sorted(now - last))}."
 
     def login(self) -> list[Files]:
         """Return what is there now, with the login to the database that worked last."""
@@ -154,13 +177,17 @@ class Kept:
         last.pop(STARTED, None)
         if not last:
             return []
-        for path in now.keys() - last.keys():
+        for path in now.keys() - last.keys() - {self._packages}:
             if path in self._single or marked(self._config_dir):
                 last[path] = None
         new = last | self._logins(last, now)
-        if new == last:
-            return [last]
-        return [last, new] if MEANINGS[0][1] in problem else [new, last]
+        ways = [last] if new == last else [last, new] if MEANINGS[0][1] in problem else [new, last]
+        packages = now.get(self._packages)
+        if not self.packages_stay or packages == last.get(self._packages, packages):
+            return ways
+        # A setting is the more likely reason. A release that has opened the database of a server stays.
+        stay = [files | {self._packages: packages} for files in ways]
+        return stay if self.opened else stay + ways
 
 
 def with_login(last: str, new: str) -> str:

@@ -41,14 +41,10 @@ import fcntl
 import glob
 import os
 import pathlib
-import stat
-import tempfile
 import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import remove
-from ansible_collections.dicom.orthanc.plugins.module_utils.kept import found, put_back
-from ansible_collections.dicom.orthanc.plugins.module_utils.probe.packages import OURS, POLICY, left
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe.packages import POLICY, go_back, left
 
 # Who installs packages has it.
 FRONTEND = "/var/lib/dpkg/lock-frontend"
@@ -81,41 +77,20 @@ def at_work() -> bool:
         return True
 
 
-def put_aside() -> list[str]:
-    """Return the files of others that Ansible's apt has put aside, each in a folder of root's, the newest last."""
-    paths = []
-    for path in glob.glob(os.path.join(tempfile.gettempdir(), "ansible*", os.path.basename(POLICY))):
-        folder = os.lstat(os.path.dirname(path))
-        # Whoever else makes such a folder would have root run what is in it.
-        if stat.S_ISDIR(folder.st_mode) and (folder.st_uid, stat.S_IMODE(folder.st_mode)) == (os.geteuid(), 0o700):
-            paths.append(path)
-    return sorted(paths, key=lambda path: os.lstat(path).st_ctime)
-
-
-def go_back() -> None:
-    """Have at its place what was there before the collection's own."""
-    paths = put_aside()
-    others = [file for file in found(paths).values() if file and file[0] != OURS]
-    put_back({POLICY: others[-1] if others else None})
-    for path in paths:
-        remove(path)
-        with contextlib.suppress(OSError):
-            os.rmdir(os.path.dirname(path))
-
-
 def complete(module: AnsibleModule) -> str:
     """Have what was unpacked configured, and what was half unpacked installed again. Return what was said."""
     # Where root is reached by `su`, what dpkg calls is not in the path.
     path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
 
-    def run(*command: str) -> str:
+    def run(*command: str, well: bool = True) -> str:
         rc, out, err = module.run_command(list(command), environ_update=ENVIRONMENT | {"PATH": path})
-        if rc:
+        if rc and well:
             module.warn(f"Not all that a run which was cut off has left could be finished: {err.strip()}")
         return str(out)
 
-    said = run(*CONFIGURE)
-    half = [line.split()[-1] for line in run(*STATES).splitlines() if line[1] == "H"]
+    # Half unpacked; or dpkg says itself that it has to be installed again, and cannot configure it.
+    half = [line.split()[-1] for line in run(*STATES).splitlines() if line[1] == "H" or line[2] == "R"]
+    said = run(*CONFIGURE, well=not half)
     return said + (run(*REINSTALL, *half) if half else "")
 
 

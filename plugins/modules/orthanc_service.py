@@ -47,6 +47,13 @@ options:
     type: list
     elements: path
     default: []
+  packages:
+    description:
+      - Patterns of the names of the packages that Orthanc comes from; none where it comes from something else. Those
+        that M(dicom.orthanc.apt_keep) has kept go back with the configuration.
+    type: list
+    elements: str
+    default: []
   state_dir:
     description: Folder, for root alone, that keeps what worked last.
     type: path
@@ -161,11 +168,12 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     since_1970,
     told,
 )
-from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State, put_back
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_answers import differences, journal, meaning
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import index_of
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_kept import Kept, keep_unit, newest
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_packages import Packages
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import Gate, Upgrade, ports, same_plugin
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Undecided, WayBack, Wrong
@@ -225,9 +233,10 @@ def guarded(module: AnsibleModule) -> bool:
 class Service:
     """Orthanc with what is asked for, or with what worked last."""
 
-    def __init__(self, module: AnsibleModule, kept: Kept, unit: Unit, files: list[str]) -> None:
+    def __init__(self, module: AnsibleModule, kept: Kept, unit: Unit, files: list[str], packages: Packages) -> None:
         """:param files: links and units that count as part of what is started."""
         self._module, self._params, self._kept, self._unit = module, module.params, kept, unit
+        self.packages = packages
         # What is done for another release besides its files, where this Orthanc has the index to itself.
         self.upgrade: Upgrade | None = None
         # Whether another release keeps its index by the same plugin, so that it changes nothing there.
@@ -267,13 +276,19 @@ class Service:
 
     def apply(self) -> None:
         """Have it run with the files that there are."""
+        # On the way back, of which the file of packages is a part.
+        others = self.restart and self.packages.differ()
+        if others:
+            self.packages.have(self.packages.noted())
         if self.restart or self._untold:
             self._unit.reload_files()
         if self.restart:
             if self.upgrade:
-                # On the way back from another method, the programs that were asked for say nothing.
-                programs = self._params["programs"] if self._kept.release() == self._asked else []
-                self.upgrade.before_start(self._kept.another(programs))
+                # On the way back from another method, or to other packages, the programs that are there say nothing.
+                asked = self._kept.release() == self._asked and not others
+                self.upgrade.before_start(self._kept.another(self._params["programs"] if asked else []))
+            if others:
+                self._install()
             self._unit.enable()
         if self._unlinked():
             # It is enabled by what its file said before.
@@ -296,6 +311,16 @@ class Service:
                 raise Wrong(f"The packet filter ({NFT}) refuses the rule before Orthanc's port: {err.strip()}.")
         # On the way back it is started in any case, and its unit tells the packet filter.
         self.restart, self.unguarded = True, False
+
+    def _install(self) -> None:
+        """Have the packages of before, with Orthanc stopped. :raises Refused: if that fails."""
+        self._unit.tell("stop")
+        try:
+            self.packages.install()
+        except Refused:
+            # Whatever there is by now, it may serve.
+            self._unit.tell("start")
+            raise
 
     def prove(self, before: bool) -> dict[str, Any]:
         """Return what Orthanc says of itself. :raises Wrong: if it does not work, or is not what was asked for."""
@@ -321,8 +346,9 @@ class Service:
             said = self._unit.log(200, self._started) if before else []
             self._kept.raised |= any(RAISED in line for line in said)
             log = "" if before else f"Its journal (journalctl -u {self._unit.name}) says:\n{lines}"
-            told = f"{error} {meaning(lines)}".strip()
+            told = f"{error} {meaning(lines)}{'' if before else self._kept.upgraded()}".strip()
             opened = system or " answers 40" in str(error)
+            self._kept.opened |= bool(opened and not before and params["database"] != "sqlite")
             why = ""
             # Where the index was dumped nobody else has reached it, and what it has done there goes back.
             if other and isinstance(error, Starting) and not dumped:
@@ -378,6 +404,7 @@ def upgrade_of(service: Service, module: AnsibleModule, kept: Kept, unit: Unit, 
     started = since_1970(process[STARTED])
     programs = [path for path in params["programs"] if newest([], [path]) > started]
     there = not programs and kept.started(files, started)
+    kept.packages_stay = there
     another = kept.another(programs, files) and not there and not service.same
     if not (another and params["dump_dir"]) and not state.kept:
         return None
@@ -387,6 +414,8 @@ def upgrade_of(service: Service, module: AnsibleModule, kept: Kept, unit: Unit, 
             settings |= read_text(file[0])
     index = index_of(module, params["database"], settings)
     upgrade = Upgrade(module, unit, index, Gate(module, ports(settings)), last, state)
+    # Where nobody has reached it yet, it is the one of a call that was cut off.
+    kept.packages_stay = there and not upgrade.dump
     # In check mode what dumps it may not be installed yet.
     if another and params["dump_dir"] and not module.check_mode:
         try:
@@ -395,6 +424,11 @@ def upgrade_of(service: Service, module: AnsibleModule, kept: Kept, unit: Unit, 
             if state.kept or not replaced(process["MainPID"]):
                 raise
             # By apt: what runs cannot be started again, and the next crash would start the other release.
+            before = last.read().get(service.packages.path)
+            if before and service.packages.noted() != before[0] and not service.packages.missing(before[0]):
+                put_back({service.packages.path: before})
+                service.packages.install()
+                raise
             module.warn(f"The index is not dumped before another release runs: {error}")
             return None
     return upgrade
@@ -425,8 +459,11 @@ def serve(module: AnsibleModule) -> None:
     # The links say which release runs; they go back with the configuration.
     links = [item["path"] for item in params["files"] if item["link"]]
     state = State(os.path.join(params["state_dir"], "last.json"), lasting=True)
-    kept = Kept(state, params["config_dir"], params["unit"], links + beside(params, state))
-    service = Service(module, kept, unit, links)
+    packages = Packages(module, params["state_dir"], params["packages"])
+    if not module.check_mode:
+        packages.note()
+    kept = Kept(state, params["config_dir"], params["unit"], links + beside(params, state), packages.path)
+    service = Service(module, kept, unit, links, packages)
     way = WayBack(module, "Orthanc", state, service.apply, service.prove)
     way.ways = kept.ways
 
@@ -466,6 +503,7 @@ def main() -> None:
             "unit": {"type": "path", "default": "/etc/systemd/system/orthanc.service"},
             "reload": {"type": "list", "elements": "str", "default": []},
             "programs": {"type": "list", "elements": "path", "default": []},
+            "packages": {"type": "list", "elements": "str", "default": []},
             "state_dir": {"type": "path", "default": "/var/lib/pacs/orthanc"},
             "dump_dir": {"type": "path", "default": ""},
             "version": {"type": "str", "default": ""},

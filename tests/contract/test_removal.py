@@ -45,7 +45,10 @@ KNOWN = {
     "plugins/module_utils/pacs_import/export.py": {
         "self._packed.unlink(missing_ok=True)": "the ZIP archive that it has downloaded, on whoever's machine calls it",
     },
-    "plugins/modules/apt_finish.py": {
+    "plugins/module_utils/orthanc_packages.py": {
+        "remove(path)": "plain files of the toolkit's own folder of packages: of earlier ones, or of a cut-off call",
+    },
+    "plugins/module_utils/probe/packages.py": {
         "remove(path)": "a policy-rc.d that Ansible has put aside, in a folder of root's below /tmp",
         "os.rmdir(os.path.dirname(path))": "that folder; refuses one with something in it",
     },
@@ -115,6 +118,7 @@ KNOWN = {
 # Lines that stand there more than once.
 TWICE = {
     "plugins/module_utils/files.py": ["remove(candidate)"] * 2,
+    "plugins/module_utils/orthanc_packages.py": ["remove(path)"],
     "plugins/modules/source_build.py": ["remove(came)"],
     "templates/etc/pacs/nginx/acme-renewed.j2": ['rm -f "$site.crt.old" "$site.key.old"'],
 }

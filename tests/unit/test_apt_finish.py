@@ -85,8 +85,12 @@ def test_what_dpkg_cannot_do_is_told(place: Place, monkeypatch: pytest.MonkeyPat
 def test_what_was_half_unpacked_is_installed_again(place: Place) -> None:
     place.write(packages.OURS)
     place.programs.program("apt-get", 'echo "$*"')
-    (place.folder / "states").write_text("iHR orthanc-gdcm\nii  orthanc\niHR libgdcm3.0t64:amd64\n", "utf-8")
-    said = place.finish()["said"].splitlines()[1]
+    (place.folder / "states").write_text("iHR orthanc-gdcm\nii  orthanc\niFR libgdcm3.0t64:amd64\n", "utf-8")
+    # dpkg cannot do all of it before.
+    (place.folder / "bin" / "works").write_text("exit 1", "utf-8")
+    done = place.finish()
+    assert "warnings" not in done
+    said = done["said"].splitlines()[1]
     assert said.startswith("--option=Dpkg::Options::=--force-confdef ")
     assert said.endswith(" --reinstall install orthanc-gdcm libgdcm3.0t64:amd64")
 

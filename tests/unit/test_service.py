@@ -21,6 +21,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_kept import 
     newest,
     with_login,
 )
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_packages import Packages
 from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Undecided, WayBack, Wrong
 from ansible_collections.dicom.orthanc.plugins.modules import orthanc_service
 from ansible_collections.dicom.orthanc.plugins.modules.orthanc_service import Service, Starting, beside, wait
@@ -297,7 +298,7 @@ class Unit:
 def service(folder: pathlib.Path, unit: Unit, **params: Any) -> tuple[WayBack, Service]:
     given = {"config_dir": str(folder), "unit": os.devnull, "programs": [], "timeout": 1, "guard": "", "reload": []}
     module = Module(None, **ASKED | given | {"login_goes_back": False} | params)
-    made = Service(module, kept(folder), unit, [])  # type: ignore[arg-type]
+    made = Service(module, kept(folder), unit, [], Packages(module, "", []))  # type: ignore[arg-type]
     way = WayBack(module, "Orthanc", state(folder), made.apply, made.prove)
     way.ways, way.resort = made._kept.ways, made._kept.resort()
     made.restart = True

@@ -4,12 +4,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import glob
 import os
 import re
+import stat
+import tempfile
 from collections.abc import Callable
 from typing import Any
+
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import remove
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import found, put_back
 
 # By this file packages start and restart nothing. Ansible's apt puts it there, and takes it away, unless it is killed.
 POLICY = "/usr/sbin/policy-rc.d"
@@ -38,6 +44,28 @@ def left() -> bool:
             return file.read() == OURS
     except OSError:
         return False
+
+
+def put_aside() -> list[str]:
+    """Return the files of others that Ansible's apt has put aside, each in a folder of root's, the newest last."""
+    paths = []
+    for path in glob.glob(os.path.join(tempfile.gettempdir(), "ansible*", os.path.basename(POLICY))):
+        folder = os.lstat(os.path.dirname(path))
+        # Whoever else makes such a folder would have root run what is in it.
+        if stat.S_ISDIR(folder.st_mode) and (folder.st_uid, stat.S_IMODE(folder.st_mode)) == (os.geteuid(), 0o700):
+            paths.append(path)
+    return sorted(paths, key=lambda path: os.lstat(path).st_ctime)
+
+
+def go_back() -> None:
+    """Have at its place what was there before the collection's own."""
+    paths = put_aside()
+    others = [file for file in found(paths).values() if file and file[0] != OURS]
+    put_back({POLICY: others[-1] if others else None})
+    for path in paths:
+        remove(path)
+        with contextlib.suppress(OSError):
+            os.rmdir(os.path.dirname(path))
 
 
 def policy(run: Callable[..., str]) -> str:

@@ -1,0 +1,189 @@
+"""Another release by packages: those of before are kept, and come back where it does not work, with the index.
+
+The releases are stand-ins: Debian's own package under another version, from a source of packages on the host itself.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import threading
+import time
+
+import pytest
+
+from tests.hosts.conftest import QUICKSTART, ROOT, Lab
+from tests.hosts.releases import OFFER
+from tests.hosts.test_database import image
+from tests.hosts.test_lsb import VERSION
+from tests.hosts.test_schema import KILL, wait
+
+pytestmark = pytest.mark.later
+LAB = {"name": "apt", "pacs": "trixie-installed"}
+KEPT = "/var/lib/pacs/orthanc/packages"
+SCHEMA = (
+    'systemctl stop orthanc; python3 -c "import sqlite3; print(*sqlite3.connect('
+    "'/var/lib/orthanc/db-v6/index').execute('SELECT name FROM sqlite_master'))\"; systemctl start orthanc; sleep 3"
+)
+
+
+class Site:
+    """An Orthanc from packages, with an image."""
+
+    def __init__(self, lab: Lab, inventory: pathlib.Path = QUICKSTART) -> None:
+        self.lab, self._inventory, self.instance = lab, inventory, ""
+        self.deploy()
+        with lab.session() as session:
+            self.instance = session.post(lab.url("/instances"), data=image(1), timeout=30).json()["ID"]
+
+    def offer(self, release: str, kind: str) -> None:
+        self.lab.shell(f"set -- {release} {kind}\n{OFFER}")
+
+    def deploy(self, release: str = "", check: bool = True, arguments: tuple[str, ...] = (), **more: str) -> str:
+        asked = {"orthanc_version": release} | more
+        done = self.lab.play(variables=asked, inventory=self._inventory, check=check, arguments=arguments)
+        return " ".join(done.stdout.split())
+
+    def state(self) -> str:
+        """Return what a run may not change that is refused."""
+        return self.lab.shell(f"{VERSION}; ls {KEPT}; systemctl show orthanc --property InvocationID")
+
+    def serves(self, version: str) -> None:
+        """See that it has its image, and runs from this package."""
+        lab = self.lab
+        assert lab.shell(VERSION) == version
+        with lab.session() as session:
+            assert session.get(lab.url(f"/instances/{self.instance}/file"), timeout=30).content == image(1)
+            running = session.get(lab.url("/system"), timeout=30).json()["Version"]
+        assert running == re.match(r"[\d.]+", version)[0]  # type: ignore[index]
+        assert lab.shell("ls /usr/sbin/policy-rc.d", check=False).startswith("ls:")
+        assert lab.shell("dpkg --audit; nft list tables | grep proof; true").strip() == ""
+
+    def kept(self) -> list[str]:
+        """Return which packages are kept, and see that nobody but root reads them."""
+        assert self.lab.shell(f"find {KEPT} ! -name .pacs -a \\( -perm /077 -o ! -user root \\)").split() == []
+        each = "dpkg-deb --show --showformat '${Package}=${Version}\\n'"
+        return self.lab.shell(f"for file in {KEPT}/*.deb; do {each} $file; done").split()
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab) -> Site:
+    return Site(lab)
+
+
+@pytest.fixture(scope="module")
+def debian(site: Site) -> str:
+    return site.lab.shell(VERSION)
+
+
+GONE_BACK = "The configuration that worked last is back, and Orthanc serves with it."
+
+
+def test_release_that_does_not_work_goes_back_with_its_packages(site: Site, debian: str) -> None:
+    """Its index too. The run says why, the next one has nothing to do."""
+    schema = site.lab.shell(SCHEMA)
+    site.offer("1.12.8", "bad")
+    state = site.state()
+    assert "changed=0" not in site.deploy("1.12.8", arguments=("--check",)).rpartition("PLAY RECAP")[2]
+    assert site.state() == state
+    start = time.monotonic()
+    printed = site.deploy("1.12.8", check=False)
+    print(f"{time.monotonic() - start:.0f} s")
+    assert "failed=1" in printed
+    assert "This stand-in does not work" in printed
+    assert GONE_BACK in printed
+    assert f"Packages are those of before: orthanc {debian}." in printed
+    assert "is as it was dumped" in printed
+    site.serves(debian)
+    assert site.lab.shell(SCHEMA) == schema
+    assert f"orthanc={debian}" in site.kept()
+    assert site.lab.shell("systemctl is-enabled orthanc").strip() == "enabled"
+    assert "changed=0" in site.deploy().rpartition("PLAY RECAP")[2]
+
+
+def test_disk_that_is_too_small_for_the_dump(site: Site, debian: str) -> None:
+    site.lab.shell("mkdir /srv/small; mount -t tmpfs -o size=16k tmpfs /srv/small")
+    state = site.state()
+    printed = site.deploy("1.12.8", check=False, orthanc_dump_dir="/srv/small/dumps")
+    assert "Nothing was changed." in printed
+    assert "orthanc_dump_dir: the index in /var/lib/orthanc/db-v6 is dumped before another release" in printed
+    assert site.state() == state
+    site.serves(debian)
+
+
+def test_packages_that_are_held_stay(site: Site, debian: str) -> None:
+    site.lab.shell("apt-mark hold orthanc")
+    state = site.state()
+    printed = site.deploy("1.12.8", check=False)
+    site.lab.shell("apt-mark unhold orthanc")
+    assert "failed=1" in printed
+    assert "eld packages" in printed
+    assert site.state() == state
+    site.serves(debian)
+
+
+def test_release_that_works_has_those_of_before_at_hand(site: Site, debian: str) -> None:
+    site.offer("1.12.8", "good")
+    site.deploy("1.12.8")
+    site.serves("1.12.8+standin-1")
+    assert f"orthanc={debian}" in site.kept()
+    state = site.state()
+    assert "changed=0" in site.deploy("1.12.8").rpartition("PLAY RECAP")[2]
+    assert site.state() == state
+
+
+def test_packages_that_nobody_offers_any_more_are_made_of_what_is_there(site: Site) -> None:
+    site.lab.shell("apt-get clean")
+    site.offer("1.12.9", "bad")
+    printed = site.deploy("1.12.9", check=False)
+    assert GONE_BACK in printed
+    site.serves("1.12.8+standin-1")
+    assert "orthanc=1.12.8+standin-1" in site.kept()
+    # One set of them.
+    assert len(site.kept()) == len({line.partition("=")[0] for line in site.kept()})
+
+
+def test_way_back_that_is_killed_is_done_by_the_next_run(site: Site) -> None:
+    """With dpkg and apt, in the middle of a package."""
+    lab = site.lab
+    lab.shell("touch /run/slow")
+    printed: list[str] = []
+    run = threading.Thread(target=lambda: printed.append(site.deploy("1.12.9", check=False)))
+    run.start()
+    try:
+        wait(lambda: lab.shell("pgrep -fx 'sleep 77'", check=False).strip() != "")
+        lab.shell(f"rm /run/slow; {KILL}; pkill -9 -x apt-get; pkill -9 -x dpkg; pkill -9 -fx 'sleep 77'", check=False)
+    finally:
+        run.join()
+    assert GONE_BACK not in printed[0]
+    assert GONE_BACK in site.deploy("1.12.9", check=False)
+    site.serves("1.12.8+standin-1")
+    assert "changed=0" in site.deploy("1.12.8").rpartition("PLAY RECAP")[2]
+
+
+def test_release_that_others_have_installed_goes_back(site: Site) -> None:
+    """As an upgrade at night does. The run says what has become of the packages since."""
+    site.lab.shell("DEBIAN_FRONTEND=noninteractive apt-get install -y -q orthanc=1.12.9+standin-1")
+    printed = site.deploy(check=False)
+    assert "Since it worked last, orthanc 1.12.8+standin-1 has become orthanc 1.12.9+standin-1." in printed
+    assert GONE_BACK in printed
+    site.serves("1.12.8+standin-1")
+
+
+def test_packages_are_removed_with_the_rest(site: Site) -> None:
+    removed = site.lab.play("remove", {"remove": ["service of pacs"]}).stdout
+    assert "failed=0" in removed
+    assert site.lab.shell(f"ls {KEPT}", check=False).startswith("ls:")
+
+
+def test_packages_go_back_where_the_plugin_of_the_database_is_the_same() -> None:
+    """It changes nothing there then, so that nothing is dumped."""
+    site = Site(Lab("apt-single", pacs="trixie-installed"), ROOT / "inventories" / "single")
+    debian = site.lab.shell(VERSION)
+    site.offer("1.12.8", "bad")
+    printed = site.deploy("1.12.8", check=False)
+    assert "This stand-in does not work" in printed
+    assert GONE_BACK in printed
+    assert "was dumped to" not in printed
+    site.serves(debian)
+    site.lab.destroy()

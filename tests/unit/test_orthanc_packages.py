@@ -1,0 +1,320 @@
+"""Packages of before: how they are kept, and how they come back where Orthanc does not work with others."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import stat
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils import orthanc_packages
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_packages import Packages, starting_nothing
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe import packages as probe
+from ansible_collections.dicom.orthanc.plugins.modules import apt_keep, orthanc_service
+
+from tests.unit import test_orthanc_service_runs as runs
+from tests.unit import test_orthanc_upgrade as upgrades
+from tests.unit.module import Module, Systemd, killed, run
+
+call, port, site, systemd = runs.call, runs.port, upgrades.site, runs.systemd
+NAMES = ["orthanc*"]
+# A package is a file with its name and its version in it.
+DPKG_DEB = 'for last; do true; done; printf %s "$(cat "$last")"'
+APT = """
+here=$(dirname "$0")
+[ ! -e "$here/away" ] || { echo "W: never mind" >&2; echo "E: away" >&2; exit 100; }
+for word; do case $word in
+download) what=download ;;
+install) what=install ;;
+dpkg-repack) cp "$here/repack" "$here/dpkg-repack"; echo repack >> "$here/apt" ;;
+*.deb) read -r name version < "$word"
+    grep -v " $name " "$here/states" > "$here/new"; echo "ii  $name $version" >> "$here/new"
+    mv "$here/new" "$here/states"
+    echo "$word $(cat "$here/policy-rc.d" | tail -n 1)" >> "$here/apt"
+    touch "$here/Orthanc" ;;
+*=*) [ "$what" = download ] || continue
+    grep -qx "${word%%=*} ${word##*=}" "$here/offers" || { echo "E: not found" >&2; exit 100; }
+    echo "${word%%=*} ${word##*=}" > "${word%%=*}_${word##*=}.deb"; echo "$word" >> "$here/apt" ;;
+esac; done
+"""
+REPACK = 'here=$(dirname "$0"); sed -n "s/^ii  $1 /$1 /p" "$here/states" > "$1_made.deb"'
+
+
+class Host:
+    """A host with dpkg and apt: what is installed stands in ``states``, and what is on offer in ``offers``."""
+
+    def __init__(self, folder: pathlib.Path, programs: Systemd) -> None:
+        self.folder, self.bin, self.state = folder, programs.folder, folder / "state"
+        self.archives = folder / "archives"
+        self.archives.mkdir()
+        self.kept = self.state / "packages"
+        self.policy, self.program = self.bin / "policy-rc.d", self.bin / "Orthanc"
+        self.program.touch()
+        self.have("ii  orthanc 1", "rc  orthanc-gdcm 1", "ii  orthanc-webviewer 1")
+        self.offer()
+
+    def have(self, *lines: str) -> None:
+        (self.bin / "states").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
+    def offer(self, *lines: str) -> None:
+        (self.bin / "offers").write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
+    def upgrade(self, version: int) -> None:
+        """Do what apt does."""
+        # The times of files are those of the kernel's last tick.
+        time.sleep(0.05)
+        self.have(f"ii  orthanc {version}", "ii  orthanc-webviewer 1")
+        self.program.touch()
+
+    def files(self) -> list[str]:
+        return sorted(path.read_text("utf-8").strip() for path in self.kept.glob("*.deb"))
+
+    def apt(self) -> list[str]:
+        """Return what apt has done since this was asked last."""
+        file = self.bin / "apt"
+        lines = file.read_text("utf-8").splitlines() if file.exists() else []
+        file.unlink(missing_ok=True)
+        return lines
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path, systemd: Systemd, monkeypatch: pytest.MonkeyPatch) -> Host:
+    for name, script in (
+        ("dpkg-query", 'cat "$(dirname "$0")/states"'),
+        ("dpkg-deb", DPKG_DEB),
+        ("apt-get", APT),
+        ("repack", REPACK),
+    ):
+        systemd.program(name, script)
+    monkeypatch.setenv("PATH", f"{systemd.folder}:{os.environ['PATH']}")
+    made = Host(tmp_path, systemd)
+    monkeypatch.setattr(orthanc_packages, "ARCHIVES", str(made.archives))
+    monkeypatch.setattr(orthanc_packages, "SOURCE", str(tmp_path / "orthanc.sources"))
+    monkeypatch.setattr(probe, "POLICY", str(made.policy))
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return made
+
+
+@pytest.fixture
+def keep(host: Host, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
+    given = {
+        "packages": NAMES,
+        "program": str(host.program),
+        "state_dir": str(host.state),
+        "config_dir": str(host.folder / "orthanc"),
+    }
+    return lambda **more: run(apt_keep, capsys, **given, **more)
+
+
+Keep = Callable[..., dict[str, Any]]
+
+
+def test_packages_are_kept_for_root_alone(host: Host, keep: Keep) -> None:
+    """As apt has kept it, as it is on offer still, or made of what is there."""
+    (host.archives / "orthanc_1_amd64.deb").write_text("orthanc 1\n", "utf-8")
+    (host.archives / "orthanc_2_amd64.deb").write_text("orthanc 2\n", "utf-8")
+    assert keep(_ansible_check_mode=True)["changed"]
+    assert not host.state.exists()
+    done = keep()
+    assert "failed" not in done, done
+    assert (done["changed"], done["kept"]) == (True, ["orthanc 1", "orthanc-webviewer 1"])
+    assert host.files() == ["orthanc 1", "orthanc-webviewer 1"]
+    assert host.apt() == ["repack"]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in host.kept.glob("*.deb")} == {0o600}
+    folders = (host.state, host.kept, host.kept / "new")
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o700}
+    assert not host.policy.exists()
+    assert (keep()["changed"], host.apt()) == (False, [])
+    # One set of them.
+    host.offer("orthanc 3")
+    host.upgrade(3)
+    assert keep()["kept"] == ["orthanc 3"]
+    assert (host.files(), host.apt()) == (["orthanc 3", "orthanc-webviewer 1"], ["orthanc=3"])
+
+
+def test_package_that_is_not_to_be_had(host: Host, keep: Keep) -> None:
+    (host.bin / "away").touch()
+    done = keep()
+    assert done["failed"]
+    assert "E: away" in done["msg"]
+    assert "never mind" not in done["msg"]
+    assert 'set orthanc_dump_dir to ""' in done["msg"]
+    (host.bin / "away").unlink()
+    # Half of one, of a call that was cut off.
+    (host.kept / "new" / "half.deb").write_text("orthanc 1\n", "utf-8")
+    assert keep()["kept"] == ["orthanc 1", "orthanc-webviewer 1"]
+    assert os.listdir(host.kept / "new") == [".pacs"]
+
+
+@pytest.fixture
+def orthanc(host: Host, site: upgrades.Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
+    """An Orthanc from packages, of which the second raises the schema of its index and ends."""
+    site.systemd.write(
+        "works",
+        f"if grep -q 'orthanc 2' {host.bin}/states; then cp {site.folder}/raised {site.index}; [ ! -e {host.bin}/bad ];"
+        f" else ! grep -q bad {site.folder}/orthanc/orthanc.json; fi",
+    )
+    (host.bin / "bad").touch()
+    given = {"packages": NAMES, "programs": [str(host.program)]}
+    return lambda **more: site.call(1, **given | more)
+
+
+def test_release_that_does_not_work_goes_back_with_its_packages(
+    host: Host, site: upgrades.Site, orthanc: Keep, keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
+    assert "failed" not in orthanc()
+    keep()
+    host.upgrade(2)
+    host.apt()
+    source = host.folder / "orthanc.sources"
+    source.touch()
+    os.utime(source, (1, 1))
+    site.systemd.calls()
+    done = orthanc()
+    assert "The configuration that worked last is back, and Orthanc serves with it." in done["msg"]
+    assert [line.rpartition("/")[2] for line in host.apt()] == ["orthanc_made.deb exit 13413"]
+    assert site.index.read_bytes() == site.before
+    assert warnings[-1].startswith("Packages are those of before: orthanc 1.")
+    assert not host.policy.exists()
+    assert not site.kept()
+    assert source.stat().st_mtime > 1, "the next run takes what is on offer again"
+    again = orthanc()
+    assert ("failed" in again, again["changed"]) == (False, False)
+    # Called off, and tried again.
+    host.upgrade(2)
+    assert "Orthanc serves with it." in orthanc()["msg"]
+    (host.bin / "bad").unlink()
+    host.upgrade(2)
+    assert orthanc()["changed"]
+    assert host.files() == ["orthanc 1", "orthanc-webviewer 1"]
+
+
+def test_packages_are_gone(host: Host, site: upgrades.Site, orthanc: Keep, keep: Keep) -> None:
+    """Nothing is stopped for those that cannot come back."""
+    orthanc()
+    keep()
+    for path in host.kept.glob("*.deb"):
+        path.unlink()
+    host.upgrade(2)
+    host.apt()
+    done = orthanc()
+    assert "does not work any more either: There is no file of the package orthanc in version 1" in done["msg"]
+    assert host.apt() == []
+
+
+def test_packages_that_apt_does_not_take(host: Host, site: upgrades.Site, orthanc: Keep, keep: Keep) -> None:
+    orthanc()
+    keep()
+    host.upgrade(2)
+    (host.bin / "away").touch()
+    site.systemd.calls()
+    assert "does not work any more either: install" in orthanc()["msg"]
+    assert site.systemd.calls()[-1] == "start orthanc.service", "whatever there is by now, it may serve"
+    (host.bin / "away").unlink()
+    assert "Orthanc serves with it." in orthanc()["msg"]
+
+
+def test_setting_goes_back_before_packages_that_others_have_upgraded(
+    host: Host, site: upgrades.Site, orthanc: Keep, keep: Keep
+) -> None:
+    orthanc()
+    keep()
+    (host.bin / "bad").unlink()
+    host.upgrade(2)
+    host.apt()
+    subprocess.run(["systemctl", "restart", "orthanc.service"], check=True)
+    site.systemd.write("works", f"! grep -q Alias {site.folder}/units/orthanc.service")
+    done = orthanc(install="Alias=pacs.service")
+    assert "Since it worked last, orthanc 1 has become orthanc 2." in done["msg"]
+    assert "Orthanc serves with it." in done["msg"]
+    assert host.apt() == []
+    # By then that is what worked last.
+    assert keep()["kept"] == ["orthanc 2"]
+    assert host.files() == ["orthanc 2", "orthanc-webviewer 1"]
+
+
+def test_packages_that_others_have_upgraded_go_back(host: Host, site: upgrades.Site, orthanc: Keep, keep: Keep) -> None:
+    """Those that worked last are kept until others do."""
+    orthanc()
+    keep()
+    host.upgrade(2)
+    subprocess.run(["systemctl", "restart", "orthanc.service"], check=False)
+    assert keep()["changed"] is False
+    done = orthanc()
+    assert "Since it worked last, orthanc 1 has become orthanc 2." in done["msg"]
+    assert "Orthanc serves with it." in done["msg"]
+    assert "orthanc 1" in (host.bin / "states").read_text("utf-8")
+    assert site.index.read_bytes() == site.raised, "it was not dumped before"
+
+
+def test_packages_that_run_are_those_that_are_kept(host: Host, orthanc: Keep, keep: Keep) -> None:
+    (host.bin / "bad").unlink()
+    orthanc()
+    keep()
+    host.upgrade(2)
+    subprocess.run(["systemctl", "restart", "orthanc.service"], check=True)
+    assert keep()["kept"] == ["orthanc 2"]
+    last = json.loads((host.state / "last.json").read_text("utf-8"))
+    assert last[str(host.kept / "installed")][0] == "orthanc 2\northanc-webviewer 1\n"
+
+
+@pytest.mark.parametrize("step", range(2, 80, 6))
+def test_way_back_that_is_killed_is_finished_by_the_next_one(
+    host: Host, site: upgrades.Site, orthanc: Keep, keep: Keep, step: int
+) -> None:
+    orthanc()
+    keep()
+    host.upgrade(2)
+    if not killed(orthanc, step):
+        return
+    # As apt_finish does it first.
+    if probe.left():
+        probe.go_back()
+    done = orthanc()
+    assert "failed" not in done or "Orthanc serves with it" in done["msg"]
+    assert "orthanc 1" in (host.bin / "states").read_text("utf-8")
+    assert not site.is_closed()
+    assert not host.policy.exists()
+
+
+def test_file_of_others_comes_back(host: Host) -> None:
+    host.policy.write_text("#!/bin/sh\nexit 101\n", "utf-8")
+    with starting_nothing():
+        assert host.policy.read_text("utf-8") == probe.OURS
+    assert host.policy.read_text("utf-8") == "#!/bin/sh\nexit 101\n"
+    assert not list(host.folder.glob("ansible*"))
+
+
+def test_index_that_cannot_be_dumped_leaves_the_packages_of_before(
+    host: Host, site: upgrades.Site, orthanc: Keep, keep: Keep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orthanc_service, "replaced", lambda _process: True)
+    orthanc()
+    keep()
+    host.upgrade(2)
+    (site.systemd.folder / "filtered").touch()
+    site.systemd.calls()
+    done = orthanc()
+    assert "cannot keep others off until the proof" in done["msg"]
+    assert "orthanc 1" in (host.bin / "states").read_text("utf-8")
+    assert site.systemd.calls() == []
+
+
+def test_of_nothing_but_packages(host: Host) -> None:
+    packages = Packages(Module(), str(host.state), [])
+    packages.note()
+    assert (packages.path, packages.noted(), packages.differ()) == ("", "", False)
+    assert not host.state.exists()
+    with pytest.raises(Refused, match="no file of the package orthanc in version 7"):
+        Packages(Module(), str(host.state), NAMES).have("orthanc 7\n")
