@@ -67,6 +67,11 @@ KNOWN = {
         "remove(path)": "the files of a dump, in a folder with our mark, once there is a newer one or it has failed",
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
+    "plugins/modules/archive_remove.py": {
+        "remove(path)": "the index of SQLite by its names, with the operator's exact words, once Orthanc is gone",
+        "os.unlink(name, dir_fd=opened)": "a file that Orthanc has named as it names an image, with the same words",
+        "os.rmdir(folder)": "refuses a folder with something in it",
+    },
     "plugins/modules/apt_offer.py": {
         "with tempfile.TemporaryDirectory() as folder:": "its own, in the system's folder for such",
     },

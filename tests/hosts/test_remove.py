@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pydicom.uid
 import pytest
@@ -17,6 +18,18 @@ SERVICE = {"remove": ["service of pacs"]}
 LISTED = "find /etc /opt /var/lib/pacs /var/lib/orthanc /var/log/pacs ! -path '/etc/ssl/*' | sort"
 # What a host keeps with Orthanc in its name: the archive, and that the package's script does not start at boot.
 KEPT = ("/var/lib/orthanc", "/var/log/pacs", "/etc/rc")
+# What Orthanc calls a file.
+NAMED = "ef120000-0000-0000-0000-000000000000"
+IMAGE = r"/db-v6/(..)/(..)/\1\2[0-9a-f]{4}-"
+DATABASES = {
+    "quickstart": "true",
+    "single": "runuser -u postgres -- psql -XAtqc 'SELECT datname FROM pg_database'",
+    "single-mysql": "mariadb -N -e 'SHOW DATABASES'",
+}
+CONNECTED = {
+    "single": "runuser -u postgres -- psql -XAtqc 'SELECT pg_sleep(300)' orthanc > /dev/null 2>&1 &",
+    "single-mysql": "mariadb orthanc -N -e 'SELECT SLEEP(300)' > /dev/null 2>&1 &",
+}
 
 
 def image() -> bytes:
@@ -51,11 +64,13 @@ def stored(lab: Lab, before: set[str]) -> str:
     return str(answer.json()["Path"])
 
 
-@pytest.mark.parametrize("words", ["", "yes", "service of pacs1", ["service of pacs "]])
+@pytest.mark.parametrize(
+    "words", ["", "yes", "service of pacs1", ["service of pacs "], ["service of pacs", "image of pacs"]]
+)
 def test_without_the_exact_words_nothing_changes(lab: Lab, stored: str, words: object) -> None:
     ended = lab.play("remove", {"remove": words}, inventory=SINGLE, check=False)
     assert ended.returncode != 0
-    assert "service of pacs" in ended.stdout
+    assert "service of pacs" in " ".join(ended.stdout.split())
     assert "Nothing was changed" in ended.stdout
     assert lab.session().get(lab.url(stored)).status_code == 200
 
@@ -98,3 +113,44 @@ def test_orthanc_of_others_stays(lab: Lab, stored: str) -> None:
     told = " ".join(lab.play("remove", SERVICE, inventory=SINGLE).stdout.split())
     assert "No Orthanc of this inventory runs here, and nothing was removed." in told
     assert lab.shell(LISTED) == there
+
+
+@pytest.mark.later
+@pytest.mark.parametrize("inventory", ["quickstart", "single", "single-mysql"])
+def test_images_and_databases_go_with_words_of_their_own(inventory: str) -> None:
+    """And nothing else does, such as what somebody has put beside them."""
+    site = ROOT / "inventories" / inventory
+    lab = Lab(f"remove-{inventory}", pacs="trixie-installed")
+    lab.play(inventory=site)
+    assert lab.session().post(lab.url("/instances"), data=image()).status_code == 200
+    storage = "/var/lib/orthanc/db-v6"
+    lab.shell(f"mkdir -p {storage}/ab/cd; echo mine | tee {storage}/ab/cd/report {storage}/notes; mkdir /srv/elsewhere")
+    lab.shell(f"ln -s /srv/elsewhere {storage}/ef; touch /srv/elsewhere/{NAMED}")
+    archive = f"find {storage}; {DATABASES[inventory]}"
+    words = ["service of pacs", "images of pacs", "database of pacs"]
+
+    before = lab.shell(archive)
+    lab.play("remove", {"remove": words}, arguments=["--check"], inventory=site)
+    assert lab.shell(archive) == before
+    # The service alone; then each by its word, be it by a run of its own.
+    lab.play("remove", {"remove": words[:1]}, inventory=site)
+    kept = lab.shell(archive)
+    assert re.search(IMAGE, kept)
+    told = " ".join(lab.play("remove", {"remove": words}, inventory=site).stdout.split())
+    assert "pacs has lost 1 files of images, and has no index any more" in told
+    left = lab.shell(archive)
+    assert not re.search(IMAGE, left)
+    assert "orthanc\n" not in left.rpartition(storage)[2]
+    assert f"{storage}/index" not in left
+    assert lab.shell(f"cat {storage}/ab/cd/report {storage}/notes; ls /srv/elsewhere") == f"mine\nmine\n{NAMED}\n"
+    assert "changed=0" in lab.play("remove", {"remove": words}, inventory=site).stdout
+    # From nothing to an empty archive.
+    lab.play(inventory=site)
+    assert lab.session().get(lab.url("/instances")).json() == []
+    if inventory != "quickstart":
+        # Somebody works there.
+        lab.shell(CONNECTED[inventory])
+        refused = lab.play("remove", {"remove": words}, inventory=site, check=False).stdout
+        assert "somebody is connected to it" in " ".join(refused.split())
+        assert "orthanc\n" in lab.shell(DATABASES[inventory])
+    lab.destroy()

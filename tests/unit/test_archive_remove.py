@@ -1,0 +1,85 @@
+"""What goes of an archive with the operator's exact words, and what stays."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ansible_collections.dicom.orthanc.plugins.module_utils import files
+from ansible_collections.dicom.orthanc.plugins.modules import archive_remove
+
+from tests.unit.module import run
+
+NAMED = "abcd0000-1111-2222-3333-444455556666"
+
+
+@pytest.fixture
+def call(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., dict[str, Any]]:
+    monkeypatch.setattr(files, "LOCK", str(tmp_path / "lock"))
+    monkeypatch.setattr(archive_remove, "running", lambda: False)
+    folders = {
+        "storage_dir": str(tmp_path / "db"),
+        "index_dir": str(tmp_path / "db"),
+        "dump_dir": str(tmp_path / "dumps"),
+    }
+    return lambda **more: run(archive_remove, capsys, **folders | more)
+
+
+@pytest.fixture
+def archive(tmp_path: pathlib.Path) -> pathlib.Path:
+    storage = tmp_path / "db"
+    dump = tmp_path / "dumps" / "20261129T120000.000000"
+    for folder in (
+        storage / "ab" / "cd",
+        storage / "ab" / "ce",
+        storage / "other" / "cd",
+        tmp_path / "else" / "cd",
+        dump,
+    ):
+        folder.mkdir(parents=True)
+        (folder / NAMED).touch()
+    (storage / "ab" / "cd" / "report").touch()
+    (storage / "ab" / NAMED).touch()
+    (storage / "ac").symlink_to(tmp_path / "else")
+    for name in ("index", "index-wal", "notes", ".pacs", ".pacs-reserve"):
+        (storage / name).touch()
+    return storage
+
+
+def listed(folder: pathlib.Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.parent.rglob("*") if path.is_relative_to(folder))
+
+
+def test_what_orthanc_has_named_goes(archive: pathlib.Path, call: Callable[..., dict[str, Any]]) -> None:
+    before = listed(archive)
+    dry = call(_ansible_check_mode=True)
+    assert (dry["changed"], dry["files"]) == (True, 1)
+    assert listed(archive) == before
+    done = call()
+    assert (done["changed"], done["files"]) == (True, 1)
+    assert [os.path.basename(path) for path in done["index"]] == ["index", "index-wal", ".pacs-reserve"]
+    gone = {f"ab/cd/{NAMED}", "index", "index-wal", ".pacs-reserve"}
+    assert listed(archive) == sorted(set(before) - gone)
+    assert (archive.parent / "else" / "cd" / NAMED).exists()
+    assert (archive.parent / "dumps" / "20261129T120000.000000" / NAMED).exists(), "without the mark it is of others"
+    (archive / "ab" / "cd" / "report").unlink()
+    call()
+    assert not (archive / "ab" / "cd").exists()
+    (archive.parent / "dumps" / "20261129T120000.000000" / ".pacs").touch()
+    assert call()["changed"]
+    assert os.listdir(archive.parent / "dumps") == []
+    assert call()["changed"] is False
+
+
+def test_orthanc_that_runs_keeps_its_images(
+    archive: pathlib.Path, call: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archive_remove, "running", lambda: True)
+    before = listed(archive)
+    assert "no image was removed" in call()["msg"]
+    assert listed(archive) == before
