@@ -60,7 +60,11 @@ def refusal(module: AnsibleModule, binary: str, release: str) -> str:
     """Return what a binary says if it does not run on this host, or is another release; nothing if there is none."""
     if not os.path.exists(binary):
         return ""
-    rc, out, err = module.run_command([binary, "--version"])
+    try:
+        rc, out, err = module.run_command([binary, "--version"], handle_exceptions=False)
+    except OSError as error:
+        # Half of a file, or one for other processors.
+        return str(error.strerror)
     return (err or out).strip()[:500] or "nothing" if rc or f"Orthanc {release}" not in out else ""
 
 

@@ -357,7 +357,11 @@ def main() -> None:
     def run(*command: str) -> str:
         if not module.get_bin_path(command[0]):
             return ""
-        return str(module.run_command(list(command), environ_update={"LC_ALL": "C"})[1])
+        try:
+            return str(module.run_command(list(command), environ_update={"LC_ALL": "C"}, handle_exceptions=False)[1])
+        except OSError:
+            # Half of a file, as after a loss of power.
+            return ""
 
     names = ("fail2ban", "docker", "nginx")
     # A paragraph for each, also for one that is not there.

@@ -268,10 +268,10 @@ def test_back_to_the_packages(site: Site) -> None:
 
 @pytest.mark.later
 def test_plugin_of_another_release_goes_back(site: Site) -> None:
-    """A real DICOMweb that asks for a newer Orthanc: back to the packages, which serve as before."""
+    """The real DICOMweb of 1.12.7, which 1.10.1 cannot load: back to the packages, which serve as before."""
     printed = " ".join(site.deploy(OLD, {"orthanc_lsb_plugin_versions": {"dicomweb": "1.20"}}, check=False).split())
     assert "The configuration that worked last is back, and Orthanc serves with it." in printed, printed
-    print(printed[-3000:])
+    assert "undefined symbol" in printed
     site.runs(NEW)
     assert site.lab.shell("readlink /proc/$(pidof -s Orthanc)/exe").strip() == "/usr/sbin/Orthanc"
 

@@ -221,6 +221,12 @@ def test_binary_that_is_another(mirror: str, tmp_path: pathlib.Path, capsys: pyt
     files = sums(tmp_path / "mirror")
     said = run(lsb_release, capsys, url=mirror, path=str(tmp_path / "opt"), release="1.12.9", files=files)
     assert "does not run on this host, or is another release: Orthanc 1.12.8" in said["msg"]
+    # Half of a file.
+    (tmp_path / "mirror/orthanc/1.12.8/Orthanc").write_bytes(b"\x7fELF")
+    files = sums(tmp_path / "mirror")
+    said = run(lsb_release, capsys, url=mirror, path=str(tmp_path / "opt"), release="1.12.8", files=files)
+    assert "does not run on this host, or is another release: Exec format error." in said["msg"]
+    assert os.listdir(tmp_path / "opt") == []
 
 
 def test_download_that_was_killed_leaves_nothing(

@@ -105,6 +105,14 @@ def units(programs: Systemd, **states: tuple[str, str, str]) -> None:
     programs.program("systemctl", f'[ "$1" = show ] && [ "$2" != orthanc ] && cat {programs.folder}/units')
 
 
+def test_binary_that_is_half_of_one(call: Call, tmp_path: pathlib.Path) -> None:
+    """The run puts it right; the look at the host is no reason to stop."""
+    program = tmp_path / "Orthanc"
+    program.write_bytes(b"\x7fELF")
+    program.chmod(0o755)
+    assert call(program=str(program))["binary"] == {"version": "", "options": {}}
+
+
 def test_host_that_has_none_of_the_programs(call: Call, programs: Systemd, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a container without systemd; what is asked of them is answered by nothing."""
     for name in ("dpkg-query", "apt-cache", "ss", "systemctl", "docker"):
