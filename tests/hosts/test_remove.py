@@ -147,6 +147,13 @@ def test_images_and_databases_go_with_words_of_their_own(inventory: str) -> None
     # From nothing to an empty archive.
     lab.play(inventory=site)
     assert lab.session().get(lab.url("/instances")).json() == []
+    if inventory == "single":
+        psql = "runuser -u postgres -- psql -XAtqc"
+        table = "CREATE TABLE public.ris (); ALTER TABLE public.ris OWNER TO ris"
+        lab.shell(f"{psql} 'CREATE ROLE ris'; {psql} '{table}' orthanc")
+        refused = lab.play("remove", {"remove": words}, inventory=site, check=False).stdout
+        assert "others have something in it" in " ".join(refused.split())
+        lab.shell(f"{psql} 'DROP TABLE public.ris' orthanc")
     if inventory != "quickstart":
         # Somebody works there.
         lab.shell(CONNECTED[inventory])

@@ -8,9 +8,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.modules import archive_remove
 
+from tests import repository
 from tests.unit.module import run
 
 NAMED = "abcd0000-1111-2222-3333-444455556666"
@@ -83,3 +85,18 @@ def test_orthanc_that_runs_keeps_its_images(
     before = listed(archive)
     assert "no image was removed" in call()["msg"]
     assert listed(archive) == before
+
+
+def test_several_orthancs_keep_what_they_share(tmp_path: pathlib.Path) -> None:
+    """Asked for on one of them, it would be gone for the others. It ends before any host is reached."""
+    variables = {"orthanc_database": "mysql", "ansible_host": "192.0.2.9"}
+    groups = {"orthanc": {"hosts": dict.fromkeys(("a", "b"), variables)}, "mysql": {"hosts": {"a": variables}}}
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
+    words = ["service of a", "service of b", "images of b"]
+    given = ("-i", str(tmp_path), "-e", yaml.safe_dump({"remove": words}, default_flow_style=True))
+    done = repository.run("ansible-playbook", *given, "playbooks/remove.yml")
+    said = " ".join(done.stdout.split())
+    assert done.returncode != 0
+    assert "Variable remove: b shares its database with other Orthancs" in said, said
+    assert "Nothing was changed." in said
+    assert "a shares" not in said
