@@ -1,4 +1,4 @@
-"""What the load is made of: a CT slice, and a query by DICOM's own protocol, as bytes that the host fills in.
+"""What the load is made of: a CT slice, and requests by DICOM's own protocol, as bytes that the host fills in.
 
 The numbers of patient, study, series and instance stand in them at a fixed width, so that benchmarks/load.py
 makes any number of valid files out of one, without a library and in no time.
@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import random
+from typing import Any
 
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-from pynetdicom.dimse_messages import C_FIND_RQ
-from pynetdicom.dimse_primitives import C_FIND
+from pynetdicom.dimse_messages import C_FIND_RQ, C_STORE_RQ
+from pynetdicom.dimse_primitives import C_FIND, C_STORE
 from pynetdicom.dsutils import encode
 from pynetdicom.pdu import A_ASSOCIATE_RQ, P_DATA_TF
 from pynetdicom.pdu_primitives import (
@@ -55,12 +57,16 @@ def ct_slice(side: int) -> bytes:
     return buffer.getvalue()
 
 
-def association() -> bytes:
-    """Make the request by which an association for queries begins."""
+def association(
+    calling: str = CALLING,
+    wanted: str = StudyRootQueryRetrieveInformationModelFind,
+    syntax: str = ImplicitVRLittleEndian,
+) -> bytes:
+    """Make the request by which an association begins, for queries if nothing else is said."""
     asked = A_ASSOCIATE()
     asked.application_context_name = "1.2.840.10008.3.1.1.1"
-    asked.calling_ae_title, asked.called_ae_title = CALLING, CALLED
-    context = build_context(StudyRootQueryRetrieveInformationModelFind, ImplicitVRLittleEndian)
+    asked.calling_ae_title, asked.called_ae_title = calling, CALLED
+    context = build_context(wanted, syntax)
     context.context_id = 1
     asked.presentation_context_definition_list = [context]
     length, implementation = MaximumLengthNotification(), ImplementationClassUIDNotification()
@@ -79,6 +85,21 @@ def query() -> bytes:
     asked.MessageID, asked.Priority = 1, 2
     asked.AffectedSOPClassUID = StudyRootQueryRetrieveInformationModelFind
     asked.Identifier = io.BytesIO(encode(wanted, is_implicit_vr=True, is_little_endian=True) or b"")
-    message = C_FIND_RQ()
+    return _request(C_FIND_RQ(), asked)
+
+
+def store(image: bytes) -> bytes:
+    """Make the request that stores an image, for an association in the image's own syntax."""
+    meta = dcmread(io.BytesIO(image), stop_before_pixels=True).file_meta
+    asked = C_STORE()
+    asked.MessageID, asked.Priority = 1, 2
+    asked.AffectedSOPClassUID = meta.MediaStorageSOPClassUID
+    asked.AffectedSOPInstanceUID = meta.MediaStorageSOPInstanceUID
+    # After the preamble, its mark, and the meta information, whose length stands first in it.
+    asked.DataSet = io.BytesIO(image[144 + meta.FileMetaInformationGroupLength :])
+    return _request(C_STORE_RQ(), asked)
+
+
+def _request(message: Any, asked: Any) -> bytes:
     message.primitive_to_message(asked)
     return b"".join(P_DATA_TF(part).encode() for part in message.encode_msg(1, 16384))

@@ -11,36 +11,41 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import io
 import multiprocessing
 import os
 import pathlib
 import shutil
+import socket
 import ssl
 import statistics
+import struct
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import pydicom
-from pynetdicom import AE
-from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from benchmarks.host import ROOT, SECRETS, Host, say
-from benchmarks.images import ct_slice
-from benchmarks.load import Template
+from benchmarks.images import association, ct_slice, store
+from benchmarks.load import RELEASE, Template, receive
 
 USER, PASSWORD = "admin", SECRETS["vault_orthanc_admin_password"]
 CERTIFICATE = "sed -n 's/.*ssl_certificate \\(.*\\);/\\1/p' /etc/nginx/conf.d/orthanc.conf | xargs cat"
 # Pixels at a side: what the rates are of, and small ones, of which there are many.
 SLICE, SMALL = 256, 32
-NUMBER, BY_CURL, FEW, MANY, STORED = 1000, 100, 2000, 20_000, 200
+NUMBER, BY_CURL, FEW, MANY, STORED = 1000, 100, 2000, 20_000, 100
+# One image of more than a gigabyte.
+FRAMES, SIDE = 1100, 1024
 SWEEP = (1, 2, 4, 8, 16)
 # What is to be reached.
 RATE, RESUMED, FLAT, FELT = 0.9, 20, 1.1, 1.5
+# A minute after its last image, the DICOMweb plugin goes through each series, and whatever is measured then is slower.
+QUIET = {"orthanc_settings": {"StableAge": 86400}}
 
 
 class Images:
@@ -61,7 +66,44 @@ class Images:
             (folder / f"IM{one:05}").write_bytes(image.fill(self._next + one))
         # Of another series and study than the next ones.
         self._next += (number + 99) // 100 * 100
+        # Not while something is measured.
+        os.sync()
         return made
+
+    def large(self) -> pathlib.Path:
+        """Make a single one of FRAMES times as many pixels."""
+        one = self.make(1, SIDE)
+        (file,) = files(one)
+        data, pixels = file.read_bytes(), 2 * SIDE * SIDE
+        with file.open("wb") as written:
+            written.write(data[: -pixels - 4] + struct.pack("<I", FRAMES * pixels))
+            for _ in range(FRAMES):
+                written.write(data[-pixels:])
+        return one
+
+
+def files(images: pathlib.Path) -> list[pathlib.Path]:
+    """Return the images of a set, always in one order."""
+    return sorted(path for path in images.rglob("*") if path.is_file())
+
+
+def answer(modality: socket.socket) -> tuple[int, bytes]:
+    """Receive what is answered by DICOM's own protocol, and of which kind it is."""
+    kind, size = struct.unpack(">BxL", receive(modality, 6))
+    return kind, receive(modality, size)
+
+
+def packed(images: pathlib.Path, form: str) -> pathlib.Path:
+    """Put a set into an archive, beside it."""
+    made = images.with_name(f"{images.name}.{form}")
+    if form == "zip":
+        with zipfile.ZipFile(made, "w") as archive:
+            for file in files(images):
+                archive.write(file, file.relative_to(images))
+    else:
+        with tarfile.open(made, "w") as archive:
+            archive.add(images, "")
+    return made
 
 
 class Bench:
@@ -75,10 +117,9 @@ class Bench:
 
     def loop(self, images: pathlib.Path, clients: int) -> float:
         """Send them by a loop that does nothing else, from several processes; return the seconds."""
-        files = sorted(path for path in images.rglob("*") if path.is_file())
         context = multiprocessing.get_context("fork")
         ready = context.Barrier(clients + 1)
-        parts = [files[client::clients] for client in range(clients)]
+        parts = [files(images)[client::clients] for client in range(clients)]
         processes = [context.Process(target=self._send, args=(part, ready)) for part in parts]
         for process in processes:
             process.start()
@@ -89,14 +130,14 @@ class Bench:
             assert process.exitcode == 0
         return time.monotonic() - began
 
-    def _send(self, files: list[pathlib.Path], ready: Any) -> None:
+    def _send(self, part: list[pathlib.Path], ready: Any) -> None:
         trust = ssl.create_default_context(cadata=self.certificate.read_text("ascii"))
         connection = http.client.HTTPSConnection(self.address, context=trust, timeout=120, blocksize=1 << 18)
         connection.connect()
         login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
         headers = {"Authorization": f"Basic {login}", "Content-Type": "application/dicom"}
         ready.wait()
-        for file in files:
+        for file in part:
             connection.request("POST", "/instances", file.read_bytes(), headers)
             answer = connection.getresponse()
             assert answer.read()
@@ -109,7 +150,7 @@ class Bench:
         quoted = f"{USER}:{PASSWORD}".replace("\\", "\\\\").replace('"', '\\"')
         login.write_text(f'user = "{quoted}"\n', "utf-8")
         began = time.monotonic()
-        for file in sorted(path for path in images.rglob("*") if path.is_file()):
+        for file in files(images):
             trusted = ["--config", str(login), "--cacert", str(self.certificate)]
             sent = ["--output", "/dev/null", "--data-binary", f"@{file}", f"https://{self.address}/instances"]
             subprocess.run(["curl", "--silent", "--fail", *trusted, *sent], check=True)
@@ -122,28 +163,47 @@ class Bench:
         environment = os.environ | {"PACS_IMPORT_PASSWORD": PASSWORD}
         return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
 
-    def imported(self, images: pathlib.Path, report: str, *options: str) -> tuple[float, float]:
+    def imported(self, images: pathlib.Path, report: str = "") -> tuple[float, float]:
         """Send them by `pacs-import`; return the seconds, and the most memory that it had, in MB."""
-        began = time.monotonic()
-        process = self.start(images, report, *(options or ("--full-speed",)))
-        _, status, used = os.wait4(process.pid, 0)
-        assert status == 0, f"it has ended with {status}"
-        return time.monotonic() - began, used.ru_maxrss / 1024
+        began, most = time.monotonic(), 0
+        process = self.start(images, report or f"{images.name}.report", "--full-speed")
+        while process.poll() is None:
+            # Its usage of resources, as the system keeps it, would begin with this program's own memory.
+            status = pathlib.Path(f"/proc/{process.pid}/status").read_text("utf-8")
+            most = max(most, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")), 0)
+            time.sleep(0.02)
+        assert process.returncode == 0, f"it has ended with {process.returncode}"
+        return time.monotonic() - began, most / 1024
 
     def felt(self, images: pathlib.Path) -> float:
         """Store images by DICOM as a modality does; return how long one takes, in milliseconds."""
-        sender = AE("VERIFIER")
-        sender.add_requested_context(CTImageStorage)
-        association = sender.associate(self.address, 4242, ae_title="ORTHANC")
-        assert association.is_established
+        requests = [store(file.read_bytes()) for file in files(images)]
         times = []
-        for file in sorted(path for path in images.rglob("*") if path.is_file()):
-            dataset = pydicom.dcmread(io.BytesIO(file.read_bytes()))
-            began = time.monotonic()
-            assert association.send_c_store(dataset).Status == 0
-            times.append((time.monotonic() - began) * 1000)
-        association.release()
+        with socket.create_connection((self.address, 4242), timeout=120) as modality:
+            # Otherwise it would wait for acknowledgements of packets, longer than for the archive.
+            modality.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            modality.sendall(association("VERIFIER", CTImageStorage, ExplicitVRLittleEndian))
+            assert answer(modality)[0] == 2
+            for request in requests:
+                began = time.monotonic()
+                modality.sendall(request)
+                kind, said = answer(modality)
+                times.append((time.monotonic() - began) * 1000)
+                # A part of a message, and in it the element Status.
+                assert (kind, said.partition(b"\0\0\0\x09\x02\0\0\0")[2][:2]) == (4, b"\0\0")
+            modality.sendall(RELEASE)
         return statistics.mean(times)
+
+    def beside(self, images: pathlib.Path, imported: pathlib.Path, *options: str) -> float:
+        """Do that while others are imported."""
+        process = self.start(imported, imported.name, *options)
+        time.sleep(2)
+        milliseconds = self.felt(images)
+        assert process.poll() is None, "the import was over before"
+        process.terminate()
+        process.wait()
+        shutil.rmtree(imported)
+        return milliseconds
 
 
 def row(*cells: str) -> str:
@@ -155,7 +215,7 @@ def rates(bench: Bench, images: Images, rounds: int) -> dict[str, list[float]]:
     """Return the images that each way sends in a second, in each round."""
     found: dict[str, list[float]] = defaultdict(list)
     ways: dict[str, Callable[[pathlib.Path], float]] = {
-        "`pacs-import --full-speed`": lambda made: bench.imported(made, made.name)[0],
+        "`pacs-import --full-speed`": lambda made: bench.imported(made)[0],
         "`curl`, one after the other": bench.curl,
         **{f"loop, {clients} connections": _loop(bench, clients) for clients in SWEEP},
     }
@@ -165,7 +225,9 @@ def rates(bench: Bench, images: Images, rounds: int) -> dict[str, list[float]]:
         for way in order:
             wanted = BY_CURL if "curl" in way else NUMBER
             say(f"round {number + 1}: {way}")
-            found[way].append(wanted / ways[way](images.make(wanted)))
+            made = images.make(wanted)
+            found[way].append(wanted / ways[way](made))
+            shutil.rmtree(made)
     return found
 
 
@@ -184,12 +246,54 @@ def report(found: dict[str, list[float]]) -> Iterator[str]:
         yield row(way, f"{statistics.median(values):.0f}", f"{ratio:.2f}")
 
 
+def needs(bench: Bench, images: Images) -> Iterator[str]:
+    """Import many images, and what is large; write what it took."""
+    say(f"{FEW} and {MANY} images")
+    few, many = images.make(FEW, SMALL), images.make(MANY, SMALL)
+    memory = {"folder": (bench.imported(few)[1], bench.imported(many)[1])}
+    resumed, _ = bench.imported(many)
+    elsewhere, _ = bench.imported(many, "elsewhere")
+    for form in ("tar", "zip"):
+        say(f"a {form} of them")
+        memory[form] = (bench.imported(packed(few, form))[1], bench.imported(packed(many, form))[1])
+    say("a large one")
+    large = images.large()
+    size = sum(file.stat().st_size for file in files(large))
+    _, most = bench.imported(large)
+    yield row("", "Measured", "Goal")
+    yield row("---", "---:", "---")
+    for form, (little, much) in memory.items():
+        yield row(f"memory for a {form} of {MANY:,} images : of {FEW:,}", f"{much / little:.2f}", f"at most {FLAT}")
+        yield row(f"memory for a {form} of {MANY:,} images", f"{much:.0f} MB", "")
+    yield row(f"memory for one image of {size >> 20:,} MB", f"{most:.0f} MB", "")
+    yield row(f"{MANY:,} known images, by the journal", f"{resumed:.1f} s", f"less than {RESUMED} s")
+    yield row(f"{MANY:,} known images, from another machine", f"{elsewhere:.1f} s", f"less than {RESUMED} s")
+
+
+def felt(bench: Bench, images: Images, rounds: int) -> Iterator[str]:
+    """Store by DICOM alone and beside imports, one after the other; write how much longer it takes."""
+    ways = {"gently": (), "with `--full-speed`": ("--full-speed",)}
+    ratios: dict[str, list[float]] = defaultdict(list)
+    alone = []
+    for number in range(rounds):
+        say(f"a modality, round {number + 1}")
+        before = bench.felt(images.make(STORED))
+        beside = {way: bench.beside(images.make(STORED), images.make(2 * FEW), *given) for way, given in ways.items()}
+        alone.append(statistics.mean([before, bench.felt(images.make(STORED))]))
+        for way, milliseconds in beside.items():
+            ratios[way].append(milliseconds / alone[-1])
+    for (way, values), goal in zip(ratios.items(), (f"at most {FELT}", ""), strict=True):
+        told = f"{statistics.median(values):.2f} ({', '.join(f'{value:.2f}' for value in values)})"
+        yield row(f"C-STORE beside an import {way} : without", told, goal)
+    yield row("C-STORE without an import", f"{statistics.median(alone):.1f} ms", "")
+
+
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
     folder = ROOT / ".cache" / "bench-import"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    host = Host("bench-import", "quickstart", SECRETS, "trixie-installed")
+    host = Host("bench-import", "quickstart", SECRETS | QUIET, "trixie-installed")
     with contextlib.ExitStack() as cleaning:
         cleaning.callback(shutil.rmtree, folder, ignore_errors=True)
         say("deploying")
@@ -198,27 +302,10 @@ def main() -> None:
         host.deploy()
         bench, images = Bench(host, folder), Images(folder)
         bench.loop(images.make(100), 4)
+        # While the archive is small, as the ways that are compared with one another.
+        modality = list(felt(bench, images, rounds))
         print("\n".join(report(rates(bench, images, rounds))), "\n")
-        say(f"{FEW} and {MANY} images")
-        few, many = images.make(FEW, SMALL), images.make(MANY, SMALL)
-        _, little = bench.imported(few, "few")
-        _, much = bench.imported(many, "many")
-        resumed, _ = bench.imported(many, "many")
-        elsewhere, _ = bench.imported(many, "elsewhere")
-        say("a modality")
-        alone = bench.felt(images.make(STORED))
-        process = bench.start(images.make(NUMBER * 2), "gentle")
-        time.sleep(2)
-        beside = bench.felt(images.make(STORED))
-        assert process.poll() is None, "the import was over before"
-        process.terminate()
-        process.wait()
-        print(row("", "Measured", "Goal"), row("---", "---:", "---"), sep="\n")
-        print(row(f"memory with {MANY:,} images : with {FEW:,}", f"{much / little:.2f}", f"at most {FLAT}"))
-        print(row(f"memory with {MANY:,} images", f"{much:.0f} MB", ""))
-        print(row(f"{MANY:,} known images, by the journal", f"{resumed:.1f} s", f"less than {RESUMED} s"))
-        print(row(f"{MANY:,} known images, from another machine", f"{elsewhere:.1f} s", f"less than {RESUMED} s"))
-        print(row("C-STORE beside an import : without", f"{beside / alone:.2f}", f"at most {FELT}"))
+        print("\n".join([*needs(bench, images), *modality]))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,8 @@ ROOT = "1.2.826.0.1.3680043.8.498."
 STUDY, SERIES, UID, PATIENT = f"{ROOT}1.", f"{ROOT}2.", f"{ROOT}3.", "BENCH-"
 FIRST = 10000000
 PER_SERIES, PER_STUDY = 50, 100
+# How an association ends.
+RELEASE = b"\5\0\0\0\0\4\0\0\0\0"
 HTTP, DICOM = ("127.0.0.1", 8042), ("127.0.0.1", 4242)
 
 
@@ -90,7 +92,7 @@ def find(association: bytes, query: bytes) -> bool:
                     status = data.partition(b"\0\0\0\x09\x02\0\0\0")[2][:2] or status
                     found = found or status in (b"\x00\xff", b"\x01\xff")
                     if status == b"\0\0":
-                        connection.sendall(b"\5\0\0\0\0\4\0\0\0\0")
+                        connection.sendall(RELEASE)
                 else:
                     return kind == 6 and found
     except OSError:

@@ -90,6 +90,10 @@ class StandIn:
             return self._store(body)
         if path == "/tools/lookup":
             return 200, {}, json.dumps(self._lookup(body.decode())).encode()
+        if path == "/tools/bulk-content":
+            return 200, {}, json.dumps(self._content(json.loads(body)["Resources"])).encode()
+        if path == "/tools/find":
+            return 200, {}, json.dumps(self._find(json.loads(body))).encode()
         found = [image for image, data in self.images.items() if parts[1] in (image, *self._parents(data))]
         if not found:
             return 404, {}, b""
@@ -140,6 +144,32 @@ class StandIn:
             if of.patient == uid:
                 found[identifier(of, 0)] = "Patient"
         return [{"ID": one, "Type": level} for one, level in found.items()]
+
+    def _find(self, query: dict[str, Any]) -> list[dict[str, Any]]:
+        # As 1.12.7 answers, but that it tells more.
+        if query["Level"] == "Study":
+            wanted = query["Query"]["StudyInstanceUID"].split("\\")
+            assert wanted != [""]
+            found = {identifier(read(data), 1): read(data) for data in self.images.values()}
+            tags = {study: ({"StudyInstanceUID": of.study}, {"PatientID": of.patient}) for study, of in found.items()}
+            return [
+                {"ID": study, "MainDicomTags": own, "PatientMainDicomTags": patient}
+                for study, (own, patient) in tags.items()
+                if own["StudyInstanceUID"] in wanted
+            ]
+        assert (query["Level"], query["Query"], query["ResponseContent"]) == ("Instance", {}, ["Attachments"])
+        return [
+            {"Attachments": [{"ContentType": 1, "UncompressedMD5": hashlib.md5(data).hexdigest()}], "ID": image}
+            for image, data in self.images.items()
+            if query["ParentSeries"] in self._parents(data)
+        ]
+
+    def _content(self, wanted: list[str]) -> list[dict[str, Any]]:
+        """Describe several series; those that are not there are left out."""
+        series: dict[str, list[str]] = {}
+        for image, data in self.images.items():
+            series.setdefault(self._parents(data)[2], []).append(image)
+        return [{"ID": one, "Instances": series[one]} for one in wanted if one in series]
 
     @staticmethod
     def _parents(data: bytes) -> list[str]:

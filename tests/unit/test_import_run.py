@@ -162,8 +162,64 @@ def test_second_run_sends_nothing(folder: Folder, archive: StandIn) -> None:
     summary = folder.run()
     assert summary["files"] == {"already there": 39, "archive": 1}
     assert not archive.sent()
-    # The journal knew, so that no image was asked for its sum.
-    assert not [path for _, path in archive.asked if "md5" in path]
+    # The journal knew: the archive was asked once for each series and study, for what it is, and for no image.
+    assert sorted(path.split("/")[1] for _, path in archive.asked) == ["plugins", "series", "series", "system", "tools"]
+
+
+@pytest.mark.parametrize("answer", [None, (200, {}, b"[]"), (200, {}, b'["0a1b"]'), (404, {}, b"")])
+def test_second_run_over_many_studies_asks_little(folder: Folder, archive: StandIn, answer: Answered) -> None:
+    """As X-rays are, each of which is a study; an archive that does not answer for several is asked for each."""
+    for one in range(250):
+        folder.put(f"IM{one:03}", image(one, study=f"1.2.{one}"))
+    folder.run()
+    del archive.images[next(iter(archive.images))]
+    archive.asked.clear()
+    together = ("/tools/bulk-content", "/tools/find")
+    archive.fault = lambda method, path, number: answer if path in together else None
+    assert folder.run()["files"] == {"already there": 249, "stored": 1}
+    of_all = [path for _, path in archive.asked if path in together]
+    # In hundreds of files, and twenties of studies.
+    assert sorted(of_all) == 3 * ["/tools/bulk-content"] + 13 * ["/tools/find"]
+    # What it is, its plugins, and what is not there.
+    assert len(archive.asked) - len(of_all) == (4 if answer is None else 2 + 250 + 1 + 250)
+
+
+def test_one_thread_asks_for_a_series(folder: Folder, archive: StandIn) -> None:
+    """The others come to it at the same time, and each request keeps images waiting."""
+
+    def fault(method: str, path: str, number: int) -> None:
+        if path.startswith("/series/"):
+            time.sleep(0.2)
+
+    folder.fill(30)
+    archive.fault = fault
+    assert folder.run(connections=8)["files"] == {"stored": 30}
+    assert len([path for _, path in archive.asked if path.startswith("/series/")]) == 1
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_what_is_remembered_of_the_archive_is_bounded(
+    folder: Folder, archive: StandIn, monkeypatch: pytest.MonkeyPatch, sent: bool
+) -> None:
+    monkeypatch.setattr(load, "REMEMBERED", 25)
+    most = []
+    of = load.Instances.of
+
+    def counted(there: load.Instances, series: str) -> set[str]:
+        found = of(there, series)
+        most.append(sum(map(len, there._series.values())))
+        return found
+
+    monkeypatch.setattr(load.Instances, "of", counted)
+    for series in range(12):
+        for one in range(10):
+            folder.put(f"{series:02}-{one}", image(one, series=str(series)))
+    if not sent:
+        folder.run("elsewhere")
+        most.clear()
+    folder.run(connections=1)
+    # It forgets when it comes to the next series.
+    assert 20 <= max(most) <= 25 + 10
 
 
 def test_members_of_one_name_are_all_sent(folder: Folder, archive: StandIn) -> None:
@@ -214,6 +270,48 @@ def test_another_machine_sends_nothing(folder: Folder, archive: StandIn) -> None
     summary = folder.run(report="elsewhere")
     assert summary["files"] == {"already there": 31}
     assert not archive.sent()
+
+
+@pytest.mark.parametrize(
+    "answer, asked",
+    [
+        (None, 0),
+        ((200, {}, b"[]"), 30),
+        ((200, {}, b'["0a1b"]'), 30),
+        ((200, {}, b'[{"ID": "0a1b", "Attachments": [{"ContentType": 1}]}]'), 30),
+        ((200, {}, b"null"), 30),
+        ((404, {}, b""), 30),
+        (500, 30),
+    ],
+)
+def test_sums_of_a_series_are_asked_for_together(
+    folder: Folder, archive: StandIn, answer: Answered, asked: int
+) -> None:
+    """Orthanc from 1.12.5 on tells them so; where it does not after all, each is asked for."""
+    archive.system["Capabilities"] = {"HasExtendedFind": True}
+    archive.fault = lambda method, path, number: answer if path == "/tools/find" else None
+    for one in range(30):
+        folder.put(f"IM{one}", image(one, series=str(one % 2)))
+    folder.put("conflict", image(99))
+    folder.run()
+    archive.asked.clear()
+    folder.put("conflict", image(99, size=200))
+    summary = folder.run(report="elsewhere")
+    assert summary["files"] == {"already there": 30, "conflict": 1}
+    assert not archive.sent()
+    # Two series, and what studies there are; each try counts.
+    assert archive.asked.count(("POST", "/tools/find")) == (12 if answer == 500 else 3)
+    assert len([path for _, path in archive.asked if path.endswith("/md5")]) == (asked + 1 if asked else 0)
+
+
+def test_images_that_come_twice_do_not_have_a_series_asked_for_again(folder: Folder, archive: StandIn) -> None:
+    archive.system["Capabilities"] = {"HasExtendedFind": True}
+    for one in range(20):
+        folder.put(f"IM{one:02}", image(one))
+        folder.put(f"IM{one:02}-again", image(one))
+    assert folder.run(connections=1)["files"] == {"stored": 20, "already there": 20}
+    # Once for the series, and once for the study.
+    assert archive.asked.count(("POST", "/tools/find")) == 2
 
 
 def test_what_the_archive_has_lost_is_sent_again(folder: Folder, archive: StandIn) -> None:

@@ -16,7 +16,8 @@ from typing import Any, TextIO
 
 from .fates import ARCHIVE, CONFLICT, NEW, PRESENT, SETTLED, STORED, rank
 
-# What is written is on the disk after so many seconds. What a crash takes, the server is asked for again.
+# What is written outlives the program after so many seconds, and a cut of the power once the system has it on the disk,
+# which is not waited for: the server is asked again for what was lost.
 INTERVAL = 1.0
 # When that changed which does not, so that its size need not be known.
 NEVER = -1
@@ -74,7 +75,8 @@ class Journal:
         self._base = sqlite3.connect(path, timeout=1, check_same_thread=False, isolation_level=None)
         try:
             self._base.executescript(
-                "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; BEGIN EXCLUSIVE;" + TABLES
+                "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
+                "BEGIN EXCLUSIVE;" + TABLES
             )
             about = dict(self._base.execute("SELECT name, value FROM about"))
             self.run = int(about.get("run", 0)) + 1
@@ -245,4 +247,6 @@ def written(path: str) -> Iterator[TextIO]:
 def shown(name: bytes) -> str:
     """Write a name for people: what is not UTF-8, and what would move a terminal's cursor, by its number."""
     text = name.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

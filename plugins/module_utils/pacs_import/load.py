@@ -8,9 +8,11 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import queue
+import re
 import sqlite3
 import threading
 import time
@@ -46,8 +48,10 @@ from .sources import Item, Sources
 from .streams import MEGABYTE, Refused
 
 Work = TypeVar("Work")
-# So many identifiers of images that are there are kept, some 20 MB.
-REMEMBERED = 150_000
+# So many images that are there are remembered, with their sums some 20 MB.
+REMEMBERED = 100_000
+# For so many files that an earlier run knows, the archive is asked together, and for so many studies: an X-ray is both.
+KNOWN, STUDIES = 100, 20
 # What members of archives may take of memory while they wait to be sent.
 MEMORY = 128 * MEGABYTE
 # After so many images in a row of which the server says that it failed, none is sent any more.
@@ -134,6 +138,8 @@ class Import:
         try:
             system = self._archive.begin()
             settings = system | (self._options.settings or {})
+            can = system.get("Capabilities")
+            self._there.sums = isinstance(can, dict) and bool(can.get("HasExtendedFind"))
             self._transcodes = bool(settings.get("IngestTranscoding")) or "transcoding" in self._options.accepted
             self._reserve = reserve(self._archive, system, self._options, self._journal.size())
             if self._names and not self._options.dry_run:
@@ -249,10 +255,28 @@ class Import:
 
     def _new(self, items: Iterator[Item]) -> Iterator[Item]:
         """Leave out what was settled before."""
+        waiting: list[Item] = []
+        try:
+            for item in items:
+                # Members of archives are looked up before they are read.
+                if item.fate or not (item.path or item.instance):
+                    yield item
+                    continue
+                waiting.append(item)
+                if len(waiting) == KNOWN:
+                    yield from self._unknown(waiting)
+                    waiting = []
+        except Exception:
+            # What came before has its fate.
+            yield from self._unknown(waiting)
+            raise
+        yield from self._unknown(waiting)
+
+    def _unknown(self, items: list[Item]) -> Iterator[Item]:
+        before = (self._journal.settled(item.name, item.size, item.changed) for item in items)
+        self._there.ask({settled[1] for settled in before if settled})
         for item in items:
-            # Members of archives are looked up before they are read.
-            asked = (item.path or item.instance) and not item.fate
-            if not (asked and self._known(item.name, item.size, item.changed, item.weight)):
+            if not self._known(item.name, item.size, item.changed, item.weight):
                 yield item
 
     def _known(self, name: bytes, size: int, changed: int, weight: int = 0) -> bool:
@@ -299,7 +323,7 @@ class Import:
         if self._options.patients or self._names or not item.series or item.instance not in self._there.of(item.series):
             return False
         row.md5 = origin.archive.md5(item.instance)
-        if not row.md5 or row.md5 != self._archive.md5(item.instance):
+        if not row.md5 or row.md5 != self._there.md5(item.series, item.instance):
             return False
         row.fate, row.instance, row.series = PRESENT, item.instance, item.series
         return True
@@ -462,7 +486,7 @@ class Import:
         """Tell whether the archive has the bytes of an image that it has."""
         row.md5 = row.md5 or content.md5()
         # Where no sums are kept, the image itself has to be fetched.
-        there = self._archive.md5(row.instance) or self._archive.digest(f"/instances/{row.instance}/file")
+        there = self._there.md5(row.series, row.instance) or self._archive.digest(f"/instances/{row.instance}/file")
         row.fate, row.reason = PRESENT, ""
         if there == row.md5:
             return
@@ -498,16 +522,34 @@ class Import:
     def _shared(self) -> list[dict[str, Any]]:
         """List the studies that more than one patient has, in what was imported or in the archive."""
         found = {study: {first, last} for study, first, last in self._journal.shared()}
-        for study, patient in self._journal.studies():
-            if self._why or len(found) >= LISTED:
-                break
+        studies = self._journal.studies()
+        while not self._why and len(found) < LISTED and (some := list(itertools.islice(studies, STUDIES))):
+            there = self._patients({study for study, _ in some})
+            for study, patient in some:
+                others = set(there[study]) - {patient}
+                # The only one is who it was sent for, whatever the letters are that it is read in.
+                if others and (len(there[study]) > 1 or self._options.dry_run):
+                    found.setdefault(study, {patient}).update(others)
+        return [{"study": study, "patients": sorted(patients)} for study, patients in sorted(found.items())]
+
+    def _patients(self, studies: set[str]) -> dict[str, list[str]]:
+        """Return the patients of studies that the archive has."""
+        found: dict[str, list[str]] = {study: [] for study in studies}
+        # An empty query would be one for everything.
+        plain = [study for study in studies if re.fullmatch("[0-9.]+", study)]
+        if plain:
+            query = {"Level": "Study", "Query": {"StudyInstanceUID": "\\".join(plain)}, "Expand": True}
+            with contextlib.suppress(AttributeError, KeyError, Lost, TypeError):
+                for said in self._archive.patiently("POST", "/tools/find", json.dumps(query).encode)[0].json():
+                    of = found[said["MainDicomTags"]["StudyInstanceUID"]]
+                    of.append(str(said["PatientMainDicomTags"].get("PatientID", "")))
+        # Such as what goes beyond the archive's own limit.
+        for study in [study for study, patients in found.items() if not patients]:
             ids = self._lookup(study, "Study")
             for one in ids if len(ids) > 1 or self._options.dry_run else []:
                 whose = self._archive.described(f"/studies/{one}").get("PatientMainDicomTags")
-                other = str(whose.get("PatientID", "")) if isinstance(whose, dict) else ""
-                if other != patient:
-                    found.setdefault(study, {patient}).add(other)
-        return [{"study": study, "patients": sorted(patients)} for study, patients in sorted(found.items())]
+                found[study].append(str(whose.get("PatientID", "")) if isinstance(whose, dict) else "")
+        return found
 
     def _summary(self, shared: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
         fates = self._journal.fates()
@@ -545,42 +587,86 @@ class Instances:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._lock = threading.Condition()
-        self._series: OrderedDict[str, set[str]] = OrderedDict()
+        # With each image its sum, or nothing while nobody has asked for it.
+        self._series: OrderedDict[str, dict[str, str | None]] = OrderedDict()
         self._number = 0
         self._claimed: set[str] = set()
+        self._summed: set[str] = set()
+        # Whether it tells the sums of a series together, as Orthanc does from 1.12.5 on, by its database.
+        self.sums = False
 
-    def of(self, series: str) -> set[str]:
+    def of(self, series: str) -> dict[str, str | None]:
         """Return the images of a series; none if there is no such series."""
+        # Several threads come to a series at a time, and one asks for all of them.
+        with self.claimed(series):
+            with self._lock:
+                if series in self._series:
+                    self._series.move_to_end(series)
+                    return self._series[series]
+            there = self._archive.described(f"/series/{series}").get("Instances")
+            return self._keep(series, there if isinstance(there, list) else [])
+
+    def ask(self, wanted: set[str]) -> None:
+        """Ask for several series at once; those that do not come are asked for when they are wanted."""
+        with self._lock:
+            new = [series for series in wanted if series not in self._series]
+        if len(new) > 1:
+            query = {"Level": "Series", "Resources": new}
+            with contextlib.suppress(AttributeError, KeyError, Lost, TypeError):
+                for said in self._archive.patiently("POST", "/tools/bulk-content", json.dumps(query).encode)[0].json():
+                    self._keep(str(said["ID"]), said["Instances"])
+
+    def _keep(self, series: str, images: list[str]) -> dict[str, str | None]:
         with self._lock:
             if series in self._series:
-                self._series.move_to_end(series)
                 return self._series[series]
-        there = self._archive.described(f"/series/{series}").get("Instances")
-        with self._lock:
-            kept = self._series.setdefault(series, set())
-            self._number -= len(kept)
-            kept.update(map(str, there if isinstance(there, list) else []))
+            kept = self._series[series] = dict.fromkeys(map(str, images))
             self._number += len(kept)
             while self._number > REMEMBERED and len(self._series) > 1:
-                self._number -= len(self._series.popitem(last=False)[1])
+                forgotten, gone = self._series.popitem(last=False)
+                self._number -= len(gone)
+                self._summed.discard(forgotten)
             return kept
 
-    def add(self, series: str, instance: str) -> None:
+    def md5(self, series: str, image: str) -> str:
+        """Return the sum that is kept of an image, or nothing if none is. :raises Ended: as Archive does."""
+        if self.sums and series:
+            there = self.of(series)
+            with self.claimed(series):
+                if there.get(image) is None and series not in self._summed:
+                    self._summed.add(series)
+                    self._ask(series, there)
+            if (found := there.get(image)) is not None:
+                return found
+        return self._archive.md5(image)
+
+    def _ask(self, series: str, there: dict[str, str | None]) -> None:
+        """Ask for all sums of a series; those that do not come are asked for one by one."""
+        query = {"Level": "Instance", "Query": {}, "ParentSeries": series, "ResponseContent": ["Attachments"]}
+        with contextlib.suppress(AttributeError, KeyError, Lost, TypeError):
+            answer, _ = self._archive.patiently("POST", "/tools/find", json.dumps(query).encode)
+            for image in answer.json():
+                for file in image["Attachments"]:
+                    # Of the image itself.
+                    if file["ContentType"] == 1 and image["ID"] in there:
+                        there[image["ID"]] = str(file["UncompressedMD5"])
+
+    def add(self, series: str, image: str) -> None:
         """Note an image that was stored."""
         with self._lock:
-            if series in self._series and instance not in self._series[series]:
-                self._series[series].add(instance)
+            if series in self._series and image not in self._series[series]:
+                self._series[series][image] = None
                 self._number += 1
 
     @contextlib.contextmanager
-    def claimed(self, instance: str) -> Iterator[None]:
-        """Have an image for this thread alone, since a file may be there twice."""
+    def claimed(self, name: str) -> Iterator[None]:
+        """Have an image, since a file may be there twice, or a series for this thread alone."""
         with self._lock:
-            self._lock.wait_for(lambda: not instance or instance not in self._claimed)
-            self._claimed.add(instance)
+            self._lock.wait_for(lambda: not name or name not in self._claimed)
+            self._claimed.add(name)
         try:
             yield
         finally:
             with self._lock:
-                self._claimed.discard(instance)
+                self._claimed.discard(name)
                 self._lock.notify_all()
