@@ -186,7 +186,7 @@ class Bench:
             for request in requests:
                 began = time.monotonic()
                 modality.sendall(request)
-                # Otherwise the answer would wait until the system acknowledges its first part: 40 ms, whatever Orthanc does.
+                # Else the answer waits until the system acknowledges its first part: 40 ms, whatever Orthanc does.
                 modality.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
                 kind, said = answer(modality)
                 times.append((time.monotonic() - began) * 1000)
