@@ -203,14 +203,17 @@ def test_what_is_remembered_of_the_archive_is_bounded(
 ) -> None:
     monkeypatch.setattr(load, "REMEMBERED", 25)
     most = []
-    of = load.Instances.of
+    has = load.Instances.has
 
-    def counted(there: load.Instances, series: str) -> dict[str, str | None]:
-        found = of(there, series)
-        most.append(sum(map(len, there._series.values())))
+    def counted(there: load.Instances, series: str, name: str) -> bool:
+        found = has(there, series, name)
+        most.append(sum(images.count("\n") for images in there._series.values()))
+        assert there._number == most[-1]
+        assert set(there._sums) <= set(there._series)
         return found
 
-    monkeypatch.setattr(load.Instances, "of", counted)
+    monkeypatch.setattr(load.Instances, "has", counted)
+    archive.system["Capabilities"] = {"HasExtendedFind": True}
     for series in range(12):
         for one in range(10):
             folder.put(f"{series:02}-{one}", image(one, series=str(series)))

@@ -76,6 +76,8 @@ class Journal:
         try:
             self._base.executescript(
                 "PRAGMA locking_mode = EXCLUSIVE; PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;"
+                # In KB; what it would keep beyond that is read once.
+                "PRAGMA cache_size = -512;"
                 "BEGIN EXCLUSIVE;" + TABLES
             )
             about = dict(self._base.execute("SELECT name, value FROM about"))

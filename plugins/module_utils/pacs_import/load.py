@@ -48,7 +48,7 @@ from .sources import Item, Sources
 from .streams import MEGABYTE, Refused
 
 Work = TypeVar("Work")
-# So many images that are there are remembered, with their sums some 20 MB.
+# So many images that are there are remembered, in 5 MB, or 20 MB where their sums were asked for.
 REMEMBERED = 100_000
 # For so many files that an earlier run knows, the archive is asked together, and for so many studies: an X-ray is both.
 KNOWN, STUDIES = 100, 20
@@ -282,7 +282,7 @@ class Import:
     def _known(self, name: bytes, size: int, changed: int, weight: int = 0) -> bool:
         """Tell whether an earlier run has brought this very file to the archive, where it still is."""
         before = self._journal.settled(name, size, changed)
-        if not before or before[0] not in self._there.of(before[1]) or (self._options.verify and not before[2]):
+        if not before or not self._there.has(before[1], before[0]) or (self._options.verify and not before[2]):
             return False
         if not self._why:
             self._journal.confirm(name)
@@ -320,7 +320,7 @@ class Import:
 
     def _same(self, row: Row, item: Item, origin: Origin | Dicomweb) -> bool:
         """Tell without fetching it whether the archive has what another Orthanc has under the same identifiers."""
-        if self._options.patients or self._names or not item.series or item.instance not in self._there.of(item.series):
+        if self._options.patients or self._names or not item.series or not self._there.has(item.series, item.instance):
             return False
         row.md5 = origin.archive.md5(item.instance)
         if not row.md5 or row.md5 != self._there.md5(item.series, item.instance):
@@ -421,7 +421,7 @@ class Import:
     def _present(self, row: Row, header: Header, content: Content) -> bool:
         """Tell whether the archive has the image, and whether it has the same bytes."""
         if row.instance:
-            if row.instance not in self._there.of(row.series):
+            if not self._there.has(row.series, row.instance):
                 return False
             if self._names:
                 # As it was made without its patient, it is nowhere else.
@@ -587,24 +587,24 @@ class Instances:
     def __init__(self, archive: Archive) -> None:
         self._archive = archive
         self._lock = threading.Condition()
-        # With each image its sum, or nothing while nobody has asked for it.
-        self._series: OrderedDict[str, dict[str, str | None]] = OrderedDict()
+        # A line for each image: a set would take three times the memory.
+        self._series: OrderedDict[str, str] = OrderedDict()
+        self._sums: dict[str, dict[str, str]] = {}
         self._number = 0
         self._claimed: set[str] = set()
-        self._summed: set[str] = set()
         # Whether it tells the sums of a series together, as Orthanc does from 1.12.5 on, by its database.
         self.sums = False
 
-    def of(self, series: str) -> dict[str, str | None]:
-        """Return the images of a series; none if there is no such series."""
+    def has(self, series: str, image: str) -> bool:
+        """Tell whether the archive has an image of a series."""
         # Several threads come to a series at a time, and one asks for all of them.
         with self.claimed(series):
             with self._lock:
                 if series in self._series:
                     self._series.move_to_end(series)
-                    return self._series[series]
+                    return f"{image}\n" in self._series[series]
             there = self._archive.described(f"/series/{series}").get("Instances")
-            return self._keep(series, there if isinstance(there, list) else [])
+            return self._keep(series, there if isinstance(there, list) else [], image)
 
     def ask(self, wanted: set[str]) -> None:
         """Ask for several series at once; those that do not come are asked for when they are wanted."""
@@ -616,46 +616,48 @@ class Instances:
                 for said in self._archive.patiently("POST", "/tools/bulk-content", json.dumps(query).encode)[0].json():
                     self._keep(str(said["ID"]), said["Instances"])
 
-    def _keep(self, series: str, images: list[str]) -> dict[str, str | None]:
+    def _keep(self, series: str, images: list[str], image: str = "") -> bool:
+        """Remember the images of a series, and tell whether one is among them."""
         with self._lock:
-            if series in self._series:
-                return self._series[series]
-            kept = self._series[series] = dict.fromkeys(map(str, images))
-            self._number += len(kept)
+            if series not in self._series:
+                self._series[series] = "".join(f"{one}\n" for one in images)
+                self._number += len(images)
+            there = f"{image}\n" in self._series[series]
             while self._number > REMEMBERED and len(self._series) > 1:
                 forgotten, gone = self._series.popitem(last=False)
-                self._number -= len(gone)
-                self._summed.discard(forgotten)
-            return kept
+                self._number -= gone.count("\n")
+                self._sums.pop(forgotten, None)
+            return there
 
     def md5(self, series: str, image: str) -> str:
         """Return the sum that is kept of an image, or nothing if none is. :raises Ended: as Archive does."""
         if self.sums and series:
-            there = self.of(series)
             with self.claimed(series):
-                if there.get(image) is None and series not in self._summed:
-                    self._summed.add(series)
-                    self._ask(series, there)
-            if (found := there.get(image)) is not None:
+                if series not in self._sums:
+                    self._sums[series] = self._ask(series)
+                found = self._sums[series].get(image)
+            if found is not None:
                 return found
         return self._archive.md5(image)
 
-    def _ask(self, series: str, there: dict[str, str | None]) -> None:
-        """Ask for all sums of a series; those that do not come are asked for one by one."""
+    def _ask(self, series: str) -> dict[str, str]:
+        """Return all sums of a series; those that do not come are asked for one by one."""
         query = {"Level": "Instance", "Query": {}, "ParentSeries": series, "ResponseContent": ["Attachments"]}
+        found = {}
         with contextlib.suppress(AttributeError, KeyError, Lost, TypeError):
             answer, _ = self._archive.patiently("POST", "/tools/find", json.dumps(query).encode)
             for image in answer.json():
                 for file in image["Attachments"]:
-                    # Of the image itself.
-                    if file["ContentType"] == 1 and image["ID"] in there:
-                        there[image["ID"]] = str(file["UncompressedMD5"])
+                    # That of the image itself.
+                    if file["ContentType"] == 1:
+                        found[str(image["ID"])] = str(file["UncompressedMD5"])
+        return found
 
     def add(self, series: str, image: str) -> None:
         """Note an image that was stored."""
         with self._lock:
-            if series in self._series and image not in self._series[series]:
-                self._series[series][image] = None
+            if series in self._series and f"{image}\n" not in self._series[series]:
+                self._series[series] += f"{image}\n"
                 self._number += 1
 
     @contextlib.contextmanager
