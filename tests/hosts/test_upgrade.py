@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from tests.hosts.conftest import QUICKSTART, Lab
+from tests.hosts.releases import OFFER
 from tests.hosts.test_database import image
 from tests.hosts.test_lsb import NEW, OLD, STATE
 
@@ -24,10 +25,10 @@ class Site:
     """Three Orthancs of one inventory, each with its proxy, from one mirror."""
 
     def __init__(self, lab: Lab, inventory: pathlib.Path) -> None:
-        self.lab, self._inventory = lab, inventory
+        self.lab, self._inventory, self.method = lab, inventory, "lsb"
 
     def play(self, playbook: str, release: str, check: bool = True, **variables: Any) -> str:
-        asked = {"orthanc_install_method": "lsb", "orthanc_version": release} | variables
+        asked = {"orthanc_install_method": self.method, "orthanc_version": release} | variables
         printed = self.lab.play(playbook, asked, inventory=self._inventory, check=check).stdout
         return " ".join(printed.split())
 
@@ -88,3 +89,32 @@ def test_next_run_goes_on_from_there(site: Site) -> None:
             assert session.get(site.lab.url(f"/instances/{found[0]}/file", host), timeout=30).content == image(1)
     recap = site.play("upgrade", NEW).rpartition("PLAY RECAP")[2]
     assert recap.count("changed=0") == recap.count("changed=") == len(site.lab.address)
+
+
+# Which packages a host has, and which process serves.
+PACKAGES = "dpkg-query --show orthanc; systemctl show orthanc --property InvocationID,ActiveState"
+
+
+def test_packages_of_one_host_after_the_other(site: Site) -> None:
+    """The same by apt: the second one goes back to its packages, and has the new ones once they work there."""
+    site.method, newer = "apt", "1.12.8"
+    site.play("site", "")
+    for host in HOSTS:
+        site.lab.shell(f"set -- {newer} {'bad' if host == 'second' else 'good'}\n{OFFER}", host)
+    third = site.lab.shell(PACKAGES, "third")
+    printed = site.play("upgrade", newer, check=False)
+    assert "Stopped at second:" in printed
+    assert "This stand-in does not work" in printed
+    assert "Orthanc serves with it" in printed
+    assert "Done are pacs; not touched yet are third." in printed
+    assert site.releases() == [newer, NEW, NEW]
+    assert site.lab.shell(PACKAGES, "third") == third
+    first = site.lab.shell(PACKAGES)
+    site.lab.shell(f"set -- {newer} good\n{OFFER}", "second")
+    site.play("upgrade", newer)
+    assert site.releases() == [newer] * 3
+    assert site.lab.shell(PACKAGES) == first
+    for host in HOSTS:
+        with site.lab.session(host) as session:
+            found = session.get(site.lab.url("/instances", host), timeout=30).json()
+            assert session.get(site.lab.url(f"/instances/{found[0]}/file", host), timeout=30).content == image(1)
