@@ -89,18 +89,18 @@ def site(lab: Lab) -> Site:
 class Watch:
     """Asks again and again while something happens; ``gap`` is the longest time without an answer, in seconds."""
 
-    def __init__(self, site: Site) -> None:
+    def __init__(self, lab: Lab) -> None:
         self.gap = 0.0
-        self._site = site
+        self._lab = lab
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._ask)
 
     def _ask(self) -> None:
         last = time.monotonic()
-        with self._site.lab.session() as session:
+        with self._lab.session() as session:
             while not self._stop.wait(0.02):
                 with contextlib.suppress(requests.RequestException):
-                    if session.get(self._site.lab.url("/changes?last"), timeout=30).status_code == 200:
+                    if session.get(self._lab.url("/changes?last"), timeout=30).status_code == 200:
                         now = time.monotonic()
                         self.gap, last = max(self.gap, now - last), now
             self.gap = max(self.gap, time.monotonic() - last)
@@ -142,12 +142,12 @@ def test_from_packages_to_another_release(site: Site) -> None:
 
 
 def test_switch_up_and_down(site: Site) -> None:
-    with Watch(site) as plain:
+    with Watch(site.lab) as plain:
         site.lab.shell("systemctl restart orthanc")
         time.sleep(5)
     gaps = []
     for release in (NEW, OLD):
-        with Watch(site) as watch:
+        with Watch(site.lab) as watch:
             site.killable.keep(release, {"orthanc_install_method": "lsb", "orthanc_version": release})
         gaps.append(watch.gap)
         site.runs(release)
