@@ -83,6 +83,7 @@ class Site:
 
     def deploy(self, *arguments: str, **more: Any) -> None:
         others = {host: {"AET": host.upper(), "Host": self.lab.address[host], "Port": 4242} for host in ORTHANCS}
+        others["dcmtk"] = {"AET": "DCMTK", "Host": self.lab.address["old"], "Port": 11113}
         own = {
             "orthanc_aet": "{{ inventory_hostname | upper }}",
             "orthanc_modalities": {**self.lab.modalities, **others},
@@ -250,6 +251,35 @@ def test_by_c_find_and_c_move(site: Site, tmp_path: pathlib.Path, host: str, oth
     assert done["verified"] == done["images"]["instances"]
     assert ids <= site.images(host)
     assert set(site.run(host, f"moved-{other}", *given)["files"]) == {"already there"}
+
+
+def test_from_an_archive_of_another_make(site: Site) -> None:
+    """One of DCMTK, which counts nothing: what it has comes once, also a series of which it may not name all."""
+    images = {f"IM{number}": image(number, study=f"1.2.20.{number // 120}", date="19990226") for number in range(125)}
+    table = f"pacs = (PACS, {site.lab.address['pacs']}, 4242)"
+    config = (
+        "NetworkTCPPort = 11113\nMaxPDUSize = 16384\nMaxAssociations = 16\n"
+        f"HostTable BEGIN\n{table}\nHostTable END\nVendorTable BEGIN\nVendorTable END\n"
+        "AETable BEGIN\nDCMTK /srv/dcmtk RW (200, 1024mb) ANY\nAETable END\n"
+    )
+    for name, data in {"dcmqrscp.cfg": config.encode(), "dcmtk.tar": tar(images)}.items():
+        run("docker", "cp", put(site.folder, name, data), f"{site.lab.container('old')}:/srv/{name}")
+    site.lab.shell(
+        "set -e; apt-get -q install -y dcmtk; mkdir -p /srv/dcmtk /srv/in; tar xf /srv/dcmtk.tar -C /srv/in;"
+        " systemd-run --unit=dcmqrscp dcmqrscp -v -c /srv/dcmqrscp.cfg; sleep 1;"
+        " storescu -aec DCMTK 127.0.0.1 11113 +sd /srv/in",
+        "old",
+    )
+    given = ("--since", "19990226", "--until", "19990226", "dicom:dcmtk")
+    done = site.run("pacs", "dcmtk", "--verify", *given)
+    assert (done["files"], done["verified"]) == ({"stored": 125, "archive": 1}, 125)
+    moved = "journalctl --unit=dcmqrscp | grep -ci move"
+    before = site.lab.shell(moved, "old")
+    again = site.run("pacs", "dcmtk", *given)
+    assert again["files"] == {"already there": 125, "archive": 1}
+    assert site.lab.shell(moved, "old") == before
+    site.lab.shell("systemctl stop dcmqrscp", "old")
+    assert "does not answer by C-FIND" in site.run("pacs", "dcmtk", *given, code=3)["ended"]
 
 
 def test_modality_that_is_away(site: Site) -> None:
