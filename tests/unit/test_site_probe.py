@@ -9,7 +9,9 @@ import pwd
 import shutil
 import sqlite3
 import subprocess
+import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -45,7 +47,9 @@ def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
     return tmp_path
 
 
-def look(host: pathlib.Path, **asked: str) -> dict[str, Any]:
+def look(
+    host: pathlib.Path, run: Callable[..., str] = lambda *_command: "exe 1.12.7 (x)", **asked: str
+) -> dict[str, Any]:
     params = {
         "config_dir": str(host / "etc/pacs/orthanc"),
         "storage_dir": str(host / "db-v6"),
@@ -57,7 +61,7 @@ def look(host: pathlib.Path, **asked: str) -> dict[str, Any]:
         "release": "",
     } | asked
     # No port of an Orthanc of this machine.
-    return archive.look({"index_dir": params["storage_dir"]} | params, lambda *_command: "exe 1.12.7 (x)")
+    return archive.look({"index_dir": params["storage_dir"]} | params, run)
 
 
 def worked(host: pathlib.Path, **settings: Any) -> None:
@@ -142,6 +146,26 @@ def test_hand_made_archive_where_it_is_asked_for(host: pathlib.Path) -> None:
     assert (found["elsewhere"], found["images"], found["theirs"]) == ({}, -1, "1.12.7")
     # Another release would change it.
     assert look(host, release="1.12.8")["images"] == look(host)["images"] == 3
+
+
+def test_program_of_others_is_asked_as_nobody(host: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody on the host may have called it Orthanc."""
+    hand_made(host, "{}")
+    # Where nobody gets to.
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        program = pathlib.Path(folder) / "Orthanc"
+        program.write_text("#!/bin/sh\necho Orthanc 1.$(id -u).$(id -G)\n", "utf-8")
+        program.chmod(0o755)
+        monkeypatch.setattr(archive, "started_with", lambda _run: (str(host / "etc/orthanc"),) * 2 + (str(program),))
+
+        def run(*command: str) -> str:
+            return subprocess.run(command, check=False, capture_output=True, text=True).stdout
+
+        assert look(host, run)["theirs"] == ("1.65534.65534" if os.geteuid() == 0 else "")
+        program.write_text("#!/bin/sh\nexec sleep 300\n", "utf-8")
+        monkeypatch.setattr(archive, "AS_NOBODY", (archive.AS_NOBODY[0], "0.5", *archive.AS_NOBODY[2:]))
+        assert look(host, run)["theirs"] == ""
 
 
 def test_hand_made_archive_beside_its_configuration(host: pathlib.Path) -> None:

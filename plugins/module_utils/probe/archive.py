@@ -20,6 +20,8 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client impor
 
 # How a host calls itself.
 LOCAL = ("", "localhost", "127.0.0.1", "::1")
+# Whoever may start a program on the host could call it Orthanc.
+AS_NOBODY = ("timeout", "5", "setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs")
 
 
 class Archive:
@@ -123,12 +125,12 @@ def started_with(run: Callable[..., str]) -> tuple[str, str, str]:
     for process in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             # Of a program that an upgrade has replaced, the kernel says so.
-            name = os.path.basename(os.readlink(f"/proc/{process}/exe")).removesuffix(" (deleted)")
+            program = os.readlink(f"/proc/{process}/exe").removesuffix(" (deleted)")
             # In a container, paths are others.
-            if name == "Orthanc" and os.path.samefile(f"/proc/{process}/root", "/"):
+            if os.path.basename(program) == "Orthanc" and os.path.samefile(f"/proc/{process}/root", "/"):
                 with open(f"/proc/{process}/cmdline", encoding="utf-8", errors="replace") as file:
                     words = file.read().strip("\0").split("\0")[1:]
-                calls.append(([f"/proc/{process}/exe", *words], os.readlink(f"/proc/{process}/cwd")))
+                calls.append(([program, *words], os.readlink(f"/proc/{process}/cwd")))
     if not calls:
         calls = started_by(run("systemctl", "show", "orthanc", "--property=ExecStart,WorkingDirectory"))
     for (program, *words), folder in calls:
@@ -157,7 +159,7 @@ def look(params: dict[str, Any], run: Callable[..., str]) -> dict[str, Any]:
         path, folder, program = started_with(run)
         settings, unread = read_files(path)
         # It calls itself as it was called.
-        told = re.match(r"\S+ (\d+\.\d+\.\d+)", run(program, "--version") if program else "")
+        told = re.match(r"\S+ (\d+\.\d+\.\d+)", run(*AS_NOBODY, program, "--version") if program else "")
         release = told[1] if told else ""
     there = Archive(settings, folder)
     wanted = {"storage": params["storage_dir"], "index": params["index_dir"]}
