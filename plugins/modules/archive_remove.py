@@ -13,7 +13,7 @@ version_added: 0.2.0
 description:
   - Removes what Orthanc itself has named in its folders, which are the files of images, C(ab/cd/abcd…), and the index
     of SQLite, and the dumps of the index. No other file is touched, and a folder goes only if it is empty then.
-  - Fails while an Orthanc runs on the host.
+  - Fails while an Orthanc runs on the host, and where a folder does not bear the toolkit's mark, C(.pacs).
 author: The dicom.orthanc authors (!UNKNOWN)
 options:
   storage_dir:
@@ -21,13 +21,17 @@ options:
     type: path
     required: true
   index_dir:
-    description: Folder of the index of SQLite.
+    description: Folder of the index of SQLite, or empty.
     type: path
-    required: true
+    default: ""
   dump_dir:
     description: Folder of dumps of the index, or empty.
     type: path
     default: ""
+  may_run:
+    description: Whether an Orthanc may run, since nothing is going to be removed.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Counts what would be removed.
@@ -60,7 +64,7 @@ import pathlib
 import re
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import lock, remove
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, lock, marked, remove
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import NAME as NAMED
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import remove_dump
 
@@ -80,10 +84,20 @@ def running() -> bool:
 
 
 def images(storage: str, dry: bool) -> int:
-    """Remove the files of images, and the folders that are empty then. Return how many files there were."""
+    """Remove the files of images, and the folders that are empty then. Return how many files there were.
+
+    :raises OSError: where a folder cannot be read, or a file not be removed.
+    """
     count = 0
-    # By open folders: who owns them could have put links there.
-    for folder, _folders, names, opened in os.fwalk(storage, topdown=False, follow_symlinks=False):
+
+    def unread(error: OSError) -> None:
+        raise error
+
+    # The folder itself may be reached by a link, as the role lets it be. Below it, who owns the folders could have put
+    # links there, so that they are opened first.
+    storage = os.path.realpath(storage)
+    walk = os.fwalk(storage, topdown=False, onerror=unread) if os.path.exists(storage) else ()
+    for folder, _folders, names, opened in walk:
         levels = os.path.relpath(folder, storage).split(os.sep)
         if not all(map(LEVEL.fullmatch, levels)) or len(levels) > 2:
             continue
@@ -100,27 +114,42 @@ def images(storage: str, dry: bool) -> int:
 
 def main() -> None:
     module = AnsibleModule(
-        argument_spec={name: {"type": "path", "required": True} for name in ("storage_dir", "index_dir")}
-        | {"dump_dir": {"type": "path", "default": ""}},
+        argument_spec={
+            "storage_dir": {"type": "path", "required": True},
+            "index_dir": {"type": "path", "default": ""},
+            "dump_dir": {"type": "path", "default": ""},
+            "may_run": {"type": "bool", "default": False},
+        },
         supports_check_mode=True,
     )
     params = module.params
+    index_dir = params["index_dir"]
     with lock(module):
-        # In check mode the service is not gone yet.
-        if not module.check_mode and running():
-            module.fail_json("An Orthanc runs on this host, and no image was removed; stop it, and run again.")
-        # Without its index nobody takes what is left of the files for an archive, if this is cut off.
-        index = [path for name in INDEX for path in [os.path.join(params["index_dir"], name)] if os.path.isfile(path)]
-        dumps = [path for path in glob.glob(f"{params['dump_dir']}/*") if NAMED.fullmatch(os.path.basename(path))]
-        if not module.check_mode:
-            for path in index:
-                remove(path)
-            for folder in dumps:
-                remove_dump(folder)
+        if not params["may_run"] and running():
+            module.fail_json(
+                "An Orthanc runs on this host, and nothing of the archive was removed; stop it, and run again."
+            )
+        for folder in filter(None, {params["storage_dir"], index_dir}):
+            if os.path.isdir(folder) and os.listdir(folder) and not marked(folder):
+                module.fail_json(
+                    f"{folder} has not the mark {MARK} of this toolkit: nothing of the archive was removed."
+                )
+        index = [
+            path for name in INDEX for path in [os.path.join(index_dir, name)] if index_dir and os.path.isfile(path)
+        ]
+        there = glob.glob(f"{params['dump_dir']}/*") if params["dump_dir"] else []
+        dumps = [path for path in there if NAMED.fullmatch(os.path.basename(path))]
         try:
-            count = images(params["storage_dir"], module.check_mode)
+            count = images(params["storage_dir"], dry=True)
+            if not module.check_mode:
+                # Without its index nobody takes what is left of the files for an archive, if this is cut off.
+                for path in index:
+                    remove(path)
+                for folder in dumps:
+                    remove_dump(folder)
+                count = images(params["storage_dir"], dry=False)
         except OSError as error:
-            module.fail_json(f"{error.filename}: {error.strerror}. The rest of the images stays; run again.")
+            module.fail_json(f"{error.filename}: {error.strerror}. What is left of the images stays; run again.")
     module.exit_json(changed=bool(count or index or dumps), files=count, index=index)
 
 

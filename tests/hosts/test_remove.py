@@ -65,7 +65,7 @@ def stored(lab: Lab, before: set[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "words", ["", "yes", "service of pacs1", ["service of pacs "], ["service of pacs", "image of pacs"]]
+    "words", ["", "yes", "service of pacs1", ["service of pacs "], ["service of pacs", "images of pacs"]]
 )
 def test_without_the_exact_words_nothing_changes(lab: Lab, stored: str, words: object) -> None:
     ended = lab.play("remove", {"remove": words}, inventory=SINGLE, check=False)
@@ -117,7 +117,7 @@ def test_orthanc_of_others_stays(lab: Lab, stored: str) -> None:
 
 @pytest.mark.later
 @pytest.mark.parametrize("inventory", ["quickstart", "single", "single-mysql"])
-def test_images_and_databases_go_with_words_of_their_own(inventory: str) -> None:
+def test_archive_goes_with_words_of_its_own(inventory: str) -> None:
     """And nothing else does, such as what somebody has put beside them."""
     site = ROOT / "inventories" / inventory
     lab = Lab(f"remove-{inventory}", pacs="trixie-installed")
@@ -127,17 +127,17 @@ def test_images_and_databases_go_with_words_of_their_own(inventory: str) -> None
     lab.shell(f"mkdir -p {storage}/ab/cd; echo mine | tee {storage}/ab/cd/report {storage}/notes; mkdir /srv/elsewhere")
     lab.shell(f"ln -s /srv/elsewhere {storage}/ef; touch /srv/elsewhere/{NAMED}")
     archive = f"find {storage}; {DATABASES[inventory]}"
-    words = ["service of pacs", "images of pacs", "database of pacs"]
+    words = ["service of pacs", "archive of pacs"]
 
     before = lab.shell(archive)
     lab.play("remove", {"remove": words}, arguments=["--check"], inventory=site)
     assert lab.shell(archive) == before
-    # The service alone; then each by its word, be it by a run of its own.
+    # The service alone; then the archive, be it by a run of its own.
     lab.play("remove", {"remove": words[:1]}, inventory=site)
     kept = lab.shell(archive)
     assert re.search(IMAGE, kept)
     told = " ".join(lab.play("remove", {"remove": words}, inventory=site).stdout.split())
-    assert "pacs has lost 1 files of images, and has no index any more" in told
+    assert f"pacs has lost its archive, of which 1 files were in {storage}" in told
     left = lab.shell(archive)
     assert not re.search(IMAGE, left)
     assert "orthanc\n" not in left.rpartition(storage)[2]

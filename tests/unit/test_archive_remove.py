@@ -83,8 +83,45 @@ def test_orthanc_that_runs_keeps_its_images(
 ) -> None:
     monkeypatch.setattr(archive_remove, "running", lambda: True)
     before = listed(archive)
-    assert "no image was removed" in call()["msg"]
+    for dry in (False, True):
+        assert "nothing of the archive was removed" in call(_ansible_check_mode=dry)["msg"]
+    assert call(_ansible_check_mode=True, may_run=True)["files"] == 1
     assert listed(archive) == before
+
+
+def test_archive_without_the_mark_stays(archive: pathlib.Path, call: Callable[..., dict[str, Any]]) -> None:
+    """Such as one that was set up by hand, where Debian's package has it."""
+    elsewhere = archive.parent / "index"
+    elsewhere.mkdir()
+    (elsewhere / "index").touch()
+    (archive.parent / "lock").touch()
+    before = listed(archive.parent)
+    assert f"{elsewhere} has not the mark .pacs" in call(index_dir=str(elsewhere))["msg"]
+    (archive / ".pacs").rename(elsewhere / ".pacs")
+    assert f"{archive} has not the mark .pacs" in call(index_dir=str(elsewhere))["msg"]
+    (elsewhere / ".pacs").rename(archive / ".pacs")
+    assert listed(archive.parent) == before
+
+
+def test_archive_behind_a_link_and_what_cannot_be_read(
+    archive: pathlib.Path, call: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = archive.parent / "link"
+    link.symlink_to(archive)
+    scandir = os.scandir
+
+    def unread(folder: Any = ".") -> Any:
+        if isinstance(folder, int) and os.readlink(f"/proc/self/fd/{folder}").endswith("/ab/cd"):
+            raise PermissionError(13, "Permission denied", "ab/cd")
+        return scandir(folder)
+
+    before = listed(archive)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "scandir", unread)
+        assert "Permission denied" in call(storage_dir=str(link), index_dir=str(link))["msg"]
+    assert listed(archive) == before, "the index too"
+    assert call(storage_dir=str(link), index_dir=str(link))["files"] == 1
+    assert not (archive / "ab" / "cd" / NAMED).exists()
 
 
 def test_several_orthancs_keep_what_they_share(tmp_path: pathlib.Path) -> None:
@@ -92,11 +129,11 @@ def test_several_orthancs_keep_what_they_share(tmp_path: pathlib.Path) -> None:
     variables = {"orthanc_database": "mysql", "ansible_host": "192.0.2.9"}
     groups = {"orthanc": {"hosts": dict.fromkeys(("a", "b"), variables)}, "mysql": {"hosts": {"a": variables}}}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
-    words = ["service of a", "service of b", "images of b"]
+    words = ["service of a", "service of b", "archive of b"]
     given = ("-i", str(tmp_path), "-e", yaml.safe_dump({"remove": words}, default_flow_style=True))
     done = repository.run("ansible-playbook", *given, "playbooks/remove.yml")
     said = " ".join(done.stdout.split())
     assert done.returncode != 0
-    assert "Variable remove: b shares its database with other Orthancs" in said, said
+    assert "Variable remove: b shares its archive with other Orthancs" in said, said
     assert "Nothing was changed." in said
     assert "a shares" not in said
