@@ -49,14 +49,14 @@ def with_patient(number: int, study: str = "1.2.15", **more: Any) -> bytes:
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian if number % 2 else ImplicitVRLittleEndian
     made.SOPClassUID, made.SOPInstanceUID = CTImageStorage, f"{study}.1.{number}"
     made.StudyInstanceUID, made.SeriesInstanceUID = study, f"{study}.2.{number % 3}"
-    made.PatientID, made.PatientName, made.PatientBirthDate = "4711", "Doe^Jane", "19700101"
+    made.PatientID, made.PatientName, made.PatientBirthDate = "Q4711", "Doe^Jane", "19700101"
     made.StudyDate, made.Modality, made.InstanceNumber = "20200229", "CT", number
     made.InstitutionName = "General Hospital"
     made.FrameOfReferenceUID, made.DeviceUID = f"{study}.77", "1.2.15.78"
     made.ReferencedImageSequence, made.SourceImageSequence = [referred()], [referred()]
     made.ReferencedStudySequence = [referred()]
     block = made.private_block(0x0009, "DOE", create=True)
-    block.add_new(1, "LO", "4711")
+    block.add_new(1, "LO", "Q4711")
     made.Rows = made.Columns = 8
     made.BitsAllocated = made.BitsStored = 8
     made.HighBit, made.PixelRepresentation, made.SamplesPerPixel = 7, 0, 1
@@ -484,7 +484,7 @@ def test_patients_are_taken_out(site: Site, host: str) -> None:
     assert {len({getattr(one, name) for one in found}) for name in SAME} == {1}
     for instance in new:
         data = session.get(site.lab.url(f"/instances/{instance}/file", host)).content
-        assert not [word for word in (b"Doe", b"4711", b"1.2.15.", b"General") if word in data]
+        assert not [word for word in (b"Doe", b"Q4711", b"1.2.15.", b"General") if word in data]
     again = site.play(host, given(""), check=False)
     assert "12 already there" in again
     assert "stored" not in again
