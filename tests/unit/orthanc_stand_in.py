@@ -97,8 +97,10 @@ class StandIn:
         found = [image for image, data in self.images.items() if parts[1] in (image, *self._parents(data))]
         if not found:
             return 404, {}, b""
-        if parts[0] == "series":
+        if parts[0] == "series" and len(parts) == 2:
             return 200, {}, json.dumps({"Instances": found}).encode()
+        if parts[2:] == ["instances?expand=false"]:
+            return 200, {}, json.dumps(found).encode()
         if parts[2:] == ["instances"]:
             return 200, {}, json.dumps([{"ID": image} for image in found]).encode()
         if parts[0] == "studies":
