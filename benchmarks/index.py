@@ -53,7 +53,12 @@ def multiply(site: Site, number: int) -> None:
     # Levels are numbered otherwise by plugins than by Orthanc.
     level = "resourceType = (SELECT MAX(resourceType) FROM Resources)"
     template = int(ask(site, f"SELECT MAX(internalId) FROM Resources WHERE {level}")[-1])
-    statements = [f"SET SESSION max_recursive_iterations = {number + 1}"] if site.database == "mysql" else []
+    # Without its triggers, each of which would count in the one row that it has for that.
+    before = {
+        "mysql": f"SET SESSION max_recursive_iterations = {number + 1}",
+        "postgresql": "SET session_replication_role = replica",
+    }
+    statements = [before[site.database]] if site.database in before else []
     statements.append(
         "INSERT INTO Resources (resourceType, publicId, parentId)"
         f" WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {number})"

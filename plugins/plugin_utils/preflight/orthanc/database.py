@@ -21,7 +21,7 @@ SERVER_NAMES = re.compile(
 
 
 # How long the dump of an index takes, and its way back, in seconds per GiB of it; benchmarks/README.md.
-SECONDS = {"sqlite": (10, 10), "postgresql": (30, 100), "mysql": (30, 100)}
+SECONDS = {"sqlite": (2, 4), "postgresql": (5, 15), "mysql": (15, 150)}
 
 
 def problems(orthanc: Orthanc) -> Iterator[str]:
