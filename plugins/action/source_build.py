@@ -94,7 +94,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             "lock_timeout": 600,
             "fail_on_autoremove": True,
         }
-        self._module("ansible.builtin.apt", given)
+        try:
+            self._module("ansible.builtin.apt", given)
+        except AnsibleActionFail as error:
+            raise AnsibleActionFail(
+                "Nothing of Orthanc was changed: a compiler or library that the build takes cannot be installed; see"
+                f" the host's sources of packages, or name another orthanc_source_build_host. {error}"
+            ) from error
 
     def _bring(self, builds: list[dict[str, Any]]) -> dict[str, str]:
         """Bring tarballs that are files of the control node."""

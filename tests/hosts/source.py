@@ -31,6 +31,11 @@ LAB = {
     "registry": "trixie",
 }
 RELEASE = "1.12.7"
+LSB = {"orthanc_install_method": "lsb", "orthanc_version": RELEASE}
+DOCKER = {
+    "orthanc_install_method": "docker",
+    "orthanc_docker_image": f"registry:5000/orthancteam/orthanc:{RELEASE}",
+}
 # Where the mirror has the tarballs, by what the inventory calls them.
 NAMES = {
     "orthanc": f"orthanc_{RELEASE}+dfsg.orig.tar.xz",
@@ -168,6 +173,27 @@ def test_wrong_tarball_changes_nothing(site: Site) -> None:
     assert site.lab.shell(f"{STATE}{PACKAGES}") == state
 
 
+LACKING = "printf 'Package: {}\nPin: version *\nPin-Priority: -1\n' > /etc/apt/preferences.d/lacking"
+
+
+def test_what_a_build_takes_and_the_host_has_not(site: Site) -> None:
+    """A compiler, a library or memory: found out before anything is installed."""
+    state = site.lab.shell(f"{STATE}{PACKAGES}")
+    only = ["--limit", "pacs"]
+    for package in ("cmake", "libdcmtk-dev"):
+        site.lab.shell(LACKING.format(package))
+        said = " ".join(site.deploy(site.asked, "orthanc", check=False, arguments=only).split())
+        site.lab.shell("rm /etc/apt/preferences.d/lacking")
+        assert "Nothing of Orthanc was changed: a compiler or library that the build takes cannot be installed" in said
+        assert package in said.partition("orthanc_source_build_host. ")[2]
+        assert site.lab.shell(f"{STATE}{PACKAGES}") == state
+    said = " ".join(site.deploy(site.asked | {"orthanc_source_jobs": 200}, check=False, arguments=only).split())
+    assert "orthanc_source_jobs: this host has" in said
+    assert "to compile 200 at a time takes 200.0" in said
+    assert site.lab.shell(f"{STATE}{PACKAGES}") == state
+    site.program("pacs")
+
+
 def test_build_that_fails_leaves_what_runs(site: Site) -> None:
     """The compiler's lines are told."""
     state = site.lab.shell(STATE)
@@ -230,7 +256,6 @@ def test_second_run_builds_nothing(site: Site) -> None:
 
 def test_from_one_method_to_another(site: Site) -> None:
     """With the same data, configuration, ports and rights."""
-    lsb = {"orthanc_install_method": "lsb", "orthanc_version": RELEASE}
     only = ["--limit", "pacs"]
     look = (
         "stat --format '%n %a %U:%G' /etc/pacs/orthanc/* /var/lib/orthanc /var/lib/orthanc/*;"
@@ -239,14 +264,10 @@ def test_from_one_method_to_another(site: Site) -> None:
     )
     site.deploy(arguments=only)
     before = site.lab.shell(look)
-    docker = {
-        "orthanc_install_method": "docker",
-        "orthanc_docker_image": f"registry:5000/orthancteam/orthanc:{RELEASE}",
-    }
-    site.lab.play("lsb_lock", lsb, inventory=site.inventory, arguments=only)
+    site.lab.play("lsb_lock", LSB, inventory=site.inventory, arguments=only)
     for asked, program in (
-        (docker, "/usr/local/bin/Orthanc"),
-        (lsb, f"/opt/orthanc/{RELEASE}/Orthanc"),
+        (DOCKER, "/usr/local/bin/Orthanc"),
+        (LSB, f"/opt/orthanc/{RELEASE}/Orthanc"),
         (site.asked, "/opt/orthanc-source/"),
         ({}, "/usr/sbin/Orthanc"),
     ):
@@ -254,3 +275,22 @@ def test_from_one_method_to_another(site: Site) -> None:
         assert site.program("pacs").startswith(program)
         assert site.lab.shell(look) == before
         assert not changed(site.deploy(asked, arguments=only))
+
+
+# Of a service that was removed.
+LEFT = """
+pgrep -x Orthanc; docker ps --quiet; ss -Hltn 'sport = 4242 or sport = 8042'; nft list tables | grep orthanc
+ls -d /etc/systemd/system/orthanc.service /etc/pacs/orthanc /etc/systemd/system/*.wants/orthanc.service 2> /dev/null
+"""
+
+
+def test_each_method_is_removed_and_comes_back(site: Site) -> None:
+    """With its images. What it came from stays on the host, and runs no more."""
+    only = ["--limit", "pacs"]
+    site.lab.play("lsb_lock", LSB, inventory=site.inventory, arguments=only)
+    for asked in (DOCKER, LSB, site.asked, {}):
+        site.deploy(asked, arguments=only)
+        site.deploy(asked | {"remove": "service of pacs"}, "remove", arguments=only)
+        assert site.lab.shell(LEFT, check=False) == ""
+        site.deploy(asked, arguments=only)
+        site.program("pacs")
