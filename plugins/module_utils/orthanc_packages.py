@@ -107,12 +107,17 @@ class Packages:
             if line not in wanted.splitlines():
                 remove(path)
 
-    def install(self) -> None:
-        """Have those that have to be there, of which there are files. :raises Refused: if that fails."""
+    def install(self, *options: str) -> None:
+        """Have those that have to be there, of which there are files. :raises Refused: if that fails.
+
+        :param options: of apt.
+        """
         files = self._files(self._folder)
         lines = sorted(set(self.noted().splitlines()) - set(self.installed().splitlines()))
         with starting_nothing():
-            self._run(*APT, "--allow-downgrades", "install", *(files[line] for line in lines))
+            self._run(*APT, *options, "--allow-downgrades", "install", *(files[line] for line in lines))
+        if options:
+            return
         if os.path.exists(SOURCE):
             # The next run tries again what the source offers.
             os.utime(SOURCE)
@@ -167,7 +172,8 @@ class Packages:
         rc, out, err = self._module.run_command(list(command), environ_update=self._environment, cwd=self._new)
         if rc:
             said = [line for line in str(err or out).splitlines() if not line.startswith(("W:", "N:"))]
-            raise Refused(f"{' '.join(command[-2:])} fails: {' '.join(' '.join(said).split())[-600:]}")
+            words = " ".join(" ".join(said).split())[-600:].rstrip(".")
+            raise Refused(f"{' '.join(command[-2:])} fails: {words}.")
 
 
 @contextlib.contextmanager

@@ -42,6 +42,8 @@ WATCH = "pacs-orthanc-proof"
 PATIENCE = 15
 # How often it is told what is waited for, in seconds.
 MINUTE = 60
+# What is said where the way back is not at its end.
+AGAIN = "The next run tries it again; until then Orthanc stays stopped."
 # What a dump is called: when it was begun.
 NAME = re.compile(r"\d{8}T\d{6}\.\d{6}")
 
@@ -118,6 +120,17 @@ class Gate:
             self._module.warn(f"Others are still kept off, since the packet filter does not change: {said}.")
 
 
+def watch(module: AnsibleModule, unit: Unit) -> None:
+    """Have the host start Orthanc and let everybody in, should this call be killed: then it gets the lock."""
+    script = (
+        f"systemctl is-enabled --quiet {unit.name} || exit 0;"
+        f" {NFT} delete table inet {TABLE} 2> /dev/null; systemctl start --no-block {unit.name}"
+    )
+    waits = ["flock", files.LOCK, "sh", "-c", script]
+    # One that waits already does it too.
+    module.run_command(["systemd-run", "--quiet", "--collect", f"--unit={WATCH}", *waits])
+
+
 class Upgrade:
     """What is done for another release besides its files.
 
@@ -163,7 +176,7 @@ class Upgrade:
         release of before. :raises Refused: if that fails.
         """
         if self._due or self.dump:
-            self._watch()
+            watch(self._module, self._unit)
         if self._due and not self.dump:
             # Whoever starts Orthanc meanwhile, as the restart of a database does, lets nobody send to it.
             self._gate.close()
@@ -199,6 +212,17 @@ class Upgrade:
             # The one of before may serve again, whatever the packet filter says.
             self._gate.close()
 
+    def let_start(self) -> None:
+        """Have it started from now on, by whomever: index and packages are what they are to be."""
+        if self._back:
+            self._back = False
+            self._keep()
+
+    @property
+    def coming_back(self) -> bool:
+        """Whether the index came back by this call, or has to, so that nothing may be started yet."""
+        return bool(self._back)
+
     def works(self) -> bool:
         """Tell whether the release that does not answer yet works on the index, and the journal what it does there."""
         what, now = self._index.works(), time.monotonic()
@@ -225,16 +249,6 @@ class Upgrade:
         for folder in (os.path.join(dumps, name) for name in names):
             if folder != self.dump:
                 remove_dump(folder)
-
-    def _watch(self) -> None:
-        """Have the host start Orthanc and let everybody in, should this call be killed: then it gets the lock."""
-        script = (
-            f"systemctl is-enabled --quiet {self._unit.name} || exit 0;"
-            f" {NFT} delete table inet {TABLE} 2> /dev/null; systemctl start --no-block {self._unit.name}"
-        )
-        waits = ["flock", files.LOCK, "sh", "-c", script]
-        # One that waits already does it too.
-        self._module.run_command(["systemd-run", "--quiet", "--collect", f"--unit={WATCH}", *waits])
 
     def _end(self) -> None:
         """Stop a release that does not work, and may not even hear of it: nobody has been told anything by it."""
@@ -290,7 +304,8 @@ class Upgrade:
             return
         start = time.monotonic()
         # Cut off in the middle, it is begun anew, and nothing is started until then: of what is half there, Orthanc
-        # would make an archive without images.
+        # would make an archive without images; and while its packages are not back, the release that did not work would
+        # be open to everybody.
         self._back = True
         self._keep()
         self._unit.must("disable", "--quiet", self._unit.name)
@@ -299,11 +314,6 @@ class Upgrade:
             if self._index.schema() != self._schema:
                 raise Refused("Its schema is another one than before.")
         except (OSError, Refused) as error:
-            raise Refused(
-                f"{self._index.where} does not come back from {self.dump}: {told(error)} The next run tries it again;"
-                " until then Orthanc stays stopped."
-            ) from error
-        self._back = False
-        self._keep()
+            raise Refused(f"{self._index.where} does not come back from {self.dump}: {told(error)} {AGAIN}") from error
         took = f"after {time.monotonic() - start:.0f} s"
         self._module.warn(f"{self._index.where} is as it was dumped to {self.dump}, {took}.")

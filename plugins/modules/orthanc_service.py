@@ -174,7 +174,14 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client impor
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import index_of
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_kept import Kept, keep_unit, newest
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_packages import Packages
-from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import Gate, Upgrade, ports, same_plugin
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import (
+    AGAIN,
+    Gate,
+    Upgrade,
+    ports,
+    same_plugin,
+    watch,
+)
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 from ansible_collections.dicom.orthanc.plugins.module_utils.way_back import Undecided, WayBack, Wrong
 
@@ -289,6 +296,8 @@ class Service:
                 self.upgrade.before_start(self._kept.another(self._params["programs"] if asked else []))
             if others:
                 self._install()
+            if self.upgrade:
+                self.upgrade.let_start()
             self._unit.enable()
         if self._unlinked():
             # It is enabled by what its file said before.
@@ -314,13 +323,19 @@ class Service:
 
     def _install(self) -> None:
         """Have the packages of before, with Orthanc stopped. :raises Refused: if that fails."""
-        self._unit.tell("stop")
         try:
+            # It waits for others who install something, and refuses what it can refuse, as long as Orthanc runs.
+            self.packages.install("--download-only")
+            watch(self._module, self._unit)
+            self._unit.tell("stop")
             self.packages.install()
-        except Refused:
+        except (OSError, Refused) as error:
+            if self.upgrade and self.upgrade.coming_back:
+                # What did not work would be open to all, on the index of before.
+                raise Refused(f"{told(error)} {AGAIN}") from error
             # Whatever there is by now, it may serve.
             self._unit.tell("start")
-            raise
+            raise Refused(told(error)) from error
 
     def prove(self, before: bool) -> dict[str, Any]:
         """Return what Orthanc says of itself. :raises Wrong: if it does not work, or is not what was asked for."""

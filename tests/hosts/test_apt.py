@@ -149,6 +149,30 @@ def test_packages_that_nobody_offers_any_more_are_made_of_what_is_there(site: Si
     assert len(site.kept()) == len({line.partition("=")[0] for line in site.kept()})
 
 
+def test_way_back_that_apt_refuses_is_done_by_the_next_run(site: Site) -> None:
+    """Until then what did not work is not open to all on the index of before: nobody is served, at the next boot either."""
+    lab = site.lab
+    lab.shell(
+        f"file=$(ls {KEPT}/orthanc_*.deb); cp $file /srv/whole.deb; rm -rf /srv/broken;"
+        " dpkg-deb --raw-extract $file /srv/broken; sed -i 's/^Depends: /Depends: not-to-be-had, /' /srv/broken/DEBIAN/control;"
+        " dpkg-deb --build -Znone /srv/broken $file"
+    )
+    printed = site.deploy("1.12.9", check=False)
+    assert "This stand-in does not work" in printed
+    assert "not-to-be-had" in printed
+    assert "The next run tries it again; until then Orthanc stays stopped." in printed
+    assert GONE_BACK not in printed
+    assert lab.shell(VERSION) == "1.12.9+standin-1"
+    assert lab.shell("systemctl is-active orthanc", check=False).strip() in ("inactive", "failed")
+    assert lab.shell("systemctl is-enabled orthanc", check=False).strip() == "disabled"
+    assert "orthanc_proof" in lab.shell("nft list tables")
+    assert lab.shell("ls /usr/sbin/policy-rc.d", check=False).startswith("ls:")
+    lab.shell(f"cp /srv/whole.deb {KEPT}/orthanc_*.deb")
+    assert GONE_BACK in site.deploy("1.12.9", check=False)
+    site.serves("1.12.8+standin-1")
+    assert lab.shell("systemctl is-enabled orthanc").strip() == "enabled"
+
+
 def test_way_back_that_is_killed_is_done_by_the_next_run(site: Site) -> None:
     """With dpkg and apt, in the middle of a package."""
     lab = site.lab

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import orthanc_packages
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused, put
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_packages import Packages, starting_nothing
 from ansible_collections.dicom.orthanc.plugins.module_utils.probe import packages as probe
 from ansible_collections.dicom.orthanc.plugins.modules import apt_keep, orthanc_service
@@ -32,10 +32,12 @@ APT = """
 here=$(dirname "$0")
 [ ! -e "$here/away" ] || { echo "W: never mind" >&2; echo "E: away" >&2; exit 100; }
 for word; do case $word in
+--download-only) exit 0 ;;
 download) what=download ;;
 install) what=install ;;
 dpkg-repack) cp "$here/repack" "$here/dpkg-repack"; echo repack >> "$here/apt" ;;
-*.deb) read -r name version < "$word"
+*.deb) [ ! -e "$here/full" ] || { echo "E: full" >&2; exit 100; }
+    read -r name version < "$word"
     grep -v " $name " "$here/states" > "$here/new"; echo "ii  $name $version" >> "$here/new"
     mv "$here/new" "$here/states"
     echo "$word $(cat "$here/policy-rc.d" | tail -n 1)" >> "$here/apt"
@@ -213,16 +215,51 @@ def test_packages_are_gone(host: Host, site: upgrades.Site, orthanc: Keep, keep:
     assert host.apt() == []
 
 
-def test_packages_that_apt_does_not_take(host: Host, site: upgrades.Site, orthanc: Keep, keep: Keep) -> None:
+@pytest.mark.parametrize("what", ["away", "full", "policy"])
+def test_packages_that_apt_does_not_take(
+    host: Host, site: upgrades.Site, orthanc: Keep, keep: Keep, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """What did not work is not open to all on the index of before, and the next run has both back."""
     orthanc()
     keep()
     host.upgrade(2)
-    (host.bin / "away").touch()
-    site.systemd.calls()
-    assert "does not work any more either: install" in orthanc()["msg"]
-    assert site.systemd.calls()[-1] == "start orthanc.service", "whatever there is by now, it may serve"
-    (host.bin / "away").unlink()
+
+    def full(path: str, *words: Any) -> None:
+        if what == "policy" and path == str(host.policy):
+            raise OSError(28, "no space left", path)
+        put(path, *words)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(f"{orthanc_packages.__name__}.put", full)
+        (host.bin / what).touch()
+        done = orthanc()
+    assert "The next run tries it again; until then Orthanc stays stopped." in done["msg"]
+    assert {"away": "E: away", "full": "E: full", "policy": "no space left"}[what] in done["msg"]
+    assert (site.index.read_bytes(), site.is_closed(), site.kept()) == (site.before, True, True)
+    assert not {"active", "enabled"} & set(os.listdir(host.bin))
+    (host.bin / what).unlink(missing_ok=True)
     assert "Orthanc serves with it." in orthanc()["msg"]
+    assert "orthanc 1" in (host.bin / "states").read_text("utf-8")
+    assert (site.index.read_bytes(), site.is_closed(), site.kept()) == (site.before, False, False)
+    assert {"active", "enabled"} <= set(os.listdir(host.bin))
+
+
+@pytest.mark.parametrize("what, told", [("away", ["start"]), ("full", ["stop", "start"])])
+def test_packages_that_apt_does_not_take_without_a_dump(
+    host: Host, site: upgrades.Site, orthanc: Keep, keep: Keep, what: str, told: list[str]
+) -> None:
+    """The index is as the release has it, so that this serves as far as it can. Where apt tells, it is not stopped."""
+    orthanc()
+    keep()
+    host.upgrade(2)
+    (host.bin / what).touch()
+    site.systemd.calls()
+    done = orthanc(dump_dir="")
+    assert f"does not work any more either: install {host.kept}" in done["msg"]
+    calls = [call.split()[0] for call in site.systemd.calls()]
+    assert calls[calls.index("restart") + 1 :] == ["daemon-reload", *told]
+    assert (host.bin / "watch").exists() == (what == "full"), "should it be killed, Orthanc is started again"
+    assert (host.bin / "enabled").exists()
 
 
 def test_setting_goes_back_before_packages_that_others_have_upgraded(
