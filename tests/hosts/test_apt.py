@@ -150,12 +150,12 @@ def test_packages_that_nobody_offers_any_more_are_made_of_what_is_there(site: Si
 
 
 def test_way_back_that_apt_refuses_is_done_by_the_next_run(site: Site) -> None:
-    """Until then what did not work is not open to all on the index of before: nobody is served, at the next boot either."""
+    """Until then what did not work is not open to all on the index of before: nobody is served, after a boot either."""
     lab = site.lab
     lab.shell(
-        f"file=$(ls {KEPT}/orthanc_*.deb); cp $file /srv/whole.deb; rm -rf /srv/broken;"
-        " dpkg-deb --raw-extract $file /srv/broken; sed -i 's/^Depends: /Depends: not-to-be-had, /' /srv/broken/DEBIAN/control;"
-        " dpkg-deb --build -Znone /srv/broken $file"
+        f"set -e; file=$(ls {KEPT}/orthanc_*.deb); cp $file /srv/whole.deb; cd /srv;"
+        " dpkg-deb --raw-extract $file broken;"
+        " sed -i 's/^Depends: /Depends: not-to-be-had, /' broken/DEBIAN/control; dpkg-deb --build -Znone broken $file"
     )
     printed = site.deploy("1.12.9", check=False)
     assert "This stand-in does not work" in printed
