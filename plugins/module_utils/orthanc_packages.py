@@ -21,9 +21,12 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import found, put_back
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import copy
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_kept import newest
 from ansible_collections.dicom.orthanc.plugins.module_utils.probe import packages as probe
 from ansible_collections.dicom.orthanc.plugins.module_utils.releases import mark
 
+# Where dpkg has the list of files of each package, which it writes when it unpacks it.
+INFO = "/var/lib/dpkg/info"
 ARCHIVES = "/var/cache/apt/archives"
 # Where the role orthanc puts the source of packages of Orthanc's makers.
 SOURCE = "/etc/apt/sources.list.d/orthanc.sources"
@@ -55,6 +58,12 @@ class Packages:
         out = self._module.run_command(["dpkg-query", "--show", "--showformat", form, *self._names])[1]
         lines = [line.split() for line in str(out).splitlines()]
         return "".join(sorted(f"{line[1]} {line[2]}\n" for line in lines if len(line) == 3 and line[0][1] not in "nc"))
+
+    def unpacked(self) -> float:
+        """Return when the last of those that are there was unpacked, in seconds since 1970."""
+        names = [glob.escape(line.split()[0]) for line in self.installed().splitlines()]
+        lists = [f"{INFO}/{name}{of}.list" for name in names for of in ("", ":*")]
+        return newest([], [path for pattern in lists for path in glob.glob(pattern)])
 
     def entry(self) -> list[Any] | None:
         """Return the file that says which ones have to be there, as what worked last has it."""

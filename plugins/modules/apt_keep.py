@@ -15,7 +15,8 @@ description:
     version, so that there is one set of them.
   - Takes it as apt has kept it in its archive, or as a source of packages still offers it, or else makes it of what is
     installed by C(dpkg-repack), which is installed for that where it is missing.
-  - Where others have been installed since Orthanc worked last, and do not serve, those of before are what is kept.
+  - Where others have been installed since Orthanc worked last, and do not serve or were never started, those of before
+    are what is kept, as long as they are to be had.
 author: The dicom.orthanc authors (!UNKNOWN)
 options:
   packages:
@@ -27,10 +28,6 @@ options:
     description: Folder of Orthanc's configuration, by which it is asked whether it works.
     type: path
     required: true
-  program:
-    description: What runs from them.
-    type: path
-    default: /usr/sbin/Orthanc
   unit:
     description: The unit that runs it.
     type: str
@@ -68,7 +65,6 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import STARTED, Refused, lock, since_1970, told
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
-from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_kept import newest
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_packages import Packages
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 
@@ -90,20 +86,24 @@ def keep(module: AnsibleModule) -> list[str]:
     last, there = state.read(), packages.installed()
     before = (last.get(packages.path) or [""])[0]
     started = since_1970(Unit(module, params["unit"]).show()[STARTED])
-    started_since = newest([], [params["program"]]) <= started
-    if before and before != there and not (started_since and answers(params["config_dir"])):
-        # Others have come, by a run that was cut off or by somebody else, and do not work.
+    proved = packages.unpacked() <= started and answers(params["config_dir"])
+    if before and before != there and not proved:
+        # Others have come, by a run that was cut off or by somebody else, and do not work, or were never started.
+        if module.check_mode:
+            return []
         with contextlib.suppress(Refused):
-            if not module.check_mode:
-                packages.have(before)
-        return []
+            packages.have(before)
+            return []
+        # A way back to what there is, is better than none.
     missing = packages.missing(there)
     if not module.check_mode:
         packages.keep(there)
         if last:
             packages.note()
-            # Those that others have installed since are what goes back.
+            # Those that others have installed since are what goes back. When something worked last stays as it was.
+            times = os.stat(state.path)
             state.keep(last | {packages.path: packages.entry()})
+            os.utime(state.path, ns=(times.st_atime_ns, times.st_mtime_ns))
     return missing
 
 
@@ -112,7 +112,6 @@ def main() -> None:
         argument_spec={
             "packages": {"type": "list", "elements": "str", "required": True},
             "config_dir": {"type": "path", "required": True},
-            "program": {"type": "path", "default": "/usr/sbin/Orthanc"},
             "unit": {"type": "str", "default": "orthanc.service"},
             "state_dir": {"type": "path", "default": "/var/lib/pacs/orthanc"},
         },

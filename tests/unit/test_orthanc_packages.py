@@ -59,7 +59,10 @@ class Host:
         self.archives.mkdir()
         self.kept = self.state / "packages"
         self.policy, self.program = self.bin / "policy-rc.d", self.bin / "Orthanc"
-        self.program.touch()
+        self.info = folder / "info"
+        self.info.mkdir()
+        for path in (self.program, self.info / "orthanc.list", self.info / "orthanc-webviewer:amd64.list"):
+            path.touch()
         self.have("ii  orthanc 1", "rc  orthanc-gdcm 1", "ii  orthanc-webviewer 1")
         self.offer()
 
@@ -75,6 +78,7 @@ class Host:
         time.sleep(0.05)
         self.have(f"ii  orthanc {version}", "ii  orthanc-webviewer 1")
         self.program.touch()
+        (self.info / "orthanc.list").touch()
 
     def files(self) -> list[str]:
         return sorted(path.read_text("utf-8").strip() for path in self.kept.glob("*.deb"))
@@ -100,6 +104,7 @@ def host(tmp_path: pathlib.Path, systemd: Systemd, monkeypatch: pytest.MonkeyPat
     made = Host(tmp_path, systemd)
     monkeypatch.setattr(orthanc_packages, "ARCHIVES", str(made.archives))
     monkeypatch.setattr(orthanc_packages, "SOURCE", str(tmp_path / "orthanc.sources"))
+    monkeypatch.setattr(orthanc_packages, "INFO", str(made.info))
     monkeypatch.setattr(probe, "POLICY", str(made.policy))
     monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -110,7 +115,6 @@ def host(tmp_path: pathlib.Path, systemd: Systemd, monkeypatch: pytest.MonkeyPat
 def keep(host: Host, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
     given = {
         "packages": NAMES,
-        "program": str(host.program),
         "state_dir": str(host.state),
         "config_dir": str(host.folder / "orthanc"),
     }
@@ -302,6 +306,37 @@ def test_packages_that_run_are_those_that_are_kept(host: Host, orthanc: Keep, ke
     host.upgrade(2)
     subprocess.run(["systemctl", "restart", "orthanc.service"], check=True)
     assert keep()["kept"] == ["orthanc 2"]
+    last = json.loads((host.state / "last.json").read_text("utf-8"))
+    assert last[str(host.kept / "installed")][0] == "orthanc 2\northanc-webviewer 1\n"
+
+
+def test_plugin_that_was_never_started_is_not_what_is_kept(host: Host, orthanc: Keep, keep: Keep) -> None:
+    """Debian's plugins restart nothing when they are upgraded, and what answers is the process of before."""
+    (host.bin / "bad").unlink()
+    orthanc()
+    keep()
+    kept, last = host.files(), (host.state / "last.json").read_text("utf-8")
+    time.sleep(0.05)
+    host.have("ii  orthanc 1", "ii  orthanc-webviewer 2")
+    (host.info / "orthanc-webviewer:amd64.list").touch()
+    assert keep()["kept"] == []
+    assert (host.files(), (host.state / "last.json").read_text("utf-8")) == (kept, last)
+    subprocess.run(["systemctl", "restart", "orthanc.service"], check=True)
+    before = os.stat(host.state / "last.json").st_mtime_ns
+    assert keep()["kept"] == ["orthanc-webviewer 2"]
+    assert os.stat(host.state / "last.json").st_mtime_ns == before, "nothing was proved by that"
+
+
+def test_packages_of_before_that_are_not_to_be_had_leave_those_that_are_there(
+    host: Host, orthanc: Keep, keep: Keep
+) -> None:
+    """Somebody has stopped Orthanc, which says nothing against what is installed."""
+    (host.bin / "bad").unlink()
+    orthanc()
+    host.upgrade(2)
+    subprocess.run(["systemctl", "stop", "orthanc.service"], check=True)
+    assert keep()["kept"] == ["orthanc 2", "orthanc-webviewer 1"]
+    assert host.files() == ["orthanc 2", "orthanc-webviewer 1"]
     last = json.loads((host.state / "last.json").read_text("utf-8"))
     assert last[str(host.kept / "installed")][0] == "orthanc 2\northanc-webviewer 1\n"
 
