@@ -33,6 +33,8 @@ SOURCE = "/etc/apt/sources.list.d/orthanc.sources"
 # As Ansible's apt has it: what somebody changed stays.
 OPTIONS = ("DPkg::Lock::Timeout=600", "Dpkg::Options::=--force-confdef", "Dpkg::Options::=--force-confold")
 APT = ["apt-get", "--yes", *(f"--option={option}" for option in OPTIONS)]
+# Nothing else goes or comes for it, and those that somebody holds at what does not work go back too.
+BACK = ["--allow-downgrades", "--allow-change-held-packages", "--no-remove", "--no-install-recommends", "install"]
 
 
 class Packages:
@@ -124,7 +126,7 @@ class Packages:
         files = self._files(self._folder)
         lines = sorted(set(self.noted().splitlines()) - set(self.installed().splitlines()))
         with starting_nothing():
-            self._run(*APT, *options, "--allow-downgrades", "install", *(files[line] for line in lines))
+            self._run(*APT, *options, *BACK, *(files[line] for line in lines))
         if options:
             return
         if os.path.exists(SOURCE):

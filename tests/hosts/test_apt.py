@@ -114,6 +114,7 @@ def test_disk_that_is_too_small_for_the_dump(site: Site, debian: str) -> None:
 def test_packages_that_are_held_stay(site: Site, debian: str) -> None:
     site.lab.shell("apt-mark hold orthanc")
     state = site.state()
+    assert "changed=0" in site.deploy().rpartition("PLAY RECAP")[2]
     printed = site.deploy("1.12.8", check=False)
     site.lab.shell("apt-mark unhold orthanc")
     assert "failed=1" in printed
@@ -192,11 +193,14 @@ def test_way_back_that_is_killed_is_done_by_the_next_run(site: Site) -> None:
 
 
 def test_release_that_others_have_installed_goes_back(site: Site) -> None:
-    """As an upgrade at night does. The run says what has become of the packages since."""
-    site.lab.shell("DEBIAN_FRONTEND=noninteractive apt-get install -y -q orthanc=1.12.9+standin-1")
+    """As an upgrade at night does, be it held. The run says what has become of the packages since."""
+    site.lab.shell(
+        "DEBIAN_FRONTEND=noninteractive apt-get install -y -q orthanc=1.12.9+standin-1; apt-mark hold orthanc"
+    )
     printed = site.deploy(check=False)
     assert "Since it worked last, orthanc 1.12.8+standin-1 has become orthanc 1.12.9+standin-1." in printed
     assert GONE_BACK in printed
+    assert site.lab.shell("apt-mark showhold").strip() == "orthanc", "now at the version that works"
     site.serves("1.12.8+standin-1")
 
 

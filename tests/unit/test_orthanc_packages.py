@@ -30,6 +30,7 @@ NAMES = ["orthanc*"]
 DPKG_DEB = 'for last; do true; done; printf %s "$(cat "$last")"'
 APT = """
 here=$(dirname "$0")
+echo "$*" > "$here/asked"
 [ ! -e "$here/away" ] || { echo "W: never mind" >&2; echo "E: away" >&2; exit 100; }
 for word; do case $word in
 --download-only) exit 0 ;;
@@ -82,6 +83,10 @@ class Host:
 
     def files(self) -> list[str]:
         return sorted(path.read_text("utf-8").strip() for path in self.kept.glob("*.deb"))
+
+    def asked(self) -> list[str]:
+        """Return the words that apt was called with last."""
+        return (self.bin / "asked").read_text("utf-8").split()
 
     def apt(self) -> list[str]:
         """Return what apt has done since this was asked last."""
@@ -192,6 +197,7 @@ def test_release_that_does_not_work_goes_back_with_its_packages(
     assert [line.rpartition("/")[2] for line in host.apt()] == ["orthanc_made.deb exit 13413"]
     assert site.index.read_bytes() == site.before
     assert warnings[-1].startswith("Packages are those of before: orthanc 1.")
+    assert {"--allow-change-held-packages", "--no-remove", "--no-install-recommends"} <= set(host.asked())
     assert not host.policy.exists()
     assert not site.kept()
     assert source.stat().st_mtime > 1, "the next run takes what is on offer again"

@@ -82,7 +82,9 @@ def look(run: Callable[..., str], offers: bool) -> dict[str, Any]:
     # Versions and states of all packages in one call; the roles compare them with what they need.
     shown = run("dpkg-query", "--show", "--showformat", "${Package} ${Version} ${Status}\\n")
     states = {line.split()[0]: line.split()[1:] for line in shown.splitlines()}
-    packages = {name: state[0] for name, state in states.items() if state[1:] == ["install", "ok", "installed"]}
+    # One that is held by `apt-mark` is there as well.
+    whole = (["install", "ok", "installed"], ["hold", "ok", "installed"])
+    packages = {name: state[0] for name, state in states.items() if state[1:] in whole}
     orthanc = re.match(r"(?:\d+:)?(\d[\d.]*)", packages.get("orthanc", ""))
     offered = run("apt-cache", "madison", "orthanc") if offers or not orthanc else ""
     return {
