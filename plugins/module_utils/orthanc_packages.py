@@ -96,9 +96,12 @@ class Packages:
         missing = self.missing(wanted)
         if missing:
             self._make()
-            # Of a call that was cut off.
-            for path in plain_files(self._new):
-                remove(path)
+            # Of a call that was cut off; what dpkg-repack has copied by then has passwords in it.
+            for folder, _folders, _names in os.walk(self._new, topdown=False):
+                for path in plain_files(folder):
+                    remove(path)
+                if folder != self._new:
+                    os.rmdir(folder)
         for line in missing:
             said = self._get(line)
             made = self._files(self._new)
@@ -157,7 +160,8 @@ class Packages:
         """Have a package as a file: apt's own, what apt offers, or made of what is there. Return what was said."""
         name, _, version = line.partition(" ")
         for path in glob.glob(os.path.join(ARCHIVES, f"{glob.escape(name)}_*.deb")):
-            if self._line(path) == line:
+            # A loss of power may have cut it short, which its head does not tell.
+            if self._line(path) == line and not self._module.run_command(["dpkg-deb", "--contents", path])[0]:
                 copy(path, os.path.join(self._new, os.path.basename(path)))
                 return ""
         try:
@@ -189,7 +193,7 @@ class Packages:
 
 @contextlib.contextmanager
 def starting_nothing() -> Iterator[None]:
-    """Have packages start and restart nothing meanwhile. Where this is cut off, ``apt_finish`` does the rest."""
+    """Have packages start and restart nothing meanwhile. If that is killed, or dpkg, ``apt_finish`` does the rest."""
     there = found([probe.POLICY])[probe.POLICY]
     if there and not probe.left():
         # As Ansible's apt puts it aside.
@@ -198,4 +202,5 @@ def starting_nothing() -> Iterator[None]:
     try:
         yield
     finally:
-        probe.go_back()
+        if not probe.interrupted():
+            probe.go_back()

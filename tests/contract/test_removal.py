@@ -47,6 +47,7 @@ KNOWN = {
     },
     "plugins/module_utils/orthanc_packages.py": {
         "remove(path)": "plain files of the toolkit's own folder of packages: of earlier ones, or of a cut-off call",
+        "os.rmdir(folder)": "below that, of a dpkg-repack that was killed; refuses a folder with something in it",
     },
     "plugins/module_utils/probe/packages.py": {
         "remove(path)": "a policy-rc.d that Ansible has put aside, in a folder of root's below /tmp",

@@ -27,7 +27,11 @@ from tests.unit.module import Module, Systemd, killed, run
 call, port, site, systemd = runs.call, runs.port, upgrades.site, runs.systemd
 NAMES = ["orthanc*"]
 # A package is a file with its name and its version in it.
-DPKG_DEB = 'for last; do true; done; printf %s "$(cat "$last")"'
+DPKG_DEB = """
+for last; do true; done
+[ "$1" = --show ] || ! grep -q cut "$last" || { echo "E: unexpected end of file" >&2; exit 2; }
+printf %s "$(head -n 1 "$last")"
+"""
 APT = """
 here=$(dirname "$0")
 echo "$*" > "$here/asked"
@@ -164,6 +168,25 @@ def test_package_that_is_not_to_be_had(host: Host, keep: Keep) -> None:
     (host.kept / "new" / "half.deb").write_text("orthanc 1\n", "utf-8")
     assert keep()["kept"] == ["orthanc 1", "orthanc-webviewer 1"]
     assert os.listdir(host.kept / "new") == [".pacs"]
+
+
+def test_package_that_a_loss_of_power_cut_short_is_not_taken(host: Host, keep: Keep) -> None:
+    """Its head still says which one it is."""
+    (host.archives / "orthanc_1_amd64.deb").write_text("orthanc 1\ncut", "utf-8")
+    assert keep()["kept"] == ["orthanc 1", "orthanc-webviewer 1"]
+    assert host.files() == ["orthanc 1", "orthanc-webviewer 1"]
+
+
+def test_what_a_dpkg_repack_that_was_killed_has_left_goes(host: Host, keep: Keep) -> None:
+    """It has copies of what is in /etc."""
+    secret = host.kept / "new" / "dpkg-repack.orthanc.x" / "etc" / "secret"
+    secret.parent.mkdir(parents=True)
+    secret.touch()
+    (secret.parent / "link").symlink_to(host.info)
+    there = os.listdir(host.info)
+    keep()
+    assert os.listdir(host.kept / "new") == [".pacs"]
+    assert os.listdir(host.info) == there
 
 
 @pytest.fixture
@@ -364,6 +387,14 @@ def test_way_back_that_is_killed_is_finished_by_the_next_one(
     assert "orthanc 1" in (host.bin / "states").read_text("utf-8")
     assert not site.is_closed()
     assert not host.policy.exists()
+
+
+def test_dpkg_that_was_killed_alone_is_left_to_the_next_run(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By that file apt_finish knows of it; without, the next run refuses the host."""
+    monkeypatch.setattr(probe, "interrupted", lambda: True)
+    with pytest.raises(Refused), starting_nothing():
+        raise Refused("dpkg was killed")
+    assert probe.left()
 
 
 def test_file_of_others_comes_back(host: Host) -> None:
