@@ -33,7 +33,7 @@ SOURCE = "/etc/apt/sources.list.d/orthanc.sources"
 # As Ansible's apt has it: what somebody changed stays.
 OPTIONS = ("DPkg::Lock::Timeout=600", "Dpkg::Options::=--force-confdef", "Dpkg::Options::=--force-confold")
 APT = ["apt-get", "--yes", *(f"--option={option}" for option in OPTIONS)]
-# Nothing else goes or comes for it, and those that somebody holds at what does not work go back too.
+# No other package goes for it. Those that somebody holds at what does not work go back too.
 BACK = ["--allow-downgrades", "--allow-change-held-packages", "--no-remove", "--no-install-recommends", "install"]
 
 
@@ -44,7 +44,7 @@ class Packages:
     """
 
     def __init__(self, module: AnsibleModule, state_dir: str, names: list[str]) -> None:
-        """:param names: patterns of their names; none where Orthanc does not come from packages."""
+        """:param names: of those that it may come from; none where Orthanc does not come from packages."""
         self._module, self._names = module, names
         self._folder = os.path.join(state_dir, "packages")
         self._new = os.path.join(self._folder, "new")
@@ -56,7 +56,7 @@ class Packages:
     def installed(self) -> str:
         """Return which ones are there, be it half of them."""
         form = "${db:Status-Abbrev} ${Package} ${Version}\\n"
-        # It fails where one of the patterns fits nothing.
+        # It fails where one of them was never there.
         out = self._module.run_command(["dpkg-query", "--show", "--showformat", form, *self._names])[1]
         lines = [line.split() for line in str(out).splitlines()]
         return "".join(sorted(f"{line[1]} {line[2]}\n" for line in lines if len(line) == 3 and line[0][1] not in "nc"))

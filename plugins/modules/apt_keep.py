@@ -20,7 +20,7 @@ description:
 author: The dicom.orthanc authors (!UNKNOWN)
 options:
   packages:
-    description: Patterns of their names.
+    description: Their names. Those that are not installed do not count.
     type: list
     elements: str
     required: true
@@ -45,7 +45,7 @@ attributes:
 EXAMPLES = r"""
 - name: Keep the packages that are installed
   dicom.orthanc.apt_keep:
-    packages: [orthanc*]
+    packages: [orthanc, orthanc-dicomweb]
     config_dir: /etc/pacs/orthanc
 """
 

@@ -49,8 +49,8 @@ options:
     default: []
   packages:
     description:
-      - Patterns of the names of the packages that Orthanc comes from; none where it comes from something else. Those
-        that M(dicom.orthanc.apt_keep) has kept go back with the configuration.
+      - Names of the packages that Orthanc may come from; none where it comes from something else. Those that
+        M(dicom.orthanc.apt_keep) has kept go back with the configuration.
     type: list
     elements: str
     default: []

@@ -123,3 +123,30 @@ def test_tasks_that_install_packages_are_left_out_where_they_have_nothing_to_do(
     found = Templar(loader, given | changes).template(condition["__orthanc_installs"])
     # A text that says neither yes nor no counts as no.
     assert found is expected
+
+
+@pytest.mark.parametrize(
+    "found, expected",
+    [({}, True), ({"site_found": {"packages": ["orthanc"]}}, True), ({"site_found": {"packages": ["nginx"]}}, False)],
+)
+def test_packages_are_kept_where_nothing_was_looked_at_too(found: dict[str, Any], expected: bool) -> None:
+    loader = DataLoader()
+    tasks = loader.load_from_file(str(ROOT / "roles/orthanc/tasks/install_apt.yml"), trusted_as_template=True)
+    (condition,) = [task["when"] for task in tasks if "dicom.orthanc.apt_keep" in task]
+    given = {"__orthanc_new_source": False, "orthanc_version": "1.12.8", "__orthanc_found": {"version": "1.12.7"}}
+    assert Templar(loader, given | found).evaluate_conditional(condition) is expected
+
+
+def test_packages_that_go_back_are_those_that_the_role_may_install() -> None:
+    """And no package of a hospital that is called in the same way."""
+    loader = DataLoader()
+    load = [
+        loader.load_from_file(str(ROOT / f"roles/orthanc/vars/{name}.yml"), trusted_as_template=True)
+        for name in ("apt", "main/plugins", "main/database")
+    ]
+    variables = {name: value for one in load for name, value in one.items()}
+    names = Templar(loader, variables | {"orthanc_public_prefix": "/"}).template(load[0]["__orthanc_kept_packages"])
+    plugins = {plugin["package"] for plugin in variables["__orthanc_plugins"].values()}
+    databases = {package for one in variables["__orthanc_databases"].values() for package in one["packages"]}
+    assert set(names) == {"orthanc"} | plugins | databases
+    assert not [name for name in names if "*" in name]
