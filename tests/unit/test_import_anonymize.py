@@ -10,12 +10,19 @@ import pathlib
 import shutil
 import stat
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import anonymize, client, header
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import (
+    anonymize,
+    client,
+    header,
+    origin,
+    sources,
+)
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.anonymize import Names
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.client import Ended
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.journal import Busy
@@ -169,6 +176,20 @@ def test_it_forgets(folder: Folder, archive: StandIn, given: dict[str, Any], mon
     for number in range(5):
         folder.put(f"IM{number}", image(number))
     assert folder.run(**given)["files"] == {"stored": 5}
+
+
+def test_large_ones_do_not_wait_for_one_another(
+    folder: Folder, archive: StandIn, given: dict[str, Any], monkeypatch: Any
+) -> None:
+    """An original keeps its room in the spool until what was made of it was sent."""
+    for module in (sources, origin):
+        monkeypatch.setattr(module, "SMALL", 64)
+    folder.put("a.tar", tar({f"IM{number}": image(number, PatientComments="x" * 1000) for number in range(9)}))
+    done: list[dict[str, Any]] = []
+    running = threading.Thread(target=lambda: done.append(folder.run(**given, spool_size=3000)), daemon=True)
+    running.start()
+    running.join(30)
+    assert done[0]["files"] == {"stored": 9, "archive": 1}
 
 
 def test_names_of_the_site(folder: Folder, archive: StandIn, given: dict[str, Any]) -> None:

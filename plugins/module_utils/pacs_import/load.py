@@ -143,7 +143,9 @@ class Import:
             self._transcodes = bool(settings.get("IngestTranscoding")) or "transcoding" in self._options.accepted
             self._reserve = reserve(self._archive, system, self._options, self._journal.size())
             if self._names and not self._options.dry_run:
-                self._anonymizer = Anonymizer(self._options.orthanc, self._options.report, self._names, self._sources)
+                # What is made of an original never waits for room that the original has itself.
+                spool = Sources(self._options.spool or self._options.report, self._options.spool_size, MEMORY)
+                self._anonymizer = Anonymizer(self._options.orthanc, self._options.report, self._names, spool)
             threading.Thread(target=self._measure, daemon=True).start()
             with self._stoppable():
                 files = [one for one in self._options.sources if not one.startswith((*URLS, SCHEME))]
