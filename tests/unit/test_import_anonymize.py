@@ -82,7 +82,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if self.command == "DELETE":
             del kept[name]
             return 200, b"{{}}"
-        if self.path.endswith("/tags"):
+        if "/tags" in self.path:
             if wrong == "die":
                 os._exit(1)
             burned = "YES" if wrong == "burned" else "NO"
@@ -90,6 +90,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 "0008,0018": {{"Name": "SOPInstanceUID", "Type": "String", "Value": name}},
                 "0028,0301": {{"Name": "BurnedInAnnotation", "Type": "String", "Value": burned}},
             }}
+            if wrong == "nested":
+                begin = b'{{"0008,1140": {{"Name": "X", "Type": "Sequence", "Value": ['
+                return 200, 5000 * begin + 5000 * b"]}}}}"
+            if wrong == "many":
+                tags["0008,2111"] = {{"Name": "X", "Type": "String", "Value": "x" * (33 << 20)}}
+            if wrong == "opaque":
+                tags["0008,fff0"] = {{"Name": "Unknown Tag & Data", "Type": "Null", "Value": None}}
+            if wrong == "text":
+                tags["0040,0275"] = {{"Name": "X", "Type": "String", "Value": "??"}}
+            if wrong == "refused":
+                return 404, json.dumps({{"Message": "Unknown resource", "HttpStatus": 404}}).encode()
             if wrong == "document":
                 tags["0042,0011"] = {{"Name": "EncapsulatedDocument", "Type": "Null", "Value": None}}
             return 200, json.dumps(["x"] if wrong == "tags" else tags).encode()
@@ -105,6 +116,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
             element(16, 32, b"LO", asked["0010,0020"]),
             element(32, 13, b"UI", asked["0020,000d"]),
             element(32, 14, b"UI", asked["0020,000e"]),
+            element(32, 0x4000, b"LT", "of " + kept[name].study if wrong == "kept" else "of 1.2.33, 71.2.3"),
+            struct.pack("<HH2sHI", 64, 0x275, b"UN", 0, 2) + b"??" if wrong in ("unknown", "text") else b"",
         ])
 
     def log_message(self, *_):
@@ -219,6 +232,13 @@ def test_another_key_or_none_is_no_hint(folder: Folder, archive: StandIn, given:
         ("burned", "rejected", "its pixels show who the patient is"),
         ("document", "left out", "whose content the profile takes out"),
         ("nothing", "rejected", "has other identifiers than it should have"),
+        ("refused", "rejected", "its elements cannot be listed: 404"),
+        ("nested", "rejected", "its elements cannot be listed"),
+        ("many", "rejected", "its elements cannot be listed: they take more than 32 MB"),
+        ("opaque", "rejected", "nobody can look into its (0008,fff0)"),
+        ("kept", "rejected", "it was anonymised, and still has 1.2.3"),
+        ("unknown", "rejected", "nobody can look into its (0040,0275)"),
+        ("text", "stored", ""),
     ],
 )
 def test_image_that_does_not_become_another(
@@ -229,7 +249,7 @@ def test_image_that_does_not_become_another(
     summary = folder.run(**given)
     assert (summary["complete"], summary["files"]) == (True, {fate: 1})
     assert told in folder.fates()["IM1"][1]
-    assert not archive.sent()
+    assert archive.sent() == (fate == "stored")
 
 
 @pytest.mark.parametrize(
@@ -317,8 +337,17 @@ def test_what_is_replaced(tmp_path: pathlib.Path) -> None:
     names = Names(str(tmp_path))
     inner = {"0008,1150": element("ReferencedSOPClassUID", "1.3.12.2.1"), "0008,1155": element("X", "1.2.3")}
     deep = {"0008,1155": element("ReferencedSOPInstanceUID", "1.2.3 ")}
+    of_other = {"0010,0010": element("PatientName", "Doe"), "0010,0020": element("PatientID", "4711")}
     tags = {
         "0008,0016": element("SOPClassUID", "1.3.12.2.1107.5.9.1"),
+        "0008,0017": element("Unknown Tag & Data", "1.2.3.4\\1.2"),
+        "0008,0058": element("FailedSOPInstanceUIDList", "1.2.3"),
+        "0008,0062": element("SOPClassesInStudy", "1.2.3"),
+        "0009,0010": element("PrivateCreator", "1.2.3.4"),
+        "0009,1001": element("Unknown Tag & Data", "1.2.3.4"),
+        "0010,0027": element("GroupOfPatientsIdentificationSequence", [of_other]),
+        "0020,0242": element("SOPInstanceUIDOfConcatenationSource", "1.2.3"),
+        "0040,e030": element("RepositoryUniqueID", "1.2.3"),
         "0008,0018": element("SOPInstanceUID", "1.2.3"),
         "0008,010c": element("CodingSchemeUID", "2.16.840.1.113883.6.96"),
         "0008,1140": element("ReferencedImageSequence", [inner, {"0008,9124": element("Deep", [deep])}]),
@@ -328,7 +357,13 @@ def test_what_is_replaced(tmp_path: pathlib.Path) -> None:
         "0020,0052": element("FrameOfReferenceUID", "1.2.840.10008.1.4.1.1"),
         "0028,1199": element("PaletteColorLookupTableUID", ""),
     }
-    assert dict(names.replacements(tags)) == {
+    assert dict(names.replacements(tags, "ANON-1")) == {
+        "0008,0017": f"{names.uid('1.2.3.4')}\\1.2",
+        "0008,0058": names.uid("1.2.3"),
+        "0010,0027[0].0010,0010": "ANON-1",
+        "0010,0027[0].0010,0020": "ANON-1",
+        "0020,0242": names.uid("1.2.3"),
+        "0040,e030": names.uid("1.2.3"),
         "0008,0018": names.uid("1.2.3"),
         "0008,1140[1].0008,9124[0].0008,1155": names.uid("1.2.3"),
         "0008,3010": f"{names.uid('1.2.3')}\\{names.uid('1.2.4')}",
@@ -336,6 +371,15 @@ def test_what_is_replaced(tmp_path: pathlib.Path) -> None:
     made = names.uid("1.2.3")
     assert uuid.UUID(int=int(made.removeprefix("2.25."))).version == 4
     assert len({names.uid(f"1.2.{number}") for number in range(100)}) == 100
+
+
+@pytest.mark.parametrize("name, kind", [("ReferencedSOPInstanceUID", "TooLong"), ("Unknown Tag & Data", "Null")])
+def test_what_cannot_be_looked_at(tmp_path: pathlib.Path, name: str, kind: str) -> None:
+    hidden = {"0008,1155": {"Name": name, "Type": kind, "Value": None}}
+    with pytest.raises(header.Broken, match="nobody can look into its"):
+        list(Names(str(tmp_path)).replacements({"0008,1140": element("X", [hidden])}, ""))
+    # What is private goes.
+    assert not list(Names(str(tmp_path)).replacements({"0009,1155": hidden["0008,1155"]}, ""))
 
 
 def test_those_without_an_identifier_are_not_one_patient(tmp_path: pathlib.Path) -> None:

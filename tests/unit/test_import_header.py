@@ -227,3 +227,36 @@ def test_other_files_are_no_dicom(data: bytes) -> None:
 @pytest.mark.parametrize("name", ["ExplVR_BigEndNoMeta.dcm", "ExplVR_LitEndNoMeta.dcm"])
 def test_file_without_preamble_is_dicom(name: str) -> None:
     assert header.is_dicom((FILES / name).read_bytes())
+
+
+def hidden(kind: str, private: bool, length: bool) -> Dataset:
+    """Return an item of a sequence with an element of some type, and pixels before it."""
+    made = Dataset()
+    made.is_undefined_length_sequence_item = not length
+    made.PixelData = bytes(8)
+    made["PixelData"].VR = "OW"
+    made.add_new(0x7FE11001 if private else 0x7FE00100, kind, b"4711")
+    return made
+
+
+@pytest.mark.parametrize("length", [True, False])
+@pytest.mark.parametrize("kind, private, told", [("UN", False, ["7fe0,0100"]), ("UN", True, []), ("OB", False, [])])
+def test_public_element_of_unknown_type_is_found(kind: str, private: bool, length: bool, told: list[str]) -> None:
+    """At any depth, however the sequences before it are written, and not in an image that does not tell types."""
+    outer = Dataset()
+    outer.IconImageSequence = Sequence([Dataset(), hidden(kind, private, length)])
+    outer["IconImageSequence"].is_undefined_length = not length
+    for syntax in (ExplicitVRLittleEndian, ExplicitVRBigEndian):
+        data = written(syntax, ReferencedImageSequence=Sequence([outer]))
+        assert list(header.unknown(data)) == told
+        assert list(header.unknown(data[:-1])) == told
+    assert not list(header.unknown(written(ImplicitVRLittleEndian, ReferencedImageSequence=Sequence([outer]))))
+
+
+def test_real_files_are_looked_through_to_their_end() -> None:
+    """As those are whose pixels are compressed."""
+    last = b"\xfc\xff\xfe\xffUN\0\0\2\0\0\0xx"
+    for name in ("CT_small.dcm", "MR_small.dcm", "JPEG2000.dcm", "SC_rgb_rle_2frame.dcm"):
+        data = (FILES / name).read_bytes()
+        assert not list(header.unknown(data))
+        assert list(header.unknown(data + last)) == ["fffc,fffe"]

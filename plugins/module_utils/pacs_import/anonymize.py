@@ -30,10 +30,11 @@ from typing import Any
 
 from .client import Archive, Ended, Gate, Lost, whole
 from .content import Content
-from .header import Broken, Header
+from .header import Broken, Header, unknown
 from .journal import alone
 from .origin import kept
 from .sources import Sources
+from .streams import Refused
 
 KEY = "anonymize.key"
 # In the report's folder; and what may be in there, which alone is removed.
@@ -48,10 +49,20 @@ MANY, LAST = 1000, 1 << 16
 # By DICOM's own root kinds of things are named, and not things.
 PUBLIC = "1.2.840.10008."
 # So do these, whoever names them.
-KINDS = ("ClassUID", "SyntaxUID", "SchemeUID", "ContextUID", "ResourceUID")
+KINDS = re.compile("(Class|Syntax|Scheme|Context|Resource)UID")
+THINGS = re.compile("UID|UniqueID|CommunityID")
+# Of an element that is newer than it, Orthanc knows no name: then what looks like an identifier is one.
+UNKNOWN, LIKE_ONE = "Unknown", re.compile(r"[0-2](\.[0-9]+){3,}")
+# Elements have that many bytes together, by far. Of long ones it tells nothing, but for those of irradiation events.
+LARGEST = 32 << 20
+TAGS = "tags?ignore-length=0008-3010"
 # Means nothing around an identifier.
 PADDING = " \0"
 DOCUMENT, CONTENT, BURNED = "0042,0011", "0040,a730", "0028,0301"
+PATIENT = ("0010,0010", "0010,0020")
+
+
+UNLISTED = "its elements cannot be listed"
 
 
 class Nothing(Exception):
@@ -95,18 +106,37 @@ class Names:
         study, series, instance = map(self.uid, (header.study, header.series, header.instance))
         return dataclasses.replace(header, patient=made, study=study, series=series, instance=instance, exact=True)
 
-    def replacements(self, tags: dict[str, Any], path: str = "") -> Iterator[tuple[str, str]]:
-        """Return for each unique identifier of a thing its place, also within sequences, and what comes there."""
+    def replacements(self, tags: dict[str, Any], patient: str, path: str = "") -> Iterator[tuple[str, str]]:
+        """Return for each unique identifier of a thing its place, and within sequences also for each patient.
+
+        :param patient: who comes there.
+        :raises Broken: where an element may hold one and cannot be looked at.
+        """
         for tag, element in tags.items():
-            value, name = element.get("Value"), str(element.get("Name", ""))
-            if element.get("Type") == "Sequence":
+            value, name, kind = element.get("Value"), str(element.get("Name", "")), element.get("Type")
+            unknown = name.startswith(UNKNOWN)
+            # What is private goes.
+            if int(tag[:4], 16) % 2:
+                continue
+            if kind == "Sequence":
                 for number, inside in enumerate(value):
-                    yield from self.replacements(inside, f"{path}{tag}[{number}].")
-            elif isinstance(value, str) and name.endswith("UID") and not name.endswith(KINDS):
+                    yield from self.replacements(inside, patient, f"{path}{tag}[{number}].")
+            elif path and tag in PATIENT:
+                # Orthanc replaces these at the top alone, once it is told by what.
+                yield path + tag, patient
+            elif not unknown and (not THINGS.search(name) or KINDS.search(name)):
+                continue
+            elif isinstance(value, str):
                 parts = [part.strip(PADDING) for part in value.split("\\")]
-                made = [part if not part or part.startswith(PUBLIC) else self.uid(part) for part in parts]
+                made = [self._other(part, unknown) for part in parts]
                 if made != parts:
                     yield path + tag, "\\".join(made)
+            elif unknown or kind == "TooLong":
+                raise Broken(f"nobody can look into its ({tag}), which may name the patient")
+
+    def _other(self, uid: str, unknown: bool) -> str:
+        kept = not uid or uid.startswith(PUBLIC) or (unknown and not LIKE_ONE.fullmatch(uid))
+        return uid if kept else self.uid(uid)
 
     def _sum(self, kind: str, value: str) -> bytes:
         return hmac.digest(self._key, f"{kind}|{value}".encode("utf-8", "surrogateescape"), hashlib.sha256)[:16]
@@ -162,7 +192,7 @@ class Anonymizer:
                 raise Broken(f"it cannot be anonymised: {answer.reason}")
             path = f"/instances/{said['ID']}"
             try:
-                made = self._made(path, header)
+                made, texts = self._made(path, header)
             finally:
                 self._orthanc.patiently("DELETE", path)
             if next(self._number) % MANY == 0:
@@ -174,24 +204,26 @@ class Anonymizer:
             what = error if self._alive() else f"it has ended: {self._said()}"
             raise Ended(f"the Orthanc that anonymises: {what}") from error
         try:
-            if identity(made.header()) == identity(header):
-                return made
-            raise Broken("it was anonymised, and has other identifiers than it should have")
+            if identity(made.header()) != identity(header):
+                raise Broken("it was anonymised, and has other identifiers than it should have")
+            seen(made.beginning(), texts, content.header())
+            return made
         except Broken:
             made.close()
             raise
 
-    def _made(self, path: str, header: Header) -> Content:
-        tags = self._orthanc.get(f"{path}/tags").json()
-        if not isinstance(tags, dict):
-            raise Broken("it cannot be anonymised: its elements cannot be listed")
+    def _made(self, path: str, header: Header) -> tuple[Content, set[str]]:
+        answer, _ = self._orthanc.patiently("GET", f"{path}/{TAGS}", read=listed)
+        tags = answer.json()
+        if answer.status != 200 or not isinstance(tags, dict):
+            raise Broken(f"it cannot be anonymised: {UNLISTED}: {answer.reason}")
         if tags.get(BURNED, {}).get("Value") == "YES":
             raise Broken("it says that its pixels show who the patient is, which no profile takes out")
         if tags.keys() & {DOCUMENT, CONTENT}:
             raise Nothing("a report or a document, whose content the profile takes out as a whole")
         asked = {
             "Replace": {
-                **dict(self._names.replacements(tags)),
+                **dict(self._names.replacements(tags, header.patient)),
                 "0010,0010": header.patient,
                 "0010,0020": header.patient,
                 "0020,000d": header.study,
@@ -214,7 +246,7 @@ class Anonymizer:
         answer, _ = self._orthanc.patiently("POST", f"{path}/anonymize", lambda: body, read=keep)
         if answer.status != 200:
             raise Broken(f"it cannot be anonymised: {answer.reason}")
-        return made[-1]
+        return made[-1], {tag for tag, element in tags.items() if element.get("Type") == "String"}
 
     def close(self) -> None:
         """End it, and leave nothing behind."""
@@ -236,6 +268,8 @@ class Anonymizer:
             "IndexDirectory": store,
             "HttpPort": port,
             "HttpBindAddresses": ["127.0.0.1"],
+            # What it answers may wait for room in the spool, and that for an archive that is away.
+            "HttpRequestTimeout": 3600,
             "RemoteAccessAllowed": False,
             "AuthenticationEnabled": True,
             "RegisteredUsers": {"import": password},
@@ -301,6 +335,27 @@ class Anonymizer:
                     os.rmdir(folder, dir_fd=number)
         with contextlib.suppress(OSError):
             os.rmdir(self._folder)
+
+
+def listed(answer: http.client.HTTPResponse) -> bytes:
+    """Read the elements of an image. :raises Refused: where they are too many; several images are read at a time."""
+    return whole(answer, LARGEST, Refused(f"{UNLISTED}: they take more than {LARGEST >> 20} MB"))
+
+
+def seen(made: bytes, texts: set[str], original: Header) -> None:
+    """See that what was made of an image tells nothing of it.
+
+    :param texts: the elements that were read as text, whatever type they are said to have.
+    :raises Broken: where it does.
+    """
+    for element in unknown(made):
+        if element not in texts:
+            raise Broken(f"nobody can look into its ({element}), which may name the patient")
+    for uid in (original.study, original.series, original.instance):
+        name = uid.strip(PADDING).encode("utf-8", "surrogateescape")
+        # Most often it is nowhere, which is seen at once.
+        if name in made and re.search(rb"(?<![0-9.])" + re.escape(name) + rb"(?![0-9.])", made):
+            raise Broken(f"it was anonymised, and still has {uid}")
 
 
 def identity(header: Header) -> tuple[str, str, str, str]:

@@ -62,7 +62,7 @@ class Answer:
         """Return the JSON in it, or nothing if it has none."""
         try:
             return json.loads(self.body)
-        except ValueError:
+        except (RecursionError, ValueError):
             return None
 
     @property
@@ -147,13 +147,14 @@ class Gate:
 Reader = Callable[[http.client.HTTPResponse], bytes]
 
 
-def whole(answer: http.client.HTTPResponse) -> bytes:
-    """Read an answer at once. :raises Ended: where it is without end."""
+def whole(answer: http.client.HTTPResponse, largest: int = 0, error: Exception | None = None) -> bytes:
+    """Read an answer at once. :raises Ended: where it is without end, or what is to be raised then."""
+    largest = largest or LARGEST
     body = bytearray()
     for part in parts(answer):
         body += part
-        if len(body) > LARGEST:
-            raise Ended(f"an answer of more than {LARGEST >> 20} MB, which is none of an archive")
+        if len(body) > largest:
+            raise error or Ended(f"an answer of more than {largest >> 20} MB, which is none of an archive")
     return bytes(body)
 
 

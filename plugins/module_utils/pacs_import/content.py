@@ -49,6 +49,13 @@ class Content:
                 continue
         raise header.Broken
 
+    def beginning(self) -> bytes:
+        """Return as much of it as is looked at for identifiers."""
+        if not self._file:
+            return self._data
+        self._file.seek(0)
+        return self._file.read(HEADS[-1])
+
     def rename(self, patient: str) -> None:
         """Give it another PatientID. :raises header.Broken: where it has none that can be replaced."""
         if not self._file:

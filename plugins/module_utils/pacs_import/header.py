@@ -12,6 +12,7 @@ import hashlib
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 PREFIX = b"DICM"
@@ -205,6 +206,27 @@ def referenced(data: bytes) -> list[bytes]:
     except (struct.error, zlib.error) as error:
         raise Broken from error
     return files
+
+
+def unknown(data: bytes) -> Iterator[str]:
+    """Return each public element, at any depth, whose value is written as of unknown type.
+
+    :raises Broken: where it makes no sense.
+    """
+    try:
+        _, data, place, coding = _meta(data)
+        while coding.explicit and place < len(data):
+            tag, kind, start, length = coding.element(data, place)
+            if kind == b"UN" and length not in (0, UNDEFINED) and not tag >> 16 & 1:
+                yield f"{tag >> 16:04x},{tag & 0xFFFF:04x}"
+            # What lies in sequences is gone through as well, wherever it lies.
+            inside = tag >> 16 == ITEMS or kind == b"SQ"
+            place = start if inside else coding.end(data, kind, start, length)
+    except zlib.error as error:
+        raise Broken from error
+    except struct.error:
+        # A file that goes on.
+        return
 
 
 def text(value: bytes) -> str:
