@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-import shutil
+import socket
 import stat
 import sys
 import threading
@@ -19,6 +19,7 @@ import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import (
     anonymize,
     client,
+    content,
     header,
     origin,
     sources,
@@ -33,17 +34,21 @@ from tests.unit.test_import_header import written
 from tests.unit.test_import_run import Folder
 from tests.unit.test_import_sources import put, tar
 
-# Answers as Orthanc does, by a configuration of the import; what it does wrong stands in $WRONG.
+# Answers as Orthanc does, by a configuration of the import; what it does wrong stands beside it.
 PROGRAM = """#!{python}
 import http.server, json, os, struct, sys
+sys.path.insert(0, "{modules}")
 from pacs_import import header
 
-options, wrong, kept = json.load(open(sys.argv[1])), os.environ.get("WRONG", ""), {{}}
+options, wrong, kept = json.load(open(sys.argv[1])), open(sys.argv[0] + ".wrong").read(), {{}}
 os.makedirs(options["StorageDirectory"] + "/ab/cd")
 open(options["StorageDirectory"] + "/index", "w").close()
 print("W an Orthanc")
-print("E its last words", flush=True)
-if wrong == "start":
+if wrong == "link":
+    os.unlink(options["StorageDirectory"] + "/../log")
+    os.symlink("{modules}/../../README.md", options["StorageDirectory"] + "/../log")
+print("E its last words,", *os.environ, flush=True)
+if wrong in ("start", "link"):
     sys.exit(1)
 
 
@@ -149,11 +154,20 @@ def folder(tmp_path: pathlib.Path, archive: StandIn) -> Folder:
 @pytest.fixture
 def given(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Return what is asked of each import. The program is not run as nobody, who would not find it."""
-    program = put(tmp_path, "Orthanc", PROGRAM.format(python=sys.executable).encode())
+    modules = ROOT / "plugins" / "module_utils"
+    program = put(tmp_path, "bin/Orthanc", PROGRAM.format(python=sys.executable, modules=modules).encode())
     program.chmod(0o755)
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "plugins" / "module_utils"))
-    monkeypatch.setattr(shutil, "which", lambda *_: None)
-    return {"anonymize": True, "orthanc": str(program)}
+    setpriv = put(tmp_path, "bin/setpriv", b'#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
+    setpriv.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{setpriv.parent}:{os.environ['PATH']}")
+    made = {"anonymize": True, "orthanc": str(program)}
+    go_wrong(made, "")
+    return made
+
+
+def go_wrong(given: dict[str, Any], wrong: str) -> None:
+    """Tell what it does wrong from its next start on."""
+    pathlib.Path(given["orthanc"] + ".wrong").write_text(wrong)
 
 
 def test_nobody_is_left(folder: Folder, archive: StandIn, given: dict[str, Any]) -> None:
@@ -242,9 +256,9 @@ def test_another_key_or_none_is_no_hint(folder: Folder, archive: StandIn, given:
     ],
 )
 def test_image_that_does_not_become_another(
-    folder: Folder, archive: StandIn, given: dict[str, Any], monkeypatch: Any, wrong: str, fate: str, told: str
+    folder: Folder, archive: StandIn, given: dict[str, Any], wrong: str, fate: str, told: str
 ) -> None:
-    monkeypatch.setenv("WRONG", wrong)
+    go_wrong(given, wrong)
     folder.put("IM1", image(1))
     summary = folder.run(**given)
     assert (summary["complete"], summary["files"]) == (True, {fate: 1})
@@ -253,19 +267,23 @@ def test_image_that_does_not_become_another(
 
 
 @pytest.mark.parametrize(
-    "wrong, told", [("start", "does not start: E its last words"), ("die", "it has ended: E its last words")]
+    "wrong, told",
+    [
+        ("start", "does not start: E its last words"),
+        ("link", "does not start: E its last words"),
+        ("die", "it has ended: E its last words"),
+    ],
 )
-def test_its_orthanc_ends(
-    folder: Folder, archive: StandIn, given: dict[str, Any], monkeypatch: Any, wrong: str, told: str
-) -> None:
-    monkeypatch.setenv("WRONG", wrong)
+def test_its_orthanc_ends(folder: Folder, archive: StandIn, given: dict[str, Any], wrong: str, told: str) -> None:
+    """What it has said comes from where it was written to, whatever lies in its folder by then."""
+    go_wrong(given, wrong)
     for number in range(30):
         folder.put(f"IM{number}", image(number))
     summary = folder.run(**given)
     assert told in summary["ended"]
     assert not archive.sent()
     assert ".anonymizing" not in os.listdir(folder.folder / "report")
-    monkeypatch.delenv("WRONG")
+    go_wrong(given, "")
     assert folder.run(**given)["files"] == {"stored": 30}
 
 
@@ -278,9 +296,7 @@ def test_no_orthanc(folder: Folder, archive: StandIn, given: dict[str, Any], pro
     assert ".anonymizing" not in os.listdir(folder.folder / "report")
 
 
-def test_what_lies_in_its_folder_stays(
-    folder: Folder, archive: StandIn, given: dict[str, Any], monkeypatch: Any
-) -> None:
+def test_what_lies_in_its_folder_stays(folder: Folder, archive: StandIn, given: dict[str, Any]) -> None:
     """What an import that was killed has left goes; what somebody else has put there does not, and is told."""
     folder.put("IM1", image(1))
     folder.run(**given)
@@ -290,7 +306,7 @@ def test_what_lies_in_its_folder_stays(
     folder.put("IM2", image(2))
     assert folder.run(**given)["files"] == {"already there": 1, "stored": 1}
     assert not left.exists()
-    monkeypatch.setenv("WRONG", "file")
+    go_wrong(given, "file")
     folder.put("IM3", image(3))
     assert folder.run(**given)["files"] == {"already there": 2, "stored": 1}
     assert os.listdir(left / "store") == ["somebody's"]

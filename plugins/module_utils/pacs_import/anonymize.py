@@ -25,7 +25,7 @@ import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from .client import Archive, Ended, Gate, Lost, whole
@@ -142,6 +142,19 @@ class Names:
         return hmac.digest(self._key, f"{kind}|{value}".encode("utf-8", "surrogateescape"), hashlib.sha256)[:16]
 
 
+class Own(Archive):
+    """An Orthanc that this import has started. :param ended: tells that it has, since its port is anybody's then."""
+
+    def __init__(self, url: str, login: tuple[str, str], gate: Gate, ended: Callable[[], bool]) -> None:
+        super().__init__(url, login, None, gate)
+        self._ended = ended
+
+    def _connect(self) -> http.client.HTTPConnection:
+        if self._ended():
+            raise Ended("it has ended")
+        return super()._connect()
+
+
 class Anonymizer:
     """The Orthanc that images pass through.
 
@@ -153,7 +166,9 @@ class Anonymizer:
     def __init__(self, program: str, report: str, names: Names, sources: Sources) -> None:
         self._names, self._sources, self._number = names, sources, itertools.count(1)
         self._report = os.path.abspath(report)
-        self._mode = os.stat(report).st_mode & 0o777
+        # One that was killed has left it passable to all.
+        self._mode = os.stat(report).st_mode & 0o776
+        self._log = -1
         self._folder = os.path.join(self._report, FOLDER)
         found = program or shutil.which("Orthanc") or PROGRAM
         if not os.access(found, os.X_OK):
@@ -166,9 +181,8 @@ class Anonymizer:
         name, password = secrets.token_hex(16), secrets.token_hex(16)
         try:
             self._process = self._start(found, name, password, port)
-            self._orthanc = Archive(
-                f"http://127.0.0.1:{port}/", ("import", password), None, Gate(PATIENCE, lambda: not self._alive())
-            )
+            gate = Gate(PATIENCE, lambda: not self._alive())
+            self._orthanc = Own(f"http://127.0.0.1:{port}/", ("import", password), gate, lambda: not self._alive())
             system = self._wait(name)
         except BaseException as error:
             self.close()
@@ -255,6 +269,8 @@ class Anonymizer:
             # It has nothing to lose.
             process.kill()
             process.wait()
+        if self._log >= 0:
+            os.close(self._log)
         os.chmod(self._report, self._mode)
         self._remove()
 
@@ -279,31 +295,38 @@ class Anonymizer:
         }
         with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as opened:
             json.dump(options, opened)
-        before = []
-        if shutil.which("setpriv"):
-            before = ["setpriv", "--no-new-privs", "--pdeathsig=KILL"]
-            if os.geteuid() == 0:
-                nobody = pwd.getpwnam("nobody")
-                before += [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--inh-caps=-all"]
-                for path in (self._folder, file):
-                    os.chown(path, nobody.pw_uid, nobody.pw_gid)
-                # It has to pass, and can neither list nor read what is in there.
-                os.chmod(self._report, self._mode | 0o001)
-        with open(os.path.join(self._folder, "log"), "wb") as log:
-            return subprocess.Popen(
-                [*before, program, file],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                cwd="/",
-                # Ctrl-C is for the import, which ends in order.
-                start_new_session=True,
-            )
+        # From here on only by its number: what is called so later, in a folder of nobody's, may be anything.
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+        self._log = os.open(os.path.join(self._folder, "log"), flags, 0o600)
+        before, setpriv = [], shutil.which("setpriv")
+        if setpriv:
+            before = [setpriv, "--no-new-privs", "--pdeathsig=KILL"]
+        elif os.geteuid() == 0:
+            raise Ended("an Orthanc that is to anonymise is not run as root, and setpriv (util-linux) is not there")
+        if os.geteuid() == 0:
+            nobody = pwd.getpwnam("nobody")
+            before += [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--inh-caps=-all"]
+            # The folder last, so that nobody puts another file there before.
+            for path in (file, self._folder):
+                os.chown(path, nobody.pw_uid, nobody.pw_gid)
+            # It has to pass, and can neither list nor read what is in there.
+            os.chmod(self._report, self._mode | 0o001)
+        return subprocess.Popen(
+            [*before, os.path.abspath(program), file],
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=self._log,
+            cwd="/",
+            # Passwords of the import are none of its business.
+            env={"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8"},
+            # Ctrl-C is for the import, which ends in order.
+            start_new_session=True,
+        )
 
     def _wait(self, name: str) -> dict[str, Any]:
         until = time.monotonic() + START
         while self._alive() and time.monotonic() < until:
-            with contextlib.suppress(Lost):
+            with contextlib.suppress(Lost, Ended):
                 system = self._orthanc.ask("GET", "/system").json()
                 if isinstance(system, dict) and system.get("Name") == name:
                     return dict(system)
@@ -315,12 +338,10 @@ class Anonymizer:
 
     def _said(self) -> str:
         """Return what it has said last."""
-        with contextlib.suppress(OSError), open(os.path.join(self._folder, "log"), "rb") as log:
-            log.seek(max(0, log.seek(0, os.SEEK_END) - LAST))
-            lines = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
-            errors = [line for line in lines if line.startswith("E")]
-            return (errors or lines or [""])[-1]
-        return ""
+        said = os.pread(self._log, LAST, max(0, os.fstat(self._log).st_size - LAST))
+        lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("E")]
+        return (errors or lines or [""])[-1]
 
     def _remove(self) -> None:
         """Remove what it has had of images, and nothing else that may lie there."""
