@@ -226,15 +226,70 @@ def test_names_of_the_site(folder: Folder, archive: StandIn, given: dict[str, An
     assert sorted(header.read(data).patient[:5] for data in archive.images.values()) == ["ANON-", "CASE-"]
 
 
-def test_another_key_or_none_is_no_hint(folder: Folder, archive: StandIn, given: dict[str, Any]) -> None:
-    """What came with its patient, or under other names, is not taken to be there."""
+def test_another_key_or_none_is_refused(folder: Folder, archive: StandIn, given: dict[str, Any]) -> None:
+    """All would come in again, under other names or with their patients, and nobody had asked for that."""
     folder.put("IM1", image(1))
-    folder.run(**given)
     assert folder.run()["files"] == {"stored": 1}
-    assert folder.run(**given)["files"] == {"already there": 1}
-    (folder.folder / "report" / "anonymize.key").unlink()
+    # What came with its patient is not taken to be there.
     assert folder.run(**given)["files"] == {"stored": 1}
-    assert len(archive.images) == 3
+    with pytest.raises(Busy, match=r"without their patients.*name another folder"):
+        folder.run()
+    key = folder.folder / "report" / "anonymize.key"
+    old = key.read_bytes()
+    key.unlink()
+    with pytest.raises(Busy, match=r"by another key.*name another folder"):
+        folder.run(**given)
+    key.write_bytes(old)
+    assert folder.run(**given)["files"] == {"already there": 1}
+    assert len(archive.images) == 2
+
+
+def test_originals_are_named_to_nobody(folder: Folder, archive: StandIn, given: dict[str, Any]) -> None:
+    """Nor are those that are left out: the archive is asked about the studies that came alone."""
+    said: list[bytes] = []
+    real = archive._do
+
+    def do(method: str, path: str, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        said.append(path.encode() + body)
+        return real(method, path, body)
+
+    archive._do = do  # type: ignore[method-assign]
+    folder.put("IM1", image(1, Modality="CT"))
+    folder.put("IM2", image(2, Modality="MR", StudyInstanceUID="1.2.77", SeriesInstanceUID="1.2.77.1"))
+    assert folder.run(**given, modalities=frozenset(["CT"]))["files"] == {"left out": 1, "stored": 1}
+    assert not [one for one in said if b"1.2.77" in one]
+
+
+def test_it_knows_nothing_of_the_import(folder: Folder, given: dict[str, Any], monkeypatch: Any) -> None:
+    monkeypatch.setenv("PACS_IMPORT_PASSWORD", "secret")
+    go_wrong(given, "start")
+    folder.put("IM1", image(1))
+    assert folder.run(**given)["ended"].split("words, ")[1].split() in (["PATH", "LANG"], ["PATH", "LANG", "PWD"])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="of root alone more is asked")
+def test_root_lets_it_run_as_nobody_or_not_at_all(folder: Folder, given: dict[str, Any], monkeypatch: Any) -> None:
+    monkeypatch.setenv("PATH", str(folder.folder))
+    assert "setpriv" in folder.run(**given)["ended"]
+
+
+def test_who_takes_its_port_gets_nothing(tmp_path: pathlib.Path, given: dict[str, Any]) -> None:
+    """Neither the first request after its end, nor one that is repeated."""
+    report = tmp_path / "report"
+    report.mkdir(0o700)
+    names = Names(str(report))
+    made = anonymize.Anonymizer(given["orthanc"], str(report), names, sources.Sources(str(report), 1000, 1000))
+    port = made._orthanc._port
+    assert port
+    made._process.kill()
+    made._process.wait()
+    with socket.create_server(("127.0.0.1", port)) as other:
+        other.settimeout(0.1)
+        with pytest.raises(Ended, match="it has ended"):
+            made.content(content.Content(image(1)), header.read(image(1)))
+        with pytest.raises(TimeoutError):
+            other.accept()
+    made.close()
 
 
 @pytest.mark.parametrize(
@@ -331,17 +386,30 @@ def test_what_a_modality_sends_is_refused(folder: Folder, archive: StandIn, give
 
 
 def test_key_of_others(folder: Folder, given: dict[str, Any]) -> None:
-    """Whoever may write to it could tell afterwards who the patients were."""
+    """Whoever may write to it, or read it, could tell afterwards who the patients were."""
     report = folder.folder / "report"
     report.mkdir(0o700)
     key = put(report, "anonymize.key", b"0" * 64)
     key.chmod(0o666)
     with pytest.raises(Busy, match="others may write to"):
         folder.run(**given)
-    key.chmod(0o600)
-    key.write_bytes(b"short")
-    with pytest.raises(Ended, match="is no key"):
+    key.chmod(0o640)
+    with pytest.raises(Busy, match=r"others can read .*anonymize.key.*chmod go="):
         folder.run(**given)
+    key.chmod(0o600)
+    for bad in (b"short", b"\xff" * 64):
+        key.write_bytes(bad)
+        with pytest.raises(Ended, match="is no key"):
+            folder.run(**given)
+    key.unlink()
+    key.symlink_to(put(folder.folder, "elsewhere", b"0" * 64))
+    with pytest.raises(OSError, match="symbolic links"):
+        folder.run(**given)
+    key.unlink()
+    report.chmod(0o770)
+    with pytest.raises(Busy, match="others may write to"):
+        folder.run(**given)
+    assert not key.exists()
 
 
 def element(name: str, value: Any) -> dict[str, Any]:

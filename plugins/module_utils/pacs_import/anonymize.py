@@ -73,10 +73,11 @@ class Names:
     """What identifiers become.
 
     :param report: the folder that has the key to them, or gets it: who has it finds out who a patient was.
-    :raises Busy: where others may write to it.
+    :raises Busy: where others may read it or write to it.
     """
 
     def __init__(self, report: str) -> None:
+        alone(report, os.stat(report))
         path = os.path.join(report, KEY)
         with contextlib.suppress(FileExistsError):
             number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -84,10 +85,11 @@ class Names:
                 file.write(secrets.token_hex(32))
                 file.flush()
                 os.fsync(number)
-        with open(path, encoding="ascii") as file:
-            alone(path, os.fstat(file.fileno()))
-            self._key = file.read().encode()
-        if len(self._key) != 64:
+        number = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(number, "rb") as key:
+            alone(path, os.fstat(number), secret=True)
+            self._key = key.read(65)
+        if not re.fullmatch(rb"[0-9a-f]{64}", self._key):
             raise Ended(f"{path} is no key to other identifiers; bring back the one that it was, or remove it")
 
     def mark(self) -> str:

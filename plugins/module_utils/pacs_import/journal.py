@@ -30,6 +30,8 @@ CREATE TABLE IF NOT EXISTS files (
     instance TEXT, series TEXT, study TEXT, patient TEXT, md5 TEXT, syntax TEXT, run INTEGER
 ) WITHOUT ROWID;
 """
+# What an archive is called from here on, where images come in without their patient: by which key.
+ANONYMOUS = " anonymous "
 COLUMNS = ("fate", "file", "bytes", "reason", "instance", "series", "StudyInstanceUID", "PatientID", "md5")
 
 
@@ -82,7 +84,13 @@ class Journal:
             )
             about = dict(self._base.execute("SELECT name, value FROM about"))
             self.run = int(about.get("run", 0)) + 1
-            if about.get("archive", archive) != archive:
+            before = about.get("archive", archive)
+            key = before.partition(ANONYMOUS)[2]
+            if key and key != archive.partition(ANONYMOUS)[2]:
+                self._base.close()
+                how = "by another key" if ANONYMOUS in archive else "without their patients"
+                raise Busy(f"by the report of {path} images came in {how}; do that again, or name another folder")
+            if before != archive:
                 self._base.execute("DELETE FROM files")
             values = [("run", str(self.run)), ("archive", archive)]
             self._base.executemany("INSERT OR REPLACE INTO about VALUES (?, ?)", values)
@@ -181,9 +189,9 @@ class Journal:
         yield from self._rows(query, self.run, STORED, PRESENT, NEW, CONFLICT)
 
     def studies(self) -> Iterator[tuple[str, str]]:
-        """Return each study of this run, with its patient."""
-        query = "SELECT DISTINCT study, patient FROM files WHERE run = ? AND study != ''"
-        yield from self._rows(query, self.run)
+        """Return each study of this run, with its patient; others, which may be originals, are named to no archive."""
+        query = "SELECT DISTINCT study, patient FROM files WHERE run = ? AND study != '' AND fate IN (?, ?, ?, ?)"
+        yield from self._rows(query, self.run, STORED, PRESENT, NEW, CONFLICT)
 
     def images(self) -> Iterator[tuple[bytes, str, str, str]]:
         """Return each image that the archive has by this run: its file, its instance, its sum, and how it is coded."""
@@ -225,12 +233,17 @@ class Journal:
             self._written = time.monotonic()
 
 
-def alone(path: str, status: os.stat_result) -> None:
-    """See that nobody else can write to the report, where patients are named. :raises Busy: if anybody can."""
+def alone(path: str, status: os.stat_result, secret: bool = False) -> None:
+    """See that nobody else can write to the report, where patients are named, nor read what is secret.
+
+    :raises Busy: if anybody can.
+    """
     if status.st_uid != os.geteuid():
         raise Busy(f"{path} belongs to another user; name a folder of your own for the report")
     if status.st_mode & 0o022:
         raise Busy(f"others may write to {path}; take that right away (chmod go-w), or name another folder")
+    if secret and status.st_mode & 0o077:
+        raise Busy(f"others can read {path}, which tells who the patients were; take that right away (chmod go=)")
 
 
 @contextmanager

@@ -39,7 +39,7 @@ from .fates import (
     WRONG,
 )
 from .header import Broken, Header
-from .journal import Journal, Row, shown, written
+from .journal import ANONYMOUS, Journal, Row, shown, written
 from .modality import SCHEME, Modality
 from .origin import Origin
 from .progress import Progress
@@ -115,7 +115,7 @@ class Import:
         self._names = Names(options.report) if options.anonymize else None
         # What came under other names is no hint either.
         names = hashlib.sha256(repr(sorted(options.patients.items())).encode()).hexdigest() if options.patients else ""
-        names += f" anonymous {self._names.mark()}" if self._names else ""
+        names += ANONYMOUS + self._names.mark() if self._names else ""
         self._journal = Journal(os.path.join(options.report, "journal.sqlite"), f"{self._archive.url} {names}".strip())
         spool = options.spool or options.report
         self._sources = Sources(spool, options.spool_size, MEMORY, self._known)
