@@ -200,7 +200,8 @@ def main() -> None:
             "from_user": {"type": "str", "default": ""},
             "from_password": {"type": "str", "default": "", "no_log": True},
             "from_ca": {"type": "str", "default": ""},
-            "patients": {"type": "dict", "default": {}},
+            # The system's log, where arguments go, is no place for them.
+            "patients": {"type": "dict", "default": {}, "no_log": True},
             "anonymize": {"type": "bool", "default": False},
             "orthanc": {"type": "path", "default": ""},
             "connections": {"type": "int", "default": 0},
@@ -227,9 +228,9 @@ def main() -> None:
         except ValueError:
             module.fail_json(f"{name}: '{params[name]}' is no day such as 20260131.")
     patients = {str(old): str(new) for old, new in params["patients"].items()}
-    for new in patients.values():
+    for old, new in patients.items():
         if not PATIENT.fullmatch(new):
-            module.fail_json(f"patients: '{new}' is no PatientID of plain letters.")
+            module.fail_json(f"patients: what '{old}' is to become is no PatientID of plain letters.")
     options = Options(
         sources=[os.fsencode(source) for source in params["sources"]],
         url=params["url"],

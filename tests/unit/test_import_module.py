@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.modules import orthanc_import
 
 from tests.unit.module import run
@@ -100,7 +101,7 @@ def test_verify(given: dict[str, Any], archive: StandIn, capsys: Capture) -> Non
         ({"sources": ["/nowhere"]}, "/nowhere: No such file or directory"),
         ({"ca": "/nowhere.crt"}, "No such file"),
         ({"from_ca": "/nowhere.crt", "sources": ["https://127.0.0.1:1/"]}, "No such file"),
-        ({"patients": {"P1": "Zoë"}}, "patients: 'Zoë' is no PatientID of plain letters"),
+        ({"patients": {"P1": "Zoë"}}, "patients: what 'P1' is to become is no PatientID of plain letters"),
         ({"anonymize": True, "orthanc": "/nowhere/Orthanc"}, "there is no Orthanc on this machine"),
         ({"ca": "-----BEGIN CERTIFICATE-----\nnonsense\n-----END CERTIFICATE-----\n"}, "certificate"),
         ({"settings": {"PythonScript": "route.py"}}, "PythonScript may send the images on; accept routing"),
@@ -124,3 +125,12 @@ def test_left_out_images_are_no_failure(given: dict[str, Any], archive: StandIn,
     done = run(orthanc_import, capsys, **given, modalities=["US"], until="20300101")
     assert not done.get("failed")
     assert (done["changed"], done["files"]["left out"], archive.sent()) == (False, 4, 0)
+
+
+def test_patients_are_in_no_log(given: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    """Each module's arguments go to the system's log, which others read."""
+    logged: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "log", lambda _, message, **more: logged.append(f"{message} {more}"))
+    run(orthanc_import, capsys, **given, patients={"OLD-1": "NEW-1"})
+    assert "sources" in logged[0]
+    assert not [line for line in logged if "OLD-1" in line or "NEW-1" in line]
