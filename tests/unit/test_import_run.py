@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import functools
+import hashlib
 import io
 import json
 import os
@@ -33,7 +34,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import (
     sources,
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import origin as origin_module
-from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.client import Ended
+from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.client import Archive, Ended
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.journal import Busy, shown
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.load import Import, Options
 from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import.progress import Progress
@@ -182,6 +183,32 @@ def test_second_run_over_many_studies_asks_little(folder: Folder, archive: Stand
     assert sorted(of_all) == 3 * ["/tools/bulk-content"] + 13 * ["/tools/find"]
     # What it is, its plugins, and what is not there.
     assert len(archive.asked) - len(of_all) == (4 if answer is None else 2 + 250 + 1 + 250)
+
+
+def test_archive_that_fails_on_many_is_asked_for_each(folder: Folder, archive: StandIn) -> None:
+    """A failure is tried again for seconds, and that for each hundred files would add up."""
+    for one in range(250):
+        folder.put(f"IM{one:03}", image(one, study=f"1.2.{one}"))
+    folder.run()
+    archive.asked.clear()
+    archive.fault = lambda method, path, number: 500 if path == "/tools/bulk-content" else None
+    assert folder.run()["files"] == {"already there": 250}
+    assert archive.asked.count(("POST", "/tools/bulk-content")) == client.ATTEMPTS
+
+
+def test_sums_that_are_forgotten_meanwhile(archive: StandIn) -> None:
+    """Another thread may need the room while one asks."""
+    there = load.Instances(Archive(archive.url, ("user", PASSWORD), None, client.Gate(5)))
+    there.sums = True
+
+    class Forgetful(dict[str, dict[str, str]]):
+        def __setitem__(self, series: str, sums: dict[str, str]) -> None:
+            """As if it went at once."""
+
+    there._sums = Forgetful()
+    archive._store(image(1))
+    (name,) = archive.images
+    assert there.md5(archive._parents(image(1))[2], name) == hashlib.md5(image(1)).hexdigest()
 
 
 def test_one_thread_asks_for_a_series(folder: Folder, archive: StandIn) -> None:

@@ -17,6 +17,7 @@ import http.client
 import itertools
 import json
 import os
+import pathlib
 import pwd
 import re
 import secrets
@@ -333,7 +334,11 @@ class Anonymizer:
                 if isinstance(system, dict) and system.get("Name") == name:
                     return dict(system)
             time.sleep(0.05)
-        raise Ended(f"the Orthanc that is to anonymise does not start: {self._said()}")
+        why = self._said()
+        closed = [str(one) for one in pathlib.Path(self._report).parents if not os.stat(one).st_mode & 0o001]
+        if closed and os.geteuid() == 0:
+            why += f" (nobody may not pass {closed[0]}, where the report lies, and it runs as nobody)"
+        raise Ended(f"the Orthanc that is to anonymise does not start: {why}")
 
     def _alive(self) -> bool:
         return self._process.poll() is None

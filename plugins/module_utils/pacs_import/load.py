@@ -596,6 +596,7 @@ class Instances:
         self._claimed: set[str] = set()
         # Whether it tells the sums of a series together, as Orthanc does from 1.12.5 on, by its database.
         self.sums = False
+        self._together = True
 
     def has(self, series: str, image: str) -> bool:
         """Tell whether the archive has an image of a series."""
@@ -617,10 +618,13 @@ class Instances:
         with self._lock:
             new = [series for series in wanted if series not in self._series]
         # Few, of many images each, are told faster one by one.
-        if len(new) > KNOWN // 10:
+        if len(new) > KNOWN // 10 and self._together:
             query = {"Level": "Series", "Resources": new}
             with contextlib.suppress(AttributeError, KeyError, Lost, TypeError):
-                for said in self._archive.patiently("POST", "/tools/bulk-content", json.dumps(query).encode)[0].json():
+                answer, _ = self._archive.patiently("POST", "/tools/bulk-content", json.dumps(query).encode)
+                # It took seconds, and would again.
+                self._together = answer.status < 500
+                for said in answer.json():
                     self._keep(str(said["ID"]), said["Instances"])
 
     def _keep(self, series: str, images: list[str], image: str = "") -> bool:
@@ -640,9 +644,11 @@ class Instances:
         """Return the sum that is kept of an image, or nothing if none is. :raises Ended: as Archive does."""
         if self.sums and series:
             with self.claimed(series):
-                if series not in self._sums:
-                    self._sums[series] = self._ask(series)
-                found = self._sums[series].get(image)
+                # Others forget it meanwhile where there are too many.
+                sums = self._sums.get(series)
+                if sums is None:
+                    sums = self._sums[series] = self._ask(series)
+                found = sums.get(image)
             if found is not None:
                 return found
         return self._archive.md5(image)
