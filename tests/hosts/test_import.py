@@ -31,12 +31,17 @@ pytestmark = pytest.mark.later
 LAB = {"name": "import", "pacs": "trixie-installed", "old": "bookworm-installed"}
 FILES = pathlib.Path(pydicom.__file__).parent / "data" / "test_files"
 ORTHANCS = ("pacs", "old")
+# A public element that came with no edition of DICOM yet: the identifier of a thing.
+NEWER = (0x0008FFF0, "UI", "1.2.15.1.55")
 # What all images of a study have in common.
 SAME = ("StudyInstanceUID", "PatientID", "PatientName", "FrameOfReferenceUID", "DeviceUID")
 
 
-def with_patient(number: int, study: str = "1.2.15", **more: Any) -> bytes:
-    """Make an image that tells who its patient is in many places, and that refers to the next one of twelve."""
+def with_patient(number: int, study: str = "1.2.15", *, element: tuple[int, str, Any] = NEWER, **more: Any) -> bytes:
+    """Make an image that tells who its patient is in many places, and that refers to the next one of twelve.
+
+    :param element: one that no Orthanc knows.
+    """
 
     def referred() -> Dataset:
         made = Dataset()
@@ -55,6 +60,13 @@ def with_patient(number: int, study: str = "1.2.15", **more: Any) -> bytes:
     made.FrameOfReferenceUID, made.DeviceUID = f"{study}.77", "1.2.15.78"
     made.ReferencedImageSequence, made.SourceImageSequence = [referred()], [referred()]
     made.ReferencedStudySequence = [referred()]
+    made.SOPInstanceUIDOfConcatenationSource = f"{study}.1.99"
+    patient = Dataset()
+    patient.PatientID, patient.PatientName = "4711", "Doe^Jane"
+    made.GroupOfPatientsIdentificationSequence, made.OtherPatientIDsSequence = [patient], [patient]
+    # Without types nobody can look into it.
+    if number % 2 or element != NEWER:
+        made.add_new(*element)
     block = made.private_block(0x0009, "DOE", create=True)
     block.add_new(1, "LO", "Q4711")
     made.Rows = made.Columns = 8
@@ -443,7 +455,8 @@ def test_patients_are_taken_out(site: Site, host: str) -> None:
     burned = with_patient(13, BurnedInAnnotation="YES")
     report = with_patient(14, ContentSequence=[Dataset()])
     document = with_patient(15, EncapsulatedDocument=b"%PDF Doe")
-    members = {f"IM{number}": one for number, one in enumerate([*originals, burned, report, document])}
+    opaque = [with_patient(number, element=(0x0040FFF0, "UN", b"Doe ")) for number in (16, 17)]
+    members = {f"IM{number}": one for number, one in enumerate([*originals, burned, report, document, *opaque])}
     run("docker", "cp", put(site.folder, "patients.tar", tar(members)), f"{site.lab.container(host)}:/srv/patients.tar")
     folder = "/var/lib/pacs/anonymous"
 
@@ -461,6 +474,7 @@ def test_patients_are_taken_out(site: Site, host: str) -> None:
     assert "12 stored" in said
     assert "2 left out" in said
     assert "its pixels show who the patient is" in said
+    assert said.count("nobody can look into its (0040,fff0)") >= 2
     session = site.lab.session(host)
     new = site.images(host) - before
     assert len(new) == 12
@@ -473,6 +487,7 @@ def test_patients_are_taken_out(site: Site, host: str) -> None:
         assert one.PatientIdentityRemoved == "YES"
         assert not one.StudyDate
         assert "InstitutionName" not in one
+        assert "OtherPatientIDsSequence" not in one
         assert (0x0009, 0x1001) not in one
         assert one.PixelData == pydicom.dcmread(io.BytesIO(originals[number - 1])).PixelData
         # Each refers to the one after it, wherever that lies.
