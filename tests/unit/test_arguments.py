@@ -29,7 +29,7 @@ SECRETS = {
     "database_login": {"passwords"},
     "database_service": FILES,
     "nginx_service": FILES,
-    "orthanc_import": {"password", "from_password"},
+    "orthanc_import": {"password", "from_password", "patients"},
     "orthanc_service": FILES,
     "postgresql_databases": {"passwords"},
     "write_files": FILES,

@@ -134,3 +134,10 @@ def test_patients_are_in_no_log(given: dict[str, Any], monkeypatch: pytest.Monke
     run(orthanc_import, capsys, **given, patients={"OLD-1": "NEW-1"})
     assert "sources" in logged[0]
     assert not [line for line in logged if "OLD-1" in line or "NEW-1" in line]
+
+
+def test_patients_mask_no_numbers(given: dict[str, Any], capsys: Capture) -> None:
+    """Ansible masks each number that has a secret in it."""
+    done = run(orthanc_import, capsys, **given, patients={"P1": "0", "P2": "4"})
+    assert all(isinstance(count, int) for count in done["files"].values()), done["files"]
+    assert done["invocation"]["module_args"]["patients"] == {}
