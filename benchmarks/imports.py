@@ -197,7 +197,7 @@ class Bench:
         return statistics.mean(sorted(times)[: len(times) * 9 // 10])
 
     def beside(self, images: pathlib.Path, imported: pathlib.Path, *options: str) -> float:
-        """Do that while others are imported, from where it ended the last time."""
+        """Do that while others are imported."""
         process = self.start(imported, "beside", *options)
         time.sleep(1)
         milliseconds = self.felt(images)
@@ -276,17 +276,18 @@ def felt(bench: Bench, images: Images, rounds: int) -> Iterator[str]:
     say("a modality")
     ways = {"gently": (), "with `--full-speed`": ("--full-speed",)}
     ratios: dict[str, list[float]] = defaultdict(list)
-    alone, imported = [], images.make(4 * NUMBER)
+    alone = []
     # Of what disturbs one of many short rounds, a median is free.
     for _ in range(3 * rounds):
         alone.append(bench.felt(images.make(STORED)))
         for way, given in ways.items():
+            imported = images.make(NUMBER)
             ratios[way].append(bench.beside(images.make(STORED), imported, *given) / alone[-1])
+            shutil.rmtree(imported)
     for (way, values), goal in zip(ratios.items(), (f"at most {FELT}", ""), strict=True):
         told = f"{statistics.median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
         yield row(f"C-STORE beside an import {way} : without", told, goal)
     yield row("C-STORE without an import", f"{statistics.median(alone):.1f} ms", "")
-    shutil.rmtree(imported)
 
 
 def main() -> None:
