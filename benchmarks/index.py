@@ -11,9 +11,9 @@ import re
 import sys
 
 from benchmarks.host import say
-from tests.hosts.conftest import QUICKSTART, Lab
-from tests.hosts.test_lsb import NEW, OLD
-from tests.hosts.test_schema import DROP_IN, ONLY_OLD, SINGLE, Site, fill
+from tests.hosts.conftest import Lab
+from tests.hosts.test_lsb import NEW
+from tests.hosts.test_schema import DROP_IN, ONLY_OLD, Site, begin
 
 NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mysql": "MariaDB"}
 TABLES = ("MainDicomTags", "DicomIdentifiers", "Metadata", "AttachedFiles")
@@ -78,13 +78,7 @@ def multiply(site: Site, number: int) -> None:
 def measure(database: str, number: int) -> str:
     """Return a row of the table."""
     lab = Lab(f"bench-index-{database}", mirror="lsb-mirror", pacs="lsb")
-    inventory = SINGLE.get(database, QUICKSTART)
-    lab.play("../lab/stand-in/prepare", inventory=inventory)
-    site = Site(lab, inventory, database)
-    for release in (NEW, OLD):
-        site.play("lsb_lock", release)
-    site.play("site", OLD)
-    fill(site)
+    site = begin(lab, database)
     say(f"{database}: {number} instances")
     multiply(site, number)
     say(f"{database}: another release that does not work")

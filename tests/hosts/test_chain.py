@@ -10,9 +10,9 @@ from typing import Any
 import pydicom
 import pytest
 
-from tests.hosts.conftest import QUICKSTART, Lab
+from tests.hosts.conftest import Lab
 from tests.hosts.test_lsb import NEW, OLD, STATE
-from tests.hosts.test_schema import DROP_IN, DUMPS, SINGLE, Clients, Site, fill
+from tests.hosts.test_schema import DROP_IN, DUMPS, Clients, Site, begin
 
 pytestmark = pytest.mark.later
 FILES = pathlib.Path(pydicom.__file__).parent / "data" / "test_files"
@@ -35,13 +35,7 @@ def site(request: pytest.FixtureRequest) -> Iterator[Site]:
     database = request.param
     pacs = {"release": "lsb", "volumes": ["/var/lib/docker"]}
     lab = Lab(f"chain-{database}", mirror="lsb-mirror", registry="trixie", pacs=pacs)
-    inventory = SINGLE.get(database, QUICKSTART)
-    lab.play("../lab/stand-in/prepare", inventory=inventory)
-    made = Site(lab, inventory, database)
-    for release in (NEW, OLD):
-        made.play("lsb_lock", release)
-    made.play("site", OLD)
-    fill(made)
+    made = begin(lab, database)
     with lab.session() as session:
         codes = [
             session.post(lab.url("/instances"), data=path.read_bytes(), timeout=60).status_code

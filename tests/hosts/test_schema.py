@@ -95,11 +95,8 @@ class Site:
         return self.lab.shell(LABELS[self.database]).lower()
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mysql"])
-def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """On the old release, with some images."""
-    database = request.param
-    lab = Lab(f"schema-{database}", mirror="lsb-mirror", pacs="lsb")
+def begin(lab: Lab, database: str) -> Site:
+    """Deploy the old release, with some images; the new one is known, too."""
     inventory = SINGLE.get(database, QUICKSTART)
     lab.play("../lab/stand-in/prepare", inventory=inventory)
     made = Site(lab, inventory, database)
@@ -107,6 +104,15 @@ def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         made.play("lsb_lock", release)
     made.play("site", OLD)
     fill(made)
+    return made
+
+
+@pytest.fixture(scope="module", params=["sqlite", "postgresql", "mysql"])
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """On the old release, with some images."""
+    database = request.param
+    lab = Lab(f"schema-{database}", mirror="lsb-mirror", pacs="lsb")
+    made = begin(lab, database)
     yield made
     if not os.environ.get("PACS_KEEP_LABS"):
         lab.destroy()
