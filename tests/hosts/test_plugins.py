@@ -32,8 +32,8 @@ QUICK = {
 @pytest.fixture(scope="module", params=[pytest.param("bookworm", marks=pytest.mark.later), "trixie"])
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     made = Lab(f"plugins-{request.param}", pacs=request.param)
-    # Where apt reads new lists, another release may be on offer than was: only then is the binary asked. The lists are as
-    # old as the host's image, whose age is nothing to rely on.
+    # Where apt reads new lists, another release may be on offer than was: only then is the binary asked. The lists are
+    # as old as the host's image, whose age is nothing to rely on.
     old_lists = request.param == "bookworm"
     made.shell(f"touch --date '{'3 days ago' if old_lists else 'now'}' /var/lib/apt/lists")
     printed = made.play(variables=wanted(RELEASES[request.param])).stdout
