@@ -29,10 +29,25 @@ class Orthanc:
 
     def get(self, path: str, timeout: int = 10) -> Any:
         """Return the JSON at this path. :raises Unready: if there is none."""
-        request = urllib.request.Request(self._base + path, headers=self._headers)
+        return self._ask("GET", path, None, timeout)
+
+    def put(self, path: str, value: Any) -> None:
+        """Have this JSON at this path. :raises Unready: if it is not taken."""
+        self._ask("PUT", path, json.dumps(value).encode())
+
+    def delete(self, path: str) -> None:
+        """Have nothing at this path. :raises Unready: if that is refused."""
+        try:
+            self._ask("DELETE", path)
+        except Unready as error:
+            if " answers 404 " not in str(error):
+                raise
+
+    def _ask(self, method: str, path: str, body: bytes | None = None, timeout: int = 10) -> Any:
+        request = urllib.request.Request(self._base + path, body, self._headers, method=method)
         try:
             with self._opener.open(request, timeout=timeout) as answer:
-                return json.load(answer)
+                return json.load(answer) if method == "GET" else None
         except urllib.error.HTTPError as error:
             raise Unready(f"{self._base}{path} answers {error.code} {error.reason}") from error
         except (OSError, ValueError) as error:

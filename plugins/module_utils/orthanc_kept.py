@@ -15,6 +15,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import marked, plain_files, put
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files, State, found
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_answers import MEANINGS
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_live import Change, changes
 
 # The files with the login to a database.
 DATABASES = ("postgresql.json", "mysql.json")
@@ -38,7 +39,7 @@ class Kept:
         # Whether others have started those that are there, so that they are the last to go back.
         self.packages_stay = True
         # Since nothing was written.
-        self._before = self._now()
+        self._before, self._before_changed = self._now(), self.changed()
         # Whether what worked last does not read its database any more.
         self.raised = False
         # Whether the database of a server has been opened by what is there now.
@@ -48,6 +49,10 @@ class Kept:
         single = [*self._single, self._packages] if self._packages else self._single
         files = found(sorted([*plain_files(self._config_dir), *single]))
         return {path: file for path, file in files.items() if file is not None}
+
+    def changed(self) -> float:
+        """Return when the newest of what Orthanc reads at its start was changed, in seconds since 1970."""
+        return newest([self._config_dir, self._unit, *plain_files(self._config_dir)], [])
 
     def keep(self, started: str) -> None:
         """Take what is there now for what worked last, of the process that was started then."""
@@ -61,6 +66,20 @@ class Kept:
         That it is what worked last is known of no other process.
         """
         return self._state.read().get(STARTED) == [started] and self.proved
+
+    def live(self, started: str, since: float) -> list[Change]:
+        """Return what makes the process that was started then run with what is there now, without a start.
+
+        :param since: the same in seconds since 1970.
+        :returns: nothing where it takes a start, or where it is not known with what that process runs.
+        """
+        last, now = self._state.read(), self._meant(self._now())
+        if last.get(STARTED) != [started]:
+            # Others have started it. It has read what was there before this call, unless that is newer.
+            last = self._before if self._before_changed < since else {}
+        runs = self._meant(last)
+        options = runs.pop(""), now.pop("")
+        return changes(*options) if runs == now else []
 
     @property
     def proved(self) -> bool:

@@ -14,7 +14,8 @@ description:
   - Writes the configuration and the unit first. In the same call, since each costs about half a second per host, and
     so that nothing can come in between that leaves one without the other.
   - Restarts the unit if it does not run, or if its configuration, its file or one of O(programs) is newer than it.
-    A configuration that was only written in other words is the same.
+    A configuration that was only written in other words is the same. Modalities, peers and DICOMweb servers are told to
+    the running Orthanc by its REST API instead, if nothing else is new.
   - Polls C(/changes?last), which reads the index. C(/system) is answered from memory even while the database is down.
   - Then compares the version, the plugins and the database that Orthanc reports with those asked for.
   - With O(dump_dir), the index is dumped before another release opens it. Until that release has proved itself, nobody
@@ -164,7 +165,6 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     QuietModule,
     Refused,
     lock,
-    plain_files,
     since_1970,
     told,
 )
@@ -173,6 +173,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_answers impo
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_client import Orthanc, Unready
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import index_of
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_kept import Kept, keep_unit, newest
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_live import Change
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_packages import Packages
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import (
     AGAIN,
@@ -252,6 +253,8 @@ class Service:
         self.restart = self.unguarded = self._other = self._untold = False
         # What was asked for, of all that may be started.
         self._asked: list[Any] = []
+        # What the running Orthanc is told instead of being started anew.
+        self._live: list[Change] = []
         # Who has not read what Orthanc's folder has for it.
         self._unread: list[str] = []
         # In seconds since 1970, where it was this call.
@@ -259,21 +262,21 @@ class Service:
 
     def decide(self, written: list[str]) -> bool:
         """Look whether Orthanc has to be started anew, or the packet filter told of it."""
-        params, folder = self._params, self._params["config_dir"]
-        files = [folder, params["unit"], *plain_files(folder)]
         state = self._unit.show()
         started = since_1970(state[STARTED])
+        # Files that were written anew may still say the same.
+        new = self._kept.changed() > started and not self._kept.runs(start_of(state))
+        self._live = self._kept.live(start_of(state), started) if new else []
         self.restart = (
             (state["ActiveState"], state["UnitFileState"]) != ("active", "enabled")
             or newest([], self._programs) > started
-            # Files that were written anew may still say the same.
-            or (newest(files, []) > started and not self._kept.runs(start_of(state)))
+            or (new and not self._live)
         )
         self.unguarded = not guarded(self._module)
-        self._other, self._asked = self._kept.another(params["programs"]), self._kept.release()
+        self._other, self._asked = self._kept.another(self._params["programs"]), self._kept.release()
         # Written by this call, or by one that was cut off, be it after it had started Orthanc.
-        self._untold = not self._kept.proved or any(path.startswith(UNITS) for path in written)
-        return self.restart or self.unguarded or self._untold or self._unlinked()
+        self._untold = not (self._kept.proved or self._live) or any(path.startswith(UNITS) for path in written)
+        return self.restart or bool(self._live) or self.unguarded or self._untold or self._unlinked()
 
     def _unlinked(self) -> bool:
         """Tell whether one of the units that its file wants it to be started by does not start it."""
@@ -283,6 +286,8 @@ class Service:
 
     def apply(self) -> None:
         """Have it run with the files that there are."""
+        if self._live and not self.restart:
+            self.restart = not self._told()
         # On the way back, of which the file of packages is a part.
         others = self.restart and self.packages.differ()
         if others:
@@ -320,6 +325,23 @@ class Service:
                 raise Wrong(f"The packet filter ({NFT}) refuses the rule before Orthanc's port: {err.strip()}.")
         # On the way back it is started in any case, and its unit tells the packet filter.
         self.restart, self.unguarded = True, False
+
+    def _told(self) -> bool:
+        """Tell the running Orthanc what is new, and return whether it takes that.
+
+        If not, it may take it at a start, or it then says why not.
+        """
+        orthanc = Orthanc(read_folder(self._params["config_dir"]))
+        try:
+            for path, value in self._live:
+                if value is None:
+                    orthanc.delete(path)
+                else:
+                    orthanc.put(path, value)
+        except Unready as error:
+            self._module.warn(f"Orthanc is started anew, since it does not take a change while it runs: {error}")
+            return False
+        return True
 
     def _install(self) -> None:
         """Have the packages of before, with Orthanc stopped. :raises Refused: if that fails."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import concurrent.futures
 import re
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import requests
+from pynetdicom import AE
+from pynetdicom.sop_class import Verification
 
 from tests.hosts.certificates import pem
 from tests.hosts.conftest import Lab
@@ -70,6 +74,67 @@ def test_dicom_port_serves_declared_modalities_only(site: Site) -> None:
     assert not echo("STRANGER"), "a title that nobody declared got in"
     assert not echo("VERIFIER"), "a title got in from an address that is not its own"
     assert not echo("OTHER", "ELSEWHERE"), "an association for another title was accepted"
+
+
+def test_modalities_come_and_go_without_a_restart(site: Site) -> None:
+    """An association goes on, and so do the requests; the file and the running Orthanc say the same, now and later."""
+    site.deploy()
+    before = site.invocation()
+    own = {
+        "orthanc_modalities": site.modalities | {"new": {"AET": "NEW", "Host": site.lab.address["other"], "Port": 105}},
+        "orthanc_peers": {"new": {"Url": "https://192.0.2.9/", "Username": "peer", "Password": "p$e{e}r"}},
+        "orthanc_settings": {"DicomWeb": {"Servers": {"new": {"Url": "https://192.0.2.9/dicom-web/"}}}},
+    }
+
+    def known() -> dict[str, Any]:
+        return {path: site.get(f"{path}?expand").json() for path in ("/modalities", "/peers", "/dicom-web/servers")}
+
+    entity = AE("VERIFIER")
+    entity.add_requested_context(Verification)
+    association = entity.associate(site.lab.address["pacs"], 4242, ae_title="ORTHANC")
+    assert association.is_established
+    answers: set[tuple[int, int]] = set()
+    stop = threading.Event()
+
+    def ask() -> None:
+        with site.lab.session() as session:
+            while not stop.wait(0.05):
+                echo = association.send_c_echo()
+                answers.add((session.get(site.lab.url("/system"), timeout=20).status_code, echo.get("Status", -1)))
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        without = known()
+        assert "new" not in str(without)
+        assert changed(site.deploy(own))
+        told = known()
+        assert told["/modalities"]["new"]["Port"] == 105
+        assert told["/peers"]["new"]["Url"] == "https://192.0.2.9/"
+        assert told["/dicom-web/servers"]["new"]["Url"] == "https://192.0.2.9/dicom-web/"
+        assert not changed(site.deploy(own))
+        assert site.invocation() == before
+    finally:
+        stop.set()
+        asking.join()
+    assert association.is_established
+    association.release()
+    assert answers == {(200, 0)}
+    # From its own address the new title gets in.
+    echo = "timeout 20 echoscu -aet NEW -aec ORTHANC pacs 4242"
+    site.lab.shell(echo, host="other")
+    site.lab.shell("systemctl restart orthanc")
+    deadline = time.monotonic() + 60
+    while site.get("/changes?last").status_code != 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert known() == told
+    restarted = site.invocation()
+    # That others have started it makes no difference.
+    site.deploy()
+    assert known() == without
+    assert site.invocation() == restarted
+    assert "1" in site.lab.shell(f"{echo} > /dev/null 2>&1; echo $?", host="other")
 
 
 def test_no_restart_without_a_change(site: Site) -> None:

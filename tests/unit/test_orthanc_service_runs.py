@@ -10,6 +10,7 @@ import os
 import pathlib
 import stat
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -36,6 +37,16 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Orthanc, as long as its unit is active, for who logs in."""
 
     folder: pathlib.Path
+    told: list[tuple[str, str, Any]]
+
+    def do_PUT(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.told.append((self.command, self.path, json.loads(body) if body else None))
+        status = {"/modalities/refused": 400, "/modalities/gone": 404}.get(self.path, 200)
+        self.send_response(status if (self.folder / "active").exists() else 503)
+        self.end_headers()
+
+    do_DELETE = do_PUT
 
     def do_GET(self) -> None:
         if not (self.folder / "active").exists():
@@ -64,8 +75,14 @@ def systemd(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
 
 
 @pytest.fixture
-def port(systemd: Systemd) -> Iterator[int]:
-    handler = type("Of", (Handler,), {"folder": systemd.folder})
+def told() -> list[tuple[str, str, Any]]:
+    """Return what Orthanc was told by its REST API, in that order."""
+    return []
+
+
+@pytest.fixture
+def port(systemd: Systemd, told: list[tuple[str, str, Any]]) -> Iterator[int]:
+    handler = type("Of", (Handler,), {"folder": systemd.folder, "told": told})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         yield server.server_port
@@ -122,6 +139,97 @@ def test_orthanc_is_started_once(tmp_path: pathlib.Path, systemd: Systemd, call:
     assert (said["changed"], said["paths"], said["version"], systemd.calls()) == (False, [], "1.12.7", [])
     assert kept.stat().st_mtime_ns == before
     assert call(_ansible_check_mode=True)["changed"] is False
+
+
+CT = {"AET": "CT1", "Host": "192.0.2.7", "Port": 104}
+
+
+def of(**modalities: Any) -> str:
+    return json.dumps({"Name": "good", "DicomModalities": modalities})
+
+
+def test_modality_is_told_to_an_orthanc_that_goes_on(systemd: Systemd, call: Call, told: list[Any]) -> None:
+    call(of())
+    systemd.calls()
+    assert call(of(ct=CT), _ansible_check_mode=True)["changed"]
+    assert (told, systemd.calls()) == ([], [])
+    said = call(of(ct=CT))
+    assert (said["changed"], said["version"]) == (True, "1.12.7")
+    assert (told, systemd.calls()) == ([("PUT", "/modalities/ct", CT)], [])
+    # The process is older than its file, and has what stands there.
+    assert not call(of(ct=CT))["changed"]
+    assert call(of(ct=CT | {"Port": 105}, us=CT))["changed"]
+    assert call(of(us=CT))["changed"]
+    assert told[1:] == [
+        ("PUT", "/modalities/ct", CT | {"Port": 105}),
+        ("PUT", "/modalities/us", CT),
+        ("DELETE", "/modalities/ct", None),
+    ]
+    assert not systemd.calls()
+
+
+def test_modality_that_is_gone_already(systemd: Systemd, call: Call, told: list[Any]) -> None:
+    call(of(gone=CT))
+    systemd.calls()
+    assert call(of())["changed"]
+    assert (told, systemd.calls()) == ([("DELETE", "/modalities/gone", None)], [])
+
+
+def test_what_a_running_orthanc_does_not_take_it_is_started_with(
+    systemd: Systemd, call: Call, told: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
+    call(of())
+    systemd.calls()
+    call(of(refused=CT))
+    assert "since it does not take a change while it runs: " in warnings[0]
+    assert "/modalities/refused answers 400" in warnings[0]
+    assert (told, systemd.calls()) == ([("PUT", "/modalities/refused", CT)], START[2:])
+    assert not call(of(refused=CT))["changed"]
+
+
+def test_modality_with_another_option_takes_a_start(systemd: Systemd, call: Call, told: list[Any]) -> None:
+    call(of())
+    systemd.calls()
+    assert call('{"Name": "better", "DicomModalities": {"ct": {}}}')["changed"]
+    assert (told, systemd.calls()) == ([], START[2:])
+
+
+def test_modality_of_a_call_that_was_cut_off(
+    tmp_path: pathlib.Path, systemd: Systemd, call: Call, told: list[Any]
+) -> None:
+    """It was written, and nobody was told."""
+    call(of())
+    systemd.calls()
+    (tmp_path / "orthanc" / "orthanc.json").write_text(of(ct=CT), encoding="utf-8")
+    assert call(of(ct=CT))["changed"]
+    assert (told, systemd.calls()) == ([("PUT", "/modalities/ct", CT)], [])
+    assert not call(of(ct=CT))["changed"]
+
+
+def test_modality_after_a_start_by_others(systemd: Systemd, call: Call, told: list[Any]) -> None:
+    call(of())
+    others_start(systemd)
+    assert call(of(ct=CT))["changed"]
+    assert (told, systemd.calls()) == ([("PUT", "/modalities/ct", CT)], [])
+    assert not call(of(ct=CT))["changed"]
+
+
+def test_modality_that_others_wrote_after_their_start(
+    tmp_path: pathlib.Path, systemd: Systemd, call: Call, told: list[Any]
+) -> None:
+    """With what that process runs is not known."""
+    call(of())
+    others_start(systemd)
+    (tmp_path / "orthanc" / "orthanc.json").write_text(of(us=CT), encoding="utf-8")
+    assert call(of(ct=CT))["changed"]
+    assert (told, systemd.calls()) == ([], START[2:])
+
+
+def others_start(systemd: Systemd) -> None:
+    (systemd.folder / "started").write_text(str(int(1e6 * time.monotonic())), "utf-8")
+    systemd.calls()
 
 
 def test_what_works_is_noted_by_a_run_and_not_by_a_dry_one(tmp_path: pathlib.Path, call: Call) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import options as known_options
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import product
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.options import OWN_VARIABLE
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.options import IN_DATABASE, OWN_VARIABLE
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydicom._uid_dict import UID_dictionary
@@ -31,6 +31,14 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"orthanc_settings": {"OverwriteInstances": 1}}, "orthanc_settings.OverwriteInstances", "knows true and false"),
     setting("OverwriteInstances", "Always", "Orthanc 1.12.7 knows true and false only"),
     setting("OverwriteInstances", "Perhaps", "none of Never, Always and IfChanged", UPSTREAM),
+    setting("DicomModalitiesInDatabase", True, "would know nothing of orthanc_modalities any more. Take it out"),
+    setting("OrthancPeersInDatabase", True, "would know nothing of orthanc_peers any more"),
+    inner("DicomWeb", "ServersInDatabase", True, "would know nothing of orthanc_settings.DicomWeb.Servers any more"),
+    (
+        {"orthanc_settings_unchecked": {"DicomModalitiesInDatabase": True}},
+        "orthanc_settings_unchecked.DicomModalitiesInDatabase",
+        "would know nothing of orthanc_modalities any more",
+    ),
     setting("HttpTimeout", -1, "choose a number of 0 or more"),
     setting("HttpThreadsCount", 0, "from 1 to"),
     setting("DicomThreadsCount", 0, "from 1 to"),
@@ -164,7 +172,7 @@ SETTINGS = [
     (release, option, kind)
     for release, table in TABLES.items()
     for option, kind in table.items()
-    if option not in {*OWN_VARIABLE, "OverwriteInstances"}
+    if option not in {*OWN_VARIABLE, *IN_DATABASE, "OverwriteInstances"}
 ]
 
 
@@ -176,7 +184,7 @@ PLUGIN_SETTINGS = [
     for release, table in PLUGIN_TABLES.items()
     for section, known in table.items()
     for option, kind in known.items()
-    if f"{section}.{option}" not in OWN_VARIABLE and section in OWNERS
+    if f"{section}.{option}" not in {*OWN_VARIABLE, *IN_DATABASE} and section in OWNERS
 ]
 
 

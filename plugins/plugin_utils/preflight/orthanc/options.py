@@ -52,6 +52,12 @@ OWN_VARIABLE = {
     "RegisteredUsers": "orthanc_users",
     "StorageDirectory": "orthanc_storage_dir",
 }
+# With these Orthanc forgets what the inventory says of whom it talks to, and knows only what its database has of them.
+IN_DATABASE = {
+    "DicomModalitiesInDatabase": "orthanc_modalities",
+    "OrthancPeersInDatabase": "orthanc_peers",
+    "DicomWeb.ServersInDatabase": "orthanc_settings.DicomWeb.Servers",
+}
 DATABASE_SECTIONS = {"PostgreSQL": "postgresql", "MySQL": "mysql"}
 ENCODINGS = (
     "Ascii Utf8 Latin1 Latin2 Latin3 Latin4 Latin5 Cyrillic Windows1251 Arabic Greek Hebrew Thai Japanese Chinese"
@@ -107,6 +113,8 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
             yield from _of_plugin(name, value, asked, known)
         else:
             yield from _of_orthanc(name, value, asked, known)
+    for variable in ("orthanc_settings", "orthanc_settings_unchecked"):
+        yield from _in_database(variable, orthanc.variables[variable])
     for name in orthanc.variables["orthanc_settings_unchecked"]:
         # Others read these too, so that there is no way around the variable.
         if name in OWN_VARIABLE:
@@ -141,6 +149,17 @@ def notices(orthanc: Orthanc) -> Iterator[str]:
     for name in ("LoaderThreads", "ZipLoaderThreads"):
         if name in settings and release >= (1, 13):
             yield f"orthanc_settings.{name}: Orthanc {asked.release} does not use it any more; take it out."
+
+
+def _in_database(variable: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    for path, entries in IN_DATABASE.items():
+        section, _, name = path.rpartition(".")
+        options = settings.get(section) if section else settings
+        if isinstance(options, Mapping) and options.get(name) is True:
+            yield (
+                f"{variable}.{path}: Orthanc would know nothing of {entries} any more. Take it out; what the"
+                f" database has of them goes to {entries}, which takes effect without a restart too."
+            )
 
 
 def _own(here: str, name: str) -> str:
