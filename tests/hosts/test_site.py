@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import requests
 from pynetdicom import AE
-from pynetdicom.sop_class import Verification
+from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from tests.hosts.certificates import pem
 from tests.hosts.conftest import Lab

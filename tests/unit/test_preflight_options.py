@@ -138,12 +138,16 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 }
 
 
+# The host of these tests is behind a proxy.
+RANGES = known_options.RANGES | known_options.RANGES_PROXIED
+
+
 def good(option: str, kind: str) -> st.SearchStrategy[Any]:
     """Return values that an option takes."""
     if option in known_options.CHOICES:
         return st.sampled_from(known_options.CHOICES[option].split())
-    if option in known_options.RANGES:
-        return st.integers(*known_options.RANGES[option])
+    if option in RANGES:
+        return st.integers(*RANGES[option])
     if option in known_options.UIDS:
         return st.sampled_from(SYNTAXES)
     return st.just({}) if option in known_options.INNER else VALUES[kind]
