@@ -91,6 +91,14 @@ KNOWN = {
     "plugins/modules/orthanc_service.py": {
         'units = {item["path"] for item in params["files"]} | set(params["absent"])': "no removal: what may go back",
     },
+    "plugins/doc_fragments/entries.py": {"choices: [present, absent]": "of an entry of a running Orthanc"},
+    "plugins/module_utils/orthanc_entries.py": {
+        '"state": {"type": "str", "choices": ["present", "absent"], "default": "present"},': "the same",
+        'if params["state"] == "absent":': "the same",
+    },
+    "plugins/modules/orthanc_modality.py": {"state: absent": "an example"},
+    "plugins/modules/orthanc_peer.py": {"state: absent": "an example"},
+    "plugins/modules/orthanc_dicomweb_server.py": {"state: absent": "an example"},
     "plugins/modules/remove_files.py": {
         "remove(path)": "what a role names, and plain files of a folder with our mark",
         "remove(os.path.join(folder, MARK))": "the mark of a folder in which nothing else is",

@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import requests
+import yaml
+from ansible_collections.dicom.orthanc.plugins.modules import orthanc_dicomweb_server, orthanc_modality, orthanc_peer
 from pynetdicom import AE
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from tests.hosts.certificates import pem
-from tests.hosts.conftest import Lab
+from tests.hosts.conftest import Lab, run
 
 LAB = {"name": "site", "pacs": "trixie-installed", "other": "trixie-installed"}
 
@@ -135,6 +137,26 @@ def test_modalities_come_and_go_without_a_restart(site: Site) -> None:
     assert known() == without
     assert site.invocation() == restarted
     assert "1" in site.lab.shell(f"{echo} > /dev/null 2>&1; echo $?", host="other")
+
+
+def test_examples_of_the_modules_for_entries(site: Site) -> None:
+    """They have an entry each, and have it no more, through the proxy."""
+    site.deploy()
+    with site.lab.session() as session:
+        certificate = {"src": str(session.verify), "dest": "/etc/ssl/certs/pacs.crt", "mode": "0644"}
+    tasks: list[dict[str, Any]] = [{"name": "Trust the site", "ansible.builtin.copy": certificate}]
+    for module in (orthanc_modality, orthanc_peer, orthanc_dicomweb_server):
+        # The one that makes an entry has nothing to do a second time.
+        made, gone = yaml.safe_load(module.EXAMPLES)
+        tasks += [made, made | {"failed_when": "again.changed", "register": "again"}, gone]
+    secret = site.lab.secrets["vault_orthanc_admin_password"]
+    given = {"orthanc_url": site.lab.url("/"), "orthanc_password": secret, "archive_password": "of another"}
+    play = {"hosts": "pacs", "become": True, "gather_facts": False, "vars": given, "tasks": tasks}
+    playbook = site.lab.folder.with_name("entries.yml")
+    playbook.write_text(yaml.safe_dump([play]), encoding="utf-8")
+    printed = run("ansible-playbook", "--diff", "-i", site.lab.folder, playbook).stdout
+    assert re.search(r"pacs +: ok=10 +changed=7 ", printed), printed
+    assert "of another" not in printed
 
 
 def test_no_restart_without_a_change(site: Site) -> None:
