@@ -36,7 +36,7 @@ from tests.unit.test_import_sources import put, tar
 
 # Answers as Orthanc does, by a configuration of the import; what it does wrong stands beside it.
 PROGRAM = """#!{python}
-import http.server, json, os, struct, sys
+import http.server, json, os, struct, sys, threading
 sys.path.insert(0, "{modules}")
 from pacs_import import header
 
@@ -88,8 +88,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
             del kept[name]
             return 200, b"{{}}"
         if "/tags" in self.path:
-            if wrong == "die":
+            if wrong == "die" or (wrong == "one" and name.endswith(".7")):
                 os._exit(1)
+            if wrong == "hang" and name.endswith(".7"):
+                threading.Event().wait()
             burned = "YES" if wrong == "burned" else "NO"
             tags = {{
                 "0008,0018": {{"Name": "SOPInstanceUID", "Type": "String", "Value": name}},
@@ -292,7 +294,7 @@ def test_folder_that_nobody_may_enter(folder: Folder, given: dict[str, Any]) -> 
 
 
 def test_who_takes_its_port_gets_nothing(tmp_path: pathlib.Path, given: dict[str, Any]) -> None:
-    """Neither the first request after its end, nor one that is repeated."""
+    """It is started again at another one."""
     report = tmp_path / "report"
     report.mkdir(0o700)
     names = Names(str(report))
@@ -303,8 +305,7 @@ def test_who_takes_its_port_gets_nothing(tmp_path: pathlib.Path, given: dict[str
     made._process.wait()
     with socket.create_server(("127.0.0.1", port)) as other:
         other.settimeout(0.1)
-        with pytest.raises(Ended, match="it has ended"):
-            made.content(content.Content(image(1)), header.read(image(1)))
+        made.content(content.Content(image(1)), names.header(header.read(image(1)), "")).close()
         with pytest.raises(TimeoutError):
             other.accept()
     made.close()
@@ -344,11 +345,14 @@ def test_image_that_does_not_become_another(
     [
         ("start", "does not start: E its last words"),
         ("link", "does not start: E its last words"),
-        ("die", "it has ended: E its last words"),
+        ("die", "has ended on 3 images, one after the other: E its last words"),
     ],
 )
-def test_its_orthanc_ends(folder: Folder, archive: StandIn, given: dict[str, Any], wrong: str, told: str) -> None:
+def test_its_orthanc_ends(
+    folder: Folder, archive: StandIn, given: dict[str, Any], monkeypatch: Any, wrong: str, told: str
+) -> None:
     """What it has said comes from where it was written to, whatever lies in its folder by then."""
+    monkeypatch.setattr(anonymize, "IN_A_ROW", 3)
     go_wrong(given, wrong)
     for number in range(30):
         folder.put(f"IM{number}", image(number))
@@ -358,6 +362,24 @@ def test_its_orthanc_ends(folder: Folder, archive: StandIn, given: dict[str, Any
     assert ".anonymizing" not in os.listdir(folder.folder / "report")
     go_wrong(given, "")
     assert folder.run(**given)["files"] == {"stored": 30}
+
+
+@pytest.mark.parametrize("wrong", ["one", "hang"])
+def test_image_that_ends_its_orthanc(
+    folder: Folder, archive: StandIn, given: dict[str, Any], monkeypatch: Any, wrong: str
+) -> None:
+    """That one has its fate, and those beside it come in."""
+    monkeypatch.setattr(client, "TIMEOUT", 1)
+    monkeypatch.setattr(anonymize, "PATIENCE", 0)
+    go_wrong(given, wrong)
+    for number in range(30):
+        folder.put(f"IM{number}", image(number))
+    summary = folder.run(**given, connections=8)
+    assert (summary["complete"], summary["files"]) == (True, {"rejected": 1, "stored": 29})
+    assert "Orthanc ends whenever it is to do that: E its last words" in folder.fates()["IM7"][1]
+    assert ".anonymizing" not in os.listdir(folder.folder / "report")
+    go_wrong(given, "")
+    assert folder.run(**given)["files"] == {"already there": 29, "stored": 1}
 
 
 @pytest.mark.parametrize("program", ["/nowhere/Orthanc", "/etc/passwd", "/bin/false", "/dev"])

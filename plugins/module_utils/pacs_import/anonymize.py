@@ -24,12 +24,13 @@ import secrets
 import shutil
 import socket
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from .client import Archive, Ended, Gate, Lost, whole
+from .client import Archive, Ended, Gate, Lost, Silent, whole
 from .content import Content
 from .header import Broken, Header, unknown
 from .journal import alone
@@ -47,6 +48,8 @@ PROGRAM = "/usr/sbin/Orthanc"
 START, PATIENCE = 60, 120
 # After so many images it forgets that they were there; and of what it says, so much is read.
 MANY, LAST = 1000, 1 << 16
+# How often an image may end it that it has for itself, and how many in a row may.
+CRASHES, IN_A_ROW = 2, 20
 # By DICOM's own root kinds of things are named, and not things.
 PUBLIC = "1.2.840.10008."
 # So do these, whoever names them.
@@ -64,6 +67,10 @@ PATIENT = ("0010,0010", "0010,0020")
 
 
 UNLISTED = "its elements cannot be listed"
+
+
+class Crashed(Exception):
+    """The Orthanc that anonymises has ended, or hangs."""
 
 
 class Nothing(Exception):
@@ -158,6 +165,41 @@ class Own(Archive):
         return super()._connect()
 
 
+class Turns:
+    """Lets many do something at a time, or one alone."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._many, self._one = 0, False
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Be one of many."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._one)
+            self._many += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._many -= 1
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Be the only one."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._one)
+            self._one = True
+            self._changed.wait_for(lambda: not self._many)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._one = False
+                self._changed.notify_all()
+
+
 class Anonymizer:
     """The Orthanc that images pass through.
 
@@ -168,22 +210,28 @@ class Anonymizer:
 
     def __init__(self, program: str, report: str, names: Names, sources: Sources) -> None:
         self._names, self._sources, self._number = names, sources, itertools.count(1)
+        self._turns = Turns()
+        self._crashed = 0
         self._report = os.path.abspath(report)
         # One that was killed has left it passable to all.
         self._mode = os.stat(report).st_mode & 0o776
         self._log = -1
         self._folder = os.path.join(self._report, FOLDER)
-        found = program or shutil.which("Orthanc") or PROGRAM
-        if not os.access(found, os.X_OK):
-            raise Ended(f"there is no Orthanc on this machine that could anonymise ({found}); name its binary")
-        # What an import that was killed has left.
+        self._program = program or shutil.which("Orthanc") or PROGRAM
+        if not os.access(self._program, os.X_OK):
+            raise Ended(f"there is no Orthanc on this machine that could anonymise ({self._program}); name its binary")
+        self._begin()
+
+    def _begin(self) -> None:
+        """Start it. :raises Ended: where it does not start."""
+        # What one that was killed has left.
         self._remove()
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         # Nobody else's server is taken for it, should it get the port first.
         name, password = secrets.token_hex(16), secrets.token_hex(16)
         try:
-            self._process = self._start(found, name, password, port)
+            self._process = self._start(self._program, name, password, port)
             gate = Gate(PATIENCE, lambda: not self._alive())
             self._orthanc = Own(f"http://127.0.0.1:{port}/", ("import", password), gate, lambda: not self._alive())
             system = self._wait(name)
@@ -197,12 +245,38 @@ class Anonymizer:
     def content(self, content: Content, header: Header) -> Content:
         """Return an image without its patient.
 
+        Where it ends meanwhile, it is started again, and the images that it had are tried again, each for itself.
+
         :param header: the identifiers that it is to have.
         :raises Broken: where that cannot be.
         :raises Nothing: where nothing would be left.
         :raises Refused: where it is too large for the spool.
+        :raises Ended: where it cannot be started again, or ends on whatever it is given.
         """
+        with self._turns.shared(), contextlib.suppress(Crashed):
+            return self._content(content, header)
+        why = ""
+        for _ in range(CRASHES):
+            with self._turns.alone():
+                if not self._alive():
+                    self.close()
+                    self._begin()
+                try:
+                    return self._content(content, header)
+                except Crashed as error:
+                    why = str(error)
+        with self._turns.alone():
+            self._crashed += 1
+            if self._crashed >= IN_A_ROW:
+                raise Ended(f"the Orthanc that anonymises has ended on {IN_A_ROW} images, one after the other: {why}")
+        raise Broken(f"it cannot be anonymised: Orthanc ends whenever it is to do that: {why}")
+
+    def _content(self, content: Content, header: Header) -> Content:
+        """Do it once. :raises Crashed: where it ended meanwhile."""
+        made: Content | None = None
         try:
+            if not self._alive():
+                raise Crashed
             answer, _ = self._orthanc.patiently("POST", "/instances", content.body, content.size)
             said = answer.json()
             if answer.status != 200 or not isinstance(said, dict) or "ID" not in said:
@@ -215,19 +289,25 @@ class Anonymizer:
             if next(self._number) % MANY == 0:
                 # What it notes of each would add up.
                 self._orthanc.patiently("DELETE", "/changes")
-        except Lost as error:
-            raise Broken(f"whenever it is to be anonymised, {error}") from error
-        except Ended as error:
-            what = error if self._alive() else f"it has ended: {self._said()}"
-            raise Ended(f"the Orthanc that anonymises: {what}") from error
-        try:
             if identity(made.header()) != identity(header):
                 raise Broken("it was anonymised, and has other identifiers than it should have")
             seen(made.beginning(), texts, content.header())
-            return made
-        except Broken:
-            made.close()
+        except BaseException as error:
+            if made:
+                made.close()
+            if isinstance(error, Silent):
+                # It hangs.
+                self._process.kill()
+                self._process.wait()
+            if isinstance(error, Lost):
+                raise Broken(f"whenever it is to be anonymised, {error}") from error
+            if isinstance(error, (Ended, Crashed)):
+                if self._alive():
+                    raise Ended(f"the Orthanc that anonymises: {error}") from error
+                raise Crashed(self._said()) from error
             raise
+        self._crashed = 0
+        return made
 
     def _made(self, path: str, header: Header) -> tuple[Content, set[str]]:
         answer, _ = self._orthanc.patiently("GET", f"{path}/{TAGS}", read=listed)
@@ -274,6 +354,7 @@ class Anonymizer:
             process.wait()
         if self._log >= 0:
             os.close(self._log)
+            self._log = -1
         os.chmod(self._report, self._mode)
         self._remove()
 

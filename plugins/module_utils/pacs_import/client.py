@@ -39,6 +39,10 @@ class Ended(Exception):
     """No further image can be sent; the message says why, and what to do."""
 
 
+class Silent(Ended):
+    """The server has given nothing useful for too long."""
+
+
 class Lost(Exception):
     """A request without an answer: whether it arrived is not known.
 
@@ -121,12 +125,12 @@ class Gate:
         """Close it for a while, for longer each time.
 
         :param after: the seconds that the server asks for, as it writes them.
-        :raises Ended: where it has failed for so long that nobody should wait any more.
+        :raises Silent: where it has failed for so long that nobody should wait any more.
         """
         with self._lock:
             now = time.monotonic()
             if now - self._since.setdefault(method, now) > self._patience:
-                raise Ended(f"the archive has answered nothing useful for {self._patience:.0f} s: {why}")
+                raise Silent(f"the archive has answered nothing useful for {self._patience:.0f} s: {why}")
             if now < self._opens:
                 return
             asked = float(after) if after.isdigit() else 0.0
