@@ -31,6 +31,7 @@ class StandIn:
         self.images: dict[str, bytes] = {}
         self.lost: set[str] = set()
         self.system: dict[str, Any] = {"ApiVersion": 27, "Version": "1.12.7", "IngestTranscoding": ""}
+        self.system |= {"MaximumStorageSize": 0, "MaximumPatientCount": 0}
         self.plugins: list[str] = []
         self.statistics: dict[str, Any] = {"TotalDiskSize": "0", "CountPatients": 0}  # and CountInstances, if not set
         self.fault: Fault = lambda *_: None
@@ -109,6 +110,9 @@ class StandIn:
         if parts[0] == "patients":
             return 200, {}, b"{}"
         data = self.images[parts[1]]
+        if parts[2:] in (["study"], ["series"]):
+            own = {"StudyInstanceUID": read(data).study, "SeriesInstanceUID": read(data).series}
+            return 200, {}, json.dumps({"MainDicomTags": own}).encode()
         if parts[2:] == ["attachments", "dicom", "md5"]:
             return 200, {}, hashlib.md5(data).hexdigest().encode()
         if parts[1] in self.lost:

@@ -200,6 +200,22 @@ def test_nobody_is_left(folder: Folder, archive: StandIn, given: dict[str, Any])
     assert len(archive.images) == 14
 
 
+def test_dry_run_tells_what_would_not_come(folder: Folder, archive: StandIn, given: dict[str, Any]) -> None:
+    """As far as an image tells it, without an Orthanc."""
+    folder.put("IM1", image(1))
+    folder.put("burned", image(2, BurnedInAnnotation="YES"))
+    folder.put("PDF", image(3, EncapsulatedDocument=b"%PDF"))
+    folder.put("large-PDF", image(4, EncapsulatedDocument=bytes(9 << 20)))
+    folder.put("cut", image(5) + b"\xe0\x7f")
+    summary = folder.run(**given, dry_run=True)
+    assert summary["files"] == {"left out": 2, "rejected": 1, "to be stored": 2}
+    fates = folder.fates()
+    assert "whose content the profile takes out" in fates["PDF"][1]
+    assert fates["large-PDF"] == fates["PDF"]
+    assert "its pixels show who the patient is" in fates["burned"][1]
+    assert not archive.sent()
+
+
 def test_it_forgets(folder: Folder, archive: StandIn, given: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anonymize, "MANY", 2)
     for number in range(5):

@@ -371,26 +371,39 @@ def test_changed_file_is_looked_at_again(folder: Folder, archive: StandIn) -> No
     assert folder.run()["files"] == {"already there": 2, "conflict": 1}
 
 
-@pytest.mark.parametrize("overwrites", [False, True])
-def test_conflict_is_told_and_not_sent(folder: Folder, archive: StandIn, overwrites: bool) -> None:
-    archive.system["OverwriteInstances"] = overwrites
-    folder.put("IM1", image(1))
+# Whose identifier Orthanc reads by its own settings.
+LATIN = {"patient": "Müller", "SpecificCharacterSet": "ISO_IR 100"}
+
+
+@pytest.mark.parametrize("overwrites", [False, True, None])
+@pytest.mark.parametrize("whose", [{}, LATIN])
+def test_conflict_is_told_and_nothing_overwritten(
+    folder: Folder, archive: StandIn, whose: dict[str, str], overwrites: bool | None
+) -> None:
+    """Also where nobody can tell what Orthanc calls an image, and where an old one does not tell what it does."""
+    if overwrites is not None:
+        archive.system["OverwriteInstances"] = overwrites
+    folder.put("IM1", image(1, **whose))
     folder.run()
-    folder.put("IM1", image(1, size=50))
+    folder.put("IM1", image(1, size=50, **whose))
     archive.asked.clear()
     summary = folder.run()
     assert summary["files"] == {"conflict": 1}
     assert summary["wrong"][0]["reason"] == "the archive has other bytes under the same identifiers"
-    assert not archive.sent()
-    assert list(archive.images.values()) == [image(1)]
+    assert archive.sent() == (bool(whose) and overwrites is False)
+    assert list(archive.images.values()) == [image(1, **whose)]
+    # By its own identifier alone it is not the same one.
+    folder.put("IM1", image(1, study="1.2.4", **whose).replace(b"1.2.4.1.1", b"1.2.3.1.1"))
+    assert folder.run()["files"] == {"stored": 1}
 
 
-def test_two_files_of_one_image_that_differ(folder: Folder, archive: StandIn) -> None:
+@pytest.mark.parametrize("whose", [{}, LATIN])
+def test_two_files_of_one_image_that_differ(folder: Folder, archive: StandIn, whose: dict[str, str]) -> None:
     """One of them is stored, also where the archive would let the other one win."""
     archive.system["OverwriteInstances"] = True
     for number in range(20):
-        folder.put(f"a{number}", image(number))
-        folder.put(f"b{number}", image(number, size=50))
+        folder.put(f"a{number}", image(number, **whose))
+        folder.put(f"b{number}", image(number, size=50, **whose))
     assert folder.run(connections=8)["files"] == {"stored": 20, "conflict": 20}
     assert archive.sent() == 20
 
@@ -844,6 +857,17 @@ def test_archive_that_does_not_tell_its_plugins(folder: Folder, archive: StandIn
     folder.fill(1)
     assert "does not tell which plugins it has" in folder.run()["ended"]
     assert folder.run(accepted=frozenset(["routing"]))["files"] == {"stored": 1}
+
+
+@pytest.mark.parametrize("missing", ["MaximumStorageSize", "MaximumPatientCount"])
+def test_archive_that_does_not_tell_its_limits(folder: Folder, archive: StandIn, missing: str) -> None:
+    """Before 1.12. Who knows its settings knows that it has none."""
+    del archive.system[missing]
+    folder.fill(1)
+    assert "does not tell whether it removes the oldest patients" in folder.run()["ended"]
+    assert not archive.sent()
+    assert folder.run(settings={})["files"] == {"stored": 1}
+    assert folder.run(accepted=frozenset(["recycling"]))["complete"]
 
 
 def test_second_run_needs_no_room(folder: Folder, archive: StandIn) -> None:

@@ -32,7 +32,7 @@ from typing import Any
 
 from .client import Archive, Ended, Gate, Lost, Silent, whole
 from .content import Content
-from .header import Broken, Header, unknown
+from .header import Broken, Header, elements, unknown
 from .journal import alone
 from .origin import kept
 from .sources import Sources
@@ -63,6 +63,7 @@ TAGS = "tags?ignore-length=0008-3010"
 # Means nothing around an identifier.
 PADDING = " \0"
 DOCUMENT, CONTENT, BURNED = "0042,0011", "0040,a730", "0028,0301"
+DECIDES = {DOCUMENT, CONTENT, BURNED}
 PATIENT = ("0010,0010", "0010,0020")
 
 
@@ -314,10 +315,7 @@ class Anonymizer:
         tags = answer.json()
         if answer.status != 200 or not isinstance(tags, dict):
             raise Broken(f"it cannot be anonymised: {UNLISTED}: {answer.reason}")
-        if tags.get(BURNED, {}).get("Value") == "YES":
-            raise Broken("it says that its pixels show who the patient is, which no profile takes out")
-        if tags.keys() & {DOCUMENT, CONTENT}:
-            raise Nothing("a report or a document, whose content the profile takes out as a whole")
+        judge({tag: str(element.get("Value")) for tag, element in tags.items() if tag in DECIDES})
         asked = {
             "Replace": {
                 **dict(self._names.replacements(tags, header.patient)),
@@ -444,6 +442,23 @@ class Anonymizer:
                     os.rmdir(folder, dir_fd=number)
         with contextlib.suppress(OSError):
             os.rmdir(self._folder)
+
+
+def judge(found: dict[str, str]) -> None:
+    """Tell by some elements of an image whether it can be anonymised at all.
+
+    :raises Broken: where its pixels show the patient.
+    :raises Nothing: where nothing would be left.
+    """
+    if found.get(BURNED) == "YES":
+        raise Broken("it says that its pixels show who the patient is, which no profile takes out")
+    if found.keys() & {DOCUMENT, CONTENT}:
+        raise Nothing("a report or a document, whose content the profile takes out as a whole")
+
+
+def foresee(beginning: bytes) -> None:
+    """Tell so by an image alone, where nothing is to be done. :raises Broken, Nothing: as above."""
+    judge({tag: value for tag, value in elements(beginning) if tag in DECIDES})
 
 
 def listed(answer: http.client.HTTPResponse) -> bytes:

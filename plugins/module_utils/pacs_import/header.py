@@ -8,6 +8,7 @@ unit tests hold this against pydicom, on all files that it brings and on generat
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import struct
@@ -34,6 +35,8 @@ DIRECTORY = "1.2.840.10008.1.3.10"
 PLAIN = re.compile(rb"[ -~]*\0?")
 # Of an object that is compressed as a whole, no more than this is inflated for its identifiers.
 INFLATED = 1 << 20
+# Of the values that are only looked at.
+SHORT = 64
 # So deep no device nests sequences.
 DEEPEST = 32
 
@@ -227,6 +230,16 @@ def unknown(data: bytes) -> Iterator[str]:
     except struct.error:
         # A file that goes on.
         return
+
+
+def elements(data: bytes) -> Iterator[tuple[str, str]]:
+    """Return each element of an object itself, and the beginning of its value as text, as far as they can be read."""
+    with contextlib.suppress(Broken, struct.error, zlib.error):
+        _, data, place, coding = _meta(data)
+        while place < len(data):
+            tag, kind, start, length = coding.element(data, place)
+            yield f"{tag >> 16:04x},{tag & 0xFFFF:04x}", text(data[start : start + min(length, SHORT)])
+            place = coding.end(data, kind, start, length)
 
 
 def text(value: bytes) -> str:

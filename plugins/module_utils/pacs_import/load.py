@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from .anonymize import Anonymizer, Names, Nothing
+from .anonymize import Anonymizer, Names, Nothing, foresee
 from .client import Answer, Archive, Ended, Gate, Lost, trust
 from .content import Changed, Content
 from .dicomweb import Dicomweb
@@ -129,7 +129,7 @@ class Import:
         self._anonymizer: Anonymizer | None = None
         self._failures = self._verified = self._transcoded = 0
         self._lock = threading.Lock()
-        self._transcodes = False
+        self._transcodes = self._overwrites = False
 
     def run(self) -> dict[str, Any]:
         """Do it, and return the summary, which is in the report as well."""
@@ -141,6 +141,8 @@ class Import:
             can = system.get("Capabilities")
             self._there.sums = isinstance(can, dict) and bool(can.get("HasExtendedFind"))
             self._transcodes = bool(settings.get("IngestTranscoding")) or "transcoding" in self._options.accepted
+            # Old ones do not tell.
+            self._overwrites = bool(system.get("OverwriteInstances", True))
             self._reserve = reserve(self._archive, system, self._options, self._journal.size())
             if self._names and not self._options.dry_run:
                 # What is made of an original never waits for room that the original has itself.
@@ -359,16 +361,18 @@ class Import:
             row.md5 = content.md5()
         if header.complete:
             row.series, row.instance = header.orthanc_id(2), header.orthanc_id(3)
-        with self._there.claimed(row.instance):
+        with self._there.claimed(row.instance or header.instance):
             if self._present(row, header, content):
                 return
-            if self._options.dry_run:
-                row.fate = NEW
-                return
-            if not self._anonymizer:
-                self._deliver(row, header, content)
+            row.fate = NEW if self._options.dry_run else ""
+            if not self._names:
+                if not row.fate:
+                    self._deliver(row, header, content)
                 return
             try:
+                if not self._anonymizer:
+                    foresee(content.beginning())
+                    return
                 anonymous = self._anonymizer.content(content, header)
             except (Broken, Changed, Nothing) as error:
                 fates = {Broken: REJECTED, Changed: UNREADABLE, Nothing: LEFT_OUT}
@@ -438,7 +442,18 @@ class Import:
             if candidate.fate == PRESENT:
                 row.fate, row.reason, row.instance, row.md5 = PRESENT, candidate.reason, instance, candidate.md5
                 return True
+            if self._overwrites and candidate.fate == CONFLICT and self._of_the_same(instance, header):
+                row.fate, row.reason, row.instance, row.md5 = CONFLICT, candidate.reason, instance, candidate.md5
+                return True
         return False
+
+    def _of_the_same(self, instance: str, header: Header) -> bool:
+        """Tell whether an image of the archive is of a file's study and series; by its patient nobody can tell."""
+        found = []
+        for level, name in (("study", "StudyInstanceUID"), ("series", "SeriesInstanceUID")):
+            tags = self._archive.described(f"/instances/{instance}/{level}").get("MainDicomTags")
+            found.append(str(tags.get(name, "")) if isinstance(tags, dict) else "")
+        return found == [header.study, header.series]
 
     def _lookup(self, uid: str, level: str) -> list[str]:
         return self._archive.lookup(uid, level) if uid else []

@@ -117,6 +117,11 @@ def reserve(archive: Archive, system: dict[str, Any], options: Options, there: i
             raise Ended(f"{' and '.join(active)} may send the images on; accept routing, if that is wanted")
     if "recycling" in options.accepted or settings.get("MaximumStorageMode") == "Reject":
         return Reserve()
+    if known is None and not {"MaximumStorageSize", "MaximumPatientCount"} <= system.keys():
+        raise Ended(
+            f"{archive.url} does not tell whether it removes the oldest patients once it is full, as Orthanc does from"
+            " 1.12 on; accept recycling, if its configuration has neither MaximumStorageSize nor MaximumPatientCount"
+        )
     limit, patients = (int(settings.get(name) or 0) for name in ("MaximumStorageSize", "MaximumPatientCount"))
     if not limit and not patients:
         return Reserve()
