@@ -1438,6 +1438,17 @@ class TestTls:
         summary, _ = self.import_into(tmp_path, files, "server", True, authority=files["authority.crt"], **shown_there)
         assert summary["files"] == {"stored": 20}
 
+    @pytest.mark.parametrize("certificate, key", [("client", "authority"), ("client", ""), ("key", "")])
+    def test_client_certificate_without_its_key(
+        self, tmp_path: pathlib.Path, files: dict[str, str], certificate: str, key: str
+    ) -> None:
+        given = {
+            "certificate": files["client.key" if certificate == "key" else f"{certificate}.crt"],
+            "key": files[f"{key}.key"] if key else "",
+        }
+        with pytest.raises(Ended, match="are no certificate in PEM form with its own key"):
+            self.import_into(tmp_path, files, "server", True, authority=files["authority.crt"], **given)
+
     def test_client_certificate_that_is_missing(self, tmp_path: pathlib.Path, files: dict[str, str]) -> None:
         summary, archive = self.import_into(tmp_path, files, "server", True, authority=files["authority.crt"])
         assert "certificate" in summary["ended"]

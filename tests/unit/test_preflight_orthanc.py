@@ -76,6 +76,20 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "orthanc_import_anonymize",
         "no Orthanc outside of its container",
     ),
+    *(
+        (
+            {"orthanc_import_sources": ["/srv"], "orthanc_import_certificate_file": file},
+            "orthanc_import_certificate_file",
+            "no file of the control node",
+        )
+        for file in ("/nowhere.crt", "import.crt", "/etc", pair()[0])
+    ),
+    ({"orthanc_import_key_file": __file__}, "orthanc_import_certificate_file", "is missing"),
+    (
+        {"orthanc_import_certificate_file": __file__, "orthanc_import_from": "host"},
+        "orthanc_import_certificate_file",
+        "goes past the proxy",
+    ),
     ({"orthanc_import_source_ca": "/etc/ca.crt"}, "orthanc_import_source_ca", "give its text"),
     ({"orthanc_import_source_password": "Z8nQ2mK4"}, "orthanc_import_source_user", "is missing"),
     ({"orthanc_import_report_dir": "report"}, "orthanc_import_report_dir", "no absolute path"),

@@ -86,6 +86,7 @@ def trust(authority: str = "", certificate: str = "", key: str = "") -> ssl.SSLC
     """Trust one authority, or one certificate itself, or else what this machine trusts; and show a certificate.
 
     :param authority: a file, or its text; the others are files. Empty for none.
+    :raises Ended: where certificate and key are no pair that can be shown.
     """
     text = authority if "-----BEGIN" in authority else None
     context = ssl.create_default_context(cafile=None if text else authority or None, cadata=text)
@@ -94,8 +95,14 @@ def trust(authority: str = "", certificate: str = "", key: str = "") -> ssl.SSLC
     # Newer Pythons hold a site's own authority to rules that older ones do not know.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if certificate:
-        # Without a terminal nobody can be asked for the password of a key.
-        context.load_cert_chain(certificate, key or None, password=lambda: "")
+        try:
+            # Without a terminal nobody can be asked for the password of a key.
+            context.load_cert_chain(certificate, key or None, password=lambda: "")
+        except ssl.SSLError as error:
+            raise Ended(
+                f"{certificate} and {key or 'what else is in it'} are no certificate in PEM form with its own key, which"
+                f" no password keeps ({error})"
+            ) from error
     return context
 
 

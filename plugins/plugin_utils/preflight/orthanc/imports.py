@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import posixpath
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -36,6 +37,7 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
             )
         elif modality == source and not source.startswith(("/", "~/")):
             yield from _url(source)
+    yield from _certificate(variables)
     yield from _patients(variables)
     days = {name: variables[name] for name in ("orthanc_import_since", "orthanc_import_until") if variables[name]}
     for name, day in days.items():
@@ -43,6 +45,25 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
             yield f"{name}: '{day}' is no day such as \"20260131\"."
     if len(days) == 2 and days["orthanc_import_since"] > days["orthanc_import_until"]:
         yield "orthanc_import_since: it is later than orthanc_import_until, so nothing would be imported."
+
+
+def _certificate(variables: Mapping[str, Any]) -> Iterator[str]:
+    """Files of the control node, on which this runs, too."""
+    given = {name: variables[name] for name in ("orthanc_import_certificate_file", "orthanc_import_key_file")}
+    given = {name: path for name, path in given.items() if path}
+    if given and variables["orthanc_import_from"] == "host":
+        yield (
+            f"{min(given)}: with orthanc_import_from host the import goes past the proxy, and nobody asks for it; leave"
+            " it out."
+        )
+        return
+    if list(given) == ["orthanc_import_key_file"]:
+        yield "orthanc_import_certificate_file: it is missing, and orthanc_import_key_file is there."
+    # Others may work with this inventory on machines that never import.
+    for name, path in given.items() if variables["orthanc_import_sources"] else ():
+        file = os.path.expanduser(path)
+        if not os.path.isabs(file) or not os.path.isfile(file) or not os.access(file, os.R_OK):
+            yield f"{name}: '{path}' is no file of the control node that can be read, by its absolute path."
 
 
 def _url(source: str) -> Iterator[str]:
