@@ -79,7 +79,9 @@ options:
     type: bool
     default: false
   orthanc:
-    description: The binary of that one. Empty for the one in C($PATH) or in C(/usr/sbin).
+    description: >-
+      The binary of that one, or C(docker:IMAGE) for the one in an image that Docker has there. Empty for the binary in
+      C($PATH) or in C(/usr/sbin).
     type: path
     default: ""
   connections:

@@ -231,7 +231,9 @@ class Front:
         self.start()
 
     def start(self) -> None:
-        self.site.lab.shell("systemd-run --unit=front nginx -c /srv/front.conf -g 'daemon off;'", "pacs")
+        self.site.lab.shell(
+            "systemctl stop front || true; systemd-run --unit=front nginx -c /srv/front.conf -g 'daemon off;'", "pacs"
+        )
         self.wait(self._ready)
 
     def stop(self) -> None:
@@ -763,7 +765,10 @@ def test_other_bytes_under_the_same_identifiers(site: Site, tmp_path: pathlib.Pa
 @pytest.mark.parametrize("host", ORTHANCS)
 def test_archive_that_overwrites(site: Site, tmp_path: pathlib.Path, host: str) -> None:
     """What it has stays, also of a patient whose identifier it reads in its own way."""
-    patients = {"plain": {}, "latin": {"SpecificCharacterSet": "ISO_IR 100", "PatientID": "Müller"}}
+    patients: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "latin": {"SpecificCharacterSet": "ISO_IR 100", "PatientID": "Müller"},
+    }
     with another_orthanc(site, host, OverwriteInstances=True) as url:
         session = requests.Session()
         session.trust_env = False
@@ -1252,6 +1257,41 @@ def test_image_that_ends_the_orthanc_that_anonymises(site: Site, host: str) -> N
     assert said.endswith("code 0\n"), said
     assert "3 stored" in said
     assert "37 already there" in said
+
+
+def test_anonymised_by_an_orthanc_in_docker(site: Site, tmp_path: pathlib.Path) -> None:
+    """It ends with the import, also with one that is killed."""
+    study, report = "1.2.59", site.folder / "in-docker"
+    for number in range(1, 301):
+        put(tmp_path, f"IM{number}", with_patient(number, study=study))
+    given = ("--anonymize", "--orthanc", "docker:pacs-lab:trixie-installed", "--full-speed", tmp_path)
+    before = site.images("pacs")
+
+    def running() -> str:
+        filters = f"volume={report}/.anonymizing"
+        return run("docker", "ps", "--all", "--quiet", "--filter", filters).stdout
+
+    process = site.start("pacs", report.name, *given)
+    until = time.monotonic() + 120
+    while len(site.images("pacs") - before) < 5 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert len(running().split()) == 1
+    process.kill()
+    process.communicate()
+    there = site.images("pacs") - before
+    assert 5 <= len(there) < 300
+    while running() and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not running()
+    done = site.run("pacs", report.name, *given, "--verify")
+    assert done["files"]["already there"] + done["files"]["stored"] == done["verified"] == 300
+    assert not running()
+    assert there < site.images("pacs") - before
+    assert len(site.images("pacs") - before) == 300
+    assert not site.served("pacs", study)
+    assert ".anonymizing" not in os.listdir(report)
+    missing = (*given[:2], "docker:pacs-lab:nowhere", tmp_path)
+    assert "docker: " in site.run("pacs", "in-docker-nowhere", *missing, code=3)["ended"]
 
 
 def test_dry_run_tells_what_would_come(site: Site, tmp_path: pathlib.Path) -> None:

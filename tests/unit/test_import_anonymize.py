@@ -135,7 +135,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", options["HttpPort"]), Handler).ser
 """
 
 
-def image(number: int, patient: str = "P1", **more: str) -> bytes:
+def image(number: int, patient: str = "P1", **more: Any) -> bytes:
     given = {"StudyInstanceUID": "1.2.3", "SeriesInstanceUID": "1.2.3.1", "SOPInstanceUID": f"1.2.3.1.{number}"}
     return written("1.2.840.10008.1.2.1", **{"PatientID": patient, "PatientName": "Doe", **given, **more})
 

@@ -71,11 +71,6 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         for given in ({"orthanc_import_patients": {"0815": "A"}}, {"orthanc_import_anonymize": True})
     ),
     ({"orthanc_import_anonymize": True}, "orthanc_import_anonymize", "set orthanc_import_from to host"),
-    (
-        {"orthanc_import_anonymize": True, "orthanc_import_from": "host", "orthanc_install_method": "docker"},
-        "orthanc_import_anonymize",
-        "no Orthanc outside of its container",
-    ),
     *(
         (
             {"orthanc_import_sources": ["/srv"], "orthanc_import_certificate_file": file},

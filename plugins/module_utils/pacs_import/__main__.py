@@ -52,7 +52,7 @@ def parser() -> argparse.ArgumentParser:
     add("--until", type=date, help="only studies of this day or earlier")
     add("--patients", help="CSV of two columns without a head: PatientIDs, and what they become")
     add("--anonymize", action="store_true", help="take the patient out of every image, by an Orthanc of this machine")
-    add("--orthanc", default="", help="its binary, if it is not the one in $PATH or in /usr/sbin")
+    add("--orthanc", default="", help="its binary, if not the one in $PATH or in /usr/sbin; or docker:IMAGE")
     add("--dry-run", action="store_true", help="send nothing, and tell what would be")
     add("--verify", action="store_true", help="compare every image with what the archive serves afterwards")
     add("--accept", action="append", default=[], choices=["recycling", "routing", "transcoding"], help=ACCEPT)

@@ -28,6 +28,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from .client import Archive, Ended, Gate, Lost, Silent, whole
@@ -42,8 +43,10 @@ KEY = "anonymize.key"
 # In the report's folder; and what may be in there, which alone is removed.
 FOLDER = ".anonymizing"
 OWN = re.compile(r"(orthanc\.json|log|store/index(-wal|-shm|-journal)?|store/[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f-]{36})")
-# Where Debian has it, besides $PATH.
-PROGRAM = "/usr/sbin/Orthanc"
+# Where Debian has it, besides $PATH; and what a container's image is named by instead.
+PROGRAM, CONTAINER = "/usr/sbin/Orthanc", "docker:"
+# In a container nobody tells it that the import has ended, but for its input, which ends then.
+WITHIN = 'exec 3<&0; Orthanc "$0" < /dev/null & pid=$!; (read -r end <&3; kill -9 $pid) & wait $pid'
 # Seconds that it has to start, and to answer.
 START, PATIENCE = 60, 120
 # After so many images it forgets that they were there; and of what it says, so much is read.
@@ -204,7 +207,7 @@ class Turns:
 class Anonymizer:
     """The Orthanc that images pass through.
 
-    :param program: its binary; empty for the one that this machine has.
+    :param program: its binary, or ``docker:`` and an image that has it; empty for the one that this machine has.
     :param report: the import's own folder, in which its files are for a while.
     :raises Ended: where it does not start.
     """
@@ -216,11 +219,19 @@ class Anonymizer:
         self._report = os.path.abspath(report)
         # One that was killed has left it passable to all.
         self._mode = os.stat(report).st_mode & 0o776
-        self._log = -1
+        self._log, self._given_up = -1, ""
         self._folder = os.path.join(self._report, FOLDER)
-        self._program = program or shutil.which("Orthanc") or PROGRAM
+        # What it is started by lasts as long as the import: it is killed with that.
+        self._starter = ThreadPoolExecutor(max_workers=1)
+        self._image = program.removeprefix(CONTAINER) if program.startswith(CONTAINER) else ""
+        self._container = ""
+        if self._image:
+            self._program = shutil.which("docker") or "docker"
+        else:
+            self._program = program or shutil.which("Orthanc") or PROGRAM
         if not os.access(self._program, os.X_OK):
-            raise Ended(f"there is no Orthanc on this machine that could anonymise ({self._program}); name its binary")
+            what = "Docker that could run" if self._image else "Orthanc on this machine that could anonymise"
+            raise Ended(f"there is no {what} ({program or self._program}); name its binary")
         self._begin()
 
     def _begin(self) -> None:
@@ -232,14 +243,15 @@ class Anonymizer:
         # Nobody else's server is taken for it, should it get the port first.
         name, password = secrets.token_hex(16), secrets.token_hex(16)
         try:
-            self._process = self._start(self._program, name, password, port)
+            self._starter.submit(self._start, name, password, port).result()
             gate = Gate(PATIENCE, lambda: not self._alive())
             self._orthanc = Own(f"http://127.0.0.1:{port}/", ("import", password), gate, lambda: not self._alive())
             system = self._wait(name)
         except BaseException as error:
-            self.close()
+            self._given_up = f"the Orthanc that is to anonymise cannot be started: {error}"
+            self._stop()
             if isinstance(error, (OSError, KeyError)):
-                raise Ended(f"the Orthanc that is to anonymise cannot be started: {error}") from error
+                raise Ended(self._given_up) from error
             raise
         self._method = f"Orthanc {system.get('Version')} by its profile of PS 3.15, Table E.1-1"
 
@@ -259,8 +271,10 @@ class Anonymizer:
         why = ""
         for _ in range(CRASHES):
             with self._turns.alone():
+                if self._given_up:
+                    raise Ended(self._given_up)
                 if not self._alive():
-                    self.close()
+                    self._stop()
                     self._begin()
                 try:
                     return self._content(content, header)
@@ -344,19 +358,28 @@ class Anonymizer:
         return made[-1], {tag for tag, element in tags.items() if element.get("Type") == "String"}
 
     def close(self) -> None:
+        """End it for good."""
+        self._starter.shutdown()
+        self._stop()
+
+    def _stop(self) -> None:
         """End it, and leave nothing behind."""
         process: subprocess.Popen[bytes] | None = getattr(self, "_process", None)
         if process:
             # It has nothing to lose.
             process.kill()
-            process.wait()
+            process.communicate()
+        if self._container:
+            # What Docker's command was for may last longer than it.
+            subprocess.run([self._program, "rm", "--force", self._container], capture_output=True, check=False)
+            self._container = ""
         if self._log >= 0:
             os.close(self._log)
             self._log = -1
         os.chmod(self._report, self._mode)
         self._remove()
 
-    def _start(self, program: str, name: str, password: str, port: int) -> subprocess.Popen[bytes]:
+    def _start(self, name: str, password: str, port: int) -> None:
         """Start it as nobody, where that can be, and so that it does not outlive the import."""
         os.mkdir(self._folder, 0o700)
         store, file = os.path.join(self._folder, "store"), os.path.join(self._folder, "orthanc.json")
@@ -380,22 +403,18 @@ class Anonymizer:
         # From here on only by its number: what is called so later, in a folder of nobody's, may be anything.
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
         self._log = os.open(os.path.join(self._folder, "log"), flags, 0o600)
-        before, setpriv = [], shutil.which("setpriv")
-        if setpriv:
-            before = [setpriv, "--no-new-privs", "--pdeathsig=KILL"]
-        elif os.geteuid() == 0:
-            raise Ended("an Orthanc that is to anonymise is not run as root, and setpriv (util-linux) is not there")
-        if os.geteuid() == 0:
+        user, group = os.geteuid(), os.getegid()
+        if user == 0:
             nobody = pwd.getpwnam("nobody")
-            before += [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups", "--inh-caps=-all"]
+            user, group = nobody.pw_uid, nobody.pw_gid
             # The folder last, so that nobody puts another file there before.
             for path in (file, self._folder):
-                os.chown(path, nobody.pw_uid, nobody.pw_gid)
-            # It has to pass, and can neither list nor read what is in there.
-            os.chmod(self._report, self._mode | 0o001)
-        return subprocess.Popen(
-            [*before, os.path.abspath(program), file],
-            stdin=subprocess.DEVNULL,
+                os.chown(path, user, group)
+        command = self._contained(name, file, user, group) if self._image else self._alone(file, user, group)
+        self._process = subprocess.Popen(
+            command,
+            # It ends with the import, and what is in a container sees that.
+            stdin=subprocess.PIPE,
             stdout=self._log,
             stderr=self._log,
             cwd="/",
@@ -404,6 +423,27 @@ class Anonymizer:
             # Ctrl-C is for the import, which ends in order.
             start_new_session=True,
         )
+
+    def _alone(self, file: str, user: int, group: int) -> list[str]:
+        before, setpriv = [], shutil.which("setpriv")
+        if setpriv:
+            before = [setpriv, "--no-new-privs", "--pdeathsig=KILL"]
+        elif os.geteuid() == 0:
+            raise Ended("an Orthanc that is to anonymise is not run as root, and setpriv (util-linux) is not there")
+        if os.geteuid() == 0:
+            before += [f"--reuid={user}", f"--regid={group}", "--clear-groups", "--inh-caps=-all"]
+            # It has to pass, and can neither list nor read what is in there.
+            os.chmod(self._report, self._mode | 0o001)
+        return [*before, os.path.abspath(self._program), file]
+
+    def _contained(self, name: str, file: str, user: int, group: int) -> list[str]:
+        self._container = f"pacs-anonymize-{name}"
+        # The folder alone is there, and the network of this machine, where it answers to the import.
+        closed = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=host"]
+        own = [f"--user={user}:{group}", "--userns=host", f"--volume={self._folder}:{self._folder}", "--volume=/tmp"]
+        how = ["--rm", "--interactive", "--pull=never", "--no-healthcheck", "--log-driver=none"]
+        given = [f"--name={self._container}", *how, *closed, *own, "--entrypoint=sh", self._image]
+        return [self._program, "run", *given, "-c", WITHIN, file]
 
     def _wait(self, name: str) -> dict[str, Any]:
         until = time.monotonic() + START
@@ -415,7 +455,7 @@ class Anonymizer:
             time.sleep(0.05)
         why = self._said()
         closed = [str(one) for one in pathlib.Path(self._report).parents if not os.stat(one).st_mode & 0o001]
-        if closed and os.geteuid() == 0:
+        if closed and os.geteuid() == 0 and not self._image:
             why += f" (nobody may not pass {closed[0]}, where the report lies, and it runs as nobody)"
         raise Ended(f"the Orthanc that is to anonymise does not start: {why}")
 
@@ -426,7 +466,7 @@ class Anonymizer:
         """Return what it has said last."""
         said = os.pread(self._log, LAST, max(0, os.fstat(self._log).st_size - LAST))
         lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
-        errors = [line for line in lines if line.startswith("E")]
+        errors = [line for line in lines if line.startswith(("E", "docker: "))]
         return (errors or lines or [""])[-1]
 
     def _remove(self) -> None:

@@ -100,8 +100,8 @@ def trust(authority: str = "", certificate: str = "", key: str = "") -> ssl.SSLC
             context.load_cert_chain(certificate, key or None, password=lambda: "")
         except ssl.SSLError as error:
             raise Ended(
-                f"{certificate} and {key or 'what else is in it'} are no certificate in PEM form with its own key, which"
-                f" no password keeps ({error})"
+                f"{certificate} and {key or 'what else is in it'} are no certificate in PEM form with its own key,"
+                f" without a password ({error})"
             ) from error
     return context
 

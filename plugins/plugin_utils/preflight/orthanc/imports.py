@@ -97,17 +97,10 @@ def _patients(variables: Mapping[str, Any]) -> Iterator[str]:
         yield from values.pem("orthanc_import_source_ca", variables["orthanc_import_source_ca"])
     if variables["orthanc_import_source_password"] and not variables["orthanc_import_source_user"]:
         yield "orthanc_import_source_user: it is missing, and orthanc_import_source_password is there."
-    if not variables["orthanc_import_anonymize"]:
-        return
-    if variables["orthanc_import_from"] != "host":
+    if variables["orthanc_import_anonymize"] and variables["orthanc_import_from"] != "host":
         yield (
             "orthanc_import_anonymize: the Orthanc that does it is the one on the host; copy the images there, and set"
             " orthanc_import_from to host."
-        )
-    if variables["orthanc_install_method"] == "docker":
-        yield (
-            "orthanc_import_anonymize: the host has no Orthanc outside of its container; use pacs-import --anonymize on"
-            " a machine with one."
         )
 
 
