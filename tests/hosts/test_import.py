@@ -893,6 +893,7 @@ def test_bad_input_of_one_who_may_little(site: Site) -> None:
     }
     assert {name: fate for name, (fate, _) in rows.items()} == {name: fate for name, (fate, _) in told.items()}
     assert not [name for name, (_, reason) in told.items() if reason not in rows[name][1]], rows
+    assert all(reason.isprintable() for _, reason in rows.values())
     assert summary["verified"] == 4
     for number in (4, 5, 6, 7):
         assert site.served(host, f"{study}.1.{number}") == [good[number - 1]]

@@ -318,7 +318,8 @@ class Import:
         finally:
             if content:
                 content.close()
-        row.reason = row.reason.encode("utf-8", "backslashreplace").decode()
+        # An archive says what it has read.
+        row.reason = shown(row.reason.encode("utf-8", "backslashreplace"))
         self._journal.add(row)
         self._progress.add(row.fate, row.size, item.weight)
 
