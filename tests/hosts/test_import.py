@@ -1020,7 +1020,7 @@ def test_archive_that_refuses_in_the_middle(
 ) -> None:
     """The import ends and says why; the next one brings what is left, and nothing twice."""
     study, report = f"1.2.46.{status}", f"refuses-{status}"
-    folder = images_of(tmp_path, study, 200)
+    folder = images_of(tmp_path, study, 120)
     front.does()
     front.forget()
     process = site.start("pacs", report, "--url", front.url, folder)
@@ -1031,17 +1031,17 @@ def test_archive_that_refuses_in_the_middle(
     ended = json.loads(out)
     stored = len(front.uploads())
     assert told in ended["ended"]
-    assert ended["files"]["stored"] == count(site, study) == stored < 200
+    assert ended["files"]["stored"] == count(site, study) == stored < 120
     assert len(front.uploads(status)) == 1
     front.does()
     done = site.run("pacs", report, "--url", front.url, "--verify", folder)
-    assert done["files"] == {"already there": stored, "stored": 200 - stored}
-    assert (done["verified"], count(site, study), len(front.uploads())) == (200, 200, 200)
+    assert done["files"] == {"already there": stored, "stored": 120 - stored}
+    assert (done["verified"], count(site, study), len(front.uploads())) == (200, 200, 120)
 
 
 def test_archive_that_has_too_much_to_do(site: Site, front: Front, tmp_path: pathlib.Path) -> None:
     """As long as it asks for, it is left alone; what it takes no more than so often comes all the same."""
-    folder = images_of(tmp_path, "1.2.47.1", 40)
+    folder = images_of(tmp_path, "1.2.47.1", 25)
     front.does("add_header Retry-After 3 always; return 503;")
     front.forget()
     process = site.start("pacs", "busy", "--url", front.url, folder)
@@ -1049,16 +1049,16 @@ def test_archive_that_has_too_much_to_do(site: Site, front: Front, tmp_path: pat
     front.does()
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, out + err
-    assert json.loads(out)["files"] == {"stored": 40}
+    assert json.loads(out)["files"] == {"stored": 25}
     tries = front.uploads(503)
     assert min(later - earlier for earlier, later in pairwise(tries)) > 2.9
-    folder = images_of(tmp_path, "1.2.47.2", 40)
+    folder = images_of(tmp_path, "1.2.47.2", 25)
     front.does("limit_req zone=slow; limit_req_status 429;")
     front.forget()
     done = site.run("pacs", "often", "--url", front.url, "--full-speed", "--verify", folder)
-    assert (done["files"], done["verified"], count(site, "1.2.47.2")) == ({"stored": 40}, 40, 40)
+    assert (done["files"], done["verified"], count(site, "1.2.47.2")) == ({"stored": 25}, 25, 25)
     assert front.uploads(429)
-    assert len(front.uploads()) == 40
+    assert len(front.uploads()) == 25
 
 
 def test_image_that_is_too_large_for_a_proxy(site: Site, front: Front, tmp_path: pathlib.Path) -> None:
@@ -1077,7 +1077,7 @@ def test_image_that_is_too_large_for_a_proxy(site: Site, front: Front, tmp_path:
 
 def test_archive_that_goes_away(site: Site, front: Front, tmp_path: pathlib.Path) -> None:
     """Orthanc, and then the proxy, are stopped in the middle; then the proxy, for longer than anybody waits."""
-    folder = images_of(tmp_path, "1.2.49", 300)
+    folder = images_of(tmp_path, "1.2.49", 150)
     front.does()
     front.forget()
     process = site.start("pacs", "away-for-a-while", "--url", front.url, "--verify", folder)
@@ -1092,8 +1092,8 @@ def test_archive_that_goes_away(site: Site, front: Front, tmp_path: pathlib.Path
     out, err = process.communicate(timeout=300)
     assert process.returncode == 0, out + err
     done = json.loads(out)
-    assert (done["files"], done["verified"], count(site, "1.2.49")) == ({"stored": 300}, 300, 300)
-    folder = images_of(tmp_path, "1.2.50", 300)
+    assert (done["files"], done["verified"], count(site, "1.2.49")) == ({"stored": 150}, 150, 150)
+    folder = images_of(tmp_path, "1.2.50", 150)
     process = site.start("pacs", "stays-away", "--url", front.url, "--patience", "2", folder)
     front.wait(lambda: count(site, "1.2.50") > 20)
     front.stop()
@@ -1105,9 +1105,9 @@ def test_archive_that_goes_away(site: Site, front: Front, tmp_path: pathlib.Path
     there = count(site, "1.2.50")
     # The last one came without an answer.
     assert ended["files"]["stored"] in (there, there - 1)
-    assert 20 < there < 300
+    assert 20 < there < 150
     done = site.run("pacs", "stays-away", "--url", front.url, "--verify", folder)
-    assert (done["files"], done["verified"]) == ({"already there": there, "stored": 300 - there}, 300)
+    assert (done["files"], done["verified"]) == ({"already there": there, "stored": 150 - there}, 150)
 
 
 def test_certificate_of_another_name(site: Site, front: Front, tmp_path: pathlib.Path) -> None:
