@@ -199,6 +199,11 @@ class Site:
         return set(found)
 
 
+# Ten uploads in a second, so that there is time to do something in the middle.
+SLOWLY = "limit_req zone=slow burst=100;"
+TWO = ("--full-speed", "--connections", "2")
+
+
 class Front:
     """An nginx of the tests' own before the site's. What it does to uploads can be changed while it runs.
 
@@ -1021,9 +1026,9 @@ def test_archive_that_refuses_in_the_middle(
     """The import ends and says why; the next one brings what is left, and nothing twice."""
     study, report = f"1.2.46.{status}", f"refuses-{status}"
     folder = images_of(tmp_path, study, 120)
-    front.does()
+    front.does(SLOWLY)
     front.forget()
-    process = site.start("pacs", report, "--url", front.url, folder)
+    process = site.start("pacs", report, "--url", front.url, *TWO, folder)
     front.wait(lambda: len(front.uploads()) > 20)
     front.does(f"return {status};")
     out, err = process.communicate(timeout=120)
@@ -1032,11 +1037,11 @@ def test_archive_that_refuses_in_the_middle(
     stored = len(front.uploads())
     assert told in ended["ended"]
     assert ended["files"]["stored"] == count(site, study) == stored < 120
-    assert len(front.uploads(status)) == 1
+    assert 1 <= len(front.uploads(status)) <= 2
     front.does()
     done = site.run("pacs", report, "--url", front.url, "--verify", folder)
     assert done["files"] == {"already there": stored, "stored": 120 - stored}
-    assert (done["verified"], count(site, study), len(front.uploads())) == (200, 200, 120)
+    assert (done["verified"], count(site, study), len(front.uploads())) == (120, 120, 120)
 
 
 def test_archive_that_has_too_much_to_do(site: Site, front: Front, tmp_path: pathlib.Path) -> None:
@@ -1078,9 +1083,9 @@ def test_image_that_is_too_large_for_a_proxy(site: Site, front: Front, tmp_path:
 def test_archive_that_goes_away(site: Site, front: Front, tmp_path: pathlib.Path) -> None:
     """Orthanc, and then the proxy, are stopped in the middle; then the proxy, for longer than anybody waits."""
     folder = images_of(tmp_path, "1.2.49", 150)
-    front.does()
+    front.does(SLOWLY)
     front.forget()
-    process = site.start("pacs", "away-for-a-while", "--url", front.url, "--verify", folder)
+    process = site.start("pacs", "away-for-a-while", "--url", front.url, *TWO, "--verify", folder)
     front.wait(lambda: len(front.uploads()) > 20)
     site.lab.shell("systemctl stop orthanc", "pacs")
     front.wait(lambda: bool(front.uploads(503)))
@@ -1094,7 +1099,7 @@ def test_archive_that_goes_away(site: Site, front: Front, tmp_path: pathlib.Path
     done = json.loads(out)
     assert (done["files"], done["verified"], count(site, "1.2.49")) == ({"stored": 150}, 150, 150)
     folder = images_of(tmp_path, "1.2.50", 150)
-    process = site.start("pacs", "stays-away", "--url", front.url, "--patience", "2", folder)
+    process = site.start("pacs", "stays-away", "--url", front.url, *TWO, "--patience", "2", folder)
     front.wait(lambda: count(site, "1.2.50") > 20)
     front.stop()
     out, err = process.communicate(timeout=120)
@@ -1103,9 +1108,10 @@ def test_archive_that_goes_away(site: Site, front: Front, tmp_path: pathlib.Path
     ended = json.loads(out)
     assert "has answered nothing useful for 2 s" in ended["ended"]
     there = count(site, "1.2.50")
-    # The last one came without an answer.
-    assert ended["files"]["stored"] in (there, there - 1)
+    # The last ones came without an answer.
+    assert there - 2 <= ended["files"]["stored"] <= there
     assert 20 < there < 150
+    front.does()
     done = site.run("pacs", "stays-away", "--url", front.url, "--verify", folder)
     assert (done["files"], done["verified"]) == ({"already there": there, "stored": 150 - there}, 150)
 
@@ -1120,22 +1126,22 @@ def test_certificate_of_another_name(site: Site, front: Front, tmp_path: pathlib
 
 def test_killed_and_resumed_elsewhere(site: Site, front: Front, tmp_path: pathlib.Path) -> None:
     """Without its journal, as on another machine, nothing is sent twice."""
-    folder = images_of(tmp_path, "1.2.52", 200)
-    front.does()
+    folder = images_of(tmp_path, "1.2.52", 120)
+    front.does(SLOWLY)
     front.forget()
-    process = site.start("pacs", "killed-here", "--url", front.url, folder)
+    process = site.start("pacs", "killed-here", "--url", front.url, *TWO, folder)
     front.wait(lambda: len(front.uploads()) > 20)
     process.kill()
     process.communicate()
     front.does()
     there, sent = count(site, "1.2.52"), len(front.uploads())
-    assert 20 < there < 200
+    assert 20 < there < 120
     done = site.run("pacs", "resumed-elsewhere", "--url", front.url, "--verify", folder)
-    assert done["files"] == {"already there": there, "stored": 200 - there}
-    assert (done["verified"], len(front.uploads()) - sent) == (200, 200 - there)
+    assert done["files"] == {"already there": there, "stored": 120 - there}
+    assert (done["verified"], len(front.uploads()) - sent) == (120, 120 - there)
     # Where it was killed, all of it is there by now.
-    assert site.run("pacs", "killed-here", "--url", front.url, folder)["files"] == {"already there": 200}
-    assert len(front.uploads()) - sent == 200 - there
+    assert site.run("pacs", "killed-here", "--url", front.url, folder)["files"] == {"already there": 120}
+    assert len(front.uploads()) - sent == 120 - there
 
 
 @pytest.mark.parametrize("change", ["longer", "shorter"])
