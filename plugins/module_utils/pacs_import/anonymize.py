@@ -440,7 +440,8 @@ class Anonymizer:
         self._container = f"pacs-anonymize-{name}"
         # The folder alone is there, and the network of this machine, where it answers to the import.
         closed = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=host"]
-        own = [f"--user={user}:{group}", "--userns=host", f"--volume={self._folder}:{self._folder}", "--volume=/tmp"]
+        folder = f"--mount=type=bind,source={self._folder},target={self._folder}"
+        own = [f"--user={user}:{group}", "--userns=host", folder, "--volume=/tmp"]
         how = ["--rm", "--interactive", "--pull=never", "--no-healthcheck", "--log-driver=none"]
         given = [f"--name={self._container}", *how, *closed, *own, "--entrypoint=sh", self._image]
         return [self._program, "run", *given, "-c", WITHIN, file]
