@@ -371,7 +371,9 @@ class Anonymizer:
             process.communicate()
         if self._container:
             # What Docker's command was for may last longer than it.
-            subprocess.run([self._program, "rm", "--force", self._container], capture_output=True, check=False)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                command = [self._program, "rm", "--force", self._container]
+                subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE)
             self._container = ""
         if self._log >= 0:
             os.close(self._log)
