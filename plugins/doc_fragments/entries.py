@@ -34,7 +34,6 @@ options:
     description: Whatever else it is to have, in Orthanc's own terms.
     type: dict
     default: {}
-extends_documentation_fragment: ansible.builtin.url
 attributes:
   check_mode:
     description: Tells what Orthanc would be told.

@@ -104,7 +104,8 @@ def run(path: str, fields: Mapping[str, tuple[str, dict[str, Any]]], needed: tup
     given = {field: params[option] for option, (field, _argument) in fields.items() if params[option] is not None}
     if not NAME.fullmatch(params["name"]):
         module.fail_json(f"name: '{params['name']}' has something else than letters, digits, '-' and '_'.")
-    for field in sorted(given.keys() & params["options"].keys()):
+    # Where they are given otherwise, secrets are not masked.
+    for field in sorted({field for field, _argument in fields.values()} & params["options"].keys()):
         module.fail_json(f"options: {field} has an option of its own.")
     entries, wanted = Entries(module, path), given | params["options"]
     found = entries.find(params["name"])

@@ -17,7 +17,7 @@ options:
   address:
     description: URL of the DICOMweb server, such as C(https://archive.example.org/dicom-web/). Required for a new one.
     type: str
-extends_documentation_fragment: [dicom.orthanc.entries, dicom.orthanc.entries.web]
+extends_documentation_fragment: [dicom.orthanc.entries, dicom.orthanc.entries.web, ansible.builtin.url]
 """
 
 EXAMPLES = r"""

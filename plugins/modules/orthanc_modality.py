@@ -25,7 +25,7 @@ options:
   port:
     description: Its TCP port. Required for a new one.
     type: int
-extends_documentation_fragment: dicom.orthanc.entries
+extends_documentation_fragment: [dicom.orthanc.entries, ansible.builtin.url]
 """
 
 EXAMPLES = r"""

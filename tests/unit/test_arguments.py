@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import yaml
 from ansible.module_utils import basic
+from ansible.plugins.loader import fragment_loader
+from ansible.utils.plugin_docs import get_docstring
 
 from tests.repository import ROOT
 
@@ -24,6 +25,7 @@ FACETS: dict[str, Any] = {
 }
 # What no output and no log may show.
 FILES = {"files.secret"}
+ENTRY = {"certificate_key_password", "http_headers", "password", "url_password"}
 SECRETS = {
     "database_check": {"password"},
     "database_login": {"passwords"},
@@ -32,6 +34,9 @@ SECRETS = {
     "orthanc_import": {"password", "from_password", "patients"},
     "orthanc_service": FILES,
     "postgresql_databases": {"passwords"},
+    "orthanc_dicomweb_server": ENTRY,
+    "orthanc_modality": {"url_password"},
+    "orthanc_peer": ENTRY,
     "write_files": FILES,
 }
 
@@ -45,14 +50,10 @@ def python(name: str) -> Any:
 
 
 def documentation(name: str) -> dict[str, Any]:
-    """Return what a module says of itself, with the fragment that it shares with others."""
-    found: dict[str, Any] = {"options": {}} | yaml.safe_load(python(f"modules.{name}").DOCUMENTATION)
-    if "extends_documentation_fragment" in found:
-        _, _, fragment = found["extends_documentation_fragment"].rpartition(".")
-        shared = yaml.safe_load(python(f"doc_fragments.{fragment}").ModuleDocFragment.DOCUMENTATION)
-        for part in ("options", "attributes"):
-            found[part] = found.get(part, {}) | shared[part]
-    return found
+    """Return what a module says of itself, with the fragments that it shares with others, as Ansible reads it."""
+    file = python(f"modules.{name}").__file__
+    found = get_docstring(file, fragment_loader, collection_name="dicom.orthanc", plugin_type="module")[0]
+    return {"options": {}} | dict(found)
 
 
 def asked(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

@@ -151,6 +151,11 @@ def test_fields_that_the_plugin_keeps_as_texts(call: Call) -> None:
     [
         (orthanc_modality, CT | {"name": "a/b"}, "name: 'a/b' has something else than letters"),
         (orthanc_modality, CT | {"options": {"Port": 5}}, "options: Port has an option of its own."),
+        (
+            orthanc_peer,
+            {"name": "b", "options": {"Password": "secret1"}},
+            "options: Password has an option of its own.",
+        ),
         (orthanc_modality, {"name": "ct", "aet": "CT1"}, "ct: Orthanc does not know it yet; give host, port."),
         (orthanc_peer, {"name": "b"}, "b: Orthanc does not know it yet; give address."),
         (orthanc_modality, CT | {"port": 0}, "HTTP Error 400: Bad Request no port"),
