@@ -13,6 +13,8 @@ version_added: 0.1.0
 description:
   - Has all files of a release in C(path/release), each known by its SHA-256. Only what is missing or different is
     downloaded, side by side.
+  - A file that is there stays as it is. Where another one of that name is asked for, as with another version of a
+    plugin, the release gets a folder beside, C(path/release-digest), so that there is a way back.
   - Nothing is put in place before everything has come whole, has the right checksum, and the binary runs on this host.
     Which release runs is for somebody else to say, by the link C(path/current).
   - Removes the releases that were left the longest ago; never the one that the link names.
@@ -58,6 +60,11 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+name:
+  description: What the folder of the release is called.
+  type: str
+  returned: always
+  sample: 1.12.7
 downloaded:
   description: Paths below the root of the site of what was downloaded.
   type: list
@@ -74,7 +81,11 @@ seconds:
   returned: always
 """
 
+import hashlib
+import json
 import os
+import re
+import shutil
 import tempfile
 import time
 from typing import Any
@@ -94,19 +105,43 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.releases import (
 )
 
 
-def put(module: AnsibleModule, missing: list[str], folder: str, ours: bool) -> None:
-    """Download to a folder beside, prove everything there, and only then move it to its place."""
+def place(path: str, release: str, files: dict[str, str]) -> str:
+    """Return the name of the first folder in which no file has to make way for another one: that runs, or may again."""
+    named = f"{release}-{hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()[:8]}"
+    current = os.path.basename(os.path.realpath(os.path.join(path, "current")))
+    for name in (current, release):
+        there = {source: os.path.join(path, name, os.path.basename(source)) for source in files}
+        others = [source for source, file in there.items() if os.path.isfile(file) and not right(file, files[source])]
+        if re.fullmatch(rf"{re.escape(release)}(-[0-9a-f]{{8}})?", name) and not others:
+            return name
+    return named
+
+
+def right(path: str, sha256: str) -> bool:
+    return digest(path) == sha256.lower()
+
+
+def put(module: AnsibleModule, missing: dict[str, str], folder: str, ours: bool) -> None:
+    """Download to a folder beside, prove everything there, and only then move it to its place.
+
+    :param missing: where to have each from, if it is on this host already.
+    """
     path, release, files = (module.params[name] for name in ("path", "release", "files"))
     staging = tempfile.mkdtemp(prefix=NEW, dir=path)
     try:
         targets = {source: os.path.join(staging, os.path.basename(source)) for source in missing}
-        for source, found in fetch_all(module.params["url"], module.params["ca"], targets).items():
+        for source, here in missing.items():
+            if here:
+                shutil.copyfile(here, targets[source])
+        away = {source: targets[source] for source, here in missing.items() if not here}
+        for source, found in fetch_all(module.params["url"], module.params["ca"], away).items():
             if found != files[source].lower():
                 raise MirrorError(
                     f"{source} has the SHA-256 {found}, and orthanc_lsb_checksums says {files[source]};"
                     " find out why before you take another one."
                 )
-            os.chmod(targets[source], 0o644 if source.endswith(".so") else 0o755)
+        for source, target in targets.items():
+            os.chmod(target, 0o644 if source.endswith(".so") else 0o755)
         said = refusal(module, os.path.join(staging, "Orthanc"), release)
         if said:
             raise MirrorError(
@@ -123,18 +158,23 @@ def put(module: AnsibleModule, missing: list[str], folder: str, ours: bool) -> N
 def have(module: AnsibleModule) -> dict[str, Any]:
     """Have the release, and say what was done for it."""
     path, release, files = (module.params[name] for name in ("path", "release", "files"))
-    folder = os.path.join(path, release)
+    name = place(path, release, files)
+    folder = os.path.join(path, name)
     above = nearest(folder)
     if not os.path.isdir(above):
         module.fail_json(
             f"Orthanc {release} is not in place, and nothing has changed: {above} is no folder, so that {folder} cannot"
             " be made (orthanc_lsb_dir)."
         )
-    missing = [
-        source for source in files if digest(os.path.join(folder, os.path.basename(source))) != files[source].lower()
-    ]
+
+    def of(name: str, source: str) -> str:
+        """Return the path of a file in a folder, if it is there and right."""
+        file = os.path.join(path, name, os.path.basename(source))
+        return file if right(file, files[source]) else ""
+
+    missing = {source: of("current", source) or of(release, source) for source in files if not of(name, source)}
     ours = is_ours(path)
-    removed = outdated(path, release, module.params["keep"]) if ours else []
+    removed = outdated(path, name, module.params["keep"]) if ours else []
     start = time.monotonic()
     if not module.check_mode:
         try:
@@ -153,10 +193,12 @@ def have(module: AnsibleModule) -> dict[str, Any]:
             module.fail_json(f"Orthanc {release} is not in place, and nothing has changed: {error} (orthanc_lsb_dir).")
         if os.path.realpath(os.path.join(path, "current")) != folder:
             os.utime(folder)
-        for name in removed:
-            remove_release(os.path.join(path, name))
+        for other in removed:
+            remove_release(os.path.join(path, other))
     seconds = round(time.monotonic() - start, 2)
-    return {"changed": bool(missing or removed), "downloaded": missing, "removed": removed, "seconds": seconds}
+    downloaded = [source for source, here in missing.items() if not here]
+    changed = bool(missing or removed)
+    return {"changed": changed, "name": name, "downloaded": downloaded, "removed": removed, "seconds": seconds}
 
 
 def main() -> None:

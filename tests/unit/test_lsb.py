@@ -7,6 +7,7 @@ import http.server
 import itertools
 import os
 import pathlib
+import re
 import ssl
 import stat
 import threading
@@ -199,10 +200,41 @@ def test_release(mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixt
     assert os.access(here / "1.12.8" / "Orthanc", os.X_OK)
     assert not os.access(here / "1.12.8" / "libX.so", os.X_OK)
     assert not run(lsb_release, capsys, **arguments)["changed"]
-    # Only what is not as it should be.
-    (here / "1.12.8" / "libX.so").write_bytes(b"x")
+    # Only what is not there.
+    (here / "1.12.8" / "libX.so").unlink()
     assert run(lsb_release, capsys, **arguments)["downloaded"] == ["orthanc/1.12.8/libX.so"]
     assert sorted(path.name for path in here.iterdir()) == [".pacs", "1.12.8"]
+
+
+def test_no_file_makes_way_for_another_one(
+    mirror: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A release with another version of a plugin has a folder beside, and the way back leads to the one before."""
+    here, plugin = tmp_path / "opt", tmp_path / "mirror" / "orthanc" / "1.12.8" / "libX.so"
+    first = {"url": mirror, "path": str(here), "release": "1.12.8", "files": sums(tmp_path / "mirror")}
+    assert run(lsb_release, capsys, **first)["name"] == "1.12.8"
+    (here / "current").symlink_to("1.12.8")
+    before = sums(here / "1.12.8")
+    plugin.write_bytes(b"another version")
+    second = first | {"files": sums(tmp_path / "mirror")}
+    dry = run(lsb_release, capsys, **second, _ansible_check_mode=True)
+    said = run(lsb_release, capsys, **second)
+    assert dry["name"] == said["name"]
+    assert re.fullmatch(r"1\.12\.8-[0-9a-f]{8}", said["name"])
+    # The rest is on the host already.
+    assert dry["downloaded"] == said["downloaded"] == ["orthanc/1.12.8/libX.so"]
+    assert sums(here / "1.12.8") == before
+    assert sums(here / said["name"])["libX.so"] == sums(tmp_path / "mirror")["orthanc/1.12.8/libX.so"]
+    assert os.access(here / said["name"] / "Orthanc", os.X_OK)
+    again = run(lsb_release, capsys, **second)
+    assert (again["changed"], again["name"]) == (False, said["name"])
+    # Also where it runs by now, and what was there before is asked for again.
+    (here / "current").unlink()
+    (here / "current").symlink_to(said["name"])
+    again = run(lsb_release, capsys, **second)
+    assert (again["changed"], again["name"]) == (False, said["name"])
+    again = run(lsb_release, capsys, **first)
+    assert (again["changed"], again["name"]) == (False, "1.12.8")
 
 
 @pytest.mark.parametrize("change", [{"orthanc/1.12.8/libX.so": "0" * 64}, {"orthanc/1.12.8/truncated": "0" * 64}])
