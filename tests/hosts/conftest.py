@@ -22,6 +22,8 @@ QUICKSTART = ROOT / "inventories" / "quickstart"
 # Of the hosts of those tests that take too long to go through on both releases at each change; `make test-matrix` has
 # them on the other one.
 RELEASE = os.environ.get("PACS_RELEASE", "trixie")
+# Waits on a host until Orthanc answers there, be it that it asks for a login.
+ANSWERS = "for i in $(seq 600); do ! curl --silent --output /dev/null http://127.0.0.1:8042/ || break; sleep 0.2; done"
 ENVIRONMENT = plain() | {
     "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}",
     "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),

@@ -1,7 +1,7 @@
 """Stand-ins for releases of Orthanc that Debian does not have: its own, under another version."""
 
 # Has a source of packages with one release. A bad one raises the schema of its index and ends; while /run/slow is
-# there, it does not leave without delay either.
+# there, it does not leave without delay either. With a foreign one comes the DICOMweb plugin of Debian 12, as it is.
 OFFER = r"""
 set -eu
 release=$1 kind=$2
@@ -24,13 +24,22 @@ END
     chmod 755 made/usr/sbin/Orthanc
     sed -i '1a [ "$1" != upgrade ] || [ ! -e /run/slow ] || sleep 77' made/DEBIAN/prerm
 fi
-file=orthanc_$release+standin-1_amd64.deb
-dpkg-deb --build -Znone made /srv/repository/$file > /dev/null
+if [ $kind = foreign ]; then
+    mkdir -p lists/partial && sed '/-\(updates\|security\)/d; s/trixie/bookworm/' /etc/apt/sources.list > bookworm.list
+    set -- -o Dir::Etc::SourceList=$PWD/bookworm.list -o Dir::Etc::SourceParts=- -o Dir::State::Lists=$PWD/lists
+    set -- "$@" -o Dir::State::Status=/dev/null -o Dir::Cache::pkgcache= -o Dir::Cache::srcpkgcache=
+    apt-get "$@" update -q && apt-get "$@" download -q orthanc-dicomweb
+    rm -rf plugin && dpkg-deb --raw-extract orthanc-dicomweb_*.deb plugin
+    sed -i 's/^Version: .*/Version: 2+standin-1/; s/^Depends: .*/Depends: orthanc/' plugin/DEBIAN/control
+    dpkg-deb --build -Znone plugin /srv/repository > /dev/null
+    sed -i 's/^Depends: /&orthanc-dicomweb (>= 2), /' made/DEBIAN/control
+fi
+dpkg-deb --build -Znone made /srv/repository > /dev/null
 cd /srv/repository
-{
+for file in *.deb; do
     dpkg-deb --field $file
-    printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n' $file $(stat -c %s $file) $(sha256sum < $file | cut -c 1-64)
-} > Packages
+    printf 'Filename: ./%s\nSize: %s\nSHA256: %s\n\n' $file $(stat -c %s $file) $(sha256sum < $file | cut -c 1-64)
+done > Packages
 echo 'deb [trusted=yes] file:/srv/repository ./' > /etc/apt/sources.list.d/local.list
 apt-get update -q
 """

@@ -65,7 +65,8 @@ cat DateJs/src/globalization/en-US.js DateJs/src/core-debug.js DateJs/src/sugarp
     DateJs/src/parser-debug.js > ../../$libraries/date.js
 cp -r jquery.mobile-1.1.0/images ../../$libraries
 cd ../..
-tar -c -z -f explorer.tar.gz top/OrthancServer
+# By its checksum it is known what was built, so that it has to be the same each time.
+tar -c --sort=name --mtime=@0 --owner=0 --group=0 --mode=go=rX top/OrthancServer | gzip -n > explorer.tar.gz
 echo '#error broken on purpose' > top/OrthancFramework/Sources/ChunkedBuffer.cpp
 tar -c -z -f broken.tar.gz top
 chmod a+r *
@@ -218,18 +219,28 @@ def test_build_outlives_the_run(site: Site) -> None:
         until(site, "systemctl is-active --quiet pacs-build")
         os.killpg(started.pid, signal.SIGKILL)
     first = site.lab.shell("systemctl show pacs-build --property InvocationID")
-    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, start_new_session=True) as started:
-        time.sleep(60)
+    log = site.folder / "second.log"
+    with (
+        log.open("w") as output,
+        subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=output, start_new_session=True) as started,
+    ):
+        # It tells how far the build is that it has come back to.
+        for _ in range(1800):
+            if "builds orthanc: " in log.read_text("utf-8") or started.poll() is not None:
+                break
+            time.sleep(1)
         os.killpg(started.pid, signal.SIGKILL)
+    assert "builds orthanc: " in log.read_text("utf-8")
     assert site.lab.shell("systemctl show pacs-build --property InvocationID") == first
     # On the disk, as nobody of the host, beside whom images come first.
-    assert site.lab.shell("ls -d /var/tmp/systemd-private-*pacs-build*/tmp/orthanc/build").strip()
+    until(site, "ls -d /var/tmp/systemd-private-*pacs-build*/tmp/orthanc/build")
     status = site.lab.shell("cat /proc/$(pgrep -f 'cmake --build' | head -n 1)/status")
     assert int(re.findall(r"Uid:\s+(\d+)", status)[0]) >= 61184
 
 
 def until(site: Site, condition: str) -> None:
-    site.lab.shell(f"for i in $(seq 600); do ! {condition} || exit 0; sleep 1; done; exit 1", timeout=700)
+    """Wait for half an hour at most: what a build takes is installed first."""
+    site.lab.shell(f"for i in $(seq 1800); do ! {condition} || exit 0; sleep 1; done; exit 1", timeout=2400)
 
 
 def test_built_once_for_both(site: Site) -> None:
