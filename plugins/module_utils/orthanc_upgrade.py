@@ -11,14 +11,17 @@ from __future__ import annotations
 import contextlib
 import datetime
 import filecmp
+import json
 import os
 import re
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import files
+from ansible_collections.dicom.orthanc.plugins.module_utils.database_answers import REVISIONS
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     MARK,
     MARK_TEXT,
@@ -32,7 +35,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     told,
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
-from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import Index
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import Index, index_of
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 
 NFT = "/usr/sbin/nft"
@@ -44,6 +47,10 @@ PATIENCE = 15
 MINUTE = 60
 # What is said where the way back is not at its end.
 AGAIN = "The next run tries it again; until then Orthanc stays stopped."
+# Where others than root can read the configuration of a trial, which says nothing of the site.
+TRIALS = "/run"
+# What stands for its path in the command.
+FILE = "FILE"
 # What a dump is called: when it was begun.
 NAME = re.compile(r"\d{8}T\d{6}\.\d{6}")
 
@@ -66,6 +73,55 @@ def same_plugin(programs: Iterable[str], process: str) -> bool:
         return bool(new and loaded) and filecmp.cmp(new, f"/proc/{process}/map_files/{loaded[0]}", shallow=False)
     except OSError:
         return False
+
+
+class Unread(Refused):
+    """The release that is asked for does not read the index."""
+
+
+def readable(module: AnsibleModule, settings: Mapping[str, Any]) -> None:
+    """See whether the plugin that is asked for reads the index, as far as it is known which ones do.
+
+    :param settings: the options that are asked for.
+    :raises Unread: if it does not.
+    """
+    params, known = module.params, REVISIONS.get(module.params["database"], {})
+    paths = [*params["programs"], *settings.get("Plugins", [])]
+    plugin = next((path for path in paths if "SQLIndex" in os.path.basename(path)), "")
+    if not (known and plugin and params["trial"]):
+        return
+    try:
+        index = index_of(module, params["database"], settings)
+        revision = index.revision()
+    except (Refused, ValueError):
+        # Why not is told by what needs it.
+        return
+    version = plugin_version(module, plugin) if revision > min(known.values()) else ""
+    if revision > known.get(version, revision):
+        raise Unread(
+            f"orthanc_version, orthanc_docker_image: {os.path.basename(plugin)} {version}, which comes with the Orthanc"
+            f" that is asked for, reads an index up to revision {known[version]} of the schema, and {index.where} has"
+            f" {revision}. Stay with a newer one, or have the dump back that was made before it (docs/operations.md)."
+        )
+
+
+def plugin_version(module: AnsibleModule, plugin: str) -> str:
+    """Return the version by which Orthanc registers a plugin, or nothing.
+
+    The plugin of a database does nothing without its section; and Orthanc ends, since it may make no index there.
+    """
+    none = {"StorageDirectory": "/nonexistent/orthanc", "IndexDirectory": "/nonexistent/orthanc"}
+    with tempfile.NamedTemporaryFile("w", dir=TRIALS, suffix=".json", encoding="utf-8") as file:
+        json.dump({"Plugins": [plugin], "HttpServerEnabled": False, "DicomServerEnabled": False} | none, file)
+        file.flush()
+        os.chmod(file.name, 0o644)
+        command = [word.replace(FILE, file.name) for word in module.params["trial"]]
+        try:
+            _rc, out, err = module.run_command(["timeout", "60", *command], handle_exceptions=False)
+        except OSError:
+            return ""
+    found = re.search(r"Registering plugin '[^']+' \(version ([^)]+)\)", f"{out}{err}")
+    return found[1] if found else ""
 
 
 def write(path: str, text: str) -> None:

@@ -48,6 +48,14 @@ options:
     type: list
     elements: path
     default: []
+  trial:
+    description:
+      - Command that runs the Orthanc that is asked for once, as somebody without rights, with the configuration for
+        whose path C(FILE) stands. By what it says, another release is refused that does not read the index on a server.
+      - Empty where nothing is tried.
+    type: list
+    elements: str
+    default: []
   packages:
     description:
       - Names of the packages that Orthanc may come from; none where it comes from something else. Those that
@@ -178,8 +186,10 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_packages imp
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import (
     AGAIN,
     Gate,
+    Unread,
     Upgrade,
     ports,
+    readable,
     same_plugin,
     watch,
 )
@@ -443,12 +453,16 @@ def upgrade_of(service: Service, module: AnsibleModule, kept: Kept, unit: Unit, 
     there = not programs and kept.started(files, started)
     kept.packages_stay = there
     another = kept.another(programs, files) and not there and not service.same
-    if not (another and params["dump_dir"]) and not state.kept:
-        return None
     settings: dict[str, Any] = {}
     for path, file in files.items():
         if file and os.path.dirname(path) == params["config_dir"] and path.endswith(".json"):
             settings |= read_text(file[0])
+    # By apt: what runs cannot be started again, and the next crash would start the other release.
+    by_apt = replaced(process["MainPID"])
+    if another and not state.kept and not by_apt:
+        readable(module, settings)
+    if not (another and params["dump_dir"]) and not state.kept:
+        return None
     index = index_of(module, params["database"], settings)
     upgrade = Upgrade(module, unit, index, Gate(module, ports(settings)), last, state)
     # Where nobody has reached it yet, it is the one of a call that was cut off.
@@ -456,11 +470,12 @@ def upgrade_of(service: Service, module: AnsibleModule, kept: Kept, unit: Unit, 
     # In check mode what dumps it may not be installed yet.
     if another and params["dump_dir"] and not module.check_mode:
         try:
+            if by_apt:
+                readable(module, settings)
             upgrade.expect()
         except Refused as error:
-            if state.kept or not replaced(process["MainPID"]):
+            if state.kept or not by_apt:
                 raise
-            # By apt: what runs cannot be started again, and the next crash would start the other release.
             before = last.read().get(service.packages.path)
             if before and service.packages.noted() != before[0] and not service.packages.missing(before[0]):
                 put_back({service.packages.path: before})
@@ -485,8 +500,9 @@ def refusing(way: WayBack) -> Iterator[None]:
     try:
         yield
     except (OSError, Refused) as error:
-        own = 'Where you dump the index yourself, and need no way back, set orthanc_dump_dir to "".'
-        way.refuse(f"{told(error)} {own} Orthanc runs as before, and its configuration is as it was.")
+        own = ' Where you dump the index yourself, and need no way back, set orthanc_dump_dir to "".'
+        own = "" if isinstance(error, Unread) else own
+        way.refuse(f"{told(error)}{own} Orthanc runs as before, and its configuration is as it was.")
 
 
 def serve(module: AnsibleModule) -> None:
@@ -540,6 +556,7 @@ def main() -> None:
             "unit": {"type": "path", "default": "/etc/systemd/system/orthanc.service"},
             "reload": {"type": "list", "elements": "str", "default": []},
             "programs": {"type": "list", "elements": "path", "default": []},
+            "trial": {"type": "list", "elements": "str", "default": []},
             "packages": {"type": "list", "elements": "str", "default": []},
             "state_dir": {"type": "path", "default": "/var/lib/pacs/orthanc"},
             "dump_dir": {"type": "path", "default": ""},

@@ -12,7 +12,7 @@ import pytest
 
 from tests.hosts.conftest import Lab
 from tests.hosts.test_lsb import NEW, OLD, STATE
-from tests.hosts.test_schema import DROP_IN, DUMPS, Clients, Site, begin
+from tests.hosts.test_schema import DROP_IN, DUMPS, UNTIL_IT_ANSWERS, Clients, Site, begin
 
 pytestmark = pytest.mark.later
 FILES = pathlib.Path(pydicom.__file__).parent / "data" / "test_files"
@@ -24,8 +24,14 @@ CONTAINER: dict[str, Any] = {
     "orthanc_docker_image": f"{IMAGES}orthancteam/orthanc:{NEWEST}",
 }
 OLD_CONTAINER = CONTAINER | {"orthanc_docker_image": f"{IMAGES}jodogne/orthanc-plugins:{OLD}"}
-# The unit takes a container for one that ended: after a while in which it has raised the schema and answers.
-NO_CONTAINER = "ExecStartPost=/bin/sh -c 'sleep 12; ! grep -q docker /etc/systemd/system/orthanc.service'"
+# One of the operator's own, of which nothing is known but what it says itself.
+OWN_CONTAINER = CONTAINER | {
+    "orthanc_docker_image": f"{IMAGES}hospital/orthanc:old",
+    "orthanc_docker_plugin_dir": "/usr/local/share/orthanc/plugins",
+    "orthanc_version": "",
+}
+# The unit takes a container for one that ended: after it has raised the schema and answers.
+NO_CONTAINER = f"ExecStartPost=+/bin/sh -c '{UNTIL_IT_ANSWERS}; ! grep -q docker /etc/systemd/system/orthanc.service'"
 HAD: dict[str, dict[str, Any]] = {}
 
 
@@ -93,19 +99,22 @@ def test_archive_goes_up_by_each_release(site: Site) -> None:
     assert "changed=0" in recap.partition("registry :")[0]
 
 
-@pytest.mark.parametrize("method", [{}, OLD_CONTAINER], ids=["lsb", "docker"])
+@pytest.mark.parametrize("method", [{}, OLD_CONTAINER, OWN_CONTAINER], ids=["lsb", "docker", "own image"])
 def test_way_down_that_the_index_does_not_take_is_refused(site: Site, method: dict[str, Any]) -> None:
     if site.database == "sqlite":
         pytest.skip("every release reads it")
     if site.database == "postgresql":
         # As a plugin from 6.0 on does, of which there is none here.
         site.sql("UPDATE globalproperties SET value = '2' WHERE property = 4")
+    if method == OWN_CONTAINER:
+        images = f"docker://{OLD_CONTAINER['orthanc_docker_image']} docker://{OWN_CONTAINER['orthanc_docker_image']}"
+        site.lab.shell(f"skopeo copy --quiet {images}", "registry")
     state = site.lab.shell(STATE)
     printed = site.play("site", OLD, check=False, **method)
     if site.database == "postgresql":
         site.sql("UPDATE globalproperties SET value = '1' WHERE property = 4")
     assert "reads an index up to revision" in printed, printed
-    assert "Nothing was changed." in printed
+    assert ("Orthanc runs as before" if method == OWN_CONTAINER else "Nothing was changed.") in printed
     assert site.lab.shell(STATE) == state
     keeps(site, NEWEST)
 

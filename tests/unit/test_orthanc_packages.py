@@ -17,6 +17,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import orthanc_packages
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused, put
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_packages import Packages, starting_nothing
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import Unread
 from ansible_collections.dicom.orthanc.plugins.module_utils.probe import packages as probe
 from ansible_collections.dicom.orthanc.plugins.modules import apt_keep, orthanc_service
 
@@ -405,17 +406,23 @@ def test_file_of_others_comes_back(host: Host) -> None:
     assert not list(host.folder.glob("ansible*"))
 
 
-def test_index_that_cannot_be_dumped_leaves_the_packages_of_before(
-    host: Host, site: upgrades.Site, orthanc: Keep, keep: Keep, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("why", ["cannot keep others off until the proof", "It does not read the index"])
+def test_index_that_cannot_be_dumped_or_read_leaves_the_packages_of_before(
+    host: Host, site: upgrades.Site, orthanc: Keep, keep: Keep, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
+    def readable(*_words: Any) -> None:
+        if "read" in why:
+            raise Unread(f"{why}.")
+
     monkeypatch.setattr(orthanc_service, "replaced", lambda _process: True)
+    monkeypatch.setattr(orthanc_service, "readable", readable)
     orthanc()
     keep()
     host.upgrade(2)
     (site.systemd.folder / "filtered").touch()
     site.systemd.calls()
     done = orthanc()
-    assert "cannot keep others off until the proof" in done["msg"]
+    assert why in done["msg"]
     assert "orthanc 1" in (host.bin / "states").read_text("utf-8")
     assert site.systemd.calls() == []
 

@@ -19,6 +19,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils import orthanc_upgra
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, Refused, Writer
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import Sqlite
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import ports, same_plugin
+from ansible_collections.dicom.orthanc.plugins.modules import orthanc_service
 
 from tests.unit import test_orthanc_service_runs as runs
 from tests.unit.module import OWNER, Systemd, killed
@@ -465,3 +466,98 @@ def test_plugin_that_is_loaded_is_known_by_its_content(tmp_path: pathlib.Path) -
         assert not same_plugin([str(other)], process)
         assert not same_plugin(["/usr/sbin/Orthanc"], process), "SQLite has no plugin"
     assert not same_plugin([str(other)], "0")
+
+
+class Trial:
+    """A module that tries a release, and an index on a server."""
+
+    where = "the database orthanc on db"
+
+    def __init__(self, database: str, said: str, **more: Any) -> None:
+        self.params = {"database": database, "programs": [], "trial": ["Orthanc", "--at=FILE:FILE", "FILE"]} | more
+        self.said, self.ran, self.asked = said, [], {}  # type: ignore[var-annotated]
+        self.found: int | None = 1
+
+    def run_command(self, command: list[str], **_options: Any) -> tuple[int, str, str]:
+        self.ran = command
+        self.asked = json.loads(pathlib.Path(command[-1]).read_text("utf-8"))
+        assert stat.S_IMODE(os.stat(command[-1]).st_mode) == 0o644
+        return 255, "", self.said
+
+    def revision(self) -> int:
+        if self.found is None:
+            raise Refused("it does not answer.")
+        return self.found
+
+
+REGISTERS = "W1129 20:17:06.9 MAIN PluginsManager.cpp:287] Registering plugin 'x-index' (version {})\nE1129 Stopped"
+POSTGRESQL = {"Plugins": ["/plugins/libOrthancDicomWeb.so", "/plugins/libOrthancPostgreSQLIndex.so"]}
+
+
+@pytest.fixture
+def trials(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    monkeypatch.setattr(orthanc_upgrade, "TRIALS", str(tmp_path))
+    monkeypatch.setattr(orthanc_upgrade, "index_of", lambda module, _database, _settings: module)
+    return tmp_path
+
+
+def test_plugin_that_does_not_read_the_index_is_known_by_what_it_says(trials: pathlib.Path) -> None:
+    trial = Trial("postgresql", REGISTERS.format("5.0"))
+    trial.found = 2
+    with pytest.raises(orthanc_upgrade.Unread) as told:
+        orthanc_upgrade.readable(trial, POSTGRESQL)
+    assert "libOrthancPostgreSQLIndex.so 5.0, which comes with the Orthanc that is asked for, reads an" in str(
+        told.value
+    )
+    assert "an index up to revision 1 of the schema, and the database orthanc on db has 2. Stay with" in str(told.value)
+    (_timeout, _seconds, program, mount, file), left = trial.ran, list(trials.iterdir())
+    assert (program, mount, left) == ("Orthanc", f"--at={file}:{file}", [])
+    # It has neither a section for the plugin, nor an index of its own, nor a port.
+    assert set(trial.asked) == {
+        *("Plugins", "StorageDirectory", "IndexDirectory", "HttpServerEnabled", "DicomServerEnabled"),
+    }
+    assert trial.asked["Plugins"] == ["/plugins/libOrthancPostgreSQLIndex.so"]
+    assert not os.path.exists(trial.asked["IndexDirectory"])
+
+
+@pytest.mark.parametrize(
+    "database, said, found, more",
+    [
+        ("postgresql", REGISTERS.format("6.0"), 2, {}),
+        ("postgresql", "nothing", 2, {}),
+        ("postgresql", REGISTERS.format("5.0"), 1, {}),
+        ("postgresql", REGISTERS.format("5.0"), None, {}),
+        ("postgresql", REGISTERS.format("5.0"), 2, {"trial": []}),
+        ("mysql", REGISTERS.format("5.0"), 7, {"programs": ["/opt/libOrthancMySQLIndex.so"]}),
+        ("sqlite", REGISTERS.format("5.0"), 2, {}),
+    ],
+)
+@pytest.mark.usefixtures("trials")
+def test_plugin_that_reads_the_index_or_may_do_so(
+    database: str, said: str, found: int | None, more: dict[str, Any]
+) -> None:
+    """One of which nothing is known tells it itself."""
+    trial = Trial(database, said, **more)
+    trial.found = found
+    orthanc_upgrade.readable(trial, POSTGRESQL)
+    assert bool(trial.ran) is bool(trial.params["trial"] and database != "sqlite" and (found or 0) > 1)
+    # Where the release is beside the one that runs, the link that the configuration names leads to that.
+    expected = [*more.get("programs", []), *POSTGRESQL["Plugins"]]
+    assert not trial.ran or trial.asked["Plugins"] == [path for path in expected if "SQLIndex" in path][:1]
+
+
+def test_release_that_does_not_read_the_index_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither with a dump nor without one, and a dry run says it too; what is asked for besides is no part of it."""
+
+    def refuse(_module: AnsibleModule, settings: dict[str, Any]) -> None:
+        assert settings["DicomPort"] == 11112
+        raise orthanc_upgrade.Unread("It does not read the index.")
+
+    monkeypatch.setattr(orthanc_service, "readable", refuse)
+    site.systemd.calls()
+    for more in ({}, {"dump_dir": ""}, {"_ansible_check_mode": True}):
+        said = site.call(2, **more)["msg"]
+        assert said == "It does not read the index. Orthanc runs as before, and its configuration is as it was."
+    assert site.systemd.calls() == []
+    assert "/opt/1/" in (site.folder / "units" / "orthanc.service").read_text("utf-8")
+    assert site.call(1)["changed"] is False
