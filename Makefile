@@ -122,7 +122,7 @@ bench: setup .venv/done-test ## how fast a deployment is, beside a shell script 
 	python -m benchmarks.deploy
 
 bench-methods: setup .venv/done-test ## the install methods side by side, and how long a switch of release is felt
-	python -m benchmarks.methods
+	python -m benchmarks.methods $(BENCH)
 
 bench-index: setup .venv/done-test ## how long the dump of an index takes before another release, and its way back
 	python -m benchmarks.index $(BENCH)

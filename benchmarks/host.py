@@ -30,7 +30,8 @@ def run(*command: str, given: bytes = b"", environment: Mapping[str, str] | None
         env=os.environ | {"ANSIBLE_CONFIG": str(ROOT / "ansible.cfg")} | dict(environment or {}),
         cwd=ROOT,
         capture_output=True,
-        timeout=600,
+        # So long that a command has to hang: a build takes half an hour on a quiet machine.
+        timeout=7200,
         check=False,
     )
     if done.returncode:
