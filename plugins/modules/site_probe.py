@@ -120,6 +120,11 @@ offered:
   type: list
   elements: str
   returned: always
+withheld:
+  description: Those that a pin in apt's preferences has it never install; empty where they were not asked.
+  type: list
+  elements: str
+  returned: always
 binary:
   description: The version of the binary that was asked, and the types of the options that it knows; empty without one.
   type: dict

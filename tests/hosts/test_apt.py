@@ -124,6 +124,19 @@ def test_packages_that_are_held_stay(site: Site, debian: str) -> None:
     site.serves(debian)
 
 
+def test_release_that_a_pin_keeps_off_is_refused(site: Site, debian: str) -> None:
+    """One of the operator's own, of which apt says no more than that there is no candidate."""
+    site.lab.shell("printf 'Package: orthanc*\nPin: release *\nPin-Priority: -1\n' > /etc/apt/preferences.d/own")
+    state = site.state()
+    assert "changed=0" in site.deploy().rpartition("PLAY RECAP")[2]
+    printed = site.deploy("1.12.8", check=False)
+    site.lab.shell("rm /etc/apt/preferences.d/own")
+    assert "Nothing was changed." in printed
+    assert "orthanc_version: 1.12.8 is on offer here, and a pin below 0 has apt never install it" in printed
+    assert site.state() == state
+    site.serves(debian)
+
+
 def test_release_that_works_has_those_of_before_at_hand(site: Site, debian: str) -> None:
     site.offer("1.12.8", "good")
     with Watch(site.lab) as plain:

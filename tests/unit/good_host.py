@@ -47,6 +47,7 @@ PROBE = {
     "asked": [],
     "packages": [],
     "offered": ["1.12.7"],
+    "withheld": [],
     "database": "sqlite",
     "files": "",
     "images": 0,

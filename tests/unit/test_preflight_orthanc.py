@@ -240,6 +240,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     (LSB | {"orthanc_storage_dir": "/opt/orthanc/images"}, "orthanc_lsb_dir", "holds /opt/orthanc/images"),
     ({"orthanc_version": "1.12", "offered": []}, "orthanc_version", "is no release"),
     ({"orthanc_version": "latest", "offered": []}, "orthanc_version", "is no release"),
+    ({"orthanc_version": "1.12.7", "withheld": ["1.12.7"]}, "orthanc_version", "a pin below 0 has apt never install"),
     ({"orthanc_version": "1.12.6"}, "orthanc_version", "is not on offer here; the package sources have 1.12.7"),
     (DOCKER | {"orthanc_docker_image": "orthancteam/orthanc"}, "orthanc_docker_image", "no image with its tag"),
     (DOCKER | {"orthanc_docker_image": "Orthanc Team:1"}, "orthanc_docker_image", "no image with its tag"),

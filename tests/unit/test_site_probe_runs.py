@@ -159,6 +159,25 @@ def test_release_of_a_package(call: Call, programs: Systemd, version: str, insta
     assert found["offered"] == ([] if installed else ["1.13.0"])
 
 
+POLICY = """orthanc:
+  Installed: 1.12.8-1
+  Candidate: (none)
+  Version table:
+     1:1.12.9+dfsg-1 -1
+        500 http://deb.debian.org/debian trixie/main amd64 Packages
+ *** 1.12.8-1 100
+        100 /var/lib/dpkg/status
+     1.12.7+dfsg-4 -10
+        -10 http://deb.debian.org/debian trixie/main amd64 Packages
+"""
+
+
+def test_releases_that_apt_is_kept_from(call: Call, programs: Systemd) -> None:
+    programs.program("apt-cache", f"[ $1 = madison ] || cat <<'END'\n{POLICY}END")
+    assert call(offers=True)["withheld"] == ["1.12.9", "1.12.7"]
+    assert call()["withheld"] == []
+
+
 def test_ports_and_who_has_them(call: Call, programs: Systemd) -> None:
     lines = [
         f'LISTEN 0 1 127.0.0.1:8042 0.0.0.0:* users:(("Orthanc",pid={os.getpid()},fd=3))',

@@ -58,6 +58,7 @@ FOUND = {
     "services": [],
     "masked": [],
     "apt_lists": True,
+    "withheld": [],
     "apt_upstream": False,
     "policy": "",
     "engine": ENGINE,

@@ -87,10 +87,13 @@ def look(run: Callable[..., str], offers: bool) -> dict[str, Any]:
     packages = {name: state[0] for name, state in states.items() if state[1:] in whole}
     orthanc = re.match(r"(?:\d+:)?(\d[\d.]*)", packages.get("orthanc", ""))
     offered = run("apt-cache", "madison", "orthanc") if offers or not orthanc else ""
+    # Explicitly asked for as well, apt takes none that a pin puts below 0.
+    pinned = run("apt-cache", "policy", "orthanc") if offers else ""
     return {
         "packages": sorted(packages),
         "orthanc": orthanc[1] if orthanc else "",
         "offered": list(dict.fromkeys(re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offered))),
+        "withheld": re.findall(r"(?m)^ (?:\*{3}| {3}) (?:\d+:)?(\d[\d.]*)\S* -\d+$", pinned),
         "interrupted": interrupted(),
         "policy": policy(run),
         "apt_lists": bool(glob.glob("/var/lib/apt/lists/*_Packages*")),

@@ -19,6 +19,11 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
         asked, offered = str(orthanc.variables["orthanc_version"] or ""), orthanc.probe["offered"]
         if asked and offered and asked not in offered and asked != orthanc.probe["orthanc"]:
             yield f"orthanc_version: {asked} is not on offer here; the package sources have {', '.join(offered)}."
+        elif asked in orthanc.probe["withheld"] and asked != orthanc.probe["orthanc"]:
+            yield (
+                f"orthanc_version: {asked} is on offer here, and a pin below 0 has apt never install it"
+                " (`apt-cache policy orthanc`); take it out of /etc/apt/preferences.d, or choose another release."
+            )
 
 
 def packages(orthanc: Orthanc) -> str:
