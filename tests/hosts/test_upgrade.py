@@ -32,10 +32,10 @@ class Site:
         printed = self.lab.play(playbook, asked, inventory=self._inventory, check=check).stdout
         return " ".join(printed.split())
 
-    def releases(self) -> list[str]:
-        """Return which release serves on each host."""
+    def releases(self, hosts: tuple[str, ...] = HOSTS) -> list[str]:
+        """Return which release serves on each of the hosts."""
         found = []
-        for host in HOSTS:
+        for host in hosts:
             with self.lab.session(host) as session:
                 found.append(session.get(self.lab.url("/system", host), timeout=30).json()["Version"])
         return found
@@ -74,6 +74,22 @@ def test_one_that_fails_stops_the_rest_and_serves_as_before(site: Site) -> None:
     assert "Done are pacs; not touched yet are third." in printed
     assert site.releases() == [NEW, OLD, OLD]
     assert site.lab.shell(STATE, "third") == third
+
+
+# By which the new release takes its host off the network as soon as it is to start.
+CUT = "/bin/sh -c 'systemctl stop ssh; pkill sshd; true'"
+
+
+def test_one_that_is_not_reached_any_more_stops_the_rest(site: Site) -> None:
+    """It may run either release by then; the third one is not touched."""
+    lines = f"[Service]\nExecStartPre=+{CUT}\n"
+    site.lab.shell(f"cat > {DROP_IN}/test.conf <<'END'\n{lines}END\nsystemctl daemon-reload", "second")
+    third = site.lab.shell(STATE, "third")
+    printed = site.play("upgrade", NEW, check=False)
+    site.lab.shell("systemctl start ssh", "second")
+    assert "UNREACHABLE" in printed, printed
+    assert site.lab.shell(STATE, "third") == third
+    assert site.releases(("pacs", "third")) == [NEW, OLD]
 
 
 def test_next_run_goes_on_from_there(site: Site) -> None:
