@@ -111,7 +111,7 @@ def plugin_version(module: AnsibleModule, plugin: str) -> str:
     The plugin of a database does nothing without its section; and Orthanc ends, since it may make no index there.
     """
     none = {"StorageDirectory": "/nonexistent/orthanc", "IndexDirectory": "/nonexistent/orthanc"}
-    with tempfile.NamedTemporaryFile("w", dir=TRIALS, suffix=".json", encoding="utf-8") as file:
+    with tempfile.NamedTemporaryFile("w", dir=TRIALS, prefix="pacs-", suffix=".json", encoding="utf-8") as file:
         json.dump({"Plugins": [plugin], "HttpServerEnabled": False, "DicomServerEnabled": False} | none, file)
         file.flush()
         os.chmod(file.name, 0o644)

@@ -81,6 +81,7 @@ seconds:
   returned: always
 """
 
+import functools
 import hashlib
 import json
 import os
@@ -88,6 +89,7 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
@@ -105,20 +107,19 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.releases import (
 )
 
 
-def place(path: str, release: str, files: dict[str, str]) -> str:
-    """Return the name of the first folder in which no file has to make way for another one: that runs, or may again."""
+def place(path: str, release: str, files: dict[str, str], sums: Callable[[str], str]) -> str:
+    """Return the name of the first folder in which no file has to make way for another one: that runs, or may again.
+
+    :param sums: tells the SHA-256 of a file.
+    """
     named = f"{release}-{hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()[:8]}"
     current = os.path.basename(os.path.realpath(os.path.join(path, "current")))
     for name in (current, release):
-        there = {source: os.path.join(path, name, os.path.basename(source)) for source in files}
-        others = [source for source, file in there.items() if os.path.isfile(file) and not right(file, files[source])]
+        there = {os.path.join(path, name, os.path.basename(source)): files[source].lower() for source in files}
+        others = [file for file in there if os.path.isfile(file) and sums(file) != there[file]]
         if re.fullmatch(rf"{re.escape(release)}(-[0-9a-f]{{8}})?", name) and not others:
             return name
     return named
-
-
-def right(path: str, sha256: str) -> bool:
-    return digest(path) == sha256.lower()
 
 
 def put(module: AnsibleModule, missing: dict[str, str], folder: str, ours: bool) -> None:
@@ -158,7 +159,9 @@ def put(module: AnsibleModule, missing: dict[str, str], folder: str, ours: bool)
 def have(module: AnsibleModule) -> dict[str, Any]:
     """Have the release, and say what was done for it."""
     path, release, files = (module.params[name] for name in ("path", "release", "files"))
-    name = place(path, release, files)
+    # Each is read once, before anything changes.
+    sums = functools.cache(digest)
+    name = place(path, release, files, sums)
     folder = os.path.join(path, name)
     above = nearest(folder)
     if not os.path.isdir(above):
@@ -170,7 +173,7 @@ def have(module: AnsibleModule) -> dict[str, Any]:
     def of(name: str, source: str) -> str:
         """Return the path of a file in a folder, if it is there and right."""
         file = os.path.join(path, name, os.path.basename(source))
-        return file if right(file, files[source]) else ""
+        return file if sums(file) == files[source].lower() else ""
 
     missing = {source: of("current", source) or of(release, source) for source in files if not of(name, source)}
     ours = is_ours(path)
