@@ -118,9 +118,10 @@ def tarballs(host: Host) -> dict[str, dict[str, Any]]:
     for name, file in names.items():
         path = folder / file
         found[name] = {"from": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    explorer = found.pop("explorer")
-    found["orthanc"] |= {"also": [explorer]}
-    return {name: tarball | {"options": QUICK} for name, tarball in found.items()}
+    found["orthanc"] |= {"also": [found.pop("explorer")], "options": QUICK}
+    # Debian's tarball has no copy of Orthanc's headers.
+    found["orthanc-gdcm"] |= {"options": QUICK | {"USE_SYSTEM_ORTHANC_SDK": True}, "packages": ["orthanc-dev"]}
+    return found
 
 
 def prepare(method: str, host: Host) -> None:
