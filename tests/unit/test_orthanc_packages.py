@@ -25,7 +25,7 @@ from tests.unit import test_orthanc_service_runs as runs
 from tests.unit import test_orthanc_upgrade as upgrades
 from tests.unit.module import Module, Systemd, killed, run
 
-call, port, site, systemd = runs.call, runs.port, upgrades.site, runs.systemd
+call, port, site, systemd, told = runs.call, runs.port, upgrades.site, runs.systemd, runs.told
 NAMES = ["orthanc*"]
 # A package is a file with its name and its version in it.
 DPKG_DEB = """

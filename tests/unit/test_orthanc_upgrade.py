@@ -26,7 +26,7 @@ from tests.unit.module import OWNER, Systemd, killed
 
 # Fixtures.
 START = runs.START[3]
-call, port, systemd = runs.call, runs.port, runs.systemd
+call, port, systemd, told = runs.call, runs.port, runs.systemd, runs.told
 
 # The packet filter with the table before the proof, as a file; it takes no words but those that it is given here.
 NFT = """

@@ -164,11 +164,11 @@ POLICY = """orthanc:
   Candidate: (none)
   Version table:
      1:1.12.9+dfsg-1 -1
-        500 http://deb.debian.org/debian trixie/main amd64 Packages
+        500 https://packages.example.org trixie/main amd64 Packages
  *** 1.12.8-1 100
         100 /var/lib/dpkg/status
      1.12.7+dfsg-4 -10
-        -10 http://deb.debian.org/debian trixie/main amd64 Packages
+        -10 https://packages.example.org trixie/main amd64 Packages
 """
 
 
