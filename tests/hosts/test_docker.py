@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
 
+import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
 from tests.checks import left_out
 from tests.hosts.certificates import pem
-from tests.hosts.conftest import Lab
+from tests.hosts.conftest import Lab, run
 from tests.hosts.test_verification import ELSEWHERE, LACKING
 
 LAB = {"name": "docker-host", "pacs": {"release": "trixie", "volumes": ["/var/lib/docker"]}, "registry": "trixie"}
@@ -149,6 +151,30 @@ def test_stop_is_clean_and_survivors_are_ended(site: Site) -> None:
     assert site.lab.shell("systemctl show orthanc --property Result --value").strip() == "success"
     assert site.lab.shell("docker ps --all --quiet; docker volume ls --quiet") == ""
     site.lab.shell("systemctl start orthanc")
+
+
+@pytest.mark.later
+def test_patients_are_taken_out_of_what_is_imported(site: Site, tmp_path: pathlib.Path) -> None:
+    """By an Orthanc of the same image, which has no network and is gone in the end."""
+    site.deploy(STABLE)
+    image = pydicom.dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
+    image.PatientName, image.PatientID = "Doe^Jane", "Q4711"
+    image.save_as(tmp_path / "IM1")
+    run("docker", "cp", tmp_path, f"{site.lab.container()}:/srv/cd")
+    wanted = STABLE | {
+        "orthanc_import_from": "host",
+        "orthanc_import_sources": ["/srv/cd"],
+        "orthanc_import_anonymize": True,
+        "orthanc_import_verify": True,
+    }
+    before = set(site.session.get(site.lab.url("/instances"), timeout=30).json())
+    assert "1 stored" in site.lab.play("import", wanted, ("--limit", "pacs")).stdout
+    (new,) = set(site.session.get(site.lab.url("/instances"), timeout=30).json()) - before
+    stored = site.session.get(site.lab.url(f"/instances/{new}/file"), timeout=30).content
+    assert not [word for word in (b"Doe", b"Q4711") if word in stored]
+    assert pydicom.dcmread(io.BytesIO(stored)).PatientIdentityRemoved == "YES"
+    assert site.lab.shell("docker ps --all --quiet | wc -l").strip() == "1"
+    assert "1 already there" in site.lab.play("import", wanted, ("--limit", "pacs")).stdout
 
 
 @pytest.mark.parametrize(

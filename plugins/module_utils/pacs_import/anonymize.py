@@ -443,7 +443,9 @@ class Anonymizer:
         # The folder alone is there, and the network of this machine, where it answers to the import.
         closed = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=host"]
         folder = f"--mount=type=bind,source={self._folder},target={self._folder}"
-        own = [f"--user={user}:{group}", "--userns=host", folder, "--volume=/tmp"]
+        # Without a time zone Orthanc does not start, and not every image has one.
+        zone = ["--volume=/etc/localtime:/etc/localtime:ro"] if os.path.exists("/etc/localtime") else []
+        own = [f"--user={user}:{group}", "--userns=host", folder, "--volume=/tmp", *zone]
         how = ["--rm", "--interactive", "--pull=never", "--no-healthcheck", "--log-driver=none"]
         given = [f"--name={self._container}", *how, *closed, *own, "--entrypoint=sh", self._image]
         return [self._program, "run", *given, "-c", WITHIN, file]
