@@ -217,6 +217,8 @@ class Topology:
             "prefix": prefix,
             "url": f"https://{netloc(host)}{'' if https_port == 443 else f':{https_port}'}{prefix}",
             "ban_after": number(proxy["nginx_ban_after"]),
+            # The path of the viewer, if it has one.
+            "viewer": proxy["ohif_path"] if boolean(proxy["ohif_enabled"], strict=False) else "",
             # Where it keeps its public certificate, beside the private key.
             "certificate": f"{FILES}/{made}.crt",
         } | self._files(name, orthanc)

@@ -238,6 +238,10 @@ relayed:
   type: list
   elements: str
   returned: always
+viewer:
+  description: Whether something of a viewer of ours is on this host.
+  type: bool
+  returned: always
 nginx:
   description: The user and the group of nginx's workers; those of Debian's package where there is no nginx yet.
   type: dict
@@ -386,6 +390,7 @@ def main() -> None:
         **packages.look(run, params["offers"]),
         index=index.look(module, params),
         **{name: nginx.served(*site) for name, site in nginx.SITES.items()},
+        viewer=any(map(os.path.isdir, ("/etc/pacs/ohif", "/var/lib/pacs/viewer"))),
         nginx=nginx.workers(),
         # One of ours that was kept from starting may still be half configured.
         nginx_refusal=nginx.refusal(module) if params["nginx"] and "nginx" not in masked else "",

@@ -68,6 +68,7 @@ PROBE = {
     "relayed": [],
     "nginx": {"user": "www-data", "group": "www-data"},
     "ipv6": True,
+    "viewer": False,
     "nginx_refusal": "",
     "machine": "x86_64",
     "memory": 8 << 30,

@@ -303,6 +303,7 @@ def test_face(site: Callable[..., Ask]) -> None:
             "prefix": "/",
             "url": "https://192.0.2.1:8443/",
             "ban_after": 7,
+            "viewer": "",
             "certificate": "/etc/pacs/nginx/self-signed-192.0.2.1.crt",
             "users_file": "/etc/pacs/nginx/htpasswd",
             "upstream_file": "/etc/pacs/nginx/upstream.conf",

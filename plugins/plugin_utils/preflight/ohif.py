@@ -1,0 +1,137 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role ohif asks of an inventory: a place behind a proxy, and a configuration that leads nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
+
+# Where Orthanc and its plugins answer, by the first part of a path. The plugin ohif has a viewer of its own there.
+ROUTES = {
+    *("app", "changes", "exports", "instances", "jobs", "modalities", "patients", "peers", "plugins", "queries"),
+    *("series", "statistics", "storage-commitment", "studies", "system", "tools", "worklists"),
+    *(
+        "auth",
+        "dicom-web",
+        "education",
+        "neuro",
+        "osimis-viewer",
+        "stl",
+        "stone-webviewer",
+        "transfers",
+        "ui",
+        "volview",
+    ),
+    *("wado", "web-viewer", "wsi"),
+}
+_SETTINGS = ("ohif_settings", "ohif_data_source")
+_ELSEWHERE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//\S")
+_SECRET = re.compile(r"(?i).*(passw|secret|token|authorization|credential|api_?key).*|auth")
+
+
+def part(host: Host) -> Callable[[str], bool] | None:
+    """Tell which variables count: it comes along with a proxy. On Orthanc's host it may be set in vain."""
+    return (lambda _name: True) if host.has("nginx") or host.has("orthanc") else None
+
+
+def of_part(host: Host) -> Iterator[str]:
+    variables = host.variables
+    if not variables["ohif_enabled"]:
+        return
+    if not host.has("nginx"):
+        yield from _in_vain(host)
+        return
+    if host.site("site_upstreams"):
+        names = " and ".join(upstream["orthanc"] for upstream in host.site("site_upstreams"))
+        yield (
+            f"ohif_enabled: {host.name} stands before the Orthancs of {names}, and a viewer for several is not served"
+            " yet; set it to false, or have a proxy for each."
+        )
+        return
+    if not host.site("site_dicomweb"):
+        yield "ohif_enabled: the viewer reads images over DICOMweb; add dicomweb to orthanc_plugins."
+    yield from _place(host)
+    yield from _package(variables)
+    for name in _SETTINGS:
+        yield from _told(name, variables[name], set(map(str, variables["nginx_users"].values())))
+
+
+def _in_vain(host: Host) -> Iterator[str]:
+    """An Orthanc whose proxy does not have the viewer, or that has no proxy."""
+    proxies = host.site("site_proxies")
+    if not proxies:
+        yield (
+            "ohif_enabled: the viewer is served by a proxy, and no host of the group 'nginx' stands before this"
+            f" Orthanc; put {host.name} or another host there, or take this out."
+        )
+    elif not any(face["viewer"] for face in host.site("site_faces")):
+        name = " and ".join(proxies)
+        yield f"ohif_enabled: it is set for {host.name}, whose proxy would serve the viewer; set it for {name} as well."
+
+
+def _place(host: Host) -> Iterator[str]:
+    """A path that is the viewer's alone."""
+    path, prefix = str(host.variables["ohif_path"]), str(host.variables["nginx_prefix"])
+    wrong = list(values.prefix("ohif_path", host.variables))
+    if wrong:
+        yield from wrong
+    elif prefix.startswith(path):
+        yield (
+            f"ohif_path: {path} is the path of Orthanc (nginx_prefix), or has it below; choose one beside it or below"
+            f" it, such as {prefix}ohif/."
+        )
+    elif path.startswith(prefix):
+        route = path.removeprefix(prefix).split("/")[0]
+        plugins = host.site("site_orthanc_plugins") if host.has("orthanc") else ()
+        if route in ROUTES or (route == "ohif" and "ohif" in plugins):
+            yield f"ohif_path: Orthanc itself answers at {prefix}{route}/; choose another, such as {prefix}viewer/."
+
+
+def _package(variables: values.Variables) -> Iterator[str]:
+    """A package that is known, and where it is."""
+    version, integrity, archive = (str(variables[f"ohif_{name}"]) for name in ("version", "integrity", "archive"))
+    if not re.fullmatch(r"\d+\.\d+\.\d+(-[a-z0-9.]+)?", version):
+        yield f"ohif_version: '{version}' is no release; write it like 3.13.2."
+    if not re.fullmatch(r"sha512-[A-Za-z0-9+/]{86}==", integrity):
+        yield (
+            f"ohif_integrity: '{integrity}' is no hash like sha512-WZdx...EA==; `npm view @ohif/app@{version}"
+            " dist.integrity` tells it."
+        )
+    if re.match(r"[a-z]+://", archive):
+        if not re.fullmatch(values.URL, archive):
+            yield f"ohif_archive: '{archive}' is no URL that begins with https:// or http://."
+    elif archive and not os.path.isfile(os.path.expanduser(archive)):
+        yield f"ohif_archive: there is no file '{archive}' on the machine that runs this; name one, or a URL."
+
+
+def _told(where: str, value: Any, secrets: set[str]) -> Iterator[str]:
+    """What every user would read and should not, and what would lead a browser, with what it knows, to others."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            here = f"{where}.{name}"
+            if _SECRET.fullmatch(str(name)) and inner:
+                yield f"{here}: every user can read it, so it may hold no secret. Take it out."
+            else:
+                yield from _told(here, inner, secrets)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _told(f"{where}.{number}", inner, secrets)
+    elif isinstance(value, str):
+        if _ELSEWHERE.match(value):
+            yield (
+                f"{where}: it leads to another host, to which the viewer of this site goes for nothing; name a path of"
+                " this site, such as /dicom-web."
+            )
+        if value in secrets:
+            yield f"{where}: this is a password of nginx_users, and every user could read it. Take it out."
+
+
+def found(host: Host) -> dict[str, Any]:
+    """Whether a viewer is there, which may have to go."""
+    return {"viewer": (host.probe or {})["viewer"]}
