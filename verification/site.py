@@ -25,6 +25,7 @@ class Site:
     url: str
     plain_port: int
     ban_after: int
+    viewer: str
     relay_port: int
     relay_certificate: str
     certificate: str
@@ -78,6 +79,7 @@ class Site:
                 url=face["url"] if number else url,
                 plain_port=face["http_port"],
                 ban_after=face["ban_after"],
+                viewer=face["viewer"],
                 certificate=certificate,
                 certificate_file=face["certificate"],
                 users_file=face["users_file"],

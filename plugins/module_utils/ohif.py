@@ -102,7 +102,7 @@ def adapted(files: Mapping[str, bytes], path: str) -> dict[str, bytes]:
 
 
 def packed(files: Mapping[str, bytes], path: str) -> bytes:
-    """Return an archive of all that a host has of a release: its files, those of text compressed as well, and a list."""
+    """Return an archive of all that a host has of a release: files, those of text compressed as well, and a list."""
     placed: dict[str, bytes] = {}
     for name, content in sorted(files.items()):
         placed[path.strip("/") + "/" + name] = content

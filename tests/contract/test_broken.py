@@ -13,7 +13,9 @@ from verification.site import Site
 
 
 def test_every_check_has_a_breakage(tmp_path: pathlib.Path) -> None:
-    face = dict.fromkeys(("proxy", "url", "http_port", "ban_after", "certificate", "users_file", "upstream_file"), "")
+    face = dict.fromkeys(
+        ("proxy", "url", "http_port", "ban_after", "viewer", "certificate", "users_file", "upstream_file"), ""
+    )
     of_face = {*face, "plain_port", "proxy_connection", "certificate_file", "further"} - {"url", "http_port"}
     site: dict[str, Any] = dict.fromkeys({field.name for field in dataclasses.fields(Site)} - of_face, "")
     site |= {"name": "pacs", "users": {}, "faces": [face], "proxy_connections": [{}], "certificates": [""]}

@@ -1,0 +1,164 @@
+"""Debian's Chromium without a screen, told what to do over its DevTools protocol, as that has it."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import pathlib
+import select
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+# Two pipes, each message with a zero behind it.
+PROGRAM = 'exec chromium "$@" 3<&{read} 4>&{write}'
+OPTIONS = [
+    *("--headless=new", "--no-sandbox", "--remote-debugging-pipe", "--window-size=1400,900"),
+    # It draws by its own means, and asks nobody for anything by itself.
+    *("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-default-browser-check"),
+    # The site's certificate is its own; who it is, others test.
+    *("--ignore-certificate-errors", "--disable-dev-shm-usage", "--no-proxy-server"),
+]
+
+
+class Browser:
+    """One tab. It keeps what the page asks for, from whom, and what it says in the console."""
+
+    def __init__(self, folder: pathlib.Path, login: tuple[str, str] | None = None) -> None:
+        """:param folder: where it keeps what it knows; an empty one knows nothing."""
+        here, there = os.pipe(), os.pipe()
+        program = PROGRAM.format(read=here[0], write=there[1])
+        command = ["sh", "-c", program, "sh", *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
+        with (folder / "log").open("wb") as log:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=(here[0], there[1]),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        os.close(here[0])
+        os.close(there[1])
+        self._to, self._from = here[1], there[0]
+        self._left, self._number, self._session = b"", 0, ""
+        self._login = login
+        self.requests: list[dict[str, Any]] = []
+        self.answers: dict[str, dict[str, Any]] = {}
+        self.errors: list[str] = []
+        (target,) = [one for one in self("Target.getTargets")["targetInfos"] if one["type"] == "page"]
+        self._session = self("Target.attachToTarget", targetId=target["targetId"], flatten=True)["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self(f"{domain}.enable")
+        # Else it would show a window that asks for the login.
+        self("Fetch.enable", handleAuthRequests=True)
+
+    def __call__(self, method: str, **params: Any) -> dict[str, Any]:
+        """Have it do something, and return what it answers."""
+        number = self._send(method, params)
+        while True:
+            message = self._receive(120)
+            assert message, f"Chromium does not answer {method}"
+            if message.get("id") == number:
+                assert "error" not in message, (method, message)
+                return dict(message["result"])
+
+    def _send(self, method: str, params: dict[str, Any]) -> int:
+        self._number += 1
+        session = {"sessionId": self._session} if self._session else {}
+        os.write(
+            self._to, json.dumps({"id": self._number, "method": method, "params": params, **session}).encode() + b"\0"
+        )
+        return self._number
+
+    def _receive(self, seconds: float) -> dict[str, Any]:
+        """Return the next message; nothing if none comes in time."""
+        end = time.monotonic() + seconds
+        while b"\0" not in self._left:
+            if not select.select([self._from], [], [], max(0, end - time.monotonic()))[0]:
+                return {}
+            came = os.read(self._from, 1 << 20)
+            assert came, "Chromium has ended"
+            self._left += came
+        text, _, self._left = self._left.partition(b"\0")
+        message: dict[str, Any] = json.loads(text)
+        self._hear(message.get("method", ""), message.get("params", {}))
+        return message
+
+    def _hear(self, method: str, said: dict[str, Any]) -> None:
+        if method == "Fetch.requestPaused":
+            self._send("Fetch.continueRequest", {"requestId": said["requestId"]})
+        elif method == "Fetch.authRequired":
+            user, password = self._login or ("", "")
+            reply = {"response": "ProvideCredentials", "username": user, "password": password}
+            reply = reply if self._login else {"response": "CancelAuth"}
+            self._send("Fetch.continueWithAuth", {"requestId": said["requestId"], "authChallengeResponse": reply})
+        elif method == "Network.requestWillBeSent":
+            self.requests.append(said["request"])
+        elif method == "Network.responseReceived":
+            self.answers[said["response"]["url"]] = said["response"]
+        elif method == "Runtime.exceptionThrown":
+            details = said["exceptionDetails"]
+            self.errors.append(f"{details['text']} {details.get('exception', {}).get('description', '')}")
+        elif method == "Runtime.consoleAPICalled" and said["type"] in ("error", "assert"):
+            self.errors.append(" ".join(str(one.get("value", one.get("description"))) for one in said["args"]))
+        elif method == "Log.entryAdded" and said["entry"]["level"] == "error":
+            self.errors.append(f"{said['entry']['text']} {said['entry'].get('url', '')}")
+
+    def value(self, script: str) -> Any:
+        """Return what an expression of JavaScript is in the page."""
+        said = self("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
+        assert "exceptionDetails" not in said, said
+        return said["result"].get("value")
+
+    def wait(self, script: str, seconds: float = 240) -> Any:
+        """Wait until an expression is something, and return it; a busy machine takes its time."""
+        end = time.monotonic() + seconds
+        while not (found := self.value(script)):
+            assert time.monotonic() < end, (
+                f"not in {seconds} s: {script}\n{self.errors}\n{self.value('document.body.innerText')}"
+            )
+            self._receive(0.2)
+        return found
+
+    @property
+    def hosts(self) -> set[str]:
+        """With whom the page has talked. What it makes itself has no host."""
+        return {urlsplit(request["url"]).netloc for request in self.requests} - {""}
+
+    def picture(self) -> bytes:
+        return base64.b64decode(self("Page.captureScreenshot", format="png")["data"])
+
+    def close(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+        os.close(self._to)
+        os.close(self._from)
+
+
+@contextlib.contextmanager
+def opened(folder: pathlib.Path, login: tuple[str, str] | None = None) -> Iterator[Browser]:
+    """Open a browser that knows nothing, and close it."""
+    if not shutil.which("chromium"):
+        install()
+    browser = Browser(folder, login)
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+def install() -> None:
+    """Have Chromium, where it is missing."""
+    sudo = [] if os.geteuid() == 0 else ["sudo"]
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in ("update -q", "install -y -q --no-install-recommends chromium"):
+        subprocess.run([*sudo, "apt-get", *command.split()], check=True, env=environment, stdout=subprocess.DEVNULL)
