@@ -110,13 +110,13 @@ def packed(files: Mapping[str, bytes], path: str) -> bytes:
             placed[path.strip("/") + "/" + name + ".gz"] = gzip.compress(content, 6, mtime=0)
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in placed.items())
     made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w:gz", compresslevel=1) as archive:
+    with tarfile.open(fileobj=made, mode="w") as archive:
         # First, so that whatever was unpacked is known by it.
         for name, content in {SUMS: sums.encode(), **placed}.items():
             member = tarfile.TarInfo(name)
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
-    return made.getvalue()
+    return gzip.compress(made.getvalue(), 1, mtime=0)
 
 
 def sums(folder: str) -> dict[str, str]:

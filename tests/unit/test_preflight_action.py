@@ -109,6 +109,7 @@ def test_good_host(site: Site) -> None:
         "ipv6": True,
         "release": "debian-13",
         "nginx": PROBE["nginx"],
+        "viewer": False,
         "orthanc": {"command": ["/usr/sbin/Orthanc"], "version": "", "options": {}},
         "image": "",
         "account": [],

@@ -42,11 +42,16 @@ def part(host: Host) -> Callable[[str], bool] | None:
 
 def of_part(host: Host) -> Iterator[str]:
     variables = host.variables
-    if not variables["ohif_enabled"]:
-        return
-    if not host.has("nginx"):
-        yield from _in_vain(host)
-        return
+    yield from values.prefix("ohif_path", variables)
+    yield from _package(variables)
+    for name in _SETTINGS:
+        yield from _told(name, variables[name], set(map(str, variables.get("nginx_users", {}).values())))
+    if variables["ohif_enabled"]:
+        yield from _served(host) if host.has("nginx") else _in_vain(host)
+
+
+def _served(host: Host) -> Iterator[str]:
+    """A proxy that is to serve it."""
     if host.site("site_upstreams"):
         names = " and ".join(upstream["orthanc"] for upstream in host.site("site_upstreams"))
         yield (
@@ -57,9 +62,9 @@ def of_part(host: Host) -> Iterator[str]:
     if not host.site("site_dicomweb"):
         yield "ohif_enabled: the viewer reads images over DICOMweb; add dicomweb to orthanc_plugins."
     yield from _place(host)
-    yield from _package(variables)
-    for name in _SETTINGS:
-        yield from _told(name, variables[name], set(map(str, variables["nginx_users"].values())))
+    archive = str(host.variables["ohif_archive"])
+    if archive and "://" not in archive and not os.path.isfile(os.path.expanduser(archive)):
+        yield f"ohif_archive: there is no file '{archive}' on the machine that runs this; name one, or a URL."
 
 
 def _in_vain(host: Host) -> Iterator[str]:
@@ -78,10 +83,7 @@ def _in_vain(host: Host) -> Iterator[str]:
 def _place(host: Host) -> Iterator[str]:
     """A path that is the viewer's alone."""
     path, prefix = str(host.variables["ohif_path"]), str(host.variables["nginx_prefix"])
-    wrong = list(values.prefix("ohif_path", host.variables))
-    if wrong:
-        yield from wrong
-    elif prefix.startswith(path):
+    if prefix.startswith(path):
         yield (
             f"ohif_path: {path} is the path of Orthanc (nginx_prefix), or has it below; choose one beside it or below"
             f" it, such as {prefix}ohif/."
@@ -94,7 +96,7 @@ def _place(host: Host) -> Iterator[str]:
 
 
 def _package(variables: values.Variables) -> Iterator[str]:
-    """A package that is known, and where it is."""
+    """A package that is known, and where it may be."""
     version, integrity, archive = (str(variables[f"ohif_{name}"]) for name in ("version", "integrity", "archive"))
     if not re.fullmatch(r"\d+\.\d+\.\d+(-[a-z0-9.]+)?", version):
         yield f"ohif_version: '{version}' is no release; write it like 3.13.2."
@@ -103,11 +105,8 @@ def _package(variables: values.Variables) -> Iterator[str]:
             f"ohif_integrity: '{integrity}' is no hash like sha512-WZdx...EA==; `npm view @ohif/app@{version}"
             " dist.integrity` tells it."
         )
-    if re.match(r"[a-z]+://", archive):
-        if not re.fullmatch(values.URL, archive):
-            yield f"ohif_archive: '{archive}' is no URL that begins with https:// or http://."
-    elif archive and not os.path.isfile(os.path.expanduser(archive)):
-        yield f"ohif_archive: there is no file '{archive}' on the machine that runs this; name one, or a URL."
+    if "://" in archive and not re.fullmatch(values.URL, archive):
+        yield f"ohif_archive: '{archive}' is no URL that begins with https:// or http://."
 
 
 def _told(where: str, value: Any, secrets: set[str]) -> Iterator[str]:

@@ -1,0 +1,281 @@
+"""The viewer OHIF on real hosts, seen in a real browser: ``make test-viewer``.
+
+npm fetches its package once, to ``.cache``.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import pathlib
+import re
+from typing import Any
+
+import pydicom
+import pydicom.data
+import pytest
+from ansible_collections.dicom.orthanc.plugins.module_utils import ohif
+
+from tests.hosts import raw
+from tests.hosts.browser import opened
+from tests.hosts.conftest import ROOT, Lab
+from tests.hosts.test_site import changed
+
+FETCHED = ("env", f"XDG_CACHE_HOME={ROOT / '.cache'}")
+READER = "a password of the ward"
+CT = pathlib.Path(str(pydicom.data.get_testdata_file("CT_small.dcm")))
+STUDY = str(pydicom.dcmread(CT).StudyInstanceUID)
+LAB = {"name": "viewer", "pacs": "trixie-installed"}
+# By the status of each for a user.
+PATHS = {
+    b"/ohif": 301,
+    b"/ohif/": 200,
+    b"/ohif/viewer": 200,
+    b"/ohif/viewer/?StudyInstanceUIDs=../../etc/passwd": 200,
+    b"/ohif/assets/": 200,
+    b"/ohif/sums": 200,
+    b"/ohif/app-config.js": 200,
+    b"/ohif/app-config.js/x": 200,
+    b"/ohif/none.js": 404,
+    b"/ohif/0123456789abcdef.js": 404,
+    b"/ohif/../system": 400,
+    b"/ohif/../../etc/passwd": 400,
+    b"/ohif/%2e%2e/system": 400,
+    b"/ohif/..%2f..%2fsums": 400,
+    b"/ohif//index.html": 400,
+    b"//ohif/": 400,
+    b"/ohif/%2findex.html": 400,
+    b"/ohif/./index.html": 400,
+    b"/ohif/.hidden": 400,
+    b"/ohif/index.html%00.js": 400,
+    b"/ohif/\\..\\sums": 400,
+    b"/%6fhif/": 200,
+    b"/ohif/INDEX.HTML": 404,
+    b"/OHIF/": 404,
+}
+# How many grey levels the greatest of its canvases shows.
+GREYS = """
+(() => {
+    const [canvas] = [...document.querySelectorAll("canvas")].sort((a, b) => b.width * b.height - a.width * a.height);
+    if (!canvas || canvas.width < 200) return 0;
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d");
+    copy.drawImage(canvas, 0, 0);
+    const {data} = copy.getImageData(0, 0, canvas.width, canvas.height);
+    return new Set(data.filter((_, place) => place % 4 == 0)).size;
+})()
+"""
+# What a host has of the viewer, and nginx of it.
+LOOK = (
+    "find /etc/pacs/ohif /var/lib/pacs/viewer /var/lib/pacs/ohif /etc/nginx/conf.d/orthanc-ohif.conf -type f"
+    " 2> /dev/null | sort"
+)
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab) -> Site:
+    made = Site(lab)
+    # A dry run before there is anything.
+    told = made.deploy("--check", "--diff")
+    assert "/etc/pacs/ohif/site.conf" in told
+    assert made.there() == []
+    made.deploy()
+    return made
+
+
+class Site:
+    """The site of a host with the viewer."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        lab.through = FETCHED
+        self.users = {"admin": lab.secrets["vault_orthanc_admin_password"], "ward": READER}
+
+    def deploy(self, *arguments: str, playbook: str = "site", check: bool = True, **variables: Any) -> str:
+        given = {"ohif_enabled": True, "orthanc_users": self.users, "nginx_readonly_users": ["ward"]} | variables
+        return self.lab.play(playbook, given, arguments, check=check).stdout
+
+    def get(self, path: str, user: str = "admin") -> Any:
+        with self.lab.session(user=user, password=self.users[user]) as session:
+            return session.get(self.lab.url(path), timeout=60, allow_redirects=False)
+
+    def there(self) -> list[str]:
+        return self.lab.shell(LOOK, check=False).splitlines()
+
+    def release(self) -> str:
+        """Return the folder of the release that is served."""
+        return self.lab.shell("sed -n 's/^ *root \\(.*\\);/\\1/p' /etc/pacs/ohif/site.conf").strip()
+
+
+def proved(site: Site, folder: pathlib.Path, **variables: Any) -> None:
+    """See that the verification finds all as it is wanted, the viewer included."""
+    report = {"verification_report_dir": str(folder), "verification_level": "probe"}
+    said = site.deploy(playbook="verify", **variables, **report)
+    assert ": as wanted." in " ".join(said.split())
+    assert "ohif_enabled" not in said
+
+
+def seen(site: Site, folder: pathlib.Path, path: str, user: str) -> None:
+    """Log in, open a study by its link, and see its image: nothing is asked of others, and nothing is complained of."""
+    name = CT.name
+    content = CT.read_bytes()
+    with site.lab.session() as session:
+        assert session.post(site.lab.url(f"{path.removesuffix('ohif/')}instances"), data=content).status_code == 200, (
+            name
+        )
+    with opened(folder, (user, site.users[user])) as browser:
+        browser("Page.navigate", url=site.lab.url(f"{path}viewer?StudyInstanceUIDs={STUDY}"))
+        browser.wait(f"{GREYS} > 20")
+        assert browser.errors == []
+        assert browser.hosts == {site.lab.address["pacs"]}
+        assert not {url for url, answer in browser.answers.items() if answer["status"] >= 400}
+        frames = [url for url in browser.answers if re.search(r"/dicom-web/studies/.*/frames/1$", url)]
+        assert frames, sorted(browser.answers)
+        # Its pages are one page, which the study list is as well.
+        browser("Page.navigate", url=site.lab.url(path))
+        browser.wait("document.body.innerText.includes('CompressedSamples')")
+        assert browser.errors == []
+
+
+def test_nobody_sees_it_without_a_login(site: Site, tmp_path: pathlib.Path) -> None:
+    with opened(tmp_path) as browser:
+        browser("Page.navigate", url=site.lab.url(f"/ohif/viewer?StudyInstanceUIDs={STUDY}"))
+        browser.wait("document.body.innerText.includes('401')")
+        assert [answer["status"] for answer in browser.answers.values()] == [401]
+
+
+@pytest.mark.parametrize("user", ["admin", "ward"])
+def test_image_is_seen(site: Site, tmp_path: pathlib.Path, user: str) -> None:
+    """By who may change things, and by who may only read."""
+    seen(site, tmp_path, "/ohif/", user)
+
+
+def test_verification_proves_it(site: Site, tmp_path: pathlib.Path) -> None:
+    proved(site, tmp_path)
+
+
+def test_second_run_changes_nothing(site: Site) -> None:
+    assert not changed(site.deploy())
+    assert not changed(site.deploy("--check", "--diff"))
+
+
+def test_paths_in_every_form(site: Site) -> None:
+    """None leads out of the viewer's folder, and none past the login."""
+    login = raw.basic("admin", site.users["admin"])
+    for path, status in PATHS.items():
+        for head, wanted in ((login, status), (b"", 400 if status == 400 else 401)):
+            request = b"GET %s HTTP/1.1\r\nHost: x\r\n%sConnection: close\r\n\r\n" % (path, head)
+            answer = raw.send(site.lab.address["pacs"], request)
+            wanted = 301 if status == 301 else wanted
+            assert answer.startswith(b"HTTP/1.1 %d " % wanted), (path, head, answer[:200])
+            assert b"root:" not in answer
+    for method in ("POST", "PUT", "DELETE"):
+        with site.lab.session() as session:
+            assert session.request(method, site.lab.url("/ohif/index.html"), timeout=20).status_code == 405
+        with site.lab.session(user="ward", password=READER) as session:
+            assert session.request(method, site.lab.url("/ohif/index.html"), timeout=20).status_code == 403
+
+
+def test_another_configuration_is_there_at_once(site: Site, tmp_path: pathlib.Path) -> None:
+    release = site.release()
+    more = {
+        "ohif_settings": {"showStudyList": False, "whiteLabeling": {"name": "Größe </script>"}},
+        "ohif_data_source": {"friendlyName": "Hospital"},
+    }
+    said = site.deploy("--diff", **more)
+    assert re.findall(r"(?m)^changed: \[pacs\]", said) == ["changed: [pacs]"]
+    assert '+            "friendlyName": "Hospital"'.replace(" ", "") in said.replace(" ", "")
+    text = site.get("/ohif/app-config.js").text
+    told = json.loads(text[text.index("= ") + 2 : text.rindex(";")])
+    assert (told["showStudyList"], told["whiteLabeling"]["name"]) == (False, "Größe </script>")
+    assert told["dataSources"][0]["configuration"]["qidoRoot"] == "/dicom-web"
+    assert told["dataSources"][0]["configuration"]["friendlyName"] == "Hospital"
+    assert site.release() == release
+    proved(site, tmp_path, **more)
+    site.deploy()
+
+
+def test_another_path_takes_the_place_of_the_first(site: Site, tmp_path: pathlib.Path) -> None:
+    before = site.release()
+    site.deploy(ohif_path="/see/")
+    assert site.get("/ohif/").status_code == 404
+    assert site.get("/see/viewer").status_code == 200
+    assert site.lab.shell("ls /var/lib/pacs/viewer").split() == [site.release().rpartition("/")[2]]
+    assert site.release() != before
+    proved(site, tmp_path, ohif_path="/see/")
+    assert not changed(site.deploy(ohif_path="/see/"))
+    site.deploy()
+    assert site.release() == before
+
+
+@pytest.mark.parametrize("what", ["another package", "another layout", "no package"])
+def test_what_is_no_release_changes_nothing(site: Site, tmp_path: pathlib.Path, what: str) -> None:
+    there = site.lab.shell(f"{LOOK} | xargs sha256sum")
+    other = gzip.compress(b"x" * 5000)
+    package = {"another package": other, "another layout": other, "no package": b""}[what]
+    (tmp_path / "app.tgz").write_bytes(package)
+    given = {"ohif_path": "/other/", "ohif_archive": str(tmp_path / "app.tgz")}
+    if what == "another layout":
+        given["ohif_integrity"] = ohif.integrity(package)
+    if what == "no package":
+        given["ohif_archive"] += "x"
+    said = " ".join(site.deploy(check=False, **given).split())
+    assert {
+        "another package": "ohif_integrity: the package",
+        "another layout": "ohif_version: ",
+        "no package": "no file",
+    }[what] in said
+    assert site.lab.shell(f"{LOOK} | xargs sha256sum") == there
+    assert site.get("/ohif/").status_code == 200
+
+
+def test_what_was_cut_off_or_spoilt_is_mended(site: Site, tmp_path: pathlib.Path) -> None:
+    """Half of another release, files of the one that is served, and something of others, which stays."""
+    site.lab.shell(
+        f"cd {site.release()}; rm ohif/index.html; : > ohif/app-config.js; echo x >> ohif/app.bundle.css;"
+        " mkdir -p ../3.0.0-00000000/ohif ../notes; cp sums ../3.0.0-00000000; "
+        " echo x > ../3.0.0-00000000/ohif/index.html.new;"
+        " echo mine > ../notes/mine; echo mine > /etc/pacs/ohif/mine"
+    )
+    assert changed(site.deploy("--check"))
+    assert changed(site.deploy())
+    assert not changed(site.deploy())
+    here = site.lab.shell(f"ls {site.release()}/..").split()
+    assert sorted(here) == sorted([site.release().rpartition("/")[2], "notes"])
+    # In a folder of ours is what the inventory has.
+    assert site.lab.shell("cat /var/lib/pacs/viewer/notes/mine; ls /etc/pacs/ohif").split() == [
+        *("mine", "app-config.js", "site.conf")
+    ]
+    site.lab.shell(f"rm {site.release()}/ohif/app-config.js")
+    proved(site, tmp_path)
+
+
+def test_taken_off_again(site: Site) -> None:
+    """By the inventory, and by playbooks/remove.yml; what others have stays."""
+    told = site.deploy("--check", "--diff", ohif_enabled=False)
+    assert changed(told)
+    assert site.get("/ohif/").status_code == 200
+    site.deploy(ohif_enabled=False)
+    assert site.get("/ohif/").status_code == 404
+    assert site.there() == ["/var/lib/pacs/viewer/.pacs", "/var/lib/pacs/viewer/notes/mine"]
+    site.lab.shell("rm -r /var/lib/pacs/viewer")
+    assert not changed(site.deploy(ohif_enabled=False))
+    site.deploy()
+    assert site.get("/ohif/").status_code == 200
+    site.deploy(playbook="remove", remove="service of pacs")
+    assert site.there() == []
+
+
+def test_below_a_path_on_another_release(tmp_path: pathlib.Path) -> None:
+    lab = Lab("viewer-bookworm", pacs="bookworm-installed")
+    site = Site(lab)
+    try:
+        site.deploy(nginx_prefix="/orthanc/")
+        assert site.get("/ohif/").status_code == 404
+        assert not changed(site.deploy(nginx_prefix="/orthanc/"))
+        proved(site, tmp_path / "report", nginx_prefix="/orthanc/")
+        (tmp_path / "browser").mkdir()
+        seen(site, tmp_path / "browser", "/orthanc/ohif/", "ward")
+    finally:
+        if not os.environ.get("PACS_KEEP_LABS"):
+            lab.destroy()
