@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
-SHARDS := test-sanity test-scenarios test-later test-releases test-import test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source
+SHARDS := test-sanity test-scenarios test-later test-releases test-import test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-import lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-import lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -44,6 +44,9 @@ test-releases: lab ## another release by packages, by binaries and in a containe
 
 test-import: lab ## existing images into a real Orthanc of each release, out of files and of other archives
 	pytest tests/hosts/test_import.py -rA --tb=short
+
+test-viewer: lab ## the viewer OHIF in a real browser, on both releases; fetches it by npm, and Chromium by apt
+	pytest tests/hosts/viewer.py -rA --tb=short
 
 test-mysql: lab ## a real MySQL 9.7, which only Debian unstable has, as a server run by others
 	pytest tests/hosts/mysql_server.py

@@ -88,6 +88,17 @@ KNOWN = {
         'for path in params["absent"]:': "in that copy",
         "remove(top + path)": "in that copy",
     },
+    "plugins/modules/ohif_release.py": {
+        "remove(beside)": "half of a file of its own, which a call that was cut off has left",
+        "remove(path)": "files of the viewer, by the list that a release was written with",
+        "remove(os.path.join(folder, SUMS))": "that list, at the end",
+        "os.rmdir(os.path.join(folder, name))": "refuses a folder with something in it",
+        "remove(os.path.join(path, MARK))": "the mark of a folder in which nothing else is",
+        "os.rmdir(path)": "the same folder",
+    },
+    "plugins/action/ohif_release.py": {
+        "with tempfile.TemporaryDirectory(dir=kept.parent) as folder:": "its own, on the control node",
+    },
     "plugins/modules/orthanc_service.py": {
         'units = {item["path"] for item in params["files"]} | set(params["absent"])': "no removal: what may go back",
     },
@@ -125,6 +136,7 @@ KNOWN = {
     "templates/etc/pacs/nginx/acme-renewed.j2": {
         'rm -f "$site.crt.old" "$site.key.old"': "links that it made: certificate and key of before",
     },
+    "roles/ohif/tasks/serve.yml": {'purge: ["{{ __ohif_dir }}"]': "/etc/pacs/ohif"},
     "roles/verification/tasks/prove.yml": {"state: absent": "a new temporary folder on the control node"},
 }
 
