@@ -101,7 +101,7 @@ def test_browsers_keep_of_the_viewer_what_never_changes(viewed: Site, visitor: C
     bundle = re.search(r'src="([^"]+/app\.bundle\.[0-9a-f]{16}\.js)"', page(visitor, viewed))
     expect("the page has a script whose name tells its content", True, bundle is not None, SEE)
     never = str(bundle[1] if bundle else "")
-    expected = {viewed.viewer: "no-cache", viewed.viewer + CONFIGURATION: "no-cache"}
+    expected: dict[str, str | None] = {viewed.viewer: "no-cache", viewed.viewer + CONFIGURATION: "no-cache"}
     expected |= {never: "max-age=31536000, immutable", f"{viewed.prefix}system": None}
     got = {path: visitor.get(path).headers.get("Cache-Control") for path in expected}
     expect("Cache-Control", expected, got, SEE)

@@ -182,6 +182,84 @@ ACCESS = [
     ),
 ]
 
+VIEWER, POLICY = "/etc/pacs/ohif/site.conf", "/etc/nginx/conf.d/orthanc-ohif.conf"
+CONFIG = "/etc/pacs/ohif/app-config.js"
+FILES = "/var/lib/pacs/viewer/*/ohif"
+VIEWERS = [
+    proxy(
+        "nginx asks nobody for a login to the viewer",
+        ("test_viewer::test_viewer_is_for_users_alone",),
+        f"sed -i 's,^    root ,    auth_basic off;\\n&,' {VIEWER}",
+        VIEWER,
+    ),
+    *(
+        Breakage(
+            f"a file of the viewer {what}", ("test_viewer::test_files_of_the_viewer_are_as_deployed",), do, undo=undo
+        )
+        for what, do, undo in (
+            (
+                "is another one",
+                f"cp -a {FILES}/assets/favicon.ico /root/icon; echo >> {FILES}/assets/favicon.ico",
+                f"cp -a /root/icon {FILES}/assets/favicon.ico",
+            ),
+            ("is gone", f"mv {FILES}/assets/favicon.ico /root/icon", f"mv /root/icon {FILES}/assets/favicon.ico"),
+            ("is somebody else's", f"touch $(echo {FILES})/mine", f"rm {FILES}/mine"),
+            ("is open to others", f"chmod 666 {FILES}/app.bundle.css", f"chmod 644 {FILES}/app.bundle.css"),
+        )
+    ),
+    *(
+        proxy(
+            f"nginx does not serve {what} of the viewer",
+            ("test_viewer::test_page_of_the_viewer_has_all_its_parts",),
+            f"sed -i 's,^location = /ohif .*,location {where} {{ return 404; }}\\n&,' {VIEWER}",
+            VIEWER,
+        )
+        for what, where in (("a style", "= /ohif/app.bundle.css"), ("the links", "= /ohif/viewer"))
+    ),
+    *(
+        proxy(
+            f"the viewer {what}",
+            ("test_viewer::test_viewer_says_what_its_page_may_do",),
+            f"sed -i '{how}' {POLICY}",
+            POLICY,
+        )
+        for what, how in (
+            ("may ask others", "s/connect-src /&https: /"),
+            ("may run any script", "s/script-src /&\\x27unsafe-inline\\x27 /"),
+            ("may not run its own scripts", "s/sha256-[^ ;]*//"),
+            ("has no policy", "/default-src/d"),
+        )
+    ),
+    *(
+        proxy(
+            f"browsers {what}",
+            ("test_viewer::test_browsers_keep_of_the_viewer_what_never_changes",),
+            f"sed -i '{how}' {path}",
+            path,
+        )
+        for what, how, path in (
+            ("ask for all of the viewer anew", "s/, immutable//", POLICY),
+            ("keep the page of the viewer", "s/no-cache/max-age=600/", POLICY),
+            ("get the viewer uncompressed", "s/gzip_static on/gzip_static off/", VIEWER),
+        )
+    ),
+    Breakage(
+        "the viewer knows another host",
+        ("test_viewer::test_viewer_knows_no_other_host",),
+        f'sed -i \'s,"friendlyName": .*,"friendlyName": "https://demo.example.org/"\\,,\' {CONFIG}',
+        (CONFIG,),
+    ),
+    *(
+        Breakage(
+            f"the viewer has another {root}",
+            ("test_viewer::test_viewer_reads_images_of_this_site",),
+            f'sed -i \'s,"{root}": .*,"{root}": "/dicom-wob"\\,,\' {CONFIG}',
+            (CONFIG,),
+        )
+        for root in ("qidoRoot", "wadoRoot")
+    ),
+]
+
 LOOSE = (
     "CapabilityBoundingSet=CAP_NET_BIND_SERVICE\nAmbientCapabilities=CAP_NET_BIND_SERVICE\nNoNewPrivileges=false\n"
     "ProtectSystem=false\nProtectHome=false\nPrivateDevices=false\nPrivateUsers=false\nRestrictNamespaces=false\n"
@@ -416,4 +494,4 @@ DATABASE = [
     ),
 ]
 
-BREAKAGES = [*ACCESS, *HARDENING, *HOST, *STORAGE, *DATABASE]
+BREAKAGES = [*ACCESS, *VIEWERS, *HARDENING, *HOST, *STORAGE, *DATABASE]

@@ -22,6 +22,7 @@ from tests.breakages.hosts import BREAKAGES, Breakage
 from tests.breakages.lies import LIES, Lie
 from tests.breakages.names import HONEST, LIAR_PORT, SAMPLE, covered
 from tests.hosts.conftest import ROOT, Lab, run
+from tests.hosts.viewer import FETCHED
 
 SUITE, LIAR = ROOT / "verification", ROOT / "tests" / "breakages" / "liar.py"
 PROXIES = "$(ls /etc/nginx/conf.d/orthanc.conf /etc/nginx/conf.d/orthanc-relay.conf 2> /dev/null)"
@@ -57,6 +58,8 @@ class Site:
         for name, other, front in (("pacs", "far", "front"), ("far", "pacs", "pacs")):
             variables = SITE | {
                 "orthanc_aet": name.upper(),
+                # Whose proxy is beside it.
+                "ohif_enabled": name == "pacs",
                 # The other one has its files in a folder.
                 "orthanc_database_storage": name == "pacs",
                 "orthanc_peers": {
@@ -97,6 +100,7 @@ class Site:
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     lab = Lab("broken", **HOSTS)
+    lab.through = FETCHED
     made = Site(lab, tmp_path_factory.mktemp("broken"))
     lab.play("certificates", inventory=made.inventory)
     lab.play(inventory=made.inventory)

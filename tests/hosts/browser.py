@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -17,7 +18,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 # Two pipes, each message with a zero behind it.
-PROGRAM = 'exec chromium "$@" 3<&{read} 4>&{write}'
+PROGRAM = 'exec chromium "$@" 3<&{} 4>&{}'
 OPTIONS = [
     *("--headless=new", "--no-sandbox", "--remote-debugging-pipe", "--window-size=1400,900"),
     # It draws by its own means, and asks nobody for anything by itself.
@@ -33,21 +34,17 @@ class Browser:
 
     def __init__(self, folder: pathlib.Path, login: tuple[str, str] | None = None) -> None:
         """:param folder: where it keeps what it knows; an empty one knows nothing."""
-        here, there = os.pipe(), os.pipe()
-        program = PROGRAM.format(read=here[0], write=there[1])
-        command = ["sh", "-c", program, "sh", *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
+        self._from, write = os.pipe()
+        read, self._to = os.pipe()
+        # None of them is one of those that Chromium is to have.
+        given = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read, write)]
+        command = ["sh", "-c", PROGRAM.format(*given), "sh", *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                command,
-                pass_fds=(here[0], there[1]),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
+                command, pass_fds=given, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        os.close(here[0])
-        os.close(there[1])
-        self._to, self._from = here[1], there[0]
+        for end in (read, write, *given):
+            os.close(end)
         self._left, self._number, self._session = b"", 0, ""
         self._login = login
         self.requests: list[dict[str, Any]] = []

@@ -109,7 +109,7 @@ class Site:
 
 def proved(site: Site, folder: pathlib.Path, **variables: Any) -> None:
     """See that the verification finds all as it is wanted, the viewer included."""
-    report = {"verification_report_dir": str(folder), "verification_level": "probe"}
+    report: dict[str, Any] = {"verification_report_dir": str(folder), "verification_level": "probe"}
     said = site.deploy(playbook="verify", **variables, **report)
     assert ": as wanted." in " ".join(said.split())
     assert "ohif_enabled" not in said
@@ -178,7 +178,7 @@ def test_paths_in_every_form(site: Site) -> None:
 
 def test_another_configuration_is_there_at_once(site: Site, tmp_path: pathlib.Path) -> None:
     release = site.release()
-    more = {
+    more: dict[str, Any] = {
         "ohif_settings": {"showStudyList": False, "whiteLabeling": {"name": "Größe </script>"}},
         "ohif_data_source": {"friendlyName": "Hospital"},
     }
@@ -214,7 +214,7 @@ def test_what_is_no_release_changes_nothing(site: Site, tmp_path: pathlib.Path, 
     other = gzip.compress(b"x" * 5000)
     package = {"another package": other, "another layout": other, "no package": b""}[what]
     (tmp_path / "app.tgz").write_bytes(package)
-    given = {"ohif_path": "/other/", "ohif_archive": str(tmp_path / "app.tgz")}
+    given: dict[str, Any] = {"ohif_path": "/other/", "ohif_archive": str(tmp_path / "app.tgz")}
     if what == "another layout":
         given["ohif_integrity"] = ohif.integrity(package)
     if what == "no package":

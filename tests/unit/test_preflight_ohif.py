@@ -31,7 +31,7 @@ def problems(
 
 def test_good_ones(tmp_path: pathlib.Path) -> None:
     (tmp_path / "app.tgz").touch()
-    for changes in (
+    good: list[dict[str, Any]] = [
         {},
         {"ohif_path": "/orthanc/viewer/", "nginx_prefix": "/orthanc/"},
         {"ohif_path": "/ohif/", "nginx_prefix": "/orthanc/"},
@@ -42,7 +42,8 @@ def test_good_ones(tmp_path: pathlib.Path) -> None:
         {"ohif_settings": {"whiteLabeling": {"logo": "/ohif/assets/logo.svg"}, "hotkeys": [], "tokens": None}},
         {"ohif_data_source": {"supportsFuzzyMatching": True, "staticWado": False}},
         {"ohif_version": "3.14.0-beta.6"},
-    ):
+    ]
+    for changes in good:
         assert problems(changes) == []
 
 
