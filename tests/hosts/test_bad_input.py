@@ -151,6 +151,15 @@ CASES = {
         {"nginx_tls_certificate": "none", "nginx_tls_private_key": KEY}, ["nginx_tls_certificate", "PEM"]
     ),
     "a prefix without its slash": Case({"nginx_prefix": "/orthanc"}, ["nginx_prefix", "/orthanc/"]),
+    "a viewer where Orthanc answers": Case(
+        {"ohif_enabled": True, "ohif_path": "/studies/"}, ["ohif_path", "Orthanc itself answers at /studies/"]
+    ),
+    "a viewer that reads elsewhere": Case(
+        {"ohif_data_source": {"qidoRoot": "https://demo.example.org"}}, ["ohif_data_source.qidoRoot", "another host"]
+    ),
+    "a viewer without DICOMweb": Case(
+        {"ohif_enabled": True, "orthanc_plugins": []}, ["ohif_enabled", "add dicomweb to orthanc_plugins"]
+    ),
     "a name with a space in it": Case({"nginx_server_name": "my pacs"}, ["nginx_server_name", "my pacs"]),
     "a time-out of nothing": Case({"nginx_timeout": 0}, ["nginx_timeout", "86400"]),
     "a title that is too long": Case({"orthanc_aet": "A-TITLE-THAT-IS-TOO-LONG"}, ["orthanc_aet", "16"]),
