@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-# Two pipes, each message with a zero behind it.
+# Two pipes, each message with a zero behind it. Other shells take numbers of one digit alone.
 PROGRAM = 'exec chromium "$@" 3<&{} 4>&{}'
 OPTIONS = [
     *("--headless=new", "--no-sandbox", "--remote-debugging-pipe", "--window-size=1400,900"),
@@ -38,7 +38,7 @@ class Browser:
         read, self._to = os.pipe()
         # None of them is one of those that Chromium is to have.
         given = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read, write)]
-        command = ["sh", "-c", PROGRAM.format(*given), "sh", *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
+        command = ["bash", "-c", PROGRAM.format(*given), "bash", *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 command, pass_fds=given, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
