@@ -120,7 +120,7 @@ class Browser:
         end = time.monotonic() + seconds
         while not (found := self.value(script)):
             assert time.monotonic() < end, (
-                f"not in {seconds} s: {script}\n{self.errors}\n{self.value('document.body.innerText')}"
+                f"not in {seconds} s: {script}\n{self.errors}\n{self.value('document.body?.innerText')}"
             )
             self._receive(0.2)
         return found

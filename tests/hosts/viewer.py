@@ -133,14 +133,14 @@ def seen(site: Site, folder: pathlib.Path, path: str, user: str) -> None:
         assert frames, sorted(browser.answers)
         # Its pages are one page, which the study list is as well.
         browser("Page.navigate", url=site.lab.url(path))
-        browser.wait("document.body.innerText.includes('CompressedSamples')")
+        browser.wait("document.body?.innerText.includes('CompressedSamples')")
         assert browser.errors == []
 
 
 def test_nobody_sees_it_without_a_login(site: Site, tmp_path: pathlib.Path) -> None:
     with opened(tmp_path) as browser:
         browser("Page.navigate", url=site.lab.url(f"/ohif/viewer?StudyInstanceUIDs={STUDY}"))
-        browser.wait("document.body.innerText.includes('401')")
+        browser.wait("document.body?.innerText.includes('401')")
         assert [answer["status"] for answer in browser.answers.values()] == [401]
 
 
