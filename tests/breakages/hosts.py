@@ -199,7 +199,7 @@ VIEWERS = [
         for what, do, undo in (
             (
                 "is another one",
-                f"cp -a {FILES}/assets/favicon.ico /root/icon; echo >> {FILES}/assets/favicon.ico",
+                f"cp -a {FILES}/assets/favicon.ico /root/icon; truncate --size 5 {FILES}/assets/favicon.ico",
                 f"cp -a /root/icon {FILES}/assets/favicon.ico",
             ),
             ("is gone", f"mv {FILES}/assets/favicon.ico /root/icon", f"mv /root/icon {FILES}/assets/favicon.ico"),
