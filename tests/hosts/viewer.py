@@ -15,11 +15,13 @@ from typing import Any
 import pydicom
 import pydicom.data
 import pytest
+import requests
+import yaml
 from ansible_collections.dicom.orthanc.plugins.module_utils import ohif
 
 from tests.hosts import raw
 from tests.hosts.browser import opened
-from tests.hosts.conftest import ROOT, Lab
+from tests.hosts.conftest import QUICKSTART, ROOT, Lab
 from tests.hosts.test_site import changed
 
 FETCHED = ("env", f"XDG_CACHE_HOME={ROOT / '.cache'}")
@@ -84,23 +86,32 @@ def site(lab: Lab) -> Site:
 
 
 class Site:
-    """The site of a host with the viewer."""
+    """A site with the viewer.
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab = lab
+    :param host: that of its proxy.
+    """
+
+    def __init__(self, lab: Lab, host: str = "pacs", inventory: pathlib.Path = QUICKSTART) -> None:
+        self.lab, self.host, self.inventory = lab, host, inventory
         lab.through = FETCHED
         self.users = {"admin": lab.secrets["vault_orthanc_admin_password"], "ward": READER}
 
     def deploy(self, *arguments: str, playbook: str = "site", check: bool = True, **variables: Any) -> str:
         given = {"ohif_enabled": True, "orthanc_users": self.users, "nginx_readonly_users": ["ward"]} | variables
-        return self.lab.play(playbook, given, arguments, check=check).stdout
+        return self.lab.play(playbook, given, arguments, self.inventory, check).stdout
+
+    def url(self, path: str) -> str:
+        return self.lab.url(path, self.host)
+
+    def session(self, user: str = "admin") -> requests.Session:
+        return self.lab.session(self.host, user, self.users[user])
 
     def get(self, path: str, user: str = "admin") -> Any:
-        with self.lab.session(user=user, password=self.users[user]) as session:
-            return session.get(self.lab.url(path), timeout=60, allow_redirects=False)
+        with self.session(user) as session:
+            return session.get(self.url(path), timeout=60, allow_redirects=False)
 
     def there(self) -> list[str]:
-        return self.lab.shell(LOOK, check=False).splitlines()
+        return self.lab.shell(LOOK, self.host, check=False).splitlines()
 
     def release(self) -> str:
         """Return the folder of the release that is served."""
@@ -117,29 +128,26 @@ def proved(site: Site, folder: pathlib.Path, **variables: Any) -> None:
 
 def seen(site: Site, folder: pathlib.Path, path: str, user: str) -> None:
     """Log in, open a study by its link, and see its image: nothing is asked of others, and nothing is complained of."""
-    name = CT.name
-    content = CT.read_bytes()
-    with site.lab.session() as session:
-        assert session.post(site.lab.url(f"{path.removesuffix('ohif/')}instances"), data=content).status_code == 200, (
-            name
-        )
+    with site.session() as session:
+        stored = session.post(site.url(f"{path.removesuffix('ohif/')}instances"), data=CT.read_bytes())
+        assert stored.status_code == 200
     with opened(folder, (user, site.users[user])) as browser:
-        browser("Page.navigate", url=site.lab.url(f"{path}viewer?StudyInstanceUIDs={STUDY}"))
+        browser("Page.navigate", url=site.url(f"{path}viewer?StudyInstanceUIDs={STUDY}"))
         browser.wait(f"{GREYS} > 20")
         assert browser.errors == []
-        assert browser.hosts == {site.lab.address["pacs"]}
+        assert browser.hosts == {site.lab.address[site.host]}
         assert not {url for url, answer in browser.answers.items() if answer["status"] >= 400}
         frames = [url for url in browser.answers if re.search(r"/dicom-web/studies/.*/frames/1$", url)]
         assert frames, sorted(browser.answers)
         # Its pages are one page, which the study list is as well.
-        browser("Page.navigate", url=site.lab.url(path))
+        browser("Page.navigate", url=site.url(path))
         browser.wait("document.body?.innerText.includes('CompressedSamples')")
         assert browser.errors == []
 
 
 def test_nobody_sees_it_without_a_login(site: Site, tmp_path: pathlib.Path) -> None:
     with opened(tmp_path) as browser:
-        browser("Page.navigate", url=site.lab.url(f"/ohif/viewer?StudyInstanceUIDs={STUDY}"))
+        browser("Page.navigate", url=site.url(f"/ohif/viewer?StudyInstanceUIDs={STUDY}"))
         browser.wait("document.body?.innerText.includes('401')")
         assert [answer["status"] for answer in browser.answers.values()] == [401]
 
@@ -170,10 +178,9 @@ def test_paths_in_every_form(site: Site) -> None:
             assert answer.startswith(b"HTTP/1.1 %d " % wanted), (path, head, answer[:200])
             assert b"root:" not in answer
     for method in ("POST", "PUT", "DELETE"):
-        with site.lab.session() as session:
-            assert session.request(method, site.lab.url("/ohif/index.html"), timeout=20).status_code == 405
-        with site.lab.session(user="ward", password=READER) as session:
-            assert session.request(method, site.lab.url("/ohif/index.html"), timeout=20).status_code == 403
+        for user, status in (("admin", 405), ("ward", 403)):
+            with site.session(user) as session:
+                assert session.request(method, site.url("/ohif/index.html"), timeout=20).status_code == status
 
 
 def test_another_configuration_is_there_at_once(site: Site, tmp_path: pathlib.Path) -> None:
@@ -276,6 +283,34 @@ def test_below_a_path_on_another_release(tmp_path: pathlib.Path) -> None:
         proved(site, tmp_path / "report", nginx_prefix="/orthanc/")
         (tmp_path / "browser").mkdir()
         seen(site, tmp_path / "browser", "/orthanc/ohif/", "ward")
+    finally:
+        if not os.environ.get("PACS_KEEP_LABS"):
+            lab.destroy()
+
+
+def test_on_the_host_of_the_proxy(tmp_path: pathlib.Path) -> None:
+    """Which is not Orthanc's. Set for Orthanc's host alone, it is refused."""
+    lab = Lab("viewer-split", pacs="trixie-installed", front="trixie-installed")
+    inventory = tmp_path / "site"
+    inventory.mkdir()
+    (inventory / "group_vars").symlink_to(QUICKSTART / "group_vars")
+    hosts: dict[str, Any] = {"pacs": {"ohif_enabled": True}}
+    site = Site(lab, "front", inventory)
+    try:
+        for front in (False, True):
+            groups = {"orthanc": {"hosts": hosts}, "nginx": {"hosts": {"front": {"ohif_enabled": front}}}}
+            (inventory / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
+            users = {"orthanc_users": site.users}
+            ended = lab.play(variables=users, inventory=inventory, check=front)
+            if not front:
+                assert ended.returncode != 0
+                assert "set it for front as well" in " ".join(ended.stdout.split())
+        assert not lab.shell(LOOK, "pacs", check=False)
+        assert any(path.endswith("/ohif/index.html") for path in site.there())
+        said = lab.play("verify", users | {"verification_report_dir": str(tmp_path / "report")}, inventory=inventory)
+        assert ": as wanted." in " ".join(said.stdout.split())
+        (tmp_path / "browser").mkdir()
+        seen(site, tmp_path / "browser", "/ohif/", "admin")
     finally:
         if not os.environ.get("PACS_KEEP_LABS"):
             lab.destroy()
