@@ -117,9 +117,11 @@ def test_viewer_knows_no_other_host(viewed: Site, visitor: Client) -> None:
 
 def test_viewer_reads_images_of_this_site(viewed: Site, visitor: Client) -> None:
     told = configuration(visitor, viewed)
-    source = next(one for one in told["dataSources"] if one["sourceName"] == told["defaultDataSourceName"])
+    sources = {one.get("sourceName"): one.get("configuration", {}) for one in told.get("dataSources", [])}
+    name = told.get("defaultDataSourceName")
+    expect(f"one of dataSources is defaultDataSourceName, {name}", True, name in sources, "ohif_settings")
     for root in ("qidoRoot", "wadoRoot"):
-        path = f"{source['configuration'][root]}/studies?limit=1"
+        path = f"{sources[name].get(root)}/studies?limit=1"
         answer = visitor.get(path, headers={"Accept": "application/dicom+json"})
         expect(f"GET {path} ({root})", 200, answer.status_code, "ohif_data_source, orthanc_plugins")
         expect(f"a list at {path} ({root})", True, isinstance(answer.json(), list), "ohif_data_source")
