@@ -242,6 +242,11 @@ viewer:
   description: Whether something of a viewer of ours is on this host.
   type: bool
   returned: always
+viewed:
+  description: The path at which nginx serves it, or empty.
+  type: str
+  returned: always
+  sample: /ohif/
 nginx:
   description: The user and the group of nginx's workers; those of Debian's package where there is no nginx yet.
   type: dict
@@ -391,6 +396,7 @@ def main() -> None:
         index=index.look(module, params),
         **{name: nginx.served(*site) for name, site in nginx.SITES.items()},
         viewer=any(map(os.path.isdir, ("/etc/pacs/ohif", "/var/lib/pacs/viewer"))),
+        viewed="".join(nginx.served("/etc/pacs/ohif/site.conf", r"(?m)^location (/\S*/) \{$")),
         nginx=nginx.workers(),
         # One of ours that was kept from starting may still be half configured.
         nginx_refusal=nginx.refusal(module) if params["nginx"] and "nginx" not in masked else "",

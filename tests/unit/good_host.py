@@ -69,6 +69,7 @@ PROBE = {
     "nginx": {"user": "www-data", "group": "www-data"},
     "ipv6": True,
     "viewer": False,
+    "viewed": "",
     "nginx_refusal": "",
     "machine": "x86_64",
     "memory": 8 << 30,

@@ -78,6 +78,16 @@ def test_path_of_orthanc(path: str, prefix: str, said: str) -> None:
     assert said in problem
 
 
+def test_path_that_the_viewer_has_until_now() -> None:
+    """Also where it is to go."""
+    for enabled in (True, False):
+        found = host(("nginx",), {"ohif_enabled": enabled, "nginx_prefix": "/a/"}, PROBE | {"viewed": "/a/"})
+        found.name, found.site = "pacs", SITE.get
+        found.constants = {**found.constants, "ohif": {}}
+        (problem,) = [one for one in general.problems(found) if one.startswith("nginx_prefix: ")]
+        assert problem.endswith("with the nginx_prefix of before and another ohif_path.")
+
+
 def test_plugin_of_the_same_name() -> None:
     (problem,) = problems({}, {"site_orthanc_plugins": ["dicomweb", "ohif"]})
     assert problem.startswith("ohif_path: Orthanc itself answers at /ohif/")

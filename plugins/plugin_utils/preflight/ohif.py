@@ -46,6 +46,13 @@ def of_part(host: Host) -> Iterator[str]:
     yield from _package(variables)
     for name in _SETTINGS:
         yield from _told(name, variables[name], set(map(str, variables.get("nginx_users", {}).values())))
+    # nginx is told of Orthanc's path first, and has the viewer at its own until then.
+    path = (host.probe or {}).get("viewed", "")
+    if path and path == variables.get("nginx_prefix"):
+        yield (
+            f"nginx_prefix: {path} is where this host has the viewer until now; first run site.yml with the nginx_prefix"
+            " of before and another ohif_path."
+        )
     if variables["ohif_enabled"]:
         yield from _served(host) if host.has("nginx") else _in_vain(host)
 
