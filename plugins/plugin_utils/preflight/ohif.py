@@ -50,8 +50,8 @@ def of_part(host: Host) -> Iterator[str]:
     path = (host.probe or {}).get("viewed", "")
     if path and path == variables.get("nginx_prefix"):
         yield (
-            f"nginx_prefix: {path} is where this host has the viewer until now; first run site.yml with the nginx_prefix"
-            " of before and another ohif_path."
+            f"nginx_prefix: {path} is where this host has the viewer until now; first run site.yml with the"
+            " nginx_prefix of before and another ohif_path."
         )
     if variables["ohif_enabled"]:
         yield from _served(host) if host.has("nginx") else _in_vain(host)
