@@ -259,6 +259,7 @@ def test_what_was_cut_off_or_spoilt_is_mended(site: Site, tmp_path: pathlib.Path
 
 def test_taken_off_again(site: Site) -> None:
     """By the inventory, and by playbooks/remove.yml; what others have stays."""
+    site.lab.shell("cd /var/lib/pacs/viewer; mkdir -p notes; echo mine > notes/mine")
     told = site.deploy("--check", "--diff", ohif_enabled=False)
     assert changed(told)
     assert site.get("/ohif/").status_code == 200
