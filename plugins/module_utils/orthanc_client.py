@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
 import urllib.error
 import urllib.parse
@@ -50,5 +51,5 @@ class Orthanc:
                 return json.load(answer) if method == "GET" else None
         except urllib.error.HTTPError as error:
             raise Unready(f"{self._base}{path} answers {error.code} {error.reason}") from error
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise Unready(f"{self._base}{path} does not answer: {error}") from error

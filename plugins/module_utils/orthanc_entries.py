@@ -14,7 +14,7 @@ from ansible.module_utils.urls import fetch_url, url_argument_spec
 
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 # What Orthanc keeps to itself. Of headers it tells the names.
-SECRETS = ("Password", "CertificateKeyPassword")
+SECRETS = ("Password", "CertificateKeyFile", "CertificateKeyPassword")
 # Of one that is reached by HTTP: by the modules' options, what Orthanc calls each, and what is taken for it.
 WEB: dict[str, tuple[str, dict[str, Any]]] = {
     "address": ("Url", {"type": "str"}),
@@ -36,8 +36,8 @@ def _same(told: Any, value: Any) -> bool:
     if isinstance(told, list) and isinstance(value, Mapping):
         return sorted(told) == sorted(value)
     # The plugin for DICOMweb keeps its own fields as texts.
-    if isinstance(value, bool) and isinstance(told, str):
-        return told in (("1", "true") if value else ("0", "false"))
+    if isinstance(told, str) and isinstance(value, (bool, int)):
+        return told == str(int(value))
     return bool(told == value) or (told in (None, "") and value == "")
 
 
@@ -102,11 +102,16 @@ def run(path: str, fields: Mapping[str, tuple[str, dict[str, Any]]], needed: tup
     params = module.params
     params["force_basic_auth"] = True
     given = {field: params[option] for option, (field, _argument) in fields.items() if params[option] is not None}
+    if "@" in params["url"]:
+        module.fail_json("url: it has no login; give url_username and url_password.")
     if not NAME.fullmatch(params["name"]):
         module.fail_json(f"name: '{params['name']}' has something else than letters, digits, '-' and '_'.")
     # Where they are given otherwise, secrets are not masked.
     for field in sorted({field for field, _argument in fields.values()} & params["options"].keys()):
         module.fail_json(f"options: {field} has an option of its own.")
+    # As Orthanc keeps it.
+    if "Url" in given:
+        given["Url"] = f"{given['Url'].rstrip('/')}/"
     entries, wanted = Entries(module, path), given | params["options"]
     found = entries.find(params["name"])
     missing = [option for option in needed if fields[option][0] not in wanted]
@@ -123,7 +128,9 @@ def run(path: str, fields: Mapping[str, tuple[str, dict[str, Any]]], needed: tup
                 module.fail_json(
                     f"{params['name']}: Orthanc does not tell what it has of {', '.join(lost)}; give it too."
                 )
-            after = {field: value for field, value in found.items() if value is not None} | wanted
+            # Of headers it has told the names alone: there are none, or they are given.
+            told = {field: value for field, value in found.items() if value is not None and field != "HttpHeaders"}
+            after = told | wanted
     if changed and not module.check_mode:
         if after:
             entries.put(params["name"], after)

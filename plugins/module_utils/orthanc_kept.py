@@ -73,13 +73,27 @@ class Kept:
         :param since: the same in seconds since 1970.
         :returns: nothing where it takes a start, or where it is not known with what that process runs.
         """
-        last, now = self._state.read(), self._meant(self._now())
+        last = self._state.read()
         if last.get(STARTED) != [started]:
             # Others have started it. It has read what was there before this call, unless that is newer.
             last = self._before if self._before_changed < since else {}
-        runs = self._meant(last)
-        options = runs.pop(""), now.pop("")
-        return changes(*options) if runs == now else []
+        return self._since(last)
+
+    @property
+    def differs_in_entries(self) -> bool:
+        """Tell whether what is there now is what worked last, but for modalities, peers and DICOMweb servers."""
+        return bool(self._since(self._state.read()))
+
+    def _since(self, files: Files) -> list[Change]:
+        before, now = self._meant(files), self._meant(self._now())
+        options = before.pop(""), now.pop("")
+        return changes(*options) if before == now else []
+
+    def doubt(self) -> None:
+        """Know no process by its start any more: one that is told something else may have it, and not its files."""
+        last = self._state.read()
+        if STARTED in last:
+            self._state.keep(last | {STARTED: [""]})
 
     @property
     def proved(self) -> bool:

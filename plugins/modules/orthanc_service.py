@@ -285,7 +285,8 @@ class Service:
         self.unguarded = not guarded(self._module)
         self._other, self._asked = self._kept.another(self._params["programs"]), self._kept.release()
         # Written by this call, or by one that was cut off, be it after it had started Orthanc.
-        self._untold = not (self._kept.proved or self._live) or any(path.startswith(UNITS) for path in written)
+        worked = self._kept.proved or (bool(self._live) and self._kept.differs_in_entries)
+        self._untold = not worked or any(path.startswith(UNITS) for path in written)
         return self.restart or bool(self._live) or self.unguarded or self._untold or self._unlinked()
 
     def _unlinked(self) -> bool:
@@ -296,15 +297,16 @@ class Service:
 
     def apply(self) -> None:
         """Have it run with the files that there are."""
-        if self._live and not self.restart:
-            self.restart = not self._told()
+        restart = self.restart or not self._told()
+        # What was told is not taken back by the files of before: on the way back it takes a start.
+        self.restart, self._live = restart or bool(self._live), []
         # On the way back, of which the file of packages is a part.
-        others = self.restart and self.packages.differ()
+        others = restart and self.packages.differ()
         if others:
             self.packages.have(self.packages.noted())
-        if self.restart or self._untold:
+        if restart or self._untold:
             self._unit.reload_files()
-        if self.restart:
+        if restart:
             if self.upgrade:
                 # On the way back from another method, or to other packages, the programs that are there say nothing.
                 asked = self._kept.release() == self._asked and not others
@@ -317,11 +319,11 @@ class Service:
         if self._unlinked():
             # It is enabled by what its file said before.
             self._unit.must("enable", "--quiet", self._unit.name)
-        if self.restart:
+        if restart:
             self._started = time.time()
             # A unit that cannot be started shows as one that ended.
             self._unit.tell("restart")
-        if self.restart or self._untold:
+        if restart or self._untold:
             # As soon as the one that asked for another login is gone, and before the new one listens.
             told = {name: Unit(self._module, name).tell("try-reload-or-restart") for name in self._params["reload"]}
             self._unread = [name for name, well in told.items() if not well]
@@ -341,6 +343,8 @@ class Service:
 
         If not, it may take it at a start, or it then says why not.
         """
+        if self._live:
+            self._kept.doubt()
         orthanc = Orthanc(read_folder(self._params["config_dir"]))
         try:
             for path, value in self._live:

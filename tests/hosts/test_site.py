@@ -148,14 +148,17 @@ def test_examples_of_the_modules_for_entries(site: Site) -> None:
     for module in (orthanc_modality, orthanc_peer, orthanc_dicomweb_server):
         # The one that makes an entry has nothing to do a second time.
         made, gone = yaml.safe_load(module.EXAMPLES)
-        tasks += [made, made | {"failed_when": "again.changed", "register": "again"}, gone]
+        again = made | {"failed_when": "again.changed", "register": "again"}
+        ((name, given),) = ((key, value) for key, value in made.items() if key != "name")
+        other = {"name": "Change it", name: given | {"options": {"Timeout": 7}}}
+        tasks += [made, again, other, other | again | {name: other[name]}, gone]
     secret = site.lab.secrets["vault_orthanc_admin_password"]
-    given = {"orthanc_url": site.lab.url("/"), "orthanc_password": secret, "archive_password": "of another"}
-    play = {"hosts": "pacs", "become": True, "gather_facts": False, "vars": given, "tasks": tasks}
+    variables = {"orthanc_url": site.lab.url("/"), "orthanc_password": secret, "archive_password": "of another"}
+    play = {"hosts": "pacs", "become": True, "gather_facts": False, "vars": variables, "tasks": tasks}
     playbook = site.lab.folder.with_name("entries.yml")
     playbook.write_text(yaml.safe_dump([play]), encoding="utf-8")
     printed = run("ansible-playbook", "--diff", "-i", site.lab.folder, playbook).stdout
-    assert re.search(r"pacs +: ok=10 +changed=7 ", printed), printed
+    assert re.search(r"pacs +: ok=16 +changed=10 ", printed), printed
     assert "of another" not in printed
 
 

@@ -27,7 +27,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     told: list[str]
 
     def do_GET(self) -> None:
-        login = base64.b64encode(b"admin:login").decode()
+        login = base64.b64encode(b"admin:w0rd").decode()
         if self.headers["Authorization"] != f"Basic {login}":
             return self._answer(401, b"<html>")
         section, _, name = self.path.removeprefix("/pacs").removesuffix("?expand").rpartition("/")
@@ -40,7 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self.told.append(f"{self.command} {section}/{name}")
         if self.command == "PUT":
             entry = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            if entry.get("Port") == 0:
+            if entry.get("Port") == 0 or not isinstance(entry.get("HttpHeaders", {}), dict):
                 return self._answer(400, b'{"Message": "Bad file format", "Details": "no port"}')
             entries[unquote(name)] = entry
         elif self.command == "DELETE":
@@ -61,9 +61,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def shown(entry: dict[str, Any]) -> dict[str, Any]:
     found = {"Manufacturer": "Generic", "AllowFind": True} if "AET" in entry else {"Pkcs11": False, "Timeout": 0}
-    found |= {key: str(int(value)) if key == "HasDelete" else value for key, value in entry.items()}
+    found |= {key: str(int(value)) if key in ("HasDelete", "Depth") else value for key, value in entry.items()}
     if "Username" in entry:
         found["Password"] = None
+    if "CertificateFile" in entry:
+        found |= {"CertificateKeyFile": None, "CertificateKeyPassword": None}
     if "Url" in entry:
         found["HttpHeaders"] = list(entry.get("HttpHeaders", {}))
     return found
@@ -83,7 +85,7 @@ def orthanc() -> Iterator[type[Handler]]:
 @pytest.fixture
 def call(orthanc: Any, capsys: pytest.CaptureFixture[str]) -> Call:
     def called(module: Any, **arguments: Any) -> dict[str, Any]:
-        given = {"url": f"http://127.0.0.1:{orthanc.port}/pacs/", "url_username": "admin", "url_password": "login"}
+        given = {"url": f"http://127.0.0.1:{orthanc.port}/pacs/", "url_username": "admin", "url_password": "w0rd"}
         return run(module, capsys, **(given | arguments))
 
     return called
@@ -139,8 +141,27 @@ def test_secrets_are_told_and_never_shown(orthanc: type[Handler], call: Call, mo
         assert not any(secret in str(said) for secret in ("secret1", "secret2", "secret3"))
 
 
+def test_peer_without_headers_changes(orthanc: type[Handler], call: Call) -> None:
+    assert call(orthanc_peer, **PEER)["changed"]
+    assert call(orthanc_peer, **PEER, options={"Timeout": 7})["changed"]
+    assert orthanc.kept["/peers"]["b"]["Timeout"] == 7
+    # As Orthanc writes it.
+    assert not call(orthanc_peer, **(PEER | {"address": "https://b"}))["changed"]
+
+
+def test_certificate_of_a_peer(orthanc: type[Handler], call: Call) -> None:
+    files = {"certificate_file": "/etc/c.crt", "certificate_key_file": "/etc/c.key", "certificate_key_password": "k"}
+    wanted = {"name": "b", "address": "https://b/"} | files
+    assert call(orthanc_peer, **wanted)["changed"]
+    assert not call(orthanc_peer, **wanted)["changed"]
+    said = call(orthanc_peer, name="b", options={"Timeout": 7})
+    assert "what it has of CertificateKeyFile, CertificateKeyPassword; give it too." in said["msg"]
+    assert call(orthanc_peer, **wanted, options={"Timeout": 7})["changed"]
+    assert orthanc.kept["/peers"]["b"]["CertificateKeyFile"] == "/etc/c.key"
+
+
 def test_fields_that_the_plugin_keeps_as_texts(call: Call) -> None:
-    wanted = PEER | {"options": {"HasDelete": True}}
+    wanted = PEER | {"options": {"HasDelete": True, "Depth": 3}}
     assert call(orthanc_dicomweb_server, **wanted)["changed"]
     assert not call(orthanc_dicomweb_server, **wanted)["changed"]
     assert call(orthanc_dicomweb_server, **(PEER | {"options": {"HasDelete": False}}))["changed"]
@@ -157,6 +178,7 @@ def test_fields_that_the_plugin_keeps_as_texts(call: Call) -> None:
             "options: Password has an option of its own.",
         ),
         (orthanc_modality, {"name": "ct", "aet": "CT1"}, "ct: Orthanc does not know it yet; give host, port."),
+        (orthanc_peer, PEER | {"url": "https://admin:w0rd@b/"}, "url: it has no login; give url_username"),
         (orthanc_peer, {"name": "b"}, "b: Orthanc does not know it yet; give address."),
         (orthanc_modality, CT | {"port": 0}, "HTTP Error 400: Bad Request no port"),
         (orthanc_modality, CT | {"url_password": "another"}, "HTTP Error 401: Unauthorized"),

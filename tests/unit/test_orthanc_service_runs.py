@@ -100,6 +100,7 @@ def call(tmp_path: pathlib.Path, port: int, capsys: pytest.CaptureFixture[str]) 
         beside: str = "",
         start: str = "/usr/sbin/Orthanc",
         install: str = "",
+        proxy: str = "",
         **more: Any,
     ) -> dict[str, Any]:
         login = json.dumps({"HttpPort": port, "RegisteredUsers": {"admin": password}})
@@ -108,6 +109,7 @@ def call(tmp_path: pathlib.Path, port: int, capsys: pytest.CaptureFixture[str]) 
             {"path": f"{folder}/credentials.json", "secret": login},
             {"path": unit, "content": f"ExecStart={start} {folder}\n{install}"},
         ]
+        wanted += [{"path": f"{folder}/proxy.conf", "content": proxy}] if proxy else []
         # Of another unit.
         wanted += [{"path": str(tmp_path / "units" / "pacs.conf"), "content": beside}] if beside else []
         arguments = {
@@ -224,9 +226,59 @@ def test_modality_that_others_wrote_after_their_start(
     """With what that process runs is not known."""
     call(of())
     others_start(systemd)
-    (tmp_path / "orthanc" / "orthanc.json").write_text(of(us=CT), encoding="utf-8")
+    file = tmp_path / "orthanc" / "orthanc.json"
+    file.write_text(of(us=CT), encoding="utf-8")
+    # Clocks of file systems are late by some milliseconds.
+    os.utime(file, (time.time() + 1, time.time() + 1))
     assert call(of(ct=CT))["changed"]
     assert (told, systemd.calls()) == ([], START[2:])
+
+
+def test_what_was_told_is_taken_back_by_a_start(
+    tmp_path: pathlib.Path, systemd: Systemd, call: Call, told: list[Any]
+) -> None:
+    """Something else goes wrong after that."""
+    call(of())
+    systemd.calls()
+    systemd.program("nft", "exit 1")
+    said = call(of(ct=CT), guard="table inet orthanc", guard_rule="rule")
+    assert "refuses the rule before Orthanc's port" in said["msg"]
+    assert (told, systemd.calls()) == ([("PUT", "/modalities/ct", CT)], ["daemon-reload", *START][-2:])
+    assert json.loads((tmp_path / "orthanc" / "orthanc.json").read_text("utf-8")) == json.loads(of())
+
+
+@pytest.mark.parametrize("then", [of(), of(us=CT)])
+def test_what_was_told_by_a_call_that_was_killed_then(
+    systemd: Systemd, call: Call, told: list[Any], monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """No file may name it, and Orthanc knows it."""
+    call(of())
+    systemd.calls()
+
+    def killed_here(*_arguments: Any, **_more: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(orthanc_service.Service, "prove", killed_here)
+        with pytest.raises(KeyboardInterrupt):
+            call(of(ct=CT))
+    assert told == [("PUT", "/modalities/ct", CT)]
+    assert call(then)["changed"]
+    assert (told[1:], systemd.calls()) == ([], START[2:])
+    assert not call(then)["changed"]
+
+
+def test_who_was_not_told_of_a_login_is_told_beside_a_modality(
+    tmp_path: pathlib.Path, systemd: Systemd, call: Call, told: list[Any]
+) -> None:
+    """A call was cut off after Orthanc's start, and before that of who logs in there."""
+    more = {"reload": ["nginx"]}
+    call(of(), proxy="login", **more)
+    (tmp_path / "orthanc" / "proxy.conf").write_text("another login", encoding="utf-8")
+    others_start(systemd)
+    assert call(of(ct=CT), proxy="another login", **more)["changed"]
+    assert told == [("PUT", "/modalities/ct", CT)]
+    assert "try-reload-or-restart nginx" in systemd.calls()
 
 
 def others_start(systemd: Systemd) -> None:
