@@ -137,6 +137,23 @@ def test_packages_are_kept_where_nothing_was_looked_at_too(found: dict[str, Any]
     assert Templar(loader, given | found).evaluate_conditional(condition) is expected
 
 
+def test_lsb_release_of_any_folder_is_found_before_an_install() -> None:
+    """An import finds it by the link, as the preflight does, whose answers hold for as long as that release runs."""
+    loader, given = DataLoader(), {"orthanc_lsb_dir": "/opt/orthanc", "orthanc_version": "1.12.7"}
+    for path in ("main/programs.yml", "lsb.yml"):
+        given |= loader.load_from_file(str(ROOT / "roles/orthanc/vars" / path), trusted_as_template=True)
+    looked = Templar(loader, given)
+    (command,) = looked.template(given["__orthanc_command"])
+    assert command == looked.template(given["__orthanc_anonymizer"]) == "/opt/orthanc/current/Orthanc"
+    found: dict[str, Any] = {"orthanc": {"command": [command], "version": "1.12.7", "options": {"Name": "str"}}}
+    seen = given | {"site_found": found, "site_expected": {"packages": []}}
+    for changed in (False, True):
+        installed = Templar(loader, seen | {"__orthanc_install": {"name": "1.12.7-0123abcd", "changed": changed}})
+        assert installed.template(given["__orthanc_command"]) == ["/opt/orthanc/1.12.7-0123abcd/Orthanc"]
+        assert installed.template(given["__orthanc_anonymizer"]) == command
+        assert installed.template(given["__orthanc_unseen"]) is changed
+
+
 def test_packages_that_go_back_are_those_that_the_role_may_install() -> None:
     """And no package of a hospital that is called in the same way."""
     loader = DataLoader()
