@@ -267,6 +267,8 @@ class Anonymizer:
         :raises Ended: where it cannot be started again, or ends on whatever it is given.
         """
         with self._turns.shared(), contextlib.suppress(Crashed):
+            if self._given_up:
+                raise Ended(self._given_up)
             return self._content(content, header)
         why = ""
         for _ in range(CRASHES):
@@ -469,6 +471,8 @@ class Anonymizer:
 
     def _said(self) -> str:
         """Return what it has said last."""
+        if self._log < 0:
+            return self._given_up
         said = os.pread(self._log, LAST, max(0, os.fstat(self._log).st_size - LAST))
         lines = [line for line in said.decode("utf-8", "replace").splitlines() if line.strip()]
         errors = [line for line in lines if line.startswith(("E", "docker: "))]
