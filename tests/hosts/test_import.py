@@ -1278,11 +1278,18 @@ def test_anonymised_by_an_orthanc_in_docker(site: Site, tmp_path: pathlib.Path) 
         filters = f"volume={report}/.anonymizing"
         return run("docker", "ps", "--all", "--quiet", "--filter", filters).stdout
 
+    def volumes() -> set[str]:
+        """Return those of the container, which have parts of the originals."""
+        shown = ("docker", "inspect", "--format", "{{range .Mounts}}{{println .Name}}{{end}}", *running().split())
+        return set(run(*shown).stdout.split())
+
     process = site.start("pacs", report.name, *given)
     until = time.monotonic() + 120
     while len(site.images("pacs") - before) < 5 and time.monotonic() < until:
         time.sleep(0.1)
     assert len(running().split()) == 1
+    left = volumes()
+    assert left
     process.kill()
     process.communicate()
     there = site.images("pacs") - before
@@ -1290,9 +1297,15 @@ def test_anonymised_by_an_orthanc_in_docker(site: Site, tmp_path: pathlib.Path) 
     while running() and time.monotonic() < until:
         time.sleep(0.1)
     assert not running()
-    done = site.run("pacs", report.name, *given, "--verify")
+    process = site.start("pacs", report.name, *given, "--verify")
+    while not running() and process.poll() is None:
+        time.sleep(0.1)
+    left |= volumes()
+    assert len(left) == 2
+    done = json.loads(process.communicate(timeout=600)[0])
     assert done["files"]["already there"] + done["files"]["stored"] == done["verified"] == 300
     assert not running()
+    assert not left & set(run("docker", "volume", "ls", "--quiet").stdout.split())
     assert there < site.images("pacs") - before
     assert len(site.images("pacs") - before) == 300
     assert not site.served("pacs", study)

@@ -5,6 +5,8 @@ tests/hosts/test_import.py does it by real ones.
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import pathlib
 import socket
@@ -293,6 +295,35 @@ def test_it_knows_nothing_of_the_import(folder: Folder, given: dict[str, Any], m
 def test_root_lets_it_run_as_nobody_or_not_at_all(folder: Folder, given: dict[str, Any], monkeypatch: Any) -> None:
     monkeypatch.setenv("PATH", str(folder.folder))
     assert "setpriv" in folder.run(**given)["ended"]
+
+
+# Runs what it is given beside it, and tells with which words, and what that is called.
+DOCKER = """#!/bin/sh
+printf '%s\\n' "$@" >> "$0.said"
+[ "$1" = run ] || exit 0
+for last; do :; done
+cp "$last" "$0.options"
+exec "${0%/*}/Orthanc" "$last"
+"""
+
+
+def test_in_a_container(folder: Folder, archive: StandIn, given: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    """By its own name it is known, which nobody else reads; its folder is anywhere, and nothing of it is left."""
+    docker = put(tmp_path, "bin/docker", DOCKER.encode())
+    docker.chmod(0o755)
+    folder.put("IM1", image(1))
+    report = 'a, "b"'
+    assert folder.run(report, **given | {"orthanc": "docker:image"})["files"] == {"stored": 1}
+    said = pathlib.Path(f"{docker}.said").read_text("utf-8").splitlines()
+    options = json.loads(pathlib.Path(f"{docker}.options").read_text("utf-8"))
+    for secret in (options["Name"], options["RegisteredUsers"]["import"]):
+        assert secret
+        assert not [word for word in said if secret in word]
+    (mount,) = csv.reader(word.removeprefix("--mount=") for word in said if word.startswith("--mount="))
+    path = str(tmp_path / report / ".anonymizing")
+    assert mount == ["type=bind", f"source={path}", f"target={path}"]
+    (name,) = [word.removeprefix("--name=") for word in said if word.startswith("--name=")]
+    assert said[-4:] == ["rm", "--force", "--volumes", name]
 
 
 def test_folder_of_one_that_was_killed(folder: Folder, given: dict[str, Any]) -> None:

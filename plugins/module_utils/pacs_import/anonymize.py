@@ -374,7 +374,7 @@ class Anonymizer:
         if self._container:
             # What Docker's command was for may last longer than it.
             with contextlib.suppress(subprocess.TimeoutExpired):
-                command = [self._program, "rm", "--force", self._container]
+                command = [self._program, "rm", "--force", "--volumes", self._container]
                 subprocess.run(command, capture_output=True, check=False, timeout=PATIENCE)
             self._container = ""
         if self._log >= 0:
@@ -414,7 +414,7 @@ class Anonymizer:
             # The folder last, so that nobody puts another file there before.
             for path in (file, self._folder):
                 os.chown(path, user, group)
-        command = self._contained(name, file, user, group) if self._image else self._alone(file, user, group)
+        command = self._contained(file, user, group) if self._image else self._alone(file, user, group)
         self._process = subprocess.Popen(
             command,
             # It ends with the import, and what is in a container sees that.
@@ -440,11 +440,14 @@ class Anonymizer:
             os.chmod(self._report, self._mode | 0o001)
         return [*before, os.path.abspath(self._program), file]
 
-    def _contained(self, name: str, file: str, user: int, group: int) -> list[str]:
-        self._container = f"pacs-anonymize-{name}"
+    def _contained(self, file: str, user: int, group: int) -> list[str]:
+        # All may read this one.
+        self._container = f"pacs-anonymize-{secrets.token_hex(8)}"
         # The folder alone is there, and the network of this machine, where it answers to the import.
         closed = ["--read-only", "--cap-drop=ALL", "--security-opt=no-new-privileges", "--network=host"]
-        folder = f"--mount=type=bind,source={self._folder},target={self._folder}"
+        # As CSV, since a path may have a comma.
+        path = self._folder.replace('"', '""')
+        folder = f'--mount=type=bind,"source={path}","target={path}"'
         # Without a time zone Orthanc does not start, and not every image has one.
         zone = ["--volume=/etc/localtime:/etc/localtime:ro"] if os.path.exists("/etc/localtime") else []
         own = [f"--user={user}:{group}", "--userns=host", folder, "--volume=/tmp", *zone]
