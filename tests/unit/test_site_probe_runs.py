@@ -169,6 +169,10 @@ POLICY = """orthanc:
         100 /var/lib/dpkg/status
      1.12.7+dfsg-4 -10
         -10 https://packages.example.org trixie/main amd64 Packages
+     1.12.6-1 -10
+        -10 https://packages.example.org trixie/main amd64 Packages
+     1.12.6+dfsg-1 500
+        500 https://mirror.example.org trixie/main amd64 Packages
 """
 
 

@@ -89,11 +89,14 @@ def look(run: Callable[..., str], offers: bool) -> dict[str, Any]:
     offered = run("apt-cache", "madison", "orthanc") if offers or not orthanc else ""
     # Explicitly asked for as well, apt takes none that a pin puts below 0.
     pinned = run("apt-cache", "policy", "orthanc") if offers else ""
+    table = re.findall(r"(?m)^ (?:\*{3}| {3}) (?:\d+:)?(\d[\d.]*)\S* (-?\d+)$", pinned)
+    # Another source may have the same release.
+    free = {release for release, priority in table if int(priority) >= 0}
     return {
         "packages": sorted(packages),
         "orthanc": orthanc[1] if orthanc else "",
         "offered": list(dict.fromkeys(re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offered))),
-        "withheld": re.findall(r"(?m)^ (?:\*{3}| {3}) (?:\d+:)?(\d[\d.]*)\S* -\d+$", pinned),
+        "withheld": [release for release, _priority in table if release not in free],
         "interrupted": interrupted(),
         "policy": policy(run),
         "apt_lists": bool(glob.glob("/var/lib/apt/lists/*_Packages*")),
