@@ -6,6 +6,7 @@ import contextlib
 import csv
 import functools
 import hashlib
+import http.client
 import io
 import json
 import os
@@ -116,6 +117,17 @@ class Folder:
 @pytest.fixture
 def folder(tmp_path: pathlib.Path, archive: StandIn) -> Folder:
     return Folder(tmp_path, archive)
+
+
+def test_connection_that_is_reset_as_it_is_made(archive: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that ends just then does so, and none is there to say why."""
+
+    def reset(_connection: http.client.HTTPConnection) -> None:
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr(http.client.HTTPConnection, "connect", reset)
+    with pytest.raises(client.Lost, match="gives no answer: reset by peer"):
+        Archive(archive.url, ("user", PASSWORD), None, client.Gate(5)).ask("GET", "/system")
 
 
 def test_every_file_has_its_fate(folder: Folder, archive: StandIn) -> None:

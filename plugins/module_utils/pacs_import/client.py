@@ -237,6 +237,8 @@ class Archive:
             length = size if isinstance(body, Exactly) else len(body)
             headers |= {"Content-Type": "application/dicom", "Content-Length": str(length)}
         try:
+            if connection.sock is None:
+                connection.connect()
             # A server may say why, before it closes the connection on what it does not want.
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 connection.request(method, self._path + path, body, headers)
