@@ -485,7 +485,9 @@ def upgrade_of(service: Service, module: AnsibleModule, kept: Kept, unit: Unit, 
                 put_back({service.packages.path: before})
                 service.packages.install()
                 raise
-            module.warn(f"The index is not dumped before another release runs: {error}")
+            unread = "Another release is started all the same, since the one of before cannot be"
+            undumped = "The index is not dumped before another release runs"
+            module.warn(f"{unread if isinstance(error, Unread) else undumped}: {error}")
             return None
     return upgrade
 

@@ -427,6 +427,32 @@ def test_index_that_cannot_be_dumped_or_read_leaves_the_packages_of_before(
     assert site.systemd.calls() == []
 
 
+@pytest.mark.parametrize(
+    "why, told",
+    [
+        ("cannot keep others off until the proof", "The index is not dumped before another release runs: "),
+        ("It does not read the index", "Another release is started all the same, since the one of before cannot be: It"),
+    ],
+)
+def test_index_that_cannot_be_dumped_or_read_where_no_packages_are_kept(
+    host: Host, site: upgrades.Site, orthanc: Keep, monkeypatch: pytest.MonkeyPatch, why: str, told: str
+) -> None:
+    def readable(*_words: Any) -> None:
+        if "read" in why:
+            raise Unread(f"{why}.")
+
+    monkeypatch.setattr(orthanc_service, "replaced", lambda _process: True)
+    monkeypatch.setattr(orthanc_service, "readable", readable)
+    orthanc()
+    host.upgrade(2)
+    (site.systemd.folder / "filtered").touch()
+    (host.bin / "bad").unlink()
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
+    orthanc()
+    assert [one for one in warnings if why in one and one.startswith(told)], warnings
+
+
 def test_of_nothing_but_packages(host: Host) -> None:
     packages = Packages(Module(), str(host.state), [])
     packages.note()
