@@ -49,8 +49,8 @@ MINUTE = 60
 AGAIN = "The next run tries it again; until then Orthanc stays stopped."
 # Where others than root can read the configuration of a trial, which says nothing of the site.
 TRIALS = "/run"
-# What stands for its path in the command.
-FILE = "FILE"
+# What stands for its path in the command, alone or as part of a volume; a folder may be called so.
+FILE = re.compile(r"(?<![^=:])FILE(?![^:])")
 # What a dump is called: when it was begun.
 NAME = re.compile(r"\d{8}T\d{6}\.\d{6}")
 
@@ -115,9 +115,9 @@ def plugin_version(module: AnsibleModule, plugin: str) -> str:
         json.dump({"Plugins": [plugin], "HttpServerEnabled": False, "DicomServerEnabled": False} | none, file)
         file.flush()
         os.chmod(file.name, 0o644)
-        command = [word.replace(FILE, file.name) for word in module.params["trial"]]
+        command = [FILE.sub(file.name, word) for word in module.params["trial"]]
         try:
-            _rc, out, err = module.run_command(["timeout", "60", *command], handle_exceptions=False)
+            _rc, out, err = module.run_command(["timeout", "--kill-after=10", "60", *command], handle_exceptions=False)
         except OSError:
             return ""
     found = re.search(r"Registering plugin '[^']+' \(version ([^)]+)\)", f"{out}{err}")

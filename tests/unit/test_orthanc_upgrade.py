@@ -468,13 +468,16 @@ def test_plugin_that_is_loaded_is_known_by_its_content(tmp_path: pathlib.Path) -
     assert not same_plugin([str(other)], "0")
 
 
+PROGRAM = "/opt/FILES/FILE/Orthanc"
+
+
 class Trial:
     """A module that tries a release, and an index on a server."""
 
     where = "the database orthanc on db"
 
     def __init__(self, database: str, said: str, **more: Any) -> None:
-        self.params = {"database": database, "programs": [], "trial": ["Orthanc", "--at=FILE:FILE", "FILE"]} | more
+        self.params = {"database": database, "programs": [], "trial": [PROGRAM, "--at=FILE:FILE:ro", "FILE"]} | more
         self.said, self.ran, self.asked = said, [], {}  # type: ignore[var-annotated]
         self.found: int | None = 1
 
@@ -510,8 +513,10 @@ def test_plugin_that_does_not_read_the_index_is_known_by_what_it_says(trials: pa
         told.value
     )
     assert "an index up to revision 1 of the schema, and the database orthanc on db has 2. Stay with" in str(told.value)
-    (_timeout, _seconds, program, mount, file), left = trial.ran, list(trials.iterdir())
-    assert (program, mount, left) == ("Orthanc", f"--at={file}:{file}", [])
+    (*timeout, program, mount, file), left = trial.ran, list(trials.iterdir())
+    assert (program, mount, left) == (PROGRAM, f"--at={file}:{file}:ro", [])
+    # One that hangs may not hear that it is to end.
+    assert timeout == ["timeout", "--kill-after=10", "60"]
     # It has neither a section for the plugin, nor an index of its own, nor a port.
     assert set(trial.asked) == {
         *("Plugins", "StorageDirectory", "IndexDirectory", "HttpServerEnabled", "DicomServerEnabled"),
