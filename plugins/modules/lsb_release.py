@@ -83,6 +83,7 @@ seconds:
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -112,14 +113,17 @@ def place(path: str, release: str, files: dict[str, str], sums: Callable[[str], 
 
     :param sums: tells the SHA-256 of a file.
     """
-    named = f"{release}-{hashlib.sha256(json.dumps(sorted(files.items())).encode()).hexdigest()[:8]}"
+    asked = json.dumps(sorted(files.items()))
     current = os.path.basename(os.path.realpath(os.path.join(path, "current")))
-    for name in (current, release):
+
+    def fits(name: str) -> bool:
         there = {os.path.join(path, name, os.path.basename(source)): files[source].lower() for source in files}
         others = [file for file in there if os.path.isfile(file) and sums(file) != there[file]]
-        if re.fullmatch(rf"{re.escape(release)}(-[0-9a-f]{{8}})?", name) and not others:
-            return name
-    return named
+        return bool(re.fullmatch(rf"{re.escape(release)}(-[0-9a-f]{{8}})?", name)) and not others
+
+    # Where the folder of these files has a spoilt one, there is another.
+    named = (hashlib.sha256((asked + " " * number).encode()).hexdigest()[:8] for number in itertools.count())
+    return next(filter(fits, itertools.chain((current, release), (f"{release}-{one}" for one in named))))
 
 
 def put(module: AnsibleModule, missing: dict[str, str], folder: str, ours: bool) -> None:

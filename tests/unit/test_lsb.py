@@ -235,6 +235,18 @@ def test_no_file_makes_way_for_another_one(
     assert (again["changed"], again["name"]) == (False, said["name"])
     again = run(lsb_release, capsys, **first)
     assert (again["changed"], again["name"]) == (False, "1.12.8")
+    # Nor is a file that is spoilt changed below what runs.
+    spoilt = here / said["name"] / "libX.so"
+    spoilt.write_bytes(b"spoilt")
+    mended = run(lsb_release, capsys, **second)
+    assert re.fullmatch(r"1\.12\.8-[0-9a-f]{8}", mended["name"])
+    assert mended["name"] != said["name"]
+    assert spoilt.read_bytes() == b"spoilt"
+    assert sums(here / mended["name"]) == sums(here / said["name"]) | {
+        "libX.so": sums(tmp_path / "mirror")["orthanc/1.12.8/libX.so"]
+    }
+    again = run(lsb_release, capsys, **second)
+    assert (again["changed"], again["name"]) == (False, mended["name"])
 
 
 @pytest.mark.parametrize("change", [{"orthanc/1.12.8/libX.so": "0" * 64}, {"orthanc/1.12.8/truncated": "0" * 64}])
