@@ -427,7 +427,7 @@ def test_all_hear_that_it_does_not_start_again(
         except BaseException as error:
             ended.append(error)
             # Whoever comes next finds it as it is by now.
-            with pytest.raises(Ended, match="cannot be started: .* does not start: E its last words"):
+            with pytest.raises(Ended, match=r"cannot be started: .* does not start: E its last words"):
                 real(self, *arguments)
             assert self._said() == self._given_up
             raise

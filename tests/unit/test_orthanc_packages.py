@@ -431,7 +431,7 @@ def test_index_that_cannot_be_dumped_or_read_leaves_the_packages_of_before(
     "why, told",
     [
         ("cannot keep others off until the proof", "The index is not dumped before another release runs: "),
-        ("It does not read the index", "Another release is started all the same, since the one of before cannot be: It"),
+        ("It does not read the index", "Another release is started all the same, since the one of before cannot be: "),
     ],
 )
 def test_index_that_cannot_be_dumped_or_read_where_no_packages_are_kept(
