@@ -38,10 +38,13 @@ def found(paths: Iterable[str]) -> Files:
 
 
 def put_back(files: Files) -> list[str]:
-    """Have files and links as they were. Return the paths of those that were otherwise."""
+    """Have files and links as they were, the last one first: what names another is never there without it.
+
+    Return the paths of those that were otherwise.
+    """
     now = found(files)
     changed = [path for path in now if now[path] != files[path]]
-    for path in changed:
+    for path in reversed(changed):
         file = files[path]
         if file is None:
             remove(path)

@@ -44,6 +44,13 @@ options:
         reloaded, once nginx answers, if its file has changed or a run before was cut off in between.
     type: dict
     default: {}
+  spare:
+    description:
+      - Files that others of the toolkit write, and write anew. Where nginx refuses all because of them, and takes it
+        without them, they are removed, and a warning tells of it.
+    type: list
+    elements: path
+    default: []
   timeout:
     description: How long to wait for it, in seconds.
     type: int
@@ -88,6 +95,7 @@ import ssl
 import tempfile
 import time
 import urllib.parse
+from collections.abc import Collection
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
@@ -138,13 +146,18 @@ def workers(unit: Unit) -> set[str]:
     return found
 
 
-def refusal(module: AnsibleModule) -> str:
-    """Return what nginx says against the files as they are to be; empty if it takes them."""
+def refusal(module: AnsibleModule, without: Collection[str] = ()) -> str:
+    """Return what nginx says against the files as they are to be; empty if it takes them.
+
+    :param without: files that are there, and are to go as well.
+    """
     params = module.params
     # nginx opens its logs.
     for folder in params["folders"]:
         make_folders(folder["path"])
     tried, commands = [CONFIGURATION, *params["purge"]], []
+    below = tuple(f"{folder}/" for folder in tried)
+    tried += sorted({os.path.dirname(path) for path in without if not path.startswith(below)})
     below = tuple(f"{folder}/" for folder in tried)
     # In memory, and for root alone, since a private key is among them.
     with tempfile.TemporaryDirectory(prefix="pacs-nginx-", dir=MEMORY) as top:
@@ -163,7 +176,7 @@ def refusal(module: AnsibleModule) -> str:
             elif path.startswith(below):
                 with open(top + path, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                     file.write(content)
-        for path in params["absent"]:
+        for path in [*params["absent"], *without]:
             if path.startswith(below) and os.path.lexists(top + path):
                 remove(top + path)
         rc, out, err = module.run_command(["unshare", "--mount", "sh", "-euc", "\n".join([*commands, "nginx -t -q"])])
@@ -241,7 +254,15 @@ def serve(module: AnsibleModule) -> None:
     changed = bool(written.paths) or way.cut_off or not server.unit.enabled or server.answer() != server.wanted
     if changed and not module.check_mode:
         try:
-            said = refusal(module) if written.paths else ""
+            spare = [path for path in module.params["spare"] if os.path.lexists(path)]
+            said = refusal(module) if written.paths or spare else ""
+            if said and spare:
+                others = refusal(module, spare)
+                if not others:
+                    module.warn(f"{', '.join(spare)}: removed, since nginx refuses the site with it: {said}")
+                    module.params["absent"] += spare
+                    written = plan(module)
+                said = others
         except OSError as error:
             way.refuse(
                 f"What was to be written cannot be tried, for which nginx's files are copied to {MEMORY}: {error}"
@@ -268,6 +289,7 @@ def main() -> None:
             "timeout": {"type": "int", "default": 10},
             "variables": {"type": "dict", "default": {}},
             "readers": {"type": "dict", "default": {}},
+            "spare": {"type": "list", "elements": "path", "default": []},
             "state_dir": {"type": "path", "default": "/var/lib/pacs/nginx"},
         },
         supports_check_mode=True,

@@ -241,3 +241,48 @@ def test_no_room_to_try_the_files_in(tmp_path: pathlib.Path, call: Call, monkeyp
     said = call("new")
     assert said["msg"].startswith("What was to be written cannot be tried, for which nginx's files are copied to ")
     assert sorted(path.name for path in (tmp_path / "etc").iterdir()) == before
+
+
+@pytest.fixture
+def beside(tmp_path: pathlib.Path, systemd: Systemd) -> list[str]:
+    """Files that another role wrote, of which the one includes what the other lacks."""
+    other = tmp_path / "other"
+    other.mkdir()
+    paths = [other / "site.conf", tmp_path / "etc" / "z.conf"]
+    for path in paths:
+        path.write_text("theirs;\n", "utf-8")
+    refused = f"! grep -qs broken {other}/site.conf || {{ echo 'unknown variable' >&2; exit 1; }}"
+    systemd.program("nginx", NGINX.format(etc=tmp_path / "etc", folder=tmp_path) + refused)
+    return [str(path) for path in paths]
+
+
+def test_site_comes_up_whatever_lies_beside_it(
+    tmp_path: pathlib.Path, systemd: Systemd, call: Call, beside: list[str]
+) -> None:
+    """With a change, and with none, as where nginx does not run any more. What is no reason stays."""
+    call(spare=beside)
+    assert all(map(os.path.exists, beside))
+    said = call("bad;\n", spare=beside)
+    assert "nginx refuses what was to be written" in said["msg"]
+    assert all(map(os.path.exists, beside))
+    pathlib.Path(beside[0]).write_text("broken;\n", "utf-8")
+    call("listen 81;\n", spare=beside, _ansible_check_mode=True)
+    assert all(map(os.path.exists, beside))
+    said = call("listen 81;\n", spare=beside)
+    assert (said["changed"], said["paths"]) == (True, [str(tmp_path / "etc" / "a.conf"), *beside])
+    assert not any(map(os.path.exists, beside))
+    # Nothing to write, and nginx down since.
+    pathlib.Path(beside[0]).write_text("broken;\n", "utf-8")
+    systemd.program("systemctl", f"case $1 in reload-*) echo 301 > {tmp_path}/status ;; esac\n{SYSTEMCTL}")
+    (tmp_path / "status").write_text("500", "utf-8")
+    said = call("listen 81;\n", spare=beside)
+    assert (said["changed"], said["paths"]) == (True, beside[:1])
+    assert call("listen 81;\n", spare=beside)["changed"] is False
+
+
+def test_mistake_of_both_is_told_by_what_is_left(call: Call, beside: list[str]) -> None:
+    call(spare=beside)
+    pathlib.Path(beside[0]).write_text("broken;\n", "utf-8")
+    said = call("bad;\n", spare=beside)
+    assert said["msg"].endswith("a.conf")
+    assert all(map(os.path.exists, beside))

@@ -196,6 +196,17 @@ def test_neither_works(tmp_path: pathlib.Path) -> None:
     assert service.state.kept, "the next run has it to do"
 
 
+def test_what_names_another_is_never_there_without_it(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wherever going back is cut off: it goes from the last that was written to the first."""
+    paths = [str(tmp_path / name) for name in ("defines", "between", "reads")]
+    before, gone = found(paths), list[str]()
+    for path in paths:
+        pathlib.Path(path).write_text("new", encoding="utf-8")
+    monkeypatch.setattr(kept, "remove", lambda path: (os.unlink(path), gone.append(path)))
+    put_back(before)
+    assert gone == paths[::-1]
+
+
 def test_nothing_to_go_back_to(tmp_path: pathlib.Path) -> None:
     """As where only its certificate has changed, or it was not asked to change."""
     service = Service(tmp_path)

@@ -24,8 +24,8 @@ RANGES = {
 PROGRAMS = ("nginx",)
 # Its package has a page of its own.
 MASKED = {"nginx": "/usr/sbin/nginx"}
-# The files of nginx that are the toolkit's.
-OURS = re.compile(r"/etc/pacs/[^/]+/.*|/etc/nginx/conf\.d/orthanc[^/]*\.conf")
+# The files of nginx that are the toolkit's: what refuses there is written anew, or goes.
+OURS = re.compile(r"/etc/pacs/(nginx|ohif)/.*|/etc/nginx/conf\.d/orthanc[^/]*\.conf")
 RELAY = "nginx_relay_"
 # What a host serves, as site_probe finds it, and how its administrator makes room.
 SERVES = {
