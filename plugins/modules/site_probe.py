@@ -247,6 +247,11 @@ viewed:
   type: str
   returned: always
   sample: /ohif/
+viewer_release:
+  description: The folder of the release that nginx serves, or empty.
+  type: str
+  returned: always
+  sample: 3.13.2-0f6159c5
 nginx:
   description: The user and the group of nginx's workers; those of Debian's package where there is no nginx yet.
   type: dict
@@ -322,7 +327,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import free_bytes
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
-from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive, index, nginx, packages, ports
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive, index, nginx, packages, ports, viewer
 
 
 def account(name: str) -> list[str]:
@@ -395,8 +400,7 @@ def main() -> None:
         **packages.look(run, params["offers"]),
         index=index.look(module, params),
         **{name: nginx.served(*site) for name, site in nginx.SITES.items()},
-        viewer=any(map(os.path.isdir, ("/etc/pacs/ohif", "/var/lib/pacs/viewer"))),
-        viewed="".join(nginx.served("/etc/pacs/ohif/site.conf", r"(?m)^location (/\S*/) \{$")),
+        **viewer.look(),
         nginx=nginx.workers(),
         # One of ours that was kept from starting may still be half configured.
         nginx_refusal=nginx.refusal(module) if params["nginx"] and "nginx" not in masked else "",

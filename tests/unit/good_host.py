@@ -70,6 +70,7 @@ PROBE = {
     "ipv6": True,
     "viewer": False,
     "viewed": "",
+    "viewer_release": "",
     "nginx_refusal": "",
     "machine": "x86_64",
     "memory": 8 << 30,

@@ -13,7 +13,7 @@ from tests.unit.good_host import PROBE, host
 SITE: dict[str, Any] = {
     "site_upstreams": [],
     "site_dicomweb": True,
-    "site_orthanc_plugins": ["dicomweb"],
+    "site_behind_plugins": ["dicomweb"],
     "site_proxies": ["pacs"],
     "site_faces": [{"viewer": "/ohif/"}],
 }
@@ -89,9 +89,9 @@ def test_path_that_the_viewer_has_until_now() -> None:
 
 
 def test_plugin_of_the_same_name() -> None:
-    (problem,) = problems({}, {"site_orthanc_plugins": ["dicomweb", "ohif"]})
+    (problem,) = problems({}, {"site_behind_plugins": ["dicomweb", "ohif"]})
     assert problem.startswith("ohif_path: Orthanc itself answers at /ohif/")
-    assert problems({"ohif_path": "/viewer/"}, {"site_orthanc_plugins": ["dicomweb", "ohif"]}) == []
+    assert problems({"ohif_path": "/viewer/"}, {"site_behind_plugins": ["dicomweb", "ohif"]}) == []
 
 
 def test_orthanc_without_dicomweb() -> None:
@@ -142,6 +142,8 @@ def test_orthanc_whose_proxy_is_elsewhere(site: dict[str, Any], said: str) -> No
         ({"ohif_archive": "/nowhere/app.tgz"}, "ohif_archive", "there is no file '/nowhere/app.tgz'"),
         ({"ohif_archive": "/tmp"}, "ohif_archive", "there is no file '/tmp'"),
         ({"ohif_archive": "ftp://mirror/app.tgz"}, "ohif_archive", "no URL that begins with https://"),
+        ({"ohif_archive": "https://u:p@mirror/app.tgz"}, "ohif_archive", "a login or a token in a URL"),
+        ({"ohif_archive": "https://mirror/app.tgz?token=x"}, "ohif_archive", "a login or a token in a URL"),
         ({"ohif_archive": "file:///etc/passwd"}, "ohif_archive", "no URL that begins with https://"),
         (
             {"ohif_settings": {"dataSources": [{"configuration": {"qidoRoot": "https://demo.example.org/dicomweb"}}]}},
@@ -167,3 +169,44 @@ def test_one_thing_wrong(changes: dict[str, Any], variable: str, said: str) -> N
     (problem,) = problems(changes)
     assert problem.startswith(f"{variable}: ")
     assert said in problem
+
+
+def test_place_of_the_orthanc_behind_it() -> None:
+    """Also one that is on another host."""
+    for roles in (("orthanc", "nginx"), ("nginx",)):
+        for name in ("/pictures", "pictures/more"):
+            for folders in ({name: "/srv"}, {"Folders": {name: "/srv"}}):
+                site = {"site_behind_settings": {"ServeFolders": folders}}
+                (problem,) = problems({"ohif_path": "/pictures/"}, site, roles)
+                assert problem.startswith("ohif_path: Orthanc itself answers at /pictures/")
+        (problem,) = problems({}, {"site_behind_plugins": ["dicomweb", "ohif"]}, roles)
+        assert problem.startswith("ohif_path: Orthanc itself answers at /ohif/")
+
+
+def test_package_is_asked_for_until_it_is_served() -> None:
+    given = {"ohif_enabled": True, "ohif_path": "/ohif/", "ohif_archive": "/nowhere/app.tgz"}
+    for release, path, asked in (
+        ("", "", True),
+        ("3.13.2-0f6159c5", "/ohif/", False),
+        ("3.13.20-0f6159c5", "/ohif/", True),
+        ("3.13.2-0f6159c5", "/see/", True),
+    ):
+        found = host(("nginx",), given, PROBE | {"viewer_release": release, "viewed": path})
+        found.name, found.site = "pacs", SITE.get
+        found.constants = {**found.constants, "ohif": {}}
+        assert any("there is no file" in one for one in general.problems(found)) == asked, release
+
+
+@pytest.mark.parametrize(
+    "directives",
+    [{"add_header": "content-security-policy x"}, {"add_header": ["X-A b", "'Cache-Control' x"]}, {"expires": "1d"}],
+)
+def test_header_that_the_viewer_has(directives: dict[str, Any]) -> None:
+    for enabled in (True, False):
+        given = {"ohif_enabled": enabled, "ohif_path": "/ohif/", "nginx_server_directives": directives}
+        found = host(("nginx",), given, PROBE)
+        found.name, found.site = "pacs", SITE.get
+        found.constants = {**found.constants, "ohif": {}}
+        said = [one for one in general.problems(found) if "the viewer has its own" in one]
+        assert len(said) == enabled
+        assert all(one.startswith("nginx_server_directives.") for one in said)

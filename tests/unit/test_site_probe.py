@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_files, read_folder, read_text
-from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive, nginx, ports
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive, nginx, ports, viewer
 from ansible_collections.dicom.orthanc.plugins.modules import site_probe
 
 from tests.repository import ROOT
@@ -356,3 +356,30 @@ def test_who_the_workers_are(tmp_path: pathlib.Path, text: str, expected: tuple[
     assert nginx.workers(str(file)) == {"user": "www-data", "group": "www-data"}
     file.write_text(text, encoding="utf-8")
     assert tuple(nginx.workers(str(file)).values()) == expected
+
+
+SITE_CONF = "location = /see {\n}\n\nlocation /see/ {\n    root /var/lib/pacs/viewer/3.13.2-0f6159c5;\n}\n"
+
+
+@pytest.mark.parametrize(
+    "file, text, there",
+    [
+        ("etc/pacs/ohif/orthanc.json", "{}", False),
+        ("var/lib/pacs/viewer/notes/sums", "total: 3\n", False),
+        ("etc/pacs/ohif/.pacs", "", True),
+        ("etc/pacs/ohif/app-config.js", "", True),
+        ("etc/nginx/conf.d/orthanc-ohif.conf", "", True),
+        ("var/lib/pacs/viewer/1-a/sums", f"{'0' * 64}  ohif/index.html\n", True),
+        ("etc/pacs/ohif/site.conf", SITE_CONF, True),
+    ],
+)
+def test_viewer_is_known_by_what_is_its_own(tmp_path: pathlib.Path, file: str, text: str, there: bool) -> None:
+    """A folder of its name may be somebody else's, and would be emptied."""
+    assert viewer.look(str(tmp_path)) == {"viewer": False, "viewed": "", "viewer_release": ""}
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(text, "utf-8")
+    site = ("/see/", "3.13.2-0f6159c5") if text == SITE_CONF else ("", "")
+    assert tuple(viewer.look(str(tmp_path)).values()) == (there, *site)
+    if not there:
+        (tmp_path / file).with_name(".pacs").write_text("", "utf-8")
+        assert viewer.look(str(tmp_path))["viewer"] is False

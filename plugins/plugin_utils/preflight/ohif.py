@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
@@ -28,7 +28,7 @@ ROUTES = {
         "ui",
         "volview",
     ),
-    *("wado", "web-viewer", "wsi"),
+    *("connectivity-checks", "housekeeper", "tcia", "wado", "web-viewer", "webdav", "wsi"),
 }
 _SETTINGS = ("ohif_settings", "ohif_data_source")
 _ELSEWHERE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//\S")
@@ -69,9 +69,31 @@ def _served(host: Host) -> Iterator[str]:
     if not host.site("site_dicomweb"):
         yield "ohif_enabled: the viewer reads images over DICOMweb; add dicomweb to orthanc_plugins."
     yield from _place(host)
-    archive = str(host.variables["ohif_archive"])
+    yield from _headers(host.variables.get("nginx_server_directives", {}))
+    archive, version = (str(host.variables[f"ohif_{name}"]) for name in ("archive", "version"))
+    probe = host.probe or {}
+    # Once it is served, nobody asks for the package again.
+    if probe.get("viewer_release", "").rpartition("-")[0] == version and probe["viewed"] == host.variables["ohif_path"]:
+        return
     if archive and "://" not in archive and not os.path.isfile(os.path.expanduser(archive)):
         yield f"ohif_archive: there is no file '{archive}' on the machine that runs this; name one, or a URL."
+
+
+def _headers(directives: Mapping[str, Any]) -> Iterator[str]:
+    """What the viewer says itself, and a browser would have twice."""
+    given = directives.get("add_header", [])
+    names = [str(one).partition(" ")[0].strip("\"'") for one in (given if isinstance(given, list) else [given])]
+    for name in names:
+        if name.lower() in ("content-security-policy", "cache-control"):
+            yield (
+                f"nginx_server_directives.add_header: the viewer has its own {name}, and browsers would have both; take"
+                " it out, or set ohif_enabled to false."
+            )
+    if "expires" in directives:
+        yield (
+            "nginx_server_directives.expires: the viewer has its own Cache-Control, and browsers would have both; take it"
+            " out, or set ohif_enabled to false."
+        )
 
 
 def _in_vain(host: Host) -> Iterator[str]:
@@ -97,8 +119,12 @@ def _place(host: Host) -> Iterator[str]:
         )
     elif path.startswith(prefix):
         route = path.removeprefix(prefix).split("/")[0]
-        plugins = host.site("site_orthanc_plugins") if host.has("orthanc") else ()
-        if route in ROUTES or (route == "ohif" and "ohif" in plugins):
+        folders = (host.site("site_behind_settings") or {}).get("ServeFolders") or {}
+        folders = folders.get("Folders") or folders if isinstance(folders, dict) else {}
+        own = {str(name).strip("/").split("/")[0] for name in folders}
+        if "ohif" in (host.site("site_behind_plugins") or ()):
+            own.add("ohif")
+        if route in ROUTES | own:
             yield f"ohif_path: Orthanc itself answers at {prefix}{route}/; choose another, such as {prefix}viewer/."
 
 
@@ -114,6 +140,11 @@ def _package(variables: values.Variables) -> Iterator[str]:
         )
     if "://" in archive and not re.fullmatch(values.URL, archive):
         yield f"ohif_archive: '{archive}' is no URL that begins with https:// or http://."
+    elif "://" in archive and ("@" in archive or "?" in archive):
+        yield (
+            "ohif_archive: a login or a token in a URL ends up in logs, and it has '@' or '?' in it; name a URL without,"
+            " or fetch the file and name that."
+        )
 
 
 def _told(where: str, value: Any, secrets: set[str]) -> Iterator[str]:

@@ -40,6 +40,7 @@ TAKEN_FOLDERS = (
         "/etc/pacs/docker",
         "/etc/pacs/mysql",
         "/etc/pacs/nginx",
+        "/etc/pacs/ohif",
     ),
     *("/etc/pacs/postgresql", "/etc/postgresql", "/etc/systemd", "/usr/lib/orthanc", "/usr/share/orthanc"),
     *("/var/lib/docker", "/var/lib/mysql", "/var/lib/pacs", "/var/lib/postgresql", "/var/log"),
