@@ -21,10 +21,11 @@ SITE, CONFIGURATION = "/etc/pacs/ohif/site.conf", "app-config.js"
 SEE = "ohif_enabled; playbooks/site.yml"
 # What is wrong with the files of the release that nginx serves: another content, none, or one of somebody else.
 LOOK = f"""
-cd "$(sed -n 's/^ *root \\(.*\\);$/\\1/p' {SITE})" && sha256sum --quiet --check sums 2>&1
-find . -type f ! -path ./sums -printf '%P\\n' | sort > /run/pacs-viewer.$$
-cut --characters 67- sums | sort | comm -3 - /run/pacs-viewer.$$; rm /run/pacs-viewer.$$
-find . {SITE} "${{PWD%/*}}" '(' ! -user root -o -perm /022 ')' -print
+folder=$(sed -n 's/^ *root \\(.*\\);$/\\1/p' {SITE})
+[ -n "$folder" ] && cd "$folder" || {{ echo 'no release is there'; exit; }}
+sha256sum --quiet --check sums 2>&1
+{{ find . -type f ! -path ./sums -printf '%P\\n'; cut --characters 67- sums; }} | sort | uniq --unique
+find . {SITE} "${{PWD%/*}}" '(' ! -user root -o -perm /022 -o ! -perm -444 ')' -print
 """
 
 

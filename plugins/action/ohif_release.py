@@ -27,12 +27,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         super().run(tmp, task_vars)
-        arguments = dict(self._task.args)
+        # Where the package comes from is nothing for the host.
+        arguments = {name: value for name, value in self._task.args.items() if name != "source"}
         found = dict(self._execute_module(self._task.action, arguments, task_vars=task_vars))
         if not found.get("missing") or self._task.check_mode:
             return found
         with tempfile.NamedTemporaryFile(prefix="ohif-") as file:
-            file.write(made(arguments))
+            file.write(made(dict(self._task.args)))
             file.flush()
             if not self._connection._shell.tmpdir:
                 self._make_tmp_path()

@@ -11,6 +11,7 @@ import io
 import os
 import re
 import tarfile
+import zlib
 from collections.abc import Iterator, Mapping
 
 # What the package of a release has: everything is below one folder, and what is served is in another one there.
@@ -63,7 +64,7 @@ def unpacked(package: bytes) -> dict[str, bytes]:
                     raise LayoutError(f"it has a file {name!r}, which is no name for a file that is served")
                 given = archive.extractfile(member)
                 files[name] = given.read() if given else b""
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
         raise LayoutError(f"it cannot be unpacked: {error}") from error
     return files
 
@@ -79,7 +80,10 @@ def adapted(files: Mapping[str, bytes], path: str) -> dict[str, bytes]:
 
     :raises LayoutError: if what is to be changed is not there as often as is known.
     """
-    page, style = (files.get(name, b"").decode() for name in ("index.html", "app.bundle.css"))
+    try:
+        page, style = (files.get(name, b"").decode() for name in ("index.html", "app.bundle.css"))
+    except UnicodeDecodeError as error:
+        raise LayoutError("index.html or app.bundle.css is no text") from error
     bundles = {name: content for name, content in files.items() if name.endswith(".js") and _BASE.encode() in content}
     bare = page.replace(_MANIFEST, "")
     found = {

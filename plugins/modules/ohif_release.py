@@ -93,11 +93,12 @@ others:
 import contextlib
 import hashlib
 import os
+import stat
 import tarfile
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, lock, make_folders, remove
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, Refused, lock, make_folders, own, remove
 from ansible_collections.dicom.orthanc.plugins.module_utils.lsb import digest
 from ansible_collections.dicom.orthanc.plugins.module_utils.ohif import SUMS, above, scripts, sums
 from ansible_collections.dicom.orthanc.plugins.module_utils.releases import mark
@@ -106,7 +107,36 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.releases import mark
 def whole(folder: str) -> bool:
     """Tell whether a folder has all that it was written with."""
     known = sums(folder)
-    return bool(known) and all(digest(os.path.join(folder, name)) == known[name] for name in known)
+    return bool(known) and all(has(os.path.join(folder, name), known[name]) for name in known)
+
+
+def has(path: str, sha256: str) -> bool:
+    """Tell whether this very file is there, and no link to it."""
+    return not os.path.islink(path) and digest(path) == sha256
+
+
+def awry(folder: str) -> dict[str, int]:
+    """Return what in a release nginx could not read, or others could change, with the mode that it is to have."""
+    known = sums(folder)
+    wanted = dict.fromkeys([os.path.join(folder, name) for name in (*known, SUMS)] if known else [], 0o644)
+    wanted |= {os.path.join(folder, name): 0o755 for name in (*above(known), "") if known}
+    found = {path: os.lstat(path) for path in wanted if os.path.lexists(path) and not os.path.islink(path)}
+    ours = (os.geteuid(), os.getegid())
+    return {
+        path: wanted[path]
+        for path, state in found.items()
+        if (state.st_uid, state.st_gid) != ours or stat.S_IMODE(state.st_mode) != wanted[path]
+    }
+
+
+def straighten(folder: str) -> None:
+    """Set owner and mode as they are to be."""
+    for path, mode in awry(folder).items():
+        opened = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            own(opened, path, (os.geteuid(), os.getegid()), mode)
+        finally:
+            os.close(opened)
 
 
 def page(folder: str, url: str) -> str:
@@ -136,7 +166,7 @@ def unpack(archive: str, folder: str) -> None:
             given = tar.extractfile(member)
             content = given.read() if given else b""
             path = os.path.join(folder, member.name)
-            if digest(path) != hashlib.sha256(content).hexdigest():
+            if not has(path, hashlib.sha256(content).hexdigest()):
                 make_folders(os.path.dirname(path))
                 put(path, content)
     # nginx is told of it next, and that outlasts a loss of power.
@@ -163,6 +193,7 @@ def have(module: AnsibleModule) -> dict[str, Any]:
     path, name, archive = (module.params[option] for option in ("path", "name", "archive"))
     folder = os.path.join(path, name)
     missing = bool(name) and not whole(folder)
+    crooked = bool(name) and bool(awry(folder))
     there = sorted(os.listdir(path)) if os.path.isdir(path) else []
     others = [other for other in there if other != name and sums(os.path.join(path, other))]
     going = others if module.params["others"] == "go" else []
@@ -173,13 +204,15 @@ def have(module: AnsibleModule) -> dict[str, Any]:
             unpack(archive, folder)
             if not whole(folder):
                 module.fail_json(f"{folder}: what was written there is not what came; run again, and look at the disk.")
+        if crooked:
+            straighten(folder)
         for other in going:
             remove_release(os.path.join(path, other))
         if not name and there and os.listdir(path) == [MARK]:
             remove(os.path.join(path, MARK))
             os.rmdir(path)
     return {
-        "changed": missing or bool(going),
+        "changed": missing or crooked or bool(going),
         "missing": missing,
         "scripts": scripts(page(folder, module.params["url"])) if name else [],
         "others": others,
@@ -204,7 +237,11 @@ def main() -> None:
         try:
             module.exit_json(**have(module))
         except OSError as error:
-            module.fail_json(f"{error.filename}: {error.strerror}. Nothing that is served has changed.")
+            # A full disk names no file.
+            where = error.filename or module.params["path"]
+            module.fail_json(f"{where}: {error.strerror}. Nothing that is served has changed.")
+        except Refused as error:
+            module.fail_json(f"{error} Nothing that is served has changed.")
 
 
 if __name__ == "__main__":

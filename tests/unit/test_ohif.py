@@ -9,6 +9,7 @@ import os
 import pathlib
 import re
 import tarfile
+import types
 from typing import Any
 
 import pytest
@@ -113,6 +114,14 @@ def test_package_that_is_cut_short() -> None:
         ohif.adapted(ohif.unpacked(package(inside="package/build/")), "/ohif/")
 
 
+def test_package_that_is_spoilt_inside() -> None:
+    whole = package()
+    with pytest.raises(ohif.LayoutError, match="it cannot be unpacked"):
+        ohif.unpacked(whole[:30] + b"\xff" * 40 + whole[70:])
+    with pytest.raises(ohif.LayoutError, match="is no text"):
+        ohif.adapted({"index.html": b"\xff"}, "/ohif/")
+
+
 def test_integrity_is_as_registries_have_it() -> None:
     # printf x | openssl dgst -sha512 -binary | base64
     assert ohif.integrity(b"x") == (
@@ -179,6 +188,32 @@ def test_what_is_spoilt_comes_back(host: Host, spoilt: str, how: str) -> None:
     assert {name: (host.path / name).read_bytes() for name in host.there()} == before
 
 
+@pytest.mark.parametrize("path", ["", "sums", "a", "a/ohif/assets", "a/ohif/index.html", "a/ohif/plain.js.gz"])
+@pytest.mark.parametrize("mode", [0o600, 0o700, 0o777])
+def test_what_nginx_cannot_read_or_others_may_change_is_set_right(host: Host, path: str, mode: int) -> None:
+    """Without the package, which may be gone."""
+    host.have("1-a")
+    spoilt = host.path / "1-a" / path
+    right = spoilt.stat().st_mode
+    spoilt.chmod(mode)
+    dry = host.have("1-a", archive=False, _ansible_check_mode=True)
+    assert (dry["changed"], dry["missing"], oct(spoilt.stat().st_mode)[-3:]) == (True, False, oct(mode)[-3:])
+    assert host.have("1-a", archive=False)["changed"] is True
+    assert spoilt.stat().st_mode == right
+    assert host.have("1-a", archive=False)["changed"] is False
+
+
+def test_link_in_the_place_of_a_file_is_none(host: Host, tmp_path: pathlib.Path) -> None:
+    host.have("1-a")
+    file = host.path / "1-a/a/ohif/plain.js"
+    (tmp_path / "plain.js").write_bytes(file.read_bytes())
+    file.unlink()
+    file.symlink_to(tmp_path / "plain.js")
+    assert host.have("1-a", archive=False)["missing"] is True
+    host.have("1-a")
+    assert not file.is_symlink()
+
+
 def test_half_of_a_release_is_none(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     """Wherever it was cut off, the next call does the rest, and what is taken off goes to the last file."""
     real, left = os.replace, 5
@@ -236,7 +271,7 @@ def test_file_of_others_in_the_way(host: Host) -> None:
 WANTED = {"version": "3.13.2", "url": "/ohif/", "integrity": ohif.integrity(package())}
 
 
-def test_package_of_the_operator(tmp_path: pathlib.Path) -> None:
+def test_package_of_the_operator(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "app.tgz").write_bytes(package())
     assert action.made(WANTED | {"source": str(tmp_path / "app.tgz")}) == ohif.packed(made("/ohif/"), "/ohif/")
     (tmp_path / "app.tgz").write_bytes(package(FILES | {"plain.js": "2"}))
@@ -244,12 +279,27 @@ def test_package_of_the_operator(tmp_path: pathlib.Path) -> None:
         action.made(WANTED | {"source": str(tmp_path / "app.tgz")})
     with pytest.raises(AnsibleActionFail, match=r"ohif_archive: .* cannot be read: No such file or directory"):
         action.made(WANTED | {"source": str(tmp_path / "none.tgz")})
-    with pytest.raises(AnsibleActionFail, match=r"ohif_archive: http://127.0.0.1:9/app.tgz cannot be fetched: "):
-        action.made(WANTED | {"source": "http://127.0.0.1:9/app.tgz"})
+
+    def refused(*_arguments: Any, **_more: Any) -> None:
+        raise OSError("refused")
+
+    monkeypatch.setattr(action, "open_url", refused)
+    with pytest.raises(AnsibleActionFail, match=r"ohif_archive: http://mirror/app.tgz cannot be fetched: refused"):
+        action.made(WANTED | {"source": "http://mirror/app.tgz"})
     other = package(FILES | {"app.bundle.css": ""})
     (tmp_path / "app.tgz").write_bytes(other)
     with pytest.raises(AnsibleActionFail, match=r"ohif_version: .* built in another way .* 0 references to / in app"):
         action.made(WANTED | {"source": str(tmp_path / "app.tgz"), "integrity": ohif.integrity(other)})
+
+
+def test_host_does_not_learn_where_the_package_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = list[dict[str, Any]]()
+    made = object.__new__(action.ActionModule)
+    made._task = types.SimpleNamespace(action="x", args=WANTED | {"source": "https://mirror"}, check_mode=False)
+    monkeypatch.setattr(action.ActionBase, "run", lambda *_arguments: {})
+    monkeypatch.setattr(made, "_execute_module", lambda _name, given, **_more: told.append(given) or {"missing": False})
+    made.run()
+    assert told == [WANTED]
 
 
 def test_npm_fetches_once(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
