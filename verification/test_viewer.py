@@ -111,9 +111,8 @@ def test_browsers_keep_of_the_viewer_what_never_changes(viewed: Site, visitor: C
 
 def test_viewer_knows_no_other_host(viewed: Site, visitor: Client) -> None:
     text = json.dumps(configuration(visitor, viewed))
-    expect(
-        f"other hosts in {CONFIGURATION}", [], re.findall(r'"((?:[a-z][a-z0-9+.-]*:)?//[^"]+)"', text), "ohif_settings"
-    )
+    elsewhere = r'(?i)"\s*((?:[a-z][a-z0-9+.-]*:)?//[^"]+|(?:blob|file|ftp|https?|javascript|wss?):[^\s"][^"]*)"'
+    expect(f"other hosts in {CONFIGURATION}", [], re.findall(elsewhere, text), "ohif_settings")
 
 
 def test_viewer_reads_images_of_this_site(viewed: Site, visitor: Client) -> None:

@@ -85,7 +85,8 @@ KNOWN = {
     "plugins/modules/nginx_service.py": {
         'with tempfile.TemporaryDirectory(prefix="pacs-nginx-", dir=MEMORY) as top:': "a copy of nginx's files, to try",
         'tried, commands = [CONFIGURATION, *params["purge"]], []': "the option",
-        'for path in params["absent"]:': "in that copy",
+        'for path in [*params["absent"], *without]:': "in that copy",
+        'module.params["absent"] += spare': "what its own role writes anew, where nginx refuses all with it",
         "remove(top + path)": "in that copy",
     },
     "plugins/modules/ohif_release.py": {

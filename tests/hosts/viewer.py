@@ -257,6 +257,18 @@ def test_what_was_cut_off_or_spoilt_is_mended(site: Site, tmp_path: pathlib.Path
     proved(site, tmp_path)
 
 
+@pytest.mark.parametrize(
+    "how", ["rm /etc/nginx/conf.d/orthanc-ohif.conf", "echo 'bad;' >> /etc/pacs/ohif/site.conf"], ids=["maps", "site"]
+)
+def test_site_comes_up_whatever_became_of_it(site: Site, how: str) -> None:
+    """The viewer's files are written after the site's, which nginx would not take with them."""
+    site.lab.shell(f"{how}; ! nginx -t && systemctl stop nginx")
+    site.deploy()
+    assert site.get("/system").status_code == 200
+    assert site.get("/ohif/").status_code == 200
+    assert not changed(site.deploy())
+
+
 def test_taken_off_again(site: Site) -> None:
     """By the inventory, and by playbooks/remove.yml; what others have stays."""
     site.lab.shell("cd /var/lib/pacs/viewer; mkdir -p notes; echo mine > notes/mine")
@@ -270,6 +282,8 @@ def test_taken_off_again(site: Site) -> None:
     assert not changed(site.deploy(ohif_enabled=False))
     site.deploy()
     assert site.get("/ohif/").status_code == 200
+    # One that nginx does not load goes as well.
+    site.lab.shell("echo 'bad;' >> /etc/nginx/conf.d/orthanc.conf")
     site.deploy(playbook="remove", remove="service of pacs")
     assert site.there() == []
 
@@ -299,6 +313,9 @@ def test_on_the_host_of_the_proxy(tmp_path: pathlib.Path) -> None:
     site = Site(lab, "front", inventory)
     try:
         for front in (False, True):
+            if front:
+                # Of when Orthanc's host was the proxy.
+                lab.shell("mkdir -p /etc/pacs/ohif; cd /etc/pacs/ohif; touch .pacs site.conf")
             groups = {"orthanc": {"hosts": hosts}, "nginx": {"hosts": {"front": {"ohif_enabled": front}}}}
             (inventory / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
             users = {"orthanc_users": site.users}

@@ -41,6 +41,7 @@ def test_good_ones(tmp_path: pathlib.Path) -> None:
         {"ohif_archive": "https://mirror.example.org/app-3.13.2.tgz"},
         {"ohif_settings": {"whiteLabeling": {"logo": "/ohif/assets/logo.svg"}, "hotkeys": [], "tokens": None}},
         {"ohif_data_source": {"supportsFuzzyMatching": True, "staticWado": False}},
+        {"ohif_settings": {"a": "data:image/png;base64,x", "b": "C: or D:", "c": "blob: none"}},
         {"ohif_version": "3.14.0-beta.6"},
     ]
     for changes in good:
@@ -155,6 +156,11 @@ def test_orthanc_whose_proxy_is_elsewhere(site: dict[str, Any], said: str) -> No
             "ohif_settings.whiteLabeling.logo",
             "other",
         ),
+        *(
+            ({"ohif_settings": {"a": {"logo": url}}}, "ohif_settings.a.logo", "it leads to another host")
+            for url in (" https://x", "/\\x", "\\\\x", "https:x", "HTTPS://x", "blob:https://x", "javascript:x", "/\t/x")
+        ),
+        ({"ohif_settings": {"name": "it is long enough"}}, "ohif_settings.name", "this is a password of nginx_users"),
         ({"ohif_data_source": {"wadoRoot": "wss://x"}}, "ohif_data_source.wadoRoot", "it leads to another host"),
         (
             {"ohif_data_source": {"requestOptions": {"auth": "u:p"}}},

@@ -31,7 +31,8 @@ ROUTES = {
     *("connectivity-checks", "housekeeper", "tcia", "wado", "web-viewer", "webdav", "wsi"),
 }
 _SETTINGS = ("ohif_settings", "ohif_data_source")
-_ELSEWHERE = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*:)?//\S")
+# As browsers read it, for which a backslash is a slash, and white space before it nothing.
+_ELSEWHERE = re.compile(r"(?i)([a-z][a-z0-9+.-]*:)?//\S|(blob|file|ftp|https?|javascript|wss?):\S")
 _SECRET = re.compile(r"(?i).*(passw|secret|token|authorization|credential|api_?key).*|auth")
 
 
@@ -160,12 +161,12 @@ def _told(where: str, value: Any, secrets: set[str]) -> Iterator[str]:
         for number, inner in enumerate(value):
             yield from _told(f"{where}.{number}", inner, secrets)
     elif isinstance(value, str):
-        if _ELSEWHERE.match(value):
+        if _ELSEWHERE.match(re.sub(r"[\t\n\r]|^[\x00-\x20]+", "", value).replace("\\", "/")):
             yield (
                 f"{where}: it leads to another host, to which the viewer of this site goes for nothing; name a path of"
                 " this site, such as /dicom-web."
             )
-        if value in secrets:
+        if any(secret == value or (len(secret) > 7 and secret in value) for secret in secrets):
             yield f"{where}: this is a password of nginx_users, and every user could read it. Take it out."
 
 
