@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
 from ansible_collections.dicom.orthanc.plugins.action import ohif_release as action
 from ansible_collections.dicom.orthanc.plugins.module_utils import ohif
 from ansible_collections.dicom.orthanc.plugins.modules import ohif_release
@@ -296,8 +297,13 @@ def test_host_does_not_learn_where_the_package_comes_from(monkeypatch: pytest.Mo
     told = list[dict[str, Any]]()
     made = object.__new__(action.ActionModule)
     made._task = types.SimpleNamespace(action="x", args=WANTED | {"source": "https://mirror"}, check_mode=False)
-    monkeypatch.setattr(action.ActionBase, "run", lambda *_arguments: {})
-    monkeypatch.setattr(made, "_execute_module", lambda _name, given, **_more: told.append(given) or {"missing": False})
+    monkeypatch.setattr(ActionBase, "run", lambda *_arguments: {})
+
+    def execute(_name: str, given: dict[str, Any], **_more: Any) -> dict[str, Any]:
+        told.append(given)
+        return {"missing": False}
+
+    monkeypatch.setattr(made, "_execute_module", execute)
     made.run()
     assert told == [WANTED]
 

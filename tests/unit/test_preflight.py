@@ -51,6 +51,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         ("/etc/nginx/conf.d/orthanc.conf", False),
         ("/etc/nginx/conf.d/orthanc-relay.conf", False),
         ("/etc/pacs/nginx/upstream.conf", False),
+        # The role takes them out where nginx refuses them.
+        ("/etc/pacs/ohif/site.conf", False),
+        ("/etc/nginx/conf.d/orthanc-ohif.conf", False),
+        ("/etc/pacs/other/site.conf", True),
     ],
 )
 def test_file_that_nginx_refuses(path: str, refused: bool) -> None:

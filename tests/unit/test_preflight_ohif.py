@@ -158,7 +158,16 @@ def test_orthanc_whose_proxy_is_elsewhere(site: dict[str, Any], said: str) -> No
         ),
         *(
             ({"ohif_settings": {"a": {"logo": url}}}, "ohif_settings.a.logo", "it leads to another host")
-            for url in (" https://x", "/\\x", "\\\\x", "https:x", "HTTPS://x", "blob:https://x", "javascript:x", "/\t/x")
+            for url in (
+                " https://x",
+                "/\\x",
+                "\\\\x",
+                "https:x",
+                "HTTPS://x",
+                "blob:https://x",
+                "javascript:x",
+                "/\t/x",
+            )
         ),
         ({"ohif_settings": {"name": "it is long enough"}}, "ohif_settings.name", "this is a password of nginx_users"),
         ({"ohif_data_source": {"wadoRoot": "wss://x"}}, "ohif_data_source.wadoRoot", "it leads to another host"),

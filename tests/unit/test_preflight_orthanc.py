@@ -221,6 +221,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
             "/mnt",
         )
     ),
+    ({"orthanc_config_dir": "/etc/pacs/ohif"}, "orthanc_config_dir", "is /etc/pacs/ohif (what others have there)"),
     ({"orthanc_config_dir": "/srv/pacs/"}, "orthanc_config_dir", "write '/srv/pacs/' as /srv/pacs"),
     ({"orthanc_storage_dir": "//data/../images"}, "orthanc_storage_dir", "write '//data/../images' as /images"),
     (

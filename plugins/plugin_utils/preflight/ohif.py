@@ -92,8 +92,8 @@ def _headers(directives: Mapping[str, Any]) -> Iterator[str]:
             )
     if "expires" in directives:
         yield (
-            "nginx_server_directives.expires: the viewer has its own Cache-Control, and browsers would have both; take it"
-            " out, or set ohif_enabled to false."
+            "nginx_server_directives.expires: the viewer has its own Cache-Control, and browsers would have both; take"
+            " it out, or set ohif_enabled to false."
         )
 
 
@@ -143,8 +143,8 @@ def _package(variables: values.Variables) -> Iterator[str]:
         yield f"ohif_archive: '{archive}' is no URL that begins with https:// or http://."
     elif "://" in archive and ("@" in archive or "?" in archive):
         yield (
-            "ohif_archive: a login or a token in a URL ends up in logs, and it has '@' or '?' in it; name a URL without,"
-            " or fetch the file and name that."
+            "ohif_archive: a login or a token in a URL ends up in logs, and it has '@' or '?' in it; name a URL"
+            " without, or fetch the file and name that."
         )
 
 
