@@ -25,7 +25,8 @@ folder=$(sed -n 's/^ *root \\(.*\\);$/\\1/p' {SITE})
 [ -n "$folder" ] && cd "$folder" || {{ echo 'no release is there'; exit; }}
 sha256sum --quiet --check sums 2>&1
 {{ find . -type f ! -path ./sums -printf '%P\\n'; cut --characters 67- sums; }} | sort | uniq --unique
-find . {SITE} "${{PWD%/*}}" '(' ! -user root -o -perm /022 -o ! -perm -444 ')' -print
+find . {SITE} '(' ! -user root -o -perm /022 -o ! -perm -444 ')' -print
+find "${{PWD%/*}}" -prune '(' ! -user root -o -perm /022 ')' -print
 """
 
 

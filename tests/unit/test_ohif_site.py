@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import pathlib
 import re
+import subprocess
 from typing import Any
 
 import pytest
@@ -11,6 +15,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 from tests.repository import ROOT, evaluated
+from verification.test_viewer import LOOK, SITE
 
 SCRIPTS = ["'sha256-a+b/c='", "'sha256-d='"]
 
@@ -102,3 +107,30 @@ def test_another_path_or_package_is_another_release() -> None:
     folders = [folder(), folder(ohif_path="/see/"), folder(ohif_integrity="sha512-x"), folder(ohif_version="3.13.3")]
     assert len(set(folders)) == 4
     assert re.fullmatch(r"/var/lib/pacs/viewer/3\.13\.2-[0-9a-f]{8}", folders[0])
+
+
+def looked(site: pathlib.Path, folder: pathlib.Path) -> str:
+    """Return what the verification finds wrong with a release, from a folder that is none."""
+    script = LOOK.replace(SITE, str(site)).replace("-user root", f"-user {os.geteuid()}")
+    done = subprocess.run(["sh", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout
+
+
+def test_verification_looks_at_the_release_alone(tmp_path: pathlib.Path) -> None:
+    site, elsewhere, release = tmp_path / "site.conf", tmp_path / "root", tmp_path / "viewer/1-a"
+    for folder in (elsewhere, release / "ohif"):
+        folder.mkdir(parents=True)
+    (elsewhere / "notes").touch()
+    assert looked(site, elsewhere) == "no release is there\n"
+    page = release / "ohif/index.html"
+    page.write_text("page", "utf-8")
+    (release / "sums").write_text(f"{hashlib.sha256(b'page').hexdigest()}  ohif/index.html\n", "utf-8")
+    site.write_text(f"location /ohif/ {{\n    root {release};\n}}\n", "utf-8")
+    assert looked(site, elsewhere) == ""
+    page.chmod(0o600)
+    assert looked(site, elsewhere) == "./ohif/index.html\n"
+    page.chmod(0o644)
+    (release / "mine").touch()
+    assert looked(site, elsewhere) == "mine\n"
+    page.unlink()
+    assert "ohif/index.html: FAILED open or read" in looked(site, elsewhere)
