@@ -42,7 +42,7 @@ echo 'For authorised use only.' > /etc/issue.net; echo 'Banner /etc/issue.net' >
 for home in /root /home/deploy; do sed -i '1i echo Welcome; echo Mind the gap >&2' $home/.bashrc; done
 systemctl reload ssh
 """
-# What needs another topology than a single host with SQLite, whatever its release.
+# What needs another topology than a single host with SQLite, or the viewer, whatever its release.
 ELSEWHERE = {
     "test_access::test_relay_is_for_the_proxy_only",
     "test_database::test_connection_to_another_host_is_encrypted",
@@ -63,6 +63,13 @@ ELSEWHERE = {
     "test_pair::test_peer_takes_several",
     "test_pair::test_peer_takes_them_by_a_job",
     "test_remote::test_peers_answer",
+    "test_viewer::test_browsers_keep_of_the_viewer_what_never_changes",
+    "test_viewer::test_files_of_the_viewer_are_as_deployed",
+    "test_viewer::test_page_of_the_viewer_has_all_its_parts",
+    "test_viewer::test_viewer_is_for_users_alone",
+    "test_viewer::test_viewer_knows_no_other_host",
+    "test_viewer::test_viewer_reads_images_of_this_site",
+    "test_viewer::test_viewer_says_what_its_page_may_do",
 }
 # What a release cannot do: all that the newer ones can, and 1.10.1 cannot.
 LACKING = {
