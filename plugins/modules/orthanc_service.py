@@ -297,7 +297,7 @@ class Service:
 
     def apply(self) -> None:
         """Have it run with the files that there are."""
-        restart = self.restart or not self._told()
+        restart = self.restart or bool(self._live and not self._told())
         # What was told is not taken back by the files of before: on the way back it takes a start.
         self.restart, self._live = restart or bool(self._live), []
         # On the way back, of which the file of packages is a part.
@@ -343,8 +343,7 @@ class Service:
 
         If not, it may take it at a start, or it then says why not.
         """
-        if self._live:
-            self._kept.doubt()
+        self._kept.doubt()
         orthanc = Orthanc(read_folder(self._params["config_dir"]))
         try:
             for path, value in self._live:

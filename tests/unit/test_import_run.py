@@ -20,7 +20,7 @@ import termios
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pydicom
@@ -1086,6 +1086,15 @@ def hold(archive: StandIn, images: int) -> threading.Event:
     return told
 
 
+def until(found: Callable[[], bool], process: subprocess.Popen[Any] | None = None) -> None:
+    """Wait for something, as long as a process goes on if it comes from one."""
+    end = time.monotonic() + 60
+    while not found():
+        assert process is None or process.poll() is None, "it has ended"
+        assert time.monotonic() < end, "it does not go on"
+        time.sleep(0.005)
+
+
 class TestCommand:
     """The command itself, as people call it."""
 
@@ -1129,8 +1138,7 @@ class TestCommand:
         folder.fill(100)
         given = ["--url", archive.url, "--user", "user", "--report", str(folder.folder / "report"), "--full-speed"]
         process = subprocess.Popen(["nohup", sys.executable, str(PROGRAM), *given, str(folder.input)])
-        while len(archive.images) < 20:
-            time.sleep(0.005)
+        until(lambda: len(archive.images) >= 20, process)
         process.send_signal(signal.SIGHUP)
         assert process.wait(60) == 0
         assert len(archive.images) == 100
@@ -1141,8 +1149,7 @@ class TestCommand:
         folder.fill(120)
         told = hold(archive, 30)
         process = self.start(folder, "--full-speed")
-        while len(archive.images) < 20:
-            time.sleep(0.005)
+        until(lambda: len(archive.images) >= 20, process)
         process.send_signal(number)
         # So that it has heard of it before what it waits for is answered.
         time.sleep(1)
@@ -1163,13 +1170,11 @@ class TestCommand:
         folder.fill(120)
         told = hold(archive, 30)
         process = self.start(folder, "--full-speed")
-        while len(archive.images) < 20:
-            time.sleep(0.005)
+        until(lambda: len(archive.images) >= 20, process)
         process.kill()
         process.communicate(timeout=60)
         told.set()
-        while not archive.idle():
-            time.sleep(0.005)
+        until(archive.idle)
         before = len(archive.images)
         archive.asked.clear()
         again = self.start(folder, "--full-speed")
