@@ -37,7 +37,7 @@ class StandIn:
         self.fault: Fault = lambda *_: None
         self.asked: list[tuple[str, str]] = []
         self.login = LOGIN
-        self.connections = 0
+        self.connections = self.open = 0
         self.busiest = self._busy = 0
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Handler)
@@ -52,7 +52,12 @@ class StandIn:
         self._server.server_close()
 
     def idle(self) -> bool:
-        return not self._busy
+        """Tell whether nobody is connected any more: what a killed one has sent is still read to its end."""
+        return not self.open
+
+    def count(self, by: int) -> None:
+        with self._lock:
+            self.open += by
 
     def sent(self) -> int:
         """Return how many images were sent to it, whatever it has answered."""
@@ -207,6 +212,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def setup(self) -> None:
         super().setup()
         self.server.stand_in.connections += 1
+        self.server.stand_in.count(1)
+
+    def finish(self) -> None:
+        self.server.stand_in.count(-1)
+        super().finish()
 
     def do_GET(self) -> None:
         stand_in = self.server.stand_in
