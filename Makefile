@@ -63,7 +63,7 @@ test-many: lab ## twenty Orthancs, proved side by side in under a minute
 test-cut-off: lab ## deployments that are cut off after each of their tasks, or killed, and two at once
 	pytest tests/hosts/cut_off.py -rA --tb=short
 
-test-cut-inside: lab ## modules that are killed on the host before each of their steps, in changes of four kinds
+test-cut-inside: lab ## modules that are killed on the host before each of their steps, in changes of five kinds
 	pytest tests/hosts/cut_inside.py -k "not first" -n 2 -rA --tb=short
 
 test-cut-first: lab ## the same in a first run, the host restarted after each

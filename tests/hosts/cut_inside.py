@@ -7,6 +7,7 @@ modules are those of real runs, which are kept on the host and called again ther
 from __future__ import annotations
 
 import functools
+import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -79,11 +80,12 @@ class Cuts:
             print(f"WRONG: {self.wrong[-1]}", flush=True)
             self.host.again(name)
 
-    def between(self, states: list[Variables], alike: bool = False, before: str = "true") -> None:
+    def between(self, states: list[Variables], alike: bool = False, before: str = "true", also: str = "-") -> None:
         """Go to and fro between two states, killed a step later each time.
 
         :param alike: whether both ways have the same steps, so that every second one of each is enough.
         :param before: what is done on the host before each.
+        :param also: a call besides the usual ones, before which modules are killed too.
         """
         host = self.host
         host.deploy(states[0])
@@ -94,7 +96,7 @@ class Cuts:
         ways: dict[str, list[Point]] = {}
         for name in ("1", "0"):
             host.lab.shell(before)
-            ways[name] = host.points(name)
+            ways[name] = host.points(name, also)
         print({name: len(steps) for name, steps in ways.items()}, flush=True)
         for number in range(max(map(len, ways.values()))):
             for name, steps in ways.items():
@@ -124,6 +126,45 @@ def test_certificate(host: Host) -> None:
 def test_plugin(host: Host) -> None:
     """One that comes with files of its own, and limits of the journal, which another service reads."""
     Cuts(host).between(part(host, "plugins|journal"))
+
+
+class Told(Host):
+    """Also sees that the running Orthanc has the modalities, peers and servers that its file has."""
+
+    def well(self) -> None:
+        super().well()
+        file = json.loads(self.lab.shell("cat /etc/pacs/orthanc/orthanc.json"))
+        with self.lab.session() as session:
+            for path, entries in {
+                "/modalities": file["DicomModalities"],
+                "/peers": file["OrthancPeers"],
+                "/dicom-web/servers": file["DicomWeb"]["Servers"],
+            }.items():
+                told = session.get(self.lab.url(f"{path}?expand"), timeout=30).json()
+                assert told.keys() == entries.keys(), f"{path}: {told}"
+                for name, entry in entries.items():
+                    where = entry.keys() & {"Url", "Host", "Port"}
+                    assert {key: told[name][key] for key in where} == {key: entry[key] for key in where}
+
+
+def test_entries(lab: Lab) -> None:
+    """Modalities, peers and DICOMweb servers, which the running Orthanc is told one after the other."""
+    states = [
+        {
+            "orthanc_modalities": lab.modalities
+            | {name: {"AET": name, "Host": f"192.0.2.{number}", "Port": 104} for name in ("STAYS", f"ONLY{number}")},
+            "orthanc_peers": {
+                name: {"Url": f"https://192.0.2.{number}/", "Username": "peer", "Password": f"word {number}"}
+                for name in ("stays", f"only{number}")
+            },
+            "orthanc_settings": {
+                "DicomWeb": {"Servers": {"stays": {"Url": f"https://192.0.2.{number}/dicom-web/"}}},
+            },
+        }
+        for number in (1, 2)
+    ]
+    # By which it is told, and asked.
+    Cuts(Told(lab, inventory=SINGLE)).between(states, alike=True, also="sendto")
 
 
 def test_release(lab: Lab) -> None:

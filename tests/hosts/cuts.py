@@ -45,7 +45,8 @@ exec /usr/bin/python3 < "$payload"
 AGAIN = f"""
 import json, pathlib, subprocess, sys
 folder, what, module, call, at = sys.argv[1:]
-traced = ["-f", "-y", "-s", "300", "-e", "trace={",".join(f"?{call}" for call in FORKS + CALLS)},execve"]
+more = "," + call if what == "trace" and call != "-" else ""
+traced = ["-f", "-y", "-s", "300", "-e", "trace={",".join(f"?{call}" for call in FORKS + CALLS)},execve" + more]
 killed = ["-e", f"trace={{call}}", "-e", f"inject={{call}}:signal=KILL:when={{at}}"]
 for payload in sorted(pathlib.Path(folder).iterdir()):
     name = payload.name.partition(".")[2]
@@ -132,7 +133,8 @@ def points(module: str, trace: str) -> list[Point]:
         elif TEMPORARY.search(line):
             continue
         else:
-            paths = re.findall(r'[<"](/[^>"]*)[>"]', line)
+            # A file, or what Orthanc is asked.
+            paths = re.findall(r'[<"](/[^>"]*)[>"]', line) or re.findall(r'"([A-Z]+ /\S*) HTTP', line)
             what = paths[-1] if paths else ""
         # Names that are made up.
         what = re.sub(r"\.\w{8}\.new$", ".new", re.sub("/run/pacs-nginx-.*", "/run/pacs-nginx", what))
@@ -140,7 +142,7 @@ def points(module: str, trace: str) -> list[Point]:
     kept: list[Point] = []
     for point in made:
         # What only waits, and the copy of nginx's files that is tried.
-        waits = re.match(r"systemctl (show|is-)|/run/pacs-nginx", point.what)
+        waits = re.match(r"systemctl (show|is-)|/run/pacs-nginx|GET /", point.what)
         if waits and len(kept) > 1 and {kept[-1].what, kept[-2].what} == {point.what}:
             kept.pop()
         kept.append(point)
@@ -239,10 +241,13 @@ class Host:
         said = self.lab.shell(f"python3 - {words} <<'END'\n{AGAIN}\nEND")
         return [json.loads(line) for line in said.splitlines()]
 
-    def points(self, name: str) -> list[Point]:
-        """Run the modules that were kept, and return where they could have been killed."""
+    def points(self, name: str, also: str = "-") -> list[Point]:
+        """Run the modules that were kept, and return where they could have been killed.
+
+        :param also: a call besides the usual ones.
+        """
         found = []
-        for said in self.again(name, what="trace"):
+        for said in self.again(name, Point("-", also, 0), what="trace"):
             steps = points(said["name"], said["trace"])
             # One that changes nothing may be killed anywhere.
             found += steps if said["changed"] or any(step.call not in FORKS for step in steps) else []

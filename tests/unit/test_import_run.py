@@ -409,6 +409,17 @@ def test_conflict_is_told_and_nothing_overwritten(
     assert folder.run()["files"] == {"stored": 1}
 
 
+def test_image_that_is_there_beside_another_patients(folder: Folder, archive: StandIn) -> None:
+    """Both have the same identifiers but the patient's; the other one comes first."""
+    archive.system["OverwriteInstances"] = True
+    folder.put("IM1", image(1, **LATIN))
+    folder.run()
+    folder.put("IM2", image(1, size=50))
+    assert folder.run()["files"] == {"already there": 1, "stored": 1}
+    archive.images = dict(reversed(archive.images.items()))
+    assert folder.run(report="elsewhere")["files"] == {"already there": 2}
+
+
 @pytest.mark.parametrize("whose", [{}, LATIN])
 def test_two_files_of_one_image_that_differ(folder: Folder, archive: StandIn, whose: dict[str, str]) -> None:
     """One of them is stored, also where the archive would let the other one win."""

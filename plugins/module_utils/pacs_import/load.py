@@ -436,17 +436,20 @@ class Import:
             else:
                 self._compare(row, header, content)
             return True
-        # How Orthanc reads the patient's identifier is not known: it is asked by the image's own.
+        # How Orthanc reads the patient's identifier is not known: it is asked by the image's own, which several have.
+        found = None
         for instance in self._lookup(header.instance, "Instance"):
             candidate = Row(row.name, row.size, row.changed, "", instance=instance, md5=row.md5)
             self._compare(candidate, header, content)
             if candidate.fate == PRESENT:
-                row.fate, row.reason, row.instance, row.md5 = PRESENT, candidate.reason, instance, candidate.md5
-                return True
+                found = candidate
+                break
             if self._overwrites and candidate.fate == CONFLICT and self._of_the_same(instance, header):
-                row.fate, row.reason, row.instance, row.md5 = CONFLICT, candidate.reason, instance, candidate.md5
-                return True
-        return False
+                found = candidate
+        if not found:
+            return False
+        row.fate, row.reason, row.instance, row.md5 = found.fate, found.reason, found.instance, found.md5
+        return True
 
     def _of_the_same(self, instance: str, header: Header) -> bool:
         """Tell whether an image of the archive is of a file's study and series; by its patient nobody can tell."""
