@@ -224,6 +224,9 @@ def wait(orthanc: Orthanc, unit: Unit, timeout: int, works: Callable[[], bool] =
     while True:
         try:
             orthanc.get("/changes?last")
+            # One that is started again and again may answer before its unit ends it.
+            if not unit.active:
+                raise Unready(f"{unit.name} is not active, although it answers")
             return round(time.monotonic() - start, 2)
         except Unready as error:
             now = time.monotonic()

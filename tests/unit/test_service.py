@@ -277,6 +277,10 @@ class Unit:
         self.starts += 1
         self.ended = not self._works(self._folder)
 
+    @property
+    def active(self) -> bool:
+        return not self.ended
+
     def reload_files(self) -> None:
         pass
 
@@ -614,6 +618,20 @@ def test_what_works_is_waited_for(folder: pathlib.Path) -> None:
     times = 99
     with pytest.raises(Starting):
         wait(orthanc, unit, 1, lambda: len(asked) < 3 and not asked.append(0.0))  # type: ignore[arg-type, func-returns-value]
+
+
+def test_what_answers_before_its_unit_ends_it_does_not_work(folder: pathlib.Path) -> None:
+    """One that is started again and again is heard now and then."""
+    states = iter([(False, False), (False, False), (False, True)])
+    unit = types.SimpleNamespace(name="orthanc.service", active=False, ended=False)
+
+    def answer(_path: str) -> None:
+        unit.active, unit.ended = next(states)
+
+    with pytest.raises(Unready, match="ended after"):
+        wait(types.SimpleNamespace(get=answer), unit, 20)  # type: ignore[arg-type]
+    states = iter([(False, False), (True, False)])
+    assert wait(types.SimpleNamespace(get=answer), unit, 20) > 0  # type: ignore[arg-type]
 
 
 def test_another_release_is_known_by_its_program_and_by_what_is_started(folder: pathlib.Path) -> None:
