@@ -36,8 +36,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             missing = [build["name"] for build in arguments["builds"] if not archives[build["key"]].exists()]
             return {"changed": bool(missing), "archives": [], "packages": [], "built": missing}
         with (folder / f"{platform}.lock").open("a+", encoding="utf-8") as held:
-            # Whoever needs the same waits here, and finds it there.
-            fcntl.flock(held, fcntl.LOCK_EX)
+            self._alone(held, platform)
             missing = [build for build in arguments["builds"] if not archives[build["key"]].exists()]
             if missing:
                 self._build(arguments | {"builds": missing}, archives, held)
@@ -45,6 +44,16 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         packages = sorted({package for path in found for package in needed(path)})
         built = [build["name"] for build in missing]
         return {"changed": bool(built), "archives": found, "packages": packages, "built": built}
+
+    def _alone(self, held: Any, platform: str) -> None:
+        """Wait until nobody else has something built for the same kind of host; it may be what this one needs."""
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            # Also one of a run that was killed: Ansible's workers live on until their task has ended.
+            here = self._play_context.remote_addr
+            Display().display(f"  {here} waits for another host or run, which has something built for {platform}.")
+            fcntl.flock(held, fcntl.LOCK_EX)
 
     def _build(self, arguments: dict[str, Any], archives: Mapping[str, pathlib.Path], held: Any) -> None:
         """Have it built on the host. A failure is told to all who wait for the same in this run."""

@@ -6,10 +6,8 @@ download site. What they lack of Orthanc Explorer is in the package that they co
 
 from __future__ import annotations
 
-import os
 import pathlib
 import re
-import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -214,22 +212,23 @@ def test_build_outlives_the_run(site: Site) -> None:
     file.write_text(yaml.safe_dump(site.asked), encoding="utf-8")
     given = ("-i", str(site.inventory), "-i", str(site.lab.folder), "-e", f"@{file}", "--limit", "pacs")
     command = ["ansible-playbook", *given, "playbooks/orthanc.yml"]
-    # With all of its processes.
-    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, start_new_session=True) as started:
+    # With all of its processes; Ansible's workers have sessions of their own.
+    kill = ["pkill", "--signal", "KILL", "--full", "--", f"-e @{file}"]
+    with subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT):
         until(site, "systemctl is-active --quiet pacs-build")
-        os.killpg(started.pid, signal.SIGKILL)
+        run(*kill)
     first = site.lab.shell("systemctl show pacs-build --property InvocationID")
     log = site.folder / "second.log"
     with (
         log.open("w") as output,
-        subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=output, start_new_session=True) as started,
+        subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stdout=output) as started,
     ):
         # It tells how far the build is that it has come back to.
         for _ in range(1800):
             if "builds orthanc: " in log.read_text("utf-8") or started.poll() is not None:
                 break
             time.sleep(1)
-        os.killpg(started.pid, signal.SIGKILL)
+        run(*kill, check=False)
     assert "builds orthanc: " in log.read_text("utf-8")
     assert site.lab.shell("systemctl show pacs-build --property InvocationID") == first
     # On the disk, as nobody of the host, beside whom images come first.

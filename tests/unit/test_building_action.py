@@ -102,6 +102,7 @@ def test_built_once(site: Site) -> None:
     assert (code, said["changed"], site.calls()) == (0, True, []), output
     code, output, said = site.build()
     assert code == 0, output
+    assert "waits for another host or run, which has something built for debian-13-x86_64." in output
     assert site.calls() == ONCE
     assert json.loads((site.folder / "received.json").read_text("utf-8")) == {"11": True}
     cache = site.folder / "dicom.orthanc"
