@@ -8,6 +8,7 @@ import base64
 import functools
 import hashlib
 import itertools
+import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -35,13 +36,13 @@ ONE_UPSTREAM = {f"nginx_upstream{end}" for end in ("", "_ca", "_server", "_serve
 
 
 @functools.cache
-def defaults() -> dict[str, Any]:
-    """Return the defaults of all roles, as they are written."""
-    loader = DataLoader()
+def defaults(loader: DataLoader) -> dict[str, Any]:
+    """Return the defaults of all roles, as they are written; the loader of the run has read most of them already."""
+    files = [preflight.ROOT / "roles" / role / "defaults" / "main.yml" for role in preflight.ROLES]
     found: dict[str, Any] = {}
-    for role in preflight.ROLES:
-        file = preflight.ROOT / "roles" / role / "defaults" / "main.yml"
-        found |= loader.load_from_file(str(file), trusted_as_template=True) if file.exists() else {}
+    for file in filter(pathlib.Path.exists, files):
+        # "Unsafe" is what the loader keeps itself, which nobody changes here.
+        found |= loader.load_from_file(str(file), unsafe=True, trusted_as_template=True) or {}
     return found
 
 
@@ -50,9 +51,10 @@ class Host:
 
     def __init__(self, hostvars: Any, name: str) -> None:
         self.given: Mapping[str, Any] = hostvars.raw_get(name)
-        self._variables = {**defaults(), **self.given, "hostvars": hostvars}
-        # With the loader of the run, by which a lookup finds its files.
-        self._templar = Templar(loader=hostvars._loader, variables=self._variables)
+        # By the loader of the run a lookup finds its files, too.
+        loader = hostvars._loader
+        self._variables = {**defaults(loader), **self.given, "hostvars": hostvars}
+        self._templar = Templar(loader=loader, variables=self._variables)
         self._name = name
 
     def __getitem__(self, variable: str) -> Any:

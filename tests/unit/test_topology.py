@@ -11,9 +11,11 @@ import yaml
 from ansible.errors import AnsibleError
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
+from ansible.utils.collection_loader._collection_finder import _get_collection_role_path
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
 from ansible_collections.dicom.orthanc.plugins.filter.topology import FILES, defaults, topology, variable_of
+from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
 
 from tests.repository import ROOT
 
@@ -401,8 +403,13 @@ def test_part_that_is_none(site: Callable[..., Ask]) -> None:
 
 
 def test_defaults_are_those_of_the_roles(site: Callable[..., Ask]) -> None:
-    assert (defaults()["orthanc_http_port"], defaults()["nginx_relay_port"]) == (8042, 8043)
     loader = DataLoader()
+    assert (defaults(loader)["orthanc_http_port"], defaults(loader)["nginx_relay_port"]) == (8042, 8043)
     inventory = InventoryManager(loader=loader, sources=["pacs,"])
     hostvars = HostVars(inventory, VariableManager(loader=loader, inventory=inventory), loader)
     assert variable_of(hostvars, "pacs", "orthanc_name") == "pacs"
+
+
+def test_roles_are_read_from_where_ansible_reads_them() -> None:
+    """By another path, as behind a link into the collections, each task would read all of them anew."""
+    assert _get_collection_role_path("dicom.orthanc.nginx")[1] == str(preflight.ROOT / "roles" / "nginx")

@@ -38,7 +38,8 @@ import re
 from types import ModuleType
 from typing import Any
 
-ROOT = pathlib.Path(__file__).resolve().parents[3]
+# As Ansible's loader knows it, links not followed: what that has read of the roles it does not read again.
+ROOT = pathlib.Path(__file__).parents[3]
 ROLES = tuple(sorted(path.parts[-3] for path in ROOT.glob("roles/*/meta/argument_specs.yml")))
 
 
