@@ -86,6 +86,16 @@ def test_tasks(path: str) -> None:
         assert not str(task.get("tasks_from", "")).endswith((".yml", ".yaml")), "the argument spec would be skipped"
 
 
+def test_variables_are_checked_before_a_role_that_does_not() -> None:
+    """The preflight of site.yml is before all playbooks that it imports, and no other has to look as closely."""
+    preflight, *others = load("playbooks/site.yml")
+    assert "dicom.orthanc.preflight" in preflight["tasks"][0]
+    key = "ansible.builtin.import_playbook"
+    imported = {f"playbooks/{play[key]}" for play in others if key in play}
+    playbooks = names("playbooks/", "roles/", suffix=".yml")
+    assert {path for path in playbooks if "rolespec_validate" in code(path)} == imported
+
+
 @pytest.mark.parametrize("path", TASKS)
 def test_task_file_is_short(path: str) -> None:
     assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) <= 70
