@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import pathlib
 import re
@@ -15,10 +16,17 @@ from ansible.errors import AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general, secrets
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general, secrets, values
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 
 ROOT = preflight.ROOT
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """Return an exception, and what it comes from."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no types
@@ -83,7 +91,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         def read(role: str, spec: Mapping[str, Any]) -> None:
             found, failed = self._evaluate(role, spec)
             known = {name: option for name, option in spec.items() if name not in failed}
-            mistakes = [*failed.values(), *general.arguments(known, found)]
+            mistakes = [*itertools.chain(*failed.values()), *general.arguments(known, found)]
             wrong.extend(mistakes)
             values.update(found)
             constants[role] = self._constants(role, {} if mistakes else values)
@@ -164,8 +172,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         """
         given = {name: option for name, option in options.items() if name in self._variables}
         found, failed = self._evaluate(role, given)
-        undefined = [text for text in failed.values() if re.search(r"\b(undefined|not defined)\b", text)]
-        wrong = [text for text in failed.values() if text not in undefined]
+        said = list(itertools.chain(*failed.values()))
+        undefined = [text for text in said if re.search(r"\b(undefined|not defined)\b", text)]
+        wrong = [text for text in said if text not in undefined]
         wrong += general.arguments({name: given[name] for name in found}, found)
         return wrong or general.numbers(Host(roles=[], variables=found)), undefined
 
@@ -202,33 +211,36 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         }
         return [file.read_text("utf-8", errors="replace") for file in sorted(files)]
 
-    def _evaluate(self, role: str, spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    def _evaluate(self, role: str, spec: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, list[str]]]:
         """Template the role's variables as the role would see them, and tell why some of them cannot be."""
         file = ROOT / "roles" / role / "defaults" / "main.yml"
         defaults = self._load(file) if file.exists() else {}
-        values: dict[str, Any] = {}
-        failed: dict[str, str] = {}
+        found: dict[str, Any] = {}
+        failed: dict[str, list[str]] = {}
         templar = self._templar.copy_with_new_env(available_variables={**defaults, **self._variables})
         for name in spec:
             if name not in self._variables and name not in defaults:
                 continue
             try:
-                values[name] = templar.template(self._variables.get(name, defaults.get(name)))
+                found[name] = templar.template(self._variables.get(name, defaults.get(name)))
                 if spec[name]["type"] == "bool":
                     # As the roles read it: the text "false" is no truth. What is neither is told by its type.
                     with contextlib.suppress(TypeError):
-                        values[name] = boolean(values[name])
+                        found[name] = boolean(found[name])
             except AnsibleError as error:
                 secret = re.search(r"\bvault_\w+", str(error))
-                if not secret:
-                    failed[name] = f"{name}: it cannot be evaluated: {str(error).rstrip('.')}."
+                several = next((one.problems for one in _causes(error) if isinstance(one, values.Wrong)), ())
+                if several:
+                    failed[name] = [f"{name}: {problem}" for problem in several]
+                elif not secret:
+                    failed[name] = [f"{name}: it cannot be evaluated: {str(error).rstrip('.')}."]
                 else:
                     inventory = self._inventory()
                     # Nobody else can make the key of a certificate.
                     own = f"add it with `ansible-vault edit {inventory}/group_vars/all/vault.yml`"
                     way = own if secret[0].endswith("_private_key") else f"run `make secrets INVENTORY={inventory}`"
-                    failed[name] = f"{name}: it needs {secret[0]}, which is not defined; {way}."
-        return values, failed
+                    failed[name] = [f"{name}: it needs {secret[0]}, which is not defined; {way}."]
+        return found, failed
 
     def _internal(self, host: Host, role: str, name: str, found: Mapping[str, Any] | None = None) -> Any:
         """Evaluate an internal variable of a role as the role would see it; nothing if it has no such variable."""

@@ -12,6 +12,7 @@ from tests.repository import ROLES, ROOT, Loader, defaults, names, options, run
 MODULES = sorted(path.stem for path in ROOT.glob("plugins/modules/*.py"))
 FILTERS = sorted(path.stem for path in ROOT.glob("plugins/filter/*.yml"))
 TESTS = sorted(path.stem for path in ROOT.glob("plugins/test/*.yml"))
+LOOKUPS = sorted(path.stem for path in ROOT.glob("plugins/lookup/*.py"))
 DOCUMENTS = names("", suffix=".md")
 
 
@@ -19,7 +20,9 @@ def python(name: str) -> Any:
     return importlib.import_module(f"ansible_collections.dicom.orthanc.plugins.{name}")
 
 
-@pytest.mark.parametrize("kind, plugins", [("module", MODULES), ("filter", FILTERS), ("test", TESTS)])
+@pytest.mark.parametrize(
+    "kind, plugins", [("module", MODULES), ("filter", FILTERS), ("test", TESTS), ("lookup", LOOKUPS)]
+)
 def test_ansible_doc_renders(kind: str, plugins: list[str]) -> None:
     done = run("ansible-doc", "--type", kind, *(f"dicom.orthanc.{name}" for name in plugins))
     assert done.returncode == 0, done.stderr

@@ -7,9 +7,10 @@ from __future__ import annotations
 import datetime
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from ansible.errors import AnsibleError
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 from ansible_collections.dicom.orthanc.plugins.test.ip_address import ip_address
 from cryptography import x509
@@ -29,6 +30,14 @@ SYSTEM_FOLDERS = (
     *("/usr/share", "/var", "/var/cache", "/var/lib", "/var/log", "/var/run", "/var/spool", "/var/tmp"),
 )
 SECRETS = "take it from a vault_* variable, and let `make secrets INVENTORY=inventories/<site>` write what is missing."
+
+
+class Wrong(AnsibleError):  # type: ignore[misc]  # Ansible carries no types
+    """A value of which several things are wrong, each told by a sentence of its own."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
 
 
 def is_folder(path: str) -> bool:

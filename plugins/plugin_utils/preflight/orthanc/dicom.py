@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
@@ -45,11 +45,19 @@ def is_aet(value: Any) -> bool:
 
 def modalities(orthanc: Orthanc) -> Iterator[str]:
     """Modalities that Orthanc would refuse, or that it would never let in."""
-    check_host = orthanc.settings.get("DicomCheckModalityHost", True)
+    given = orthanc.variables["orthanc_modalities"].items()
+    listed = [(f"orthanc_modalities.{name}", str(name), modality) for name, modality in given]
+    yield from entries(listed, orthanc.settings.get("DicomCheckModalityHost", True))
+
+
+def entries(given: Iterable[tuple[str, str, Any]], check_host: bool) -> Iterator[str]:
+    """The same of a list, of each entry where it stands, its name and what it says.
+
+    :param check_host: whether Orthanc compares their addresses with those of senders.
+    """
     seen: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {}
-    for name, modality in orthanc.variables["orthanc_modalities"].items():
-        here = f"orthanc_modalities.{name}"
-        if not NAME.fullmatch(str(name)):
+    for here, name, modality in given:
+        if not NAME.fullmatch(name):
             yield f"{here}: a name has letters, digits, '-' and '_' only."
         modality = by_field(modality, FIELDS)
         if not {"AET", "Host", "Port"} <= set(modality):
@@ -71,10 +79,10 @@ def modalities(orthanc: Orthanc) -> Iterator[str]:
         elif check_host and ":" in modality["Host"]:
             yield f"{here}: Orthanc has no DICOM over IPv6; give an address of IPv4, and not {modality['Host']}."
         yield from _modality(here, modality)
-        first, other = seen.setdefault((str(modality["AET"]), str(modality["Host"])), (str(name), modality))
-        if first != name and (modality["Port"] == other["Port"] or _rights(modality) != _rights(other)):
+        first, other = seen.setdefault((str(modality["AET"]), str(modality["Host"])), (here, modality))
+        if first != here and (modality["Port"] == other["Port"] or _rights(modality) != _rights(other)):
             yield (
-                f"{here}: title and address are those of orthanc_modalities.{first}, and Orthanc would take one for the"
+                f"{here}: title and address are those of {first}, and Orthanc would take one for the"
                 " other; leave one of them, or give both the same rights (AllowStore and others) and another Port each."
             )
 
