@@ -22,7 +22,7 @@ from verification.actions import sweep, upload
 from verification.client import Client
 from verification.expect import Unexpected, expect
 from verification.patient import CT, NAMED, SERIES, Image, transfer_syntaxes, zipped
-from verification.reach import Host, expect_open
+from verification.reach import KNOCK, Host, expect_open
 from verification.receiver import Receiver
 from verification.report import LEFT_OUT
 from verification.risks import risks
@@ -32,9 +32,6 @@ from verification.transcoding import kept_syntax
 from verification.versions import lacking
 
 pytest_plugins = ["verification.report", "verification.side_by_side"]
-
-# Asks for a connection, as a modality would.
-KNOCK = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5).close()"
 
 # Where Debian's servers have their databases.
 DATABASES = {"postgresql": "/var/lib/postgresql", "mysql": "/var/lib/mysql"}

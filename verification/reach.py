@@ -29,6 +29,8 @@ from testinfra.utils.ansible_runner import get_ansible_config, get_ansible_host 
 
 from verification.expect import Unexpected, expect
 
+# Asks for a connection, as a modality would.
+KNOCK = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), timeout=5).close()"
 # What testinfra's own connections do not do, or do with a password on a command line.
 NEEDS_ANSIBLE = ("_pass", "_password", "_become_method", "_become_exe", "_become_flags", "_pipelining", "_tty")
 # Programs of an administrator, which `su` and some settings of sudo leave out; and words that can be read by a program.

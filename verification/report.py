@@ -61,6 +61,18 @@ class Exhibit:
         return f"data:image/{self.kind};base64,{base64.b64encode(self.picture).decode()}"
 
 
+@dataclass(frozen=True)
+class Modality:
+    """What is known of a modality, and whether it answers: one that does not may be a scanner that is off at night."""
+
+    name: str
+    title: str
+    address: str
+    seen: str
+    answer: str
+    silent: bool
+
+
 @dataclass
 class Report:
     """Collects what the checks say."""
@@ -72,6 +84,7 @@ class Report:
     facts: dict[str, dict[str, str]] = field(default_factory=lambda: defaultdict(dict))
     # Host, port, process, users and protection, by site.
     listening: dict[str, list[tuple[str, str, str, str, str]]] = field(default_factory=lambda: defaultdict(list))
+    modalities: dict[str, list[Modality]] = field(default_factory=lambda: defaultdict(list))
     began: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
     clock: float = field(default_factory=time.monotonic)
 
@@ -98,17 +111,32 @@ class Report:
         return "NOT AS WANTED" if bad else "as wanted"
 
     @property
-    def state(self) -> tuple[dict[str, dict[str, str]], dict[str, list[tuple[str, str, str, str, str]]], list[Exhibit]]:
+    def state(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[Exhibit]]:
         """What is told beside the checks."""
-        return dict(self.facts), dict(self.listening), self.exhibits
+        return dict(self.facts), dict(self.listening), dict(self.modalities), self.exhibits
 
-    def add(self, facts: dict[str, Any], listening: dict[str, Any], exhibits: list[Exhibit]) -> None:
+    def add(
+        self, facts: dict[str, Any], listening: dict[str, Any], modalities: dict[str, Any], exhibits: list[Exhibit]
+    ) -> None:
         """Take in what another process has seen."""
         for site, told in facts.items():
             self.facts[site] |= told
         for site, ports in listening.items():
             self.listening[site] += ports
+        for site, rows in modalities.items():
+            self.modalities[site] += rows
         self.exhibits += exhibits
+
+    def silent(self) -> list[str]:
+        """Say which modalities do not answer, a line for each site."""
+        lines = []
+        for site, rows in sorted(self.modalities.items()):
+            told = [f"{one.name} ({one.answer})" for one in rows if one.silent]
+            more = f" and {len(told) - 5} more" if len(told) > 5 else ""
+            if told:
+                counted = f"{len(told)} of {len(rows)} modalities do not answer Orthanc now"
+                lines.append(f"NOTICE on {site}: {counted}, which may be as it should: {', '.join(told[:5])}{more}")
+        return lines
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Take a phase of a check in."""
@@ -227,6 +255,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             hosts = ", ".join(sorted({check.site for check in checks} - {""}))
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             terminalreporter.write_line(f"{word} on {hosts or 'none'}: {'; '.join(names[:3])}{more}: {message}")
+    for line in report.silent():
+        terminalreporter.write_line(report.clean(line))
     terminalreporter.write_line(report.line(left_out))
     file = config.getoption("--report")
     if file:

@@ -56,6 +56,7 @@ class Site:
     settings: dict[str, Any] = field(repr=False)
     modality: dict[str, Any] | list[Any] = field(repr=False)
     modality_name: str
+    modalities: dict[str, Any]
     dicom_certificate: str
     dicom_asks: bool
     level: str

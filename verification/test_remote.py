@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from pydicom.uid import UID
@@ -12,12 +14,16 @@ from verification.actions import finished
 from verification.client import DECLARED, Client
 from verification.expect import expect
 from verification.patient import CT, PATIENT_ID, PATIENT_NAME, Image
+from verification.reach import KNOCK, Host
 from verification.receiver import OFFERED, Receiver
 from verification.site import Site
 from verification.transcoding import PLAIN
 
 REACH = "orthanc_modalities (Host, Port: where this machine is reached from the site), firewall"
-PEERS = "orthanc_peers (Url, Username, Password, CertificateFile), orthanc_https_ca; make certificates"
+PEERS = (
+    "orthanc_peers (Url; Username and Password for 401; for certificates orthanc_https_ca, CertificateFile),"
+    " orthanc_client_certificate; make certificates"
+)
 RIGHTS = "orthanc_modalities (AllowEcho, AllowFind, AllowMove, AllowStore)"
 
 
@@ -174,12 +180,35 @@ def test_declared_for_a_moment(patient: Client, kind: str, body: dict[str, Any])
     expect(f"{DECLARED} in /{kind} afterwards", False, DECLARED in patient.json_at(f"/{kind}"))
 
 
-def test_peers_answer(client: Client) -> None:
-    """Each peer of the inventory, without anything being sent to it."""
-    peers = client.json_at("/peers")
+def test_peers_answer(site: Site, client: Client, host: Host) -> None:
+    """Each peer that Orthanc knows, without anything being sent to it."""
+    peers = client.json_at("/peers?expand")
     if not peers:
         pytest.skip("orthanc_peers is empty")
-    for peer in peers:
-        answer = client.get(f"/peers/{peer}/system")
-        expect(f"GET /peers/{peer}/system", 200, answer.status_code, PEERS)
-        expect(f"peer {peer} is an Orthanc, which tells its version", True, "Version" in answer.json(), PEERS)
+    problems = {name: why_not(site, client, host, name, str(peer["Url"])) for name, peer in peers.items()}
+    wrong = {name: problem for name, problem in problems.items() if problem}
+    expect("peers that do not answer as an Orthanc would", {}, wrong, PEERS)
+
+
+def why_not(site: Site, client: Client, host: Host, name: str, url: str) -> str:
+    """Say why a peer does not answer Orthanc; nothing if it does."""
+    where = urlsplit(url)
+    port = where.port or {"http": 80}.get(where.scheme, 443)
+    if not site.settings.get("HttpProxy"):
+        # Orthanc would wait for a minute.
+        knocked = host.run("/usr/bin/python3 -c %s %s %s", KNOCK, str(where.hostname), str(port))
+        if knocked.rc:
+            return knocked.stderr.strip().rpartition("\n")[2]
+    answer = client.get(f"/peers/{name}/system")
+    if answer.status_code == 500:
+        said = answer.json()
+        # Which status it has got, and from whom, Orthanc tells its log alone.
+        log = host.run("journalctl --unit=orthanc --lines=200 --output=cat --no-pager").stdout
+        told = re.findall(rf"received HTTP status (\d+ \(.*?\)).*\n.*remote Orthanc peer: {re.escape(url)}", log)
+        return f"it answers {told[-1]}" if told else str(said.get("Details") or said.get("Message"))
+    if answer.status_code != 200:
+        return f"status {answer.status_code}"
+    try:
+        return "" if "Version" in answer.json() else "it tells no version of Orthanc"
+    except AssertionError as error:
+        return str(error)

@@ -494,4 +494,18 @@ DATABASE = [
     ),
 ]
 
-BREAKAGES = [*ACCESS, *VIEWERS, *HARDENING, *HOST, *STORAGE, *DATABASE]
+MODALITIES = [
+    options(
+        "a modality is at another port",
+        ("test_modalities::test_modalities_are_those_of_the_inventory",),
+        "known['DicomModalities']['far']['Port'] = 4",
+    ),
+    options(
+        "a modality does not know us any more",
+        ("test_modalities::test_modalities_take_us_for_one",),
+        "known['DicomModalities'].pop('pacs')",
+        hosts=("far",),
+    ),
+]
+
+BREAKAGES = [*ACCESS, *VIEWERS, *HARDENING, *HOST, *STORAGE, *DATABASE, *MODALITIES]

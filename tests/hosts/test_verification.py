@@ -55,6 +55,7 @@ ELSEWHERE = {
     "test_database::test_study_is_in_the_database",
     "test_database::test_wrong_password_is_refused",
     "test_hardening::test_database_is_for_this_host_alone",
+    "test_modalities::test_modalities_take_us_for_one",
     "test_pair::test_image_is_fetched_from_the_modality",
     "test_pair::test_modality_takes_several",
     "test_pair::test_modality_takes_them_by_a_job",

@@ -1,0 +1,143 @@
+"""Modalities by the hundred, and others that do not answer: what a run does with them, and what a report says."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import pathlib
+import re
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.hosts.conftest import QUICKSTART, Lab, run
+
+pytestmark = pytest.mark.later
+LAB = {"name": "modalities", "pacs": "trixie-installed", "other": "bookworm-installed"}
+TABLE = "group_vars/all/modalities.csv"
+SINCE = "systemctl show orthanc --property ExecMainStartTimestampMonotonic --property NRestarts"
+LOOKUP = f"lookup('dicom.orthanc.modalities', '{TABLE}')"
+
+
+class Site:
+    """Two hosts, of which the second one knows the first, and is known by it under two titles."""
+
+    def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
+        self.lab, self.inventory, self.report = lab, folder / "inventory", folder / "report"
+        # At the far end of the lab's own network nobody is; what becomes of other addresses is the machine's affair.
+        asked = ("docker", "network", "inspect", "--format={{(index .IPAM.Config 0).Subnet}}", lab.prefix)
+        last = int(ipaddress.ip_network(run(*asked).stdout.strip())[-2])
+        self.silent = [f"m{n},M{n},{ipaddress.ip_address(last - n)},104,false,\n" for n in range(300)]
+        (self.inventory / TABLE).parent.mkdir(parents=True)
+        for file in (QUICKSTART / "group_vars").rglob("*.yml"):
+            (self.inventory / "group_vars" / file.relative_to(QUICKSTART / "group_vars")).write_bytes(file.read_bytes())
+        both = {"hosts": dict.fromkeys(lab.address)}
+        (self.inventory / "hosts.yml").write_text(yaml.safe_dump({"orthanc": both, "nginx": both}), encoding="utf-8")
+        self.table()
+        us = {"pacs": {"AET": "ORTHANC", "Host": lab.address["pacs"], "Port": 4242}}
+        lab.play(variables={"orthanc_modalities": lab.modalities | us}, inventory=self.inventory)
+        self.play()
+
+    def table(self, *rows: str) -> None:
+        """Have these modalities, and one that answers."""
+        one = f"other,ORTHANC,{self.lab.address['other']},4242,,Known to the other\n"
+        text = "".join(("Name,AET,Host,Port,AllowFind,Comment\n", one, *rows))
+        (self.inventory / TABLE).write_text(text, encoding="utf-8")
+
+    def play(self, playbook: str = "site", good: bool = True, **variables: Any) -> str:
+        """Run a playbook for the first host, and return what it said, each blank one space."""
+        given = f"{{{{ {LOOKUP} | combine({json.dumps(self.lab.modalities)}) }}}}"
+        more = {"orthanc_modalities": given, "verification_report_dir": str(self.report)} | variables
+        done = self.lab.play(playbook, more, ("--limit", "pacs"), self.inventory, check=good)
+        assert good or done.returncode, "a bad site passes"
+        return " ".join(done.stdout.split()).replace("''", "'")
+
+    def known(self) -> set[str]:
+        """Return the modalities that the running Orthanc knows, without this machine."""
+        found: list[str] = self.lab.session().get(self.lab.url("/modalities"), timeout=30).json()
+        return set(found) - {"verifier"}
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    return Site(lab, tmp_path_factory.mktemp("modalities"))
+
+
+def test_hundreds_come_and_go_without_a_restart(site: Site) -> None:
+    before = site.lab.shell(SINCE)
+    assert site.known() == {"other"}
+    site.table(*site.silent)
+    assert "changed=1 " in site.play()
+    names = {row.partition(",")[0] for row in site.silent}
+    assert site.known() == names | {"other"}
+    assert "changed=0 " in site.play()
+    site.table(*site.silent[:-1])
+    assert "changed=1 " in site.play()
+    assert site.known() == names - {"m299"} | {"other"}
+    assert site.lab.shell(SINCE) == before
+
+
+def test_wrong_table_changes_nothing(site: Site) -> None:
+    known = site.known()
+    site.table("m1,M1,10.255.0.2,104,,\n", "m2,M1,10.255.0.2,104,,\n", "m1,M3,10.255.0.4,0,,\n")
+    said = site.play(good=False)
+    assert (
+        "orthanc_modalities: modalities.csv, line 4, m2: title and address are those of modalities.csv, line 3" in said
+    )
+    assert "orthanc_modalities: modalities.csv, line 5: the name 'm1' is that of line 3 already." in said
+    assert site.known() == known
+
+
+def test_silent_modalities_are_told_and_wrong_peers_are_findings(site: Site) -> None:
+    """Those that are off cost seconds, all of them together."""
+    refuses = f"refuses,NOBODY,{site.lab.address['other']},4242,,\n"
+    site.table(refuses, *site.silent)
+    admin = site.lab.secrets["vault_orthanc_admin_password"]
+    peers: dict[str, dict[str, Any]] = {
+        "password": {"Url": "http://127.0.0.1:8042/", "Username": "proxy", "Password": "it is another one"},
+        "certificate": {"Url": site.lab.url("/", "other"), "Username": "admin", "Password": admin},
+        "path": {"Url": "http://127.0.0.1:8042/pacs/", "Username": "proxy", "Password": "{{ orthanc_proxy_password }}"},
+        "off": {"Url": f"http://{site.lab.address['other']}:81/"},
+        "right": {"Url": "http://127.0.0.1:8042/", "Username": "proxy", "Password": "{{ orthanc_proxy_password }}"},
+    }
+    site.play(orthanc_peers=peers, verification_level="probe")
+    said = site.play("verify", good=False, orthanc_peers=peers, verification_level="probe")
+    assert "'password': 'it answers 401 (Unauthorized)'" in said
+    assert re.search(r"'certificate': 'libCURL error: SSL peer certificate or SSH remote key was not OK", said)
+    assert "'path': 'it answers 404 (Not Found)'" in said
+    assert "'off': 'ConnectionRefusedError: [Errno 111] Connection refused'" in said
+    assert "'right'" not in said
+    assert admin not in said
+    assert "NOTICE on pacs: 301 of 303 modalities do not answer Orthanc now, which may be as it should" in said
+    assert re.search(r"1 failed, \d+ left out", said), "a modality that is off, or refuses, is no finding of a probe"
+    page = (site.report / "report.html").read_text(encoding="utf-8")
+    rows = dict(
+        re.findall(r"<tr[^>]*><td>(\w+)</td><td>[\w-]+</td><td>[\d.:]+</td><td>.*?</td><td>(.*?)</td></tr>", page)
+    )
+    assert (rows["other"], rows["verifier"], rows["refuses"]) == ("answers", "this machine", "DUL Association Rejected")
+    assert len(rows) == 303
+    cases = (site.report / "junit.xml").read_text(encoding="utf-8")
+    (took,) = re.findall(r'name="test_modalities_are_those_of_the_inventory\[pacs\]" time="([\d.]+)"', cases)
+    # One after the other they would take a quarter of an hour.
+    assert float(took) < 120
+
+
+def test_modality_that_refuses_is_a_finding_of_conform(site: Site) -> None:
+    site.table(f"refuses,NOBODY,{site.lab.address['other']},4242,,\n", *site.silent[:1])
+    site.play()
+    said = site.play("verify", good=False)
+    told = re.findall(
+        r"modalities that are there and do not answer a C-ECHO of Orthanc: expected \{\}, got (.*?);", said
+    )
+    assert told == ["{'refuses': 'DUL Association Rejected'}"]
+    page = (site.report / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"<td>VERIFIER</td><td>[\d.:]+</td><td>\d{4}-\d\d-\d\d \d\d:\d\d UTC, by series</td>", page)
+
+
+def test_modality_that_others_took_out_is_a_finding(site: Site) -> None:
+    site.table(*site.silent[:1])
+    site.play()
+    assert site.lab.session().delete(site.lab.url("/modalities/m0"), timeout=30).status_code == 200
+    said = site.play("verify", good=False, verification_level="probe")
+    assert "modalities that Orthanc does not know as the inventory has them: expected [], got ['m0']" in said
