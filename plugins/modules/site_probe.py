@@ -59,6 +59,11 @@ options:
     type: list
     elements: str
     default: []
+  others:
+    description: Modalities and peers that are to be within reach, each by address and port with a space between them.
+    type: list
+    elements: str
+    default: []
   program:
     description: Where the Orthanc binary is or will be; empty where it is in an image.
     type: str
@@ -228,6 +233,12 @@ no_way:
   type: str
   returned: always
   sample: port Connection refused
+silent:
+  description: Modalities and peers, of those that Orthanc does not know yet, where nothing takes a connection now.
+  type: list
+  elements: str
+  returned: always
+  sample: [192.0.2.7 104]
 proxied:
   description: Whose Orthancs the proxy on this host stands before, by the names in the inventory.
   type: list
@@ -324,7 +335,7 @@ import pwd
 from ansible.module_utils import distro
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary, read_folder
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import free_bytes
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
 from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive, index, nginx, packages, ports, viewer
@@ -360,6 +371,7 @@ def main() -> None:
             "release": {"type": "str", "default": ""},
             "dump_dir": {"type": "path", "default": ""},
             "server": {"type": "list", "elements": "str", "default": []},
+            "others": {"type": "list", "elements": "str", "default": []},
             "program": {"type": "str", "default": ""},
             "engine": {"type": "bool", "default": False},
             "image": {"type": "str", "default": ""},
@@ -406,6 +418,7 @@ def main() -> None:
         nginx_refusal=nginx.refusal(module) if params["nginx"] and "nginx" not in masked else "",
         listening=ports.listening(run),
         no_way=ports.no_way(*params["server"]) if params["server"] else "",
+        silent=ports.silent(params["others"], read_folder(params["config_dir"])) if params["others"] else [],
         engine=docker_daemon.look(run) if params["engine"] else {},
         image=image,
         asked=asked,

@@ -61,6 +61,7 @@ PROBE = {
     "theirs": "",
     "binary": {"version": "", "options": {}},
     "no_way": "",
+    "silent": [],
     "interrupted": False,
     "policy": "",
     "engine": {},

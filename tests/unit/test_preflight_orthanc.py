@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import database
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import database, look
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -19,6 +19,7 @@ from tests.unit.good_host import (
     dicom_tls,
     host,
     modality,
+    notices,
     one_problem,
     pair,
     peer,
@@ -552,6 +553,40 @@ def test_good_host_with_lsb(changes: dict[str, Any]) -> None:
 )
 def test_good_container(changes: dict[str, Any]) -> None:
     assert problems(**DOCKER | changes) == []
+
+
+FAR: dict[str, Any] = {
+    "orthanc_modalities": {f"m{n}": ["CT", f"192.0.2.{n}", 104] for n in range(7)},
+    "orthanc_peers": {"archive": {"Url": "https://archive.example.org/"}},
+    "verification_modality": "",
+}
+
+
+def test_who_is_out_of_reach_is_told() -> None:
+    """And does not stop the run: scanners are off at night."""
+    away = ["192.0.2.1 104", "archive.example.org 443"]
+    assert problems(**FAR, silent=away) == []
+    one, other = notices(**FAR, silent=away)
+    assert one.startswith("orthanc_modalities: nothing takes a connection from this host at m1 (192.0.2.1:104). ")
+    assert other.startswith("orthanc_peers: nothing takes a connection from this host at archive (archive.example.org:")
+    (many,) = notices(**FAR, silent=[f"192.0.2.{n} 104" for n in range(7)])
+    assert "m4 (192.0.2.4:104) and 2 more." in many
+    assert notices(**FAR, silent=["192.0.2.1 105"]) == []
+
+
+def test_whom_the_host_is_to_reach() -> None:
+    """This machine listens during a verification alone, and where a proxy is asked for peers the host needs no way."""
+
+    def asked(**changes: Any) -> list[str]:
+        meant = host(("orthanc",), FAR | changes)
+        meant.internal = lambda _role, _name: ["/usr/sbin/Orthanc"]
+        found: list[str] = look(meant)["others"]
+        return found
+
+    assert asked(verification_modality="m0") == [*(f"192.0.2.{n} 104" for n in range(1, 7)), "archive.example.org 443"]
+    assert asked(orthanc_modalities={}, orthanc_settings={"HttpProxy": "192.0.2.9:3128"}) == []
+    spoilt = {"orthanc_modalities": {"ct": 7}, "orthanc_peers": {"a": {"Url": "https://a:x/"}, "b": 7}}
+    assert asked(**spoilt) == ["None None"]
 
 
 TITLE = "".join(set(string.printable) - set("\t\n\r\v\f\\"))

@@ -7,6 +7,7 @@ import os
 import pathlib
 import pwd
 import shutil
+import socket
 import sqlite3
 import subprocess
 import tempfile
@@ -115,9 +116,49 @@ def test_folder_that_is_of_orthanc_already(host: pathlib.Path, monkeypatch: pyte
     assert look(host)["foreign"] == {}
 
 
-@pytest.mark.parametrize("server, port", [("127.0.0.1", "70000"), ("a..b", "5432"), ("x" * 64, "5432")])
+@pytest.mark.parametrize(
+    "server, port", [("127.0.0.1", "70000"), ("127.0.0.1", "None"), ("a..b", "5432"), ("x" * 64, "5432")]
+)
 def test_server_that_cannot_be_asked(server: str, port: str) -> None:
     assert ports.no_way(server, port).startswith(("name ", "port "))
+
+
+def test_who_takes_no_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those whom the Orthanc that is there does not know yet."""
+    with socket.create_server(("127.0.0.1", 0)) as listening, socket.create_server(("127.0.0.1", 0)) as ended:
+        opened, closed = (f"127.0.0.1 {one.getsockname()[1]}" for one in (listening, ended))
+        ended.close()
+        assert ports.silent([closed, opened, "no.such.name.invalid 104", " "], {}) == [
+            " ",
+            closed,
+            "no.such.name.invalid 104",
+        ]
+        port = int(closed.rpartition(" ")[2])
+        for known in (
+            {"DicomModalities": {"ct": ["CT1", "127.0.0.1", port]}},
+            {"DicomModalities": {"ct": {"AET": "CT1", "Host": "127.0.0.1", "Port": port}}},
+            {"OrthancPeers": {"b": [f"http://127.0.0.1:{port}/", "a", "b"]}},
+            {"OrthancPeers": {"b": {"Url": f"http://127.0.0.1:{port}/"}}},
+        ):
+            assert ports.silent([closed, opened], known) == []
+        spoilt = {"DicomModalities": {"ct": 7, "us": []}, "OrthancPeers": ["x"]}
+        assert ports.silent([closed, opened], spoilt) == [closed]
+        monkeypatch.setattr(ports, "PATIENCE", -1)
+        assert ports.silent([closed], {}) == [], "it had no turn"
+
+
+@pytest.mark.parametrize(
+    "url, place",
+    [
+        ("https://a.example.org/", "a.example.org 443"),
+        ("http://192.0.2.7/x", "192.0.2.7 80"),
+        ("https://[2001:db8::7]:8443/", "2001:db8::7 8443"),
+        ("https://a:99999/", ""),
+        ("nothing", ""),
+    ],
+)
+def test_where_a_url_leads(url: str, place: str) -> None:
+    assert ports.of_url(url) == place
 
 
 def test_hand_made_archive_in_another_folder(host: pathlib.Path) -> None:

@@ -78,6 +78,7 @@ def look(host: Host) -> dict[str, Any]:
         "database_name": variables["orthanc_database_name"],
         "release": str(variables["orthanc_version"]),
         "dump_dir": database.dump_dir(orthanc),
+        "others": sorted({*dicom.places(orthanc).values(), *peers.places(orthanc).values()}),
         "server": list(map(str, server)) if orthanc.foreign_database else [],
         "program": next(iter(host.internal("orthanc", "__orthanc_command")), ""),
         **(of_method(orthanc) if of_method else {}),

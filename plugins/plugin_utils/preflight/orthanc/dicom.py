@@ -10,7 +10,12 @@ from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import NAME, by_field, entry
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import (
+    NAME,
+    by_field,
+    entry,
+    silent,
+)
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -126,9 +131,17 @@ def tls(orthanc: Orthanc) -> Iterator[str]:
         )
 
 
+def places(orthanc: Orthanc) -> dict[str, str]:
+    """Return address and port of each modality but this machine, which does not listen all the time."""
+    given = {name: by_field(one, FIELDS) for name, one in orthanc.variables["orthanc_modalities"].items()}
+    given.pop(str(orthanc.variables.get("verification_modality")), None)
+    return {name: f"{one.get('Host')} {one.get('Port')}" for name, one in given.items()}
+
+
 def notices(orthanc: Orthanc) -> Iterator[str]:
-    """What releases before 1.12.4 make of TLS."""
+    """Modalities that are not within reach, and what releases before 1.12.4 make of TLS."""
     variables, release = orthanc.variables, orthanc.release
+    yield from silent("orthanc_modalities", places(orthanc), (orthanc.probe or {}).get("silent", ()))
     if not variables["orthanc_dicom_tls_certificate"]:
         return
     yield from values.ending("orthanc_dicom_tls_certificate", variables)

@@ -7,8 +7,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe.ports import of_url
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import NAME, by_field, entry
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import (
+    NAME,
+    by_field,
+    entry,
+    silent,
+)
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
 FIELDS = ("Url", "Username", "Password")
@@ -46,6 +52,15 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
     yield from values.pair("orthanc_client", orthanc.variables)
 
 
+def places(orthanc: Orthanc) -> dict[str, str]:
+    """Return address and port of each peer; none where a proxy is asked for them."""
+    if orthanc.settings.get("HttpProxy"):
+        return {}
+    urls = {name: by_field(one, FIELDS).get("Url") for name, one in orthanc.variables["orthanc_peers"].items()}
+    return {name: of_url(url) for name, url in urls.items() if isinstance(url, str) and of_url(url)}
+
+
 def notices(orthanc: Orthanc) -> Iterator[str]:
+    yield from silent("orthanc_peers", places(orthanc), (orthanc.probe or {}).get("silent", ()))
     if orthanc.variables["orthanc_client_certificate"]:
         yield from values.ending("orthanc_client_certificate", orthanc.variables)
