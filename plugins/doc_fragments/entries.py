@@ -12,17 +12,20 @@ class ModuleDocFragment:
 description:
   - Orthanc takes it up without a restart, and forgets it at its next start, where its configuration says something
     else. What is to last belongs into the inventory.
-  - What of an entry is not given stays as it is.
+  - What of an entry is not given stays as it is. A field that Orthanc does not keep as it was told, such as a
+    misspelled one, is an error.
 options:
   url:
     description: URL of Orthanc or of the proxy before it, such as C(https://pacs.example.org/).
     type: str
     required: true
   ca_path:
-    description: File with the certificates that the server's is trusted by; those of the host if not given.
+    description:
+      - File with the certificates that the server's is trusted by, on the host of the task; those of that host if not
+        given.
     type: path
   name:
-    description: By what Orthanc is to call it, of letters, digits, C(-) and C(_).
+    description: By what Orthanc is to call it, of letters, digits, C(-) and C(_). It is the key in its configuration.
     type: str
     required: true
   state:
@@ -31,9 +34,21 @@ options:
     choices: [present, absent]
     default: present
   options:
-    description: Whatever else it is to have, in Orthanc's own terms.
+    description: >-
+      Whatever else it is to have, in Orthanc's own terms, such as C(AllowFind) and C(Manufacturer) of a modality, or
+      C(Timeout).
     type: dict
     default: {}
+  url_username:
+    description: User by whom the task logs in to Orthanc, or to the proxy.
+    type: str
+  url_password:
+    description: The password of that user.
+    type: str
+  force_basic_auth:
+    description: The login goes with the first request, whatever this says.
+    type: bool
+    default: false
 attributes:
   check_mode:
     description: Tells what Orthanc would be told.

@@ -61,7 +61,8 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import dicom
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.values import Wrong
 
-NAME, COMMENT = "Name", "Comment"
+NAME = "Name"
+COMMENT = "Comment"
 COLUMNS = (NAME, *dicom.MODALITY, COMMENT)
 NEEDED = (NAME, "AET", "Host", "Port")
 

@@ -134,6 +134,12 @@ def run(path: str, fields: Mapping[str, tuple[str, dict[str, Any]]], needed: tup
     if changed and not module.check_mode:
         if after:
             entries.put(params["name"], after)
+            lost = differing(entries.find(params["name"]) or {}, wanted)
+            if lost:
+                module.fail_json(
+                    f"{params['name']}: Orthanc has it now, but not with {', '.join(lost)} as given: there is no such"
+                    " field, not in this release, or it takes no such value."
+                )
         else:
             entries.delete(params["name"])
     before, now = (_shown(entry) for entry in (found or {}, after if changed else found or {}))

@@ -56,6 +56,7 @@ entry:
   description: What Orthanc knows of it by then, without passwords and the values of headers; empty if it knows nothing.
   type: dict
   returned: always
+  sample: {AET: CT2, Host: 192.0.2.8, Port: 104, Manufacturer: GE, AllowFind: false, AllowMove: false}
 """
 
 from typing import Any

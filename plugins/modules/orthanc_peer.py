@@ -47,6 +47,7 @@ entry:
   description: What Orthanc knows of it by then, without passwords and the values of headers; empty if it knows nothing.
   type: dict
   returned: always
+  sample: {Url: https://archive.example.org/, Username: pacs}
 """
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_entries import WEB, run

@@ -8,8 +8,13 @@ import pathlib
 import re
 from typing import Any
 
+import pydicom.data
 import pytest
 import yaml
+from pydicom import Dataset
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
+from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelMove as Move  # type: ignore[attr-defined]
 
 from tests.hosts.conftest import QUICKSTART, Lab, run
 
@@ -133,6 +138,40 @@ def test_modality_that_refuses_is_a_finding_of_conform(site: Site) -> None:
     assert told == ["{'refuses': 'DUL Association Rejected'}"]
     page = (site.report / "report.html").read_text(encoding="utf-8")
     assert re.search(r"<td>VERIFIER</td><td>[\d.:]+</td><td>\d{4}-\d\d-\d\d \d\d:\d\d UTC, by series</td>", page)
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a")])
+def test_first_by_name_gets_what_is_moved_to_a_title_of_two(site: Site, names: tuple[str, str]) -> None:
+    """As the preflight says, in both orders of the inventory."""
+    image = pathlib.Path(str(pydicom.data.get_testdata_file("CT_small.dcm")))
+    assert site.lab.session().post(site.lab.url("/instances"), data=image.read_bytes(), timeout=30).ok
+    taken: list[str] = []
+
+    def take(event: evt.Event) -> int:
+        taken.append(event.dataset.PatientID)
+        return 0
+
+    entity = AE("WS")
+    entity.add_supported_context(CTImageStorage)
+    address = site.lab.modalities["verifier"]["Host"]
+    listening = entity.start_server((address, 0), block=False, evt_handlers=[(evt.EVT_C_STORE, take)])
+    assert listening
+    try:
+        port = listening.server_address[1]
+        entries = dict(zip(names, (f"WS,{address},{port}", f"WS,{site.lab.address['other']},4"), strict=True))
+        site.table(*(f"{name},{entry},,\n" for name, entry in entries.items()))
+        assert "several have one title (WS is that of a, b)" in site.play()
+        asking = AE("VERIFIER")
+        asking.add_requested_context(Move)
+        association = asking.associate(site.lab.address["pacs"], 4242, ae_title="ORTHANC")
+        assert association.is_established
+        query = Dataset()
+        query.QueryRetrieveLevel, query.PatientID = "PATIENT", "1CT1"
+        list(association.send_c_move(query, "WS", Move))
+        association.release()
+    finally:
+        listening.shutdown()
+    assert taken == (["1CT1"] if names[0] == "a" else [])
 
 
 def test_modality_that_others_took_out_is_a_finding(site: Site) -> None:

@@ -25,6 +25,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     kept: dict[str, dict[str, Any]]
     told: list[str]
+    # Fields that there are none of.
+    ignored: tuple[str, ...] = ()
 
     def do_GET(self) -> None:
         login = base64.b64encode(b"admin:w0rd").decode()
@@ -42,7 +44,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             entry = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             if entry.get("Port") == 0 or not isinstance(entry.get("HttpHeaders", {}), dict):
                 return self._answer(400, b'{"Message": "Bad file format", "Details": "no port"}')
-            entries[unquote(name)] = entry
+            entries[unquote(name)] = {field: value for field, value in entry.items() if field not in self.ignored}
         elif self.command == "DELETE":
             del entries[name]
         return self._answer(200, json.dumps({name: shown(entry) for name, entry in entries.items()}).encode())
@@ -189,6 +191,13 @@ def test_what_cannot_be(call: Call, module: Any, arguments: dict[str, Any], word
     said = call(module, **arguments)
     assert said["failed"]
     assert words in said["msg"]
+
+
+def test_field_that_orthanc_ignores_is_told(orthanc: type[Handler], call: Call) -> None:
+    orthanc.ignored = ("AllowFinds",)
+    said = call(orthanc_modality, **CT, options={"AllowFinds": False})
+    assert said["msg"].startswith("ct: Orthanc has it now, but not with AllowFinds as given: there is no such field")
+    assert not call(orthanc_modality, **CT)["changed"]
 
 
 def test_orthanc_without_the_plugin(orthanc: type[Handler], call: Call) -> None:

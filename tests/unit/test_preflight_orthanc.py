@@ -556,7 +556,7 @@ def test_good_container(changes: dict[str, Any]) -> None:
 
 
 FAR: dict[str, Any] = {
-    "orthanc_modalities": {f"m{n}": ["CT", f"192.0.2.{n}", 104] for n in range(7)},
+    "orthanc_modalities": {f"m{n}": [f"CT{n}", f"192.0.2.{n}", 104] for n in range(7)},
     "orthanc_peers": {"archive": {"Url": "https://archive.example.org/"}},
     "verification_modality": "",
 }
@@ -572,6 +572,17 @@ def test_who_is_out_of_reach_is_told() -> None:
     (many,) = notices(**FAR, silent=[f"192.0.2.{n} 104" for n in range(7)])
     assert "m4 (192.0.2.4:104) and 2 more." in many
     assert notices(**FAR, silent=["192.0.2.1 105"]) == []
+
+
+def test_titles_of_several_are_told() -> None:
+    """Orthanc lets each of them in by its address, and does not know which one is meant by its title."""
+    both = {name: {"AET": "WS", "Host": f"192.0.2.{n}", "Port": 104} for n, name in enumerate(("b", "a"))}
+    assert problems(orthanc_modalities=both, verification_modality="") == []
+    (notice,) = notices(orthanc_modalities=both | {"c": ["C", "192.0.2.9", 104]})
+    assert notice.startswith("orthanc_modalities: several have one title (WS is that of a, b). ")
+    many = {f"m{n:02}": [f"T{n // 2}", f"192.0.2.{n}", 104] for n in range(14)}
+    (notice,) = notices(orthanc_modalities=many)
+    assert "T4 is that of m08, m09 and 2 more)" in notice
 
 
 def test_whom_the_host_is_to_reach() -> None:

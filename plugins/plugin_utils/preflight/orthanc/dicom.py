@@ -138,10 +138,25 @@ def places(orthanc: Orthanc) -> dict[str, str]:
     return {name: f"{one.get('Host')} {one.get('Port')}" for name, one in given.items()}
 
 
+def _shared_titles(orthanc: Orthanc) -> Iterator[str]:
+    """Titles that several modalities have: who calls is known by the address, whom to call is not."""
+    names: dict[str, list[str]] = {}
+    for name, modality in sorted(orthanc.variables["orthanc_modalities"].items()):
+        names.setdefault(str(by_field(modality, FIELDS).get("AET")), []).append(str(name))
+    shared = [f"{title} is that of {', '.join(found)}" for title, found in names.items() if len(found) > 1]
+    if shared:
+        more = f" and {len(shared) - 5} more" if len(shared) > 5 else ""
+        yield (
+            f"orthanc_modalities: several have one title ({'; '.join(shared[:5])}{more}). What is asked for by C-MOVE"
+            " to such a title goes to the first of them by name; give each its own, if they fetch from here."
+        )
+
+
 def notices(orthanc: Orthanc) -> Iterator[str]:
     """Modalities that are not within reach, and what releases before 1.12.4 make of TLS."""
     variables, release = orthanc.variables, orthanc.release
     yield from silent("orthanc_modalities", places(orthanc), (orthanc.probe or {}).get("silent", ()))
+    yield from _shared_titles(orthanc)
     if not variables["orthanc_dicom_tls_certificate"]:
         return
     yield from values.ending("orthanc_dicom_tls_certificate", variables)
