@@ -131,12 +131,18 @@ def test_silent_modalities_are_told_and_wrong_peers_are_findings(site: Site) -> 
 def test_modality_that_refuses_is_a_finding_of_conform(site: Site) -> None:
     site.table(f"refuses,NOBODY,{site.lab.address['other']},4242,,\n", *site.silent[:1])
     site.play()
+    with site.lab.session() as session:
+        level = site.lab.url("/tools/log-level-dicom")
+        assert session.put(level, data="verbose", timeout=30).ok
+        site.lab.shell("timeout 20 echoscu -aet ORTHANC -aec ORTHANC pacs 4242", host="other")
+        assert session.put(level, data="default", timeout=30).ok
     said = site.play("verify", good=False)
     told = re.findall(
         r"modalities that are there and do not answer a C-ECHO of Orthanc: expected \{\}, got (.*?);", said
     )
     assert told == ["{'refuses': 'DUL Association Rejected'}"]
     page = (site.report / "report.html").read_text(encoding="utf-8")
+    assert re.search(r"<td>other</td><td>ORTHANC</td><td>[\d.:]+</td><td>[\d :-]+ UTC, by association</td>", page)
     assert re.search(r"<td>VERIFIER</td><td>[\d.:]+</td><td>\d{4}-\d\d-\d\d \d\d:\d\d UTC, by series</td>", page)
 
 
