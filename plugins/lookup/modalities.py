@@ -70,7 +70,7 @@ NEEDED = (NAME, "AET", "Host", "Port")
 def _typed(field: str, text: str) -> Any:
     """Return what the text of a field means; the text itself where that is nothing of the field's type."""
     kind = dicom.MODALITY[field]
-    if kind == "int" and text.isascii() and text.isdigit():
+    if kind == "int" and re.fullmatch(r"[0-9]{1,9}", text):
         return int(text)
     return {"true": True, "false": False}.get(text.lower(), text) if kind == "bool" else text
 
@@ -124,7 +124,8 @@ def read(file: str, text: str, check_host: bool) -> dict[str, dict[str, Any]]:
     lines: dict[str, int] = {}
     for line, row in rest:
         given = dict(zip(columns, row, strict=False))
-        name, here = given[NAME], f"{file}, line {line}"
+        # A row may be shorter than the first one.
+        name, here = given.get(NAME, ""), f"{file}, line {line}"
         if any(row[len(columns) :]):
             problems.append(f"{here}: it has {len(row)} fields, and the first line has {len(columns)} columns.")
         elif not name:
@@ -147,15 +148,14 @@ class LookupModule(LookupBase):  # type: ignore[misc]  # Ansible carries no type
     def run(self, terms: list[str], variables: dict[str, Any] | None = None, **kwargs: Any) -> list[Any]:
         self.set_options(var_options=variables, direct=kwargs)
         known = variables or {}
-        settings = {
-            key: value
-            for name in ("orthanc_settings", "orthanc_settings_unchecked")
-            for key, value in self._templar.template(known.get(name) or {}).items()
-        }
-        return [
-            read(path.name, self._text(path), settings.get("DicomCheckModalityHost", True))
-            for path in (self._path(str(term), known.get("ansible_inventory_sources") or []) for term in terms)
-        ]
+        check_host = True
+        for name in ("orthanc_settings", "orthanc_settings_unchecked"):
+            settings = self._templar.template(known.get(name))
+            # What is none has a sentence of its own.
+            if isinstance(settings, dict):
+                check_host = settings.get("DicomCheckModalityHost", check_host)
+        paths = [self._path(str(term), known.get("ansible_inventory_sources") or []) for term in terms]
+        return [read(path.name, self._text(path), check_host) for path in paths]
 
     @staticmethod
     def _path(term: str, sources: list[str]) -> pathlib.Path:

@@ -58,6 +58,8 @@ def test_table_is_read_as_spreadsheets_write_it(divider: str, ending: str, mark:
             ],
         ),
         (HEAD + CT + ",CT2,192.0.2.8,104,,,\n", ["modalities.csv, line 3: it has no Name."]),
+        ("AET,Host,Port,Name\nCT1,192.0.2.7\n", ["modalities.csv, line 2: it has no Name."]),
+        (HEAD + f"c2,CT2,192.0.2.8,{'9' * 5000},,,\n", ["modalities.csv, line 2, c2: '999"]),
         (HEAD + CT + "c 2,CT2,192.0.2.8,104,,,\n", ["modalities.csv, line 3, c 2: a name has letters"]),
         (HEAD + CT + "c2,CT2,192.0.2.8\n", ["modalities.csv, line 3, c2: give AET, Host and Port"]),
         (HEAD + CT + "c2,CT2,192.0.2.8,104,,,,104\n", ["modalities.csv, line 3: it has 8 fields, and the first line"]),
@@ -99,6 +101,11 @@ def test_names_are_addresses_where_orthanc_does_not_compare(site: Site) -> None:
     table = HEAD + "ct,CT1,ct1.local,104,,,\n"
     settings = {"DicomCheckModalityHost": "{{ false }}"}
     assert wrong(site, table, orthanc_settings=settings) == []
+
+
+def test_settings_that_are_none_are_told_as_such(site: Site) -> None:
+    (told,) = wrong(site, HEAD + CT, orthanc_settings=["StableAge"])
+    assert told.startswith("orthanc_settings: it has to be of type dict")
 
 
 def test_file_that_is_not_there(site: Site) -> None:
