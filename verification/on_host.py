@@ -66,6 +66,7 @@ print(
                     "MaximumPatientCount",
                     "MaximumStorageMode",
                     "MaximumStorageSize",
+                    "PacsPythonScripts",
                     "PythonScript",
                     "RemoteAccessAllowed",
                     "TranscodeDicomProtocol",

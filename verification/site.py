@@ -34,6 +34,7 @@ class Site:
     upstream_file: str
     version: str
     plugins: list[str]
+    scripts: dict[str, str]
     config_dir: str
     storage_dir: str
     http_port: int

@@ -128,6 +128,24 @@ def test_inside_plugins_are_loaded(site: Site, inside: dict[str, Any]) -> None:
     expect("plugins that Orthanc did not load", [], missing, "orthanc_plugins, journalctl -u orthanc")
 
 
+def test_inside_scripts_are_those_of_the_inventory(site: Site, host: Host, inside: dict[str, Any]) -> None:
+    files = "find . -maxdepth 1 '(' -name '*.lua' -o -name '*.py' ')'"
+    sums = host.check_output(f"cd %s && {files} -exec sha256sum {{}} +", site.config_dir).splitlines()
+    found = {path.removeprefix("./"): digest for digest, path in (line.split() for line in sums)}
+    # The one that runs those in Python.
+    found.pop("pacs_scripts.py", None)
+    expect("sha256sum of the scripts in orthanc_config_dir", site.scripts, found, "orthanc_scripts, playbooks/site.yml")
+    ours = [f"{site.config_dir}/{name}" for name in site.scripts]
+    for option, end in (("LuaScripts", ".lua"), ("PacsPythonScripts", ".py")):
+        wanted = [path for path in ours if path.endswith(end)]
+        # The inventory may name others of the host.
+        if wanted:
+            expect(option, wanted, inside["options"][option], "orthanc_scripts")
+    start = "$(systemctl show orthanc --property=ExecMainStartTimestamp --timestamp=us+utc --value)"
+    unread = host.check_output(f'cd %s && {files} -newermt "{start}"', site.config_dir).split()
+    expect("scripts that are newer than the Orthanc that runs", [], unread, "systemctl restart orthanc")
+
+
 @pytest.mark.parametrize("login", ["none", "default", "wrong"])
 def test_inside_refuses_without_the_login(inside: dict[str, Any], login: str) -> None:
     expect(f"Orthanc on the host, login: {login}", 401, inside[login], "orthanc_settings, orthanc_proxy_password")

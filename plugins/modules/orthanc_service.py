@@ -22,6 +22,9 @@ description:
     but root on the host itself reaches it. If it does not work and has changed the schema, the index comes back too.
   - Without that, another release that has opened the index on a database server stays, whatever is wrong with it. The
     one before may not read that database any more.
+  - Scripts in O(config_dir), which end with C(.lua) or C(.py), are tried before they are written, if others worked
+    last - by O(trial), apart from the site, without a network, with limits of time and memory. Where Orthanc does not
+    start and end with them, nothing is changed.
   - Of a unit that others have made, a copy is kept in O(state_dir) before the first call replaces it.
   - What worked is kept there too. If Orthanc does not work, the configuration and the unit that worked last come
     back, Orthanc is started with them, and the module fails with Orthanc's own error lines from the journal.
@@ -183,6 +186,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_kept import Kept, keep_unit, newest
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_live import Change
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_packages import Packages
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_scripts import Unfit, scripts_of, try_scripts
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import (
     AGAIN,
     Gate,
@@ -502,6 +506,17 @@ def replaced(process: str) -> bool:
         return False
 
 
+def try_new_scripts(module: AnsibleModule, unit: Unit, last: State) -> None:
+    """Try the scripts that are asked for, if others worked last. :raises Unfit: if Orthanc does not start with them."""
+    params, files = module.params, asked(module.params)
+    new, old = (scripts_of(some, params["config_dir"]) for some in (files, last.read()))
+    if not new or new == old or not params["trial"]:
+        return
+    # In check mode there may be no Orthanc yet; and of another release by apt, the way back is all that there is.
+    if not (module.check_mode and not last.kept) and not replaced(unit.show()["MainPID"]):
+        try_scripts(module, files, new)
+
+
 @contextlib.contextmanager
 def refusing(way: WayBack) -> Iterator[None]:
     """Fail where there can be no way back from another release. Nothing is written yet."""
@@ -509,7 +524,7 @@ def refusing(way: WayBack) -> Iterator[None]:
         yield
     except (OSError, Refused) as error:
         own = ' Where you dump the index yourself, and need no way back, set orthanc_dump_dir to "".'
-        own = "" if isinstance(error, Unread) else own
+        own = "" if isinstance(error, (Unfit, Unread)) else own
         way.refuse(f"{told(error)}{own} Orthanc runs as before, and its configuration is as it was.")
 
 
@@ -539,6 +554,7 @@ def serve(module: AnsibleModule) -> None:
 
     with refusing(way):
         service.upgrade = upgrade_of(service, module, kept, unit, state)
+        try_new_scripts(module, unit, state)
     keep_unit(module, state)
     upgrade = None if module.check_mode else service.upgrade
     try:

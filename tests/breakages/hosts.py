@@ -378,6 +378,12 @@ HOST = [
         ("test_host::test_inside_plugins_are_loaded", "test_dicom::test_worklists_answer"),
         "known.update(Plugins=[name for name in known['Plugins'] if 'Worklists' not in name])",
     ),
+    Breakage(
+        "somebody has left a script",
+        ("test_host::test_inside_scripts_are_those_of_the_inventory",),
+        f"cp -p {CONFIGURATION}/orthanc.json {CONFIGURATION}/left.lua",
+        undo=f"rm {CONFIGURATION}/left.lua",
+    ),
     database(
         "the log of changes cannot be read",
         ("test_host::test_inside_index_answers",),

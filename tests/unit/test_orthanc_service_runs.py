@@ -101,6 +101,7 @@ def call(tmp_path: pathlib.Path, port: int, capsys: pytest.CaptureFixture[str]) 
         start: str = "/usr/sbin/Orthanc",
         install: str = "",
         proxy: str = "",
+        scripts: dict[str, str] | None = None,
         **more: Any,
     ) -> dict[str, Any]:
         login = json.dumps({"HttpPort": port, "RegisteredUsers": {"admin": password}})
@@ -110,6 +111,7 @@ def call(tmp_path: pathlib.Path, port: int, capsys: pytest.CaptureFixture[str]) 
             {"path": unit, "content": f"ExecStart={start} {folder}\n{install}"},
         ]
         wanted += [{"path": f"{folder}/proxy.conf", "content": proxy}] if proxy else []
+        wanted += [{"path": path, "content": text} for path, text in (scripts or {}).items()]
         # Of another unit.
         wanted += [{"path": str(tmp_path / "units" / "pacs.conf"), "content": beside}] if beside else []
         arguments = {

@@ -1,0 +1,81 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Scripts that are not there, that nobody could run, or that would get in the way of others."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
+
+LARGEST = 2**20
+LOADER = "pacs_scripts.py"
+# By what ends the name, the option of Orthanc that is made of them.
+OPTIONS = {".lua": "LuaScripts", ".py": "PythonScript"}
+
+
+def problems(orthanc: Orthanc) -> Iterator[str]:
+    """Find what can be found without the host; the rest Orthanc says itself, in the trial."""
+    paths = [str(entry["file"]) for entry in orthanc.variables["orthanc_scripts"]]
+    names = [os.path.basename(path) for path in paths]
+    for path in paths:
+        yield from _file(path)
+    for name in sorted({name for name in names if names.count(name) > 1}):
+        yield f"orthanc_scripts: '{name}' stands there twice; on the host they are in one folder. Rename one."
+    kinds = {os.path.splitext(name)[1] for name in names}
+    yield from _python(orthanc, [name for name in names if name.endswith(".py")])
+    for kind in sorted(kinds & OPTIONS.keys()):
+        option = OPTIONS[kind]
+        for variable in ("orthanc_settings", "orthanc_settings_unchecked"):
+            if option in orthanc.variables[variable]:
+                yield (
+                    f"{variable}.{option}: orthanc_scripts has scripts of this kind, and Orthanc takes one list; add"
+                    " yours to orthanc_scripts, and take this out."
+                )
+
+
+def _file(path: str) -> Iterator[str]:
+    here, name = f"orthanc_scripts: '{path}'", os.path.basename(path)
+    stem, kind = os.path.splitext(name)
+    file = os.path.expanduser(path)
+    if kind not in OPTIONS:
+        yield f"{here} is neither .lua nor .py, by which its language is known."
+    elif not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", stem):
+        yield f"{here}: name the file with letters, digits, - and _, since Orthanc's host gets it under that name."
+    elif kind == ".py" and (name == LOADER or stem == "orthanc" or stem in sys.stdlib_module_names):
+        yield f"{here}: a module of Python or of Orthanc is called {stem} too; rename the file."
+    if not os.path.isabs(file) or not os.path.isfile(file) or not os.access(file, os.R_OK):
+        yield f"{here} is no file of the control node that can be read, by its absolute path; see inventory_dir."
+        return
+    if os.path.getsize(file) > LARGEST:
+        yield f"{here} has more than 1 MiB; a script is a text, and what it works with belongs on the host."
+        return
+    with open(file, "rb") as opened:
+        content = opened.read()
+    if content.startswith(b"$ANSIBLE_VAULT"):
+        yield (
+            f"{here} is encrypted, and would be shown in plain text on each change. Leave the script in plain text, and"
+            " have it read its secret from a section of its own in orthanc_settings_unchecked."
+        )
+    try:
+        if "\0" in content.decode("utf-8"):
+            yield f"{here} has a zero byte in it, and is no text."
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        yield f"{here} is no text in UTF-8, by its line {line}; save it as UTF-8."
+
+
+def _python(orthanc: Orthanc, names: list[str]) -> Iterator[str]:
+    if not names or "python" in orthanc.variables["orthanc_plugins"]:
+        return
+    lacking = orthanc.known.plugins["python"].get("lacking", {}).get(orthanc.from_where)
+    if lacking:
+        yield (
+            f"orthanc_scripts: {', '.join(names)} takes the plugin python, which is not to be had with"
+            f" {orthanc.source['name']}: {lacking}. Write it in Lua, or choose another install method."
+        )
+    else:
+        yield f"orthanc_scripts: {', '.join(names)} takes the plugin python; add it to orthanc_plugins."

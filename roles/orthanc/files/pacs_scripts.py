@@ -1,0 +1,125 @@
+"""Runs the Python scripts of the inventory, in its order: Orthanc takes one script, and most callbacks once.
+
+A callback that throws is logged with the name of its script, and the others are called all the same.
+"""
+
+import importlib
+import json
+import pathlib
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+import orthanc
+
+# Which script runs, and by the name of their registration who has registered which callbacks.
+running = ""
+registered: dict[str, list[tuple[str, Callable[..., Any]]]] = {}
+
+
+def failed(script: str) -> None:
+    orthanc.LogError(f"{script}: {traceback.format_exc()}")
+
+
+def tell(callbacks: list[tuple[str, Callable[..., Any]]], *given: Any, **named: Any) -> None:
+    for script, callback in callbacks:
+        try:
+            callback(*given, **named)
+        except BaseException:
+            failed(script)
+
+
+def permit(callbacks: list[tuple[str, Callable[..., Any]]], *given: Any, **named: Any) -> bool:
+    """All have to let it in."""
+    for script, callback in callbacks:
+        try:
+            if not callback(*given, **named):
+                return False
+        except BaseException:
+            failed(script)
+            return False
+    return True
+
+
+def take(callbacks: list[tuple[str, Callable[..., Any]]], *given: Any) -> int:
+    """All have to take an image, by the status of DICOM 0. Whoever sends it keeps it where one throws."""
+    for script, callback in callbacks:
+        try:
+            status = callback(*given)
+        except BaseException:
+            failed(script)
+            return 0x0110
+        if status:
+            return int(status)
+    return 0
+
+
+def change(callbacks: list[tuple[str, Callable[..., Any]]], image: bytes, origin: Any) -> tuple[Any, Any]:
+    """Each gets what the one before has made of an image. Where one throws, the image is not stored as it came."""
+    result: tuple[Any, Any] = (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None)
+    for script, callback in callbacks:
+        try:
+            action, changed = callback(image, origin)
+        except BaseException:
+            failed(script)
+            raise
+        if action == orthanc.ReceivedInstanceAction.DISCARD:
+            return action, None
+        if action == orthanc.ReceivedInstanceAction.MODIFY:
+            image, result = changed, (action, changed)
+    return result
+
+
+# What Orthanc takes once, and how several share it.
+SHARED: dict[str, Callable[..., Any]] = {
+    "RegisterOnChangeCallback": tell,
+    "RegisterOnStoredInstanceCallback": tell,
+    "RegisterIncomingHttpRequestFilter": permit,
+    "RegisterIncomingCStoreInstanceFilter": take,
+    "RegisterReceivedInstanceCallback": change,
+}
+# What it takes once, and only one can answer.
+ALONE = (
+    "RegisterFindCallback",
+    "RegisterMoveCallback",
+    "RegisterMoveCallback2",
+    "RegisterStorageArea",
+    "RegisterStorageCommitmentScpCallback",
+    "RegisterWorklistCallback",
+)
+
+
+def shared(name: str, share: Callable[..., Any]) -> Callable[[Callable[..., Any]], None]:
+    register = getattr(orthanc, name)
+
+    def add(callback: Callable[..., Any]) -> None:
+        callbacks = registered.setdefault(name, [])
+        callbacks.append((running or callback.__module__, callback))
+        if len(callbacks) == 1:
+            register(lambda *given, **named: share(callbacks, *given, **named))
+
+    return add
+
+
+def alone(name: str) -> Callable[..., None]:
+    register = getattr(orthanc, name)
+
+    def add(*callbacks: Callable[..., Any]) -> None:
+        if name in registered:
+            raise RuntimeError(f"{registered[name][0][0]} has called {name} already, which Orthanc takes once")
+        registered[name] = [(running, callbacks[0])]
+        register(*callbacks)
+
+    return add
+
+
+for one, way in SHARED.items():
+    setattr(orthanc, one, shared(one, way))
+for one in ALONE:
+    if hasattr(orthanc, one):
+        setattr(orthanc, one, alone(one))
+for path in json.loads(orthanc.GetConfiguration())["PacsPythonScripts"]:
+    running = pathlib.PurePath(path).name
+    orthanc.LogInfo(f"Running the Python script: {path}")
+    importlib.import_module(pathlib.PurePath(path).stem)
+running = ""

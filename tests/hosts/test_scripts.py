@@ -1,0 +1,122 @@
+"""Scripts of the site: tried by the very Orthanc, run in order, and taken back where they fail later."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+from typing import Any
+
+import pytest
+from pydicom.data import get_testdata_file
+
+from tests.hosts.conftest import RELEASE, Lab
+
+LAB = {"name": "scripts", "pacs": f"{RELEASE}-installed"}
+START = "systemctl show orthanc --property=InvocationID --value"
+TRIALS = "journalctl --unit pacs-orthanc-trial --output cat --quiet | grep -c ^Started; true"
+# What it has seen stands in the metadata of the image.
+SEEN = """
+-- {{ and {%% are Lua as well.
+local names = {{"x"}}
+function OnStoredInstance(instance, tags, metadata, origin)
+    RestApiPut("/instances/" .. instance .. "/metadata/3000", "%s")
+end
+"""
+GOOD = {"seen.lua": SEEN % "by Lua"}
+BAD = {
+    "syntax": ("function broken(\n", "ends. It says: Cannot execute a Lua command: [string"),
+    "ends": ("os.exit(3)\n", "and Orthanc ends."),
+    "memory": ('local t = {}\nwhile true do t[#t + 1] = string.rep("x", 2^20) .. #t end\n', "not enough memory"),
+    "loop": ("while true do end\n", "has not started after 60 s, and was ended"),
+}
+
+
+class Site:
+    def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
+        self.lab, self._folder = lab, folder
+
+    def deploy(self, scripts: dict[str, str], *arguments: str, check: bool = True, **variables: Any) -> str:
+        """Deploy with scripts, by their names."""
+        for name, text in scripts.items():
+            (self._folder / name).write_text(text, encoding="utf-8")
+        asked = {"orthanc_scripts": [{"file": str(self._folder / name)} for name in scripts]} | variables
+        return self.lab.play(variables=asked, arguments=arguments, check=check).stdout
+
+    def refused(self, scripts: dict[str, str], **variables: Any) -> str:
+        """Deploy what does not work, and return what is said, in one line."""
+        done = self.deploy(scripts, check=False, **variables)
+        assert "failed=1" in done, done
+        return " ".join(done.replace("\\n", " ").replace('\\"', '"').split())
+
+    def state(self) -> tuple[str, str]:
+        """Return which process it is, and what it reads."""
+        return self.lab.shell(START), self.lab.shell(
+            "cd /etc/pacs/orthanc && sha256sum * && stat --format '%n %a %U:%G' *"
+        )
+
+    def metadata(self) -> str:
+        """Store an image anew, and return what a script has said of it."""
+        with self.lab.session() as session:
+            image = pathlib.Path(str(get_testdata_file("CT_small.dcm"))).read_bytes()
+            stored = session.post(self.lab.url("/instances"), data=image, timeout=60).json()
+            try:
+                # The script hears of it a moment later.
+                curl = 'curl --silent --fail --user "$(sed -n \'s/^set .orthanc_login "Basic \\(.*\\)";/\\1/p\''
+                curl += ' /etc/pacs/nginx/upstream.conf | base64 -d)"'
+                path = f"http://127.0.0.1:8042/instances/{stored['ID']}/metadata/3000"
+                return self.lab.shell(f"for i in $(seq 50); do {curl} {path} && break; sleep 0.2; done")
+            finally:
+                session.delete(self.lab.url(f"/instances/{stored['ID']}"), timeout=60)
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    made = Site(lab, tmp_path_factory.mktemp("scripts"))
+    made.deploy(GOOD)
+    return made
+
+
+def test_runs_and_is_for_orthanc_alone(site: Site) -> None:
+    assert site.metadata() == "by Lua"
+    assert "seen.lua 640 root:orthanc" in site.state()[1]
+    tried = site.lab.shell(TRIALS)
+    assert int(tried) > 0
+    assert re.findall(r" changed=(\d+) ", site.deploy(GOOD)) == ["0"]
+    assert site.lab.shell(TRIALS) == tried, "what worked is not tried again"
+
+
+def test_check_mode_tells_and_a_change_takes_a_start(site: Site) -> None:
+    before = site.state()
+    changed = {"seen.lua": SEEN % "anew"}
+    printed = site.deploy(changed, "--check", "--diff")
+    assert '+    RestApiPut("/instances/" .. instance .. "/metadata/3000", "anew")' in printed
+    assert re.findall(r" changed=(\d+) ", printed) == ["1"]
+    assert site.state() == before
+    site.deploy(changed)
+    assert site.metadata() == "anew"
+    assert site.state()[0] != before[0]
+
+
+@pytest.mark.parametrize("what", [pytest.param("loop", marks=pytest.mark.later), "syntax", "ends", "memory"])
+def test_bad_one_changes_nothing(site: Site, what: str) -> None:
+    text, expected = BAD[what]
+    before = site.state()
+    said = site.refused(GOOD | {"bad.lua": text})
+    assert "orthanc_scripts: bad.lua was tried, apart from the site, and Orthanc" in said
+    assert expected in said
+    assert "Orthanc runs as before, and its configuration is as it was." in said
+    assert site.state() == before
+    assert not site.lab.shell(
+        "ls -d /run/pacs-?* 2> /dev/null; systemctl list-units --all --plain 'pacs-orthanc*' --no-legend; true"
+    )
+
+
+def test_one_that_fails_later_goes_back(site: Site) -> None:
+    site.deploy(GOOD)
+    _, before = site.state()
+    late = 'if GetOrthancConfiguration().HttpServerEnabled ~= false then error("on this site only") end\n'
+    said = site.refused(GOOD | {"late.lua": late})
+    assert "on this site only" in said
+    assert "The configuration that worked last is back, and Orthanc serves with it." in said
+    assert site.state()[1] == before
+    assert site.metadata() == "by Lua"

@@ -1,0 +1,194 @@
+"""Scripts are tried before Orthanc has them, with a stand-in for it that ends or does not."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import pytest
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.dicom.orthanc.plugins.module_utils import orthanc_scripts
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_scripts import configuration, scripts_of
+
+from tests.unit import test_orthanc_service_runs as runs
+from tests.unit.module import Systemd
+
+# Fixtures.
+call, port, systemd, told = runs.call, runs.port, runs.systemd, runs.told
+
+# Runs what comes after its own options, without what they stand for.
+SYSTEMD_RUN = """
+echo "$*" >> "$(dirname "$0")/tried"
+while case $1 in -*) true ;; *) false ;; esac; do shift; done
+exec "$@"
+"""
+# Orthanc, which finds the scripts where its configuration says, and ends as they want it to.
+ORTHANC = r"""
+import json, pathlib, sys
+options = json.loads(pathlib.Path(sys.argv[1], "orthanc.json").read_text("utf-8"))
+assert options["HttpServerEnabled"] is options["DicomServerEnabled"] is False
+print("W1129 00:00:00.000000 main.cpp:1] Orthanc version: 1.10.1")
+for path in options.get("LuaScripts", []) + options.get("PacsPythonScripts", []):
+    what = "Installing the Lua scripts from" if path.endswith(".lua") else "Running the Python script"
+    print(f"I1129 00:00:00.000000 LuaScripting.cpp:1] {what}: {path}", flush=True)
+    exec(pathlib.Path(path).read_text("utf-8"))
+print("W1129 00:00:00.000000             MAIN main.cpp:1] Orthanc has started", flush=True)
+if "after" in globals():
+    after()
+"""
+WRONG = """print('''E1129 00:00:00.000000 A.cpp:1] Cannot: [string "line"]:2: why in %s/x
+  File "{path}", line 1
+W1129 00:00:00.000000 A.cpp:1] other
+E1129 00:00:00.000000 main.cpp:2] Uncaught exception, stopping now'''.replace("{path}", path)); sys.exit(255)"""
+
+
+@pytest.fixture
+def tried(tmp_path: pathlib.Path, systemd: Systemd, call: runs.Call, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Return what calls with scripts, by their names, in this order."""
+    monkeypatch.setattr(orthanc_scripts, "TRIALS", str(tmp_path))
+    systemd.program("systemd-run", SYSTEMD_RUN)
+    program = tmp_path / "Orthanc"
+    program.write_text(ORTHANC, encoding="utf-8")
+    folder = tmp_path / "orthanc"
+
+    def called(scripts: dict[str, str], **more: Any) -> dict[str, Any]:
+        lua, python = ([f"{folder}/{name}" for name in scripts if name.endswith(end)] for end in (".lua", ".py"))
+        options = {"LuaScripts": lua} | ({"PacsPythonScripts": python} if python else {})
+        files = {f"{folder}/{name}": text for name, text in scripts.items()}
+        return call(json.dumps(options), scripts=files, **{"trial": ["python3", str(program), "FILE"]} | more)
+
+    return called
+
+
+def times(systemd: Systemd) -> int:
+    """Return how many trials there were."""
+    file = systemd.folder / "tried"
+    return len(file.read_text("utf-8").splitlines()) if file.exists() else 0
+
+
+def test_is_tried_once(tmp_path: pathlib.Path, systemd: Systemd, tried: Any) -> None:
+    assert tried({})["changed"]
+    assert times(systemd) == 0
+    good = {"b.lua": "pass", "a.lua": "pass"}
+    assert str(tmp_path / "orthanc" / "b.lua") in tried(good)["paths"]
+    assert times(systemd) == 1
+    assert not tried(good)["changed"]
+    assert times(systemd) == 1
+    words = (systemd.folder / "tried").read_text("utf-8")
+    for limit in ("RuntimeMaxSec=60", "LimitDATA=1G", "PrivateNetwork=yes"):
+        assert f"--property={limit} " in words
+    # Another order is another script, and so is one that is left out.
+    for number, names in ((2, ["a.lua", "b.lua"]), (3, ["a.lua"])):
+        assert tried({name: good[name] for name in names})["changed"]
+        assert times(systemd) == number
+    assert tried({})["changed"]
+    assert times(systemd) == 3
+    assert not list(tmp_path.glob("pacs-*"))
+
+
+def test_is_tried_in_check_mode_where_an_orthanc_is(systemd: Systemd, tried: Any) -> None:
+    tried({"a.lua": "sys.exit(1)"}, _ansible_check_mode=True)
+    assert times(systemd) == 0
+    tried({})
+    said = tried({"a.lua": "sys.exit(1)"}, _ansible_check_mode=True)
+    assert "a.lua was tried" in said["msg"]
+    assert tried({"a.lua": "pass"}, _ansible_check_mode=True)["changed"]
+    assert times(systemd) == 2
+
+
+@pytest.mark.parametrize(
+    "scripts, told",
+    [
+        (
+            {"a.lua": "pass", "b.lua": WRONG},
+            'b.lua was tried, apart from the site, and Orthanc ends. It says: Cannot: [string "line"]:2: why in',
+        ),
+        ({"a.lua": WRONG}, '\n  File "a.lua", line 1 Orthanc runs as before'),
+        (
+            {"b.py": "sys.exit(0)", "a.lua": "pass"},
+            "b.py was tried, apart from the site, and Orthanc ends. It says noth",
+        ),
+        ({"a.py": "print('Killed', flush=True); sys.exit(1)"}, "Orthanc ends. It says: Killed Orthanc runs"),
+        (
+            {"a.py": "import time; time.sleep(3)"},
+            "has not started after 0 s, and was ended: a loop, or something that w",
+        ),
+        ({"a.py": "after = lambda: sys.exit(3)"}, "Orthanc does not end as it should (code 3). It says nothing."),
+    ],
+)
+def test_bad_one_changes_nothing(
+    tmp_path: pathlib.Path,
+    systemd: Systemd,
+    tried: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    scripts: dict[str, str],
+    told: str,
+) -> None:
+    if "sleep" in str(scripts):
+        monkeypatch.setattr(orthanc_scripts, "SECONDS", 0)
+        monkeypatch.setattr(orthanc_scripts, "STOP_SECONDS", 0.2)
+    tried({"a.lua": "pass"})
+    systemd.calls()
+    before = {path.name: path.read_text("utf-8") for path in (tmp_path / "orthanc").iterdir()}
+    said = tried(scripts)
+    assert said["failed"]
+    assert told in said["msg"]
+    assert "its configuration is as it was" in said["msg"]
+    assert "orthanc_dump_dir" not in said["msg"]
+    assert {path.name: path.read_text("utf-8") for path in (tmp_path / "orthanc").iterdir()} == before
+    assert not [words for words in systemd.calls() if words != "stop pacs-orthanc-trial"]
+    assert not list(tmp_path.glob("pacs-*"))
+
+
+def test_what_it_says_later_is_told(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
+    later = "after = lambda: print('E1129 00:00:00.000000 A.cpp:1] init fails', flush=True)"
+    said = tried({"a.lua": later})
+    assert said["changed"]
+    assert warnings == ["orthanc_scripts: in its trial, Orthanc starts with them, and says: init fails"]
+
+
+def test_container_is_removed(tmp_path: pathlib.Path, systemd: Systemd, tried: Any) -> None:
+    systemd.program("docker", f'shift; exec python3 {tmp_path}/Orthanc "$@"')
+    assert tried({"a.lua": "pass"}, trial=["docker", "run", "FILE"])["changed"]
+    words = (systemd.folder / "tried").read_text("utf-8")
+    assert "--property=ExecStopPost=-docker rm --force pacs-orthanc-trial " in words
+
+
+def test_configuration_has_nothing_of_the_site() -> None:
+    site = {
+        "Name": "Site",
+        "Plugins": ["/usr/lib/libOrthancPostgreSQLIndex.so", "/usr/lib/libOrthancPython.so"],
+        "PostgreSQL": {"Password": "secret"},
+        "DicomTlsEnabled": True,
+        "HttpsCACertificates": "/run/orthanc/https-ca.crt",
+        "HttpPort": 8042,
+        "StorageDirectory": "/srv",
+        "IndexDirectory": "/srv",
+        "LuaScripts": ["/etc/pacs/orthanc/a.lua"],
+        "PythonScript": "/etc/pacs/orthanc/pacs_scripts.py",
+        "PacsPythonScripts": ["/etc/pacs/orthanc/a.py"],
+        "Mine": {"Key": 1},
+    }
+    assert configuration(site, "/lib/libOrthancPython.so", "/run/x") == {
+        "Name": "Site",
+        "Plugins": ["/lib/libOrthancPython.so"],
+        "HttpPort": 8042,
+        "HttpServerEnabled": False,
+        "DicomServerEnabled": False,
+        "StorageDirectory": "/tmp",
+        "IndexDirectory": "/tmp",
+        "LuaScripts": ["/run/x/a.lua"],
+        "PythonScript": "/run/x/pacs_scripts.py",
+        "PacsPythonScripts": ["/run/x/a.py"],
+        "Mine": {"Key": 1},
+    }
+    assert configuration({}, "", "/run/x")["Plugins"] == []
+
+
+def test_scripts_of_a_spoilt_configuration_are_others() -> None:
+    files = {"/etc/a.lua": ["x"], "/etc/gone.lua": None, "/etc/orthanc.json": ["{"], "/etc/other/b.lua": ["y"]}
+    assert scripts_of(files, "/etc") == {"/etc/a.lua": "x", "": "[null, null, null]"}
+    assert scripts_of({"/etc/orthanc.json": ["{}"]}, "/etc") == {}
