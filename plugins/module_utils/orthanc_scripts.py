@@ -142,7 +142,7 @@ def _try(module: AnsibleModule, command: list[str], folder: str) -> None:
     # Of a call that was cut off.
     module.run_command(["systemctl", "stop", UNIT])
     container = os.path.basename(command[0]) == "docker"
-    properties = [*PROPERTIES, *([f"ExecStopPost=-{command[0]} rm --force {UNIT}"] if container else [])]
+    properties = [*PROPERTIES, *([f"ExecStopPost=-{command[0]} kill {UNIT}"] if container else [])]
     unit = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={UNIT}"]
     words = [*unit, *(f"--property={one}" for one in properties), *command, "--verbose"]
     began = time.monotonic()

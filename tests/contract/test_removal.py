@@ -68,6 +68,9 @@ KNOWN = {
         "remove(path)": "the files of a dump, in a folder with our mark, once there is a newer one or it has failed",
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
+    "plugins/module_utils/orthanc_scripts.py": {
+        'with tempfile.TemporaryDirectory(prefix="pacs-", dir=TRIALS) as folder:': "its own, in memory, of a trial",
+    },
     "plugins/modules/archive_remove.py": {
         "remove(path)": "the index of SQLite by its names, with the operator's exact words, once Orthanc is gone",
         "os.unlink(name, dir_fd=opened)": "a file that Orthanc has named as it names an image, with the same words",

@@ -55,14 +55,14 @@ def take(callbacks: list[tuple[str, Callable[..., Any]]], *given: Any) -> int:
 
 
 def change(callbacks: list[tuple[str, Callable[..., Any]]], image: bytes, origin: Any) -> tuple[Any, Any]:
-    """Each gets what the one before has made of an image. Where one throws, the image is not stored as it came."""
+    """Each gets what the one before has made of an image. One that throws has made nothing of it, as without us."""
     result: tuple[Any, Any] = (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None)
     for script, callback in callbacks:
         try:
             action, changed = callback(image, origin)
         except BaseException:
             failed(script)
-            raise
+            continue
         if action == orthanc.ReceivedInstanceAction.DISCARD:
             return action, None
         if action == orthanc.ReceivedInstanceAction.MODIFY:
