@@ -219,6 +219,27 @@ def test_moved_tag(site: Site) -> None:
     assert site.state() == after
 
 
+@pytest.mark.later
+def test_scripts_are_tried_in_a_container_of_their_own(site: Site, tmp_path: pathlib.Path) -> None:
+    script = tmp_path / "route.lua"
+    variables = STABLE | {"orthanc_scripts": [{"file": str(script)}]}
+    before = site.state()
+    for text, told in (
+        ("function broken(", "Orthanc ends. It says: Cannot execute a Lua command"),
+        ("while true do end", "Orthanc has not started after 60 s, and was ended"),
+        ('local t = {} while true do t[#t + 1] = string.rep("x", 2^20) .. #t end', "not enough memory"),
+    ):
+        script.write_text(text, encoding="utf-8")
+        printed = site.deploy(variables, check=False)
+        assert f"route.lua was tried, apart from the site, and {told}"[-40:] in printed
+        assert site.state() == before
+        assert site.lab.shell("docker ps --all --format '{{.Names}}'").split() == ["orthanc"]
+    script.write_text('print("The script runs.")', encoding="utf-8")
+    site.deploy(variables)
+    assert "Lua says: The script runs." in site.lab.shell("journalctl -u orthanc --output cat")
+    assert " changed=0 " in site.deploy(variables).split("pacs :")[1].split("registry :")[0]
+
+
 def test_to_packages_and_back(site: Site) -> None:
     site.deploy({"orthanc_install_method": "apt"})
     assert site.release() == "1.12.7"

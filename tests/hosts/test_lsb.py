@@ -6,6 +6,7 @@ It is given wrong ones too, and keeps its image through all of it.
 from __future__ import annotations
 
 import contextlib
+import pathlib
 import re
 import threading
 import time
@@ -292,6 +293,22 @@ def test_another_version_of_a_plugin_leaves_the_one_of_before(site: Site) -> Non
     assert not changed(site.deploy(NEW, later))
     site.deploy(NEW)
     assert site.lab.shell("readlink /opt/orthanc/current").strip() == NEW
+    site.runs(NEW)
+
+
+@pytest.mark.later
+def test_scripts_are_tried_by_the_release_that_is_asked_for(site: Site, tmp_path: pathlib.Path) -> None:
+    script = tmp_path / "newer.lua"
+    variables = {"orthanc_scripts": [{"file": str(script)}]}
+    site.deploy(OLD)
+    state = site.lab.shell(STATE)
+    script.write_text("function broken(", encoding="utf-8")
+    printed = " ".join(site.deploy(NEW, variables, check=False).split())
+    assert "newer.lua was tried, apart from the site, and Orthanc ends." in printed
+    assert site.lab.shell(STATE) == state
+    script.write_text('print("The script runs.")', encoding="utf-8")
+    site.deploy(NEW, variables)
+    assert "Lua says: The script runs." in site.lab.shell("journalctl -u orthanc --output cat")
     site.runs(NEW)
 
 

@@ -33,13 +33,13 @@ BAD = {
 
 class Site:
     def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
-        self.lab, self._folder = lab, folder
+        self.lab, self.folder = lab, folder
 
     def deploy(self, scripts: dict[str, str], *arguments: str, check: bool = True, **variables: Any) -> str:
         """Deploy with scripts, by their names."""
         for name, text in scripts.items():
-            (self._folder / name).write_text(text, encoding="utf-8")
-        asked = {"orthanc_scripts": [{"file": str(self._folder / name)} for name in scripts]} | variables
+            (self.folder / name).write_text(text, encoding="utf-8")
+        asked = {"orthanc_scripts": [{"file": str(self.folder / name)} for name in scripts]} | variables
         return self.lab.play(variables=asked, arguments=arguments, check=check).stdout
 
     def refused(self, scripts: dict[str, str], **variables: Any) -> str:
@@ -120,3 +120,70 @@ def test_one_that_fails_later_goes_back(site: Site) -> None:
     assert "The configuration that worked last is back, and Orthanc serves with it." in said
     assert site.state()[1] == before
     assert site.metadata() == "by Lua"
+
+
+PYTHON = {"orthanc_plugins": ["dicomweb", "python"]}
+SEVERAL = {
+    "seen.lua": "",
+    "throws.py": """
+import orthanc
+
+def changed(change, level, resource):
+    raise RuntimeError("not my day")
+
+orthanc.RegisterOnChangeCallback(changed)
+""",
+    "seen.py": """
+import orthanc
+import throws
+
+def changed(change, level, resource):
+    if change == orthanc.ChangeType.NEW_INSTANCE:
+        orthanc.RestApiPut(f"/instances/{resource}/metadata/3000", b"by Python")
+
+orthanc.RegisterOnChangeCallback(changed)
+""",
+}
+
+
+def test_several_in_python(site: Site) -> None:
+    """Each registers what Orthanc takes once, which would end it."""
+    site.deploy(SEVERAL, **PYTHON)
+    assert site.metadata() == "by Python"
+    log = site.lab.shell("journalctl -u orthanc --output cat")
+    assert "throws.py: Traceback (most recent call last)" in log
+    assert "RuntimeError: not my day" in log
+    # The verification knows them, and that the Orthanc which runs has read them.
+    proof = {"orthanc_scripts": [{"file": str(site.folder / name)} for name in SEVERAL], "verification_level": "probe"}
+    site.lab.play("verify", PYTHON | proof)
+    assert re.findall(r" changed=(\d+) ", site.deploy(SEVERAL, **PYTHON)) == ["0"]
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("import orthanc\nimport not_there_at_all\n", "ModuleNotFoundError"),
+        pytest.param("def broken(\n", "SyntaxError", marks=pytest.mark.later),
+        pytest.param("import os\nos._exit(0)\n", "and Orthanc ends.", marks=pytest.mark.later),
+        pytest.param("import os\nos.kill(os.getpid(), 11)\n", "and Orthanc ends.", marks=pytest.mark.later),
+        pytest.param("x = []\nwhile True: x.append(b'x' * 2**20)\n", "MemoryError", marks=pytest.mark.later),
+        pytest.param("import time\ntime.sleep(99)\n", "has not started after 60 s", marks=pytest.mark.later),
+        pytest.param(
+            "import urllib.request\nurllib.request.urlopen('http://192.0.2.1/', timeout=9)\n",
+            "Network is unreachable",
+            marks=pytest.mark.later,
+        ),
+        pytest.param("open('/var/lib/pacs/x', 'w')\n", "Read-only file system", marks=pytest.mark.later),
+    ],
+)
+def test_bad_one_in_python_changes_nothing(site: Site, text: str, expected: str) -> None:
+    before = site.state()
+    said = site.refused(SEVERAL | {"bad.py": text}, **PYTHON)
+    assert "orthanc_scripts: bad.py was tried, apart from the site, and Orthanc" in said
+    assert expected in said
+    assert site.state() == before
+
+
+def test_without_scripts_nothing_is_left(site: Site) -> None:
+    site.deploy({})
+    assert not site.lab.shell("ls /etc/pacs/orthanc/*.lua /etc/pacs/orthanc/*.py; true")
