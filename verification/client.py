@@ -153,6 +153,8 @@ class Client(requests.Session):
         self.unanswered = self.unanswered + 1 if answer.status_code in ABSENT else 0
         if creates and answer.ok and answer.headers.get("Content-Type", "").startswith("application/json"):
             made = answer.json()
+            # What a script has made of an image of ours is ours, unless somebody else has that already.
+            made = {} if isinstance(made, dict) and made.get("Status") == "AlreadyStored" else made
             self.own.update(str(made[key]) for key in ("ID", "PatientID") if isinstance(made, dict) and key in made)
         return answer
 
@@ -208,7 +210,7 @@ class Client(requests.Session):
                 if not ours:
                     raise Refused(f"{method} {path}: an image of another patient than {MARK}")
                 self.own.update(identifiers(dataset))
-            return False
+            return True
         rule = next(filter(None, (rule.fullmatch(f"{method} {path}") for rule in WRITES)), None)
         if not rule or not self._ours(rule.groupdict(), request):
             raise Refused(f"{method} {unquote(path)}: this run did not make it")

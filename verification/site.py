@@ -35,6 +35,7 @@ class Site:
     version: str
     plugins: list[str]
     scripts: dict[str, str]
+    script_tests: dict[str, dict[str, Any]]
     config_dir: str
     storage_dir: str
     http_port: int

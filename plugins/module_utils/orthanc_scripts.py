@@ -55,7 +55,7 @@ ERROR = re.compile(r"E\d{4} .*?\] (.*)")
 # What follows from an error, and is none of its own.
 FOLLOWS = ("INTERNAL ERROR", "Uncaught exception", "Error while initializing plugin")
 # Options that lead to files and ports of the site, and no script reads.
-LEFT_OUT = re.compile(r"(DicomTls|Ssl|Https|Pkcs11).*|MySQL|PostgreSQL|TemporaryDirectory")
+LEFT_OUT = re.compile(r"(DicomTls|Ssl|Https|Pkcs11).*|MySQL|PostgreSQL|TemporaryDirectory|ReadOnly")
 
 
 class Unfit(Refused):

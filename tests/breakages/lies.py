@@ -305,6 +305,11 @@ REST = [
         rule("POST /tools/bulk-delete", sent=[f', "{OTHER.instance}"', ""]),
     ),
     lie(
+        "an image of a script's test has another tag",
+        "test_scripts::test_scripts_do_what_their_tests_say",
+        rule(r"GET /instances/[^/]+/tags\?simplify", change=['"CT"', '"XX"']),
+    ),
+    lie(
         "a file that ends too early is taken",
         "test_rest::test_bad_file_is_refused",
         swallowed("POST /instances", {"ID": CT.instance, "Status": "Success"}),

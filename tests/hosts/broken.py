@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydicom.data import get_testdata_file
 
 from tests.breakages.hosts import BREAKAGES, Breakage
 from tests.breakages.lies import LIES, Lie
@@ -55,6 +56,8 @@ class Site:
         groups = {group: {"hosts": dict.fromkeys(hosts)} for group, hosts in GROUPS.items()}
         (self.inventory / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
         (lab.folder / "host_vars").mkdir()
+        script = folder / "nothing.lua"
+        script.write_text("-- It changes nothing.\n", encoding="utf-8")
         for name, other, front in (("pacs", "far", "front"), ("far", "pacs", "pacs")):
             variables = SITE | {
                 "orthanc_aet": name.upper(),
@@ -72,6 +75,10 @@ class Site:
                 "orthanc_modalities": lab.modalities
                 | {other: {"AET": other.upper(), "Host": lab.address[other], "Port": 4242}},
             }
+            if name == "pacs":
+                test = {"send": str(get_testdata_file("CT_small.dcm")), "tags": {"Modality": "CT"}}
+                variables["orthanc_scripts"] = [{"file": str(script), "test": test}]
+                variables["verification_accepted_risks"] = ["routing"]
             (lab.folder / "host_vars" / f"{name}.json").write_text(json.dumps(variables), encoding="utf-8")
 
     def describe(self) -> None:

@@ -122,7 +122,7 @@ def test_one_that_fails_later_goes_back(site: Site) -> None:
     assert site.metadata() == "by Lua"
 
 
-PYTHON = {"orthanc_plugins": ["dicomweb", "python"]}
+PYTHON: dict[str, Any] = {"orthanc_plugins": ["dicomweb", "python"]}
 SEVERAL = {
     "seen.lua": "",
     "throws.py": """
@@ -184,6 +184,60 @@ def test_bad_one_in_python_changes_nothing(site: Site, text: str, expected: str)
     assert site.state() == before
 
 
+# One that takes something out of an image before it is stored, and one that refuses images.
+TESTED: dict[str, tuple[str, dict[str, Any]]] = {
+    "institution.py": (
+        """
+import orthanc
+
+def received(image, origin):
+    return orthanc.ReceivedInstanceAction.MODIFY, image.replace(b"JFK IMAGING CENTER", b"Some other place  ")
+
+orthanc.RegisterReceivedInstanceCallback(received)
+""",
+        {
+            "send": "CT_small.dcm",
+            "tags": {"InstitutionName": "Some other place", "Modality": "CT", "OtherPatientNames": ""},
+        },
+    ),
+    "refuse.lua": (
+        'function ReceivedInstanceFilter(dicom, origin, info) return dicom.Modality ~= "MR" end\n',
+        {"send": "MR_small.dcm", "stored": False},
+    ),
+}
+
+
+@pytest.mark.later
+def test_verification_holds_scripts_to_their_tests(site: Site, tmp_path: pathlib.Path) -> None:
+    scripts: list[dict[str, Any]] = []
+    for name, (text, test) in TESTED.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+        scripts.append(
+            {"file": str(tmp_path / name), "test": test | {"send": str(get_testdata_file(str(test["send"])))}}
+        )
+    command = "{{ ansible_playbook_python }} -m pytest --config-file={{ __verification_suite }}/pytest.ini -rA"
+    command += " --sites={{ __verification_folder.path }} -k scripts {{ __verification_suite }}"
+    asked = PYTHON | {"orthanc_scripts": scripts, "verification_accepted_risks": ["routing"]}
+    asked["__verification_command"] = command.split()
+    site.lab.play(variables=asked)
+    held = "PASSED verification/test_scripts.py::test_scripts_do_what_their_tests_say"
+    printed = site.lab.play("verify", asked | {"verification_level": "conform"}, arguments=["-v"]).stdout
+    assert held in printed
+    with site.lab.session() as session:
+        assert session.get(site.lab.url("/statistics"), timeout=60).json()["CountInstances"] == 0
+    for number, wrong, told in (
+        (0, {"tags": {"InstitutionName": "JFK IMAGING CENTER"}}, "'Some other place'"),
+        (1, {"stored": True}, "(FilteredOut)"),
+    ):
+        before = dict(scripts[number]["test"])
+        scripts[number]["test"].update(wrong)
+        done = site.lab.play("verify", asked, arguments=["-v"], check=False)
+        assert done.returncode
+        assert told in done.stdout
+        assert f"orthanc_scripts: {list(TESTED)[number]}" in done.stdout
+        scripts[number]["test"] = before
+
+
 def test_without_scripts_nothing_is_left(site: Site) -> None:
     site.deploy({})
-    assert not site.lab.shell("ls /etc/pacs/orthanc/*.lua /etc/pacs/orthanc/*.py; true")
+    assert not site.lab.shell("ls /etc/pacs/orthanc | grep -E '(lua|py)$'; true")

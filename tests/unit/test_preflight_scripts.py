@@ -6,6 +6,7 @@ import pathlib
 from typing import Any
 
 import pytest
+from pydicom.data import get_testdata_file
 
 from tests.unit.good_host import LSB, UPSTREAM, one_problem, problems
 
@@ -85,3 +86,29 @@ def test_one_place_for_each_kind(tmp_path: pathlib.Path, option: str, name: str,
     value = "/srv/own.py" if option == "PythonScript" else ["/srv/own.lua"]
     given = asked(tmp_path, name) | PYTHON | {variable: {option: value}}
     one_problem(given, f"{variable}.{option}", "add yours to orthanc_scripts, and take this out")
+
+
+IMAGE = str(get_testdata_file("CT_small.dcm"))
+
+
+@pytest.mark.parametrize(
+    "test, told",
+    [
+        ({"send": "/nowhere.dcm"}, "'/nowhere.dcm' is no file of the control node"),
+        ({"send": __file__}, "is no DICOM file"),
+        ({"send": IMAGE, "stored": False, "tags": {"PatientID": "A"}}, "has no meaning for what is not stored"),
+        ({"send": IMAGE, "tags": {"Institution": "A"}}, "'Institution': DICOM knows no such keyword"),
+        ({"send": IMAGE, "tags": {"CommandGroup": "A"}}, "'CommandGroup': DICOM knows no such keyword"),
+        ({"send": IMAGE, "tags": {"StudyInstanceUID": "1.2"}}, "the verification gives its own"),
+        ({"send": IMAGE, "tags": {"Rows": 128}}, "the value of Rows has to be a text"),
+    ],
+)
+def test_bad_tests(tmp_path: pathlib.Path, test: dict[str, Any], told: str) -> None:
+    given = asked(tmp_path, "route.lua")[SCRIPTS]
+    one_problem({SCRIPTS: [given[0] | {"test": test}]}, SCRIPTS, told)
+
+
+def test_good_tests_pass(tmp_path: pathlib.Path) -> None:
+    given = asked(tmp_path, "route.lua")[SCRIPTS]
+    for more in ({}, {"stored": False}, {"tags": {"InstitutionName": "", "PatientID": "A"}}):
+        assert problems(orthanc_scripts=[given[0] | {"test": {"send": IMAGE, **more}}]) == []

@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
@@ -16,6 +18,9 @@ LOADER = "pacs_scripts.py"
 # By what ends the name, the option of Orthanc that is made of them.
 OPTIONS = {".lua": "LuaScripts", ".py": "PythonScript"}
 
+# With these the image is known as the verification's.
+OWN_TAGS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
+
 
 def problems(orthanc: Orthanc) -> Iterator[str]:
     """Find what can be found without the host; the rest Orthanc says itself, in the trial."""
@@ -23,6 +28,9 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
     names = [os.path.basename(path) for path in paths]
     for path in paths:
         yield from _file(path)
+    for entry in orthanc.variables["orthanc_scripts"]:
+        if entry.get("test"):
+            yield from _test(entry["test"])
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"orthanc_scripts: '{name}' stands there twice; on the host they are in one folder. Rename one."
     kinds = {os.path.splitext(name)[1] for name in names}
@@ -66,6 +74,27 @@ def _file(path: str) -> Iterator[str]:
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         yield f"{here} is no text in UTF-8, by its line {line}; save it as UTF-8."
+
+
+def _test(test: Mapping[str, Any]) -> Iterator[str]:
+    here, path = "orthanc_scripts.test", str(test["send"])
+    file, tags = os.path.expanduser(path), test.get("tags") or {}
+    if not os.path.isabs(file) or not os.path.isfile(file) or not os.access(file, os.R_OK):
+        yield f"{here}: '{path}' is no file of the control node that can be read, by its absolute path."
+    else:
+        with open(file, "rb") as opened:
+            if opened.read(132)[128:] != b"DICM":
+                yield f"{here}: '{path}' is no DICOM file; take one with its preamble, as a modality exports it."
+    if tags and test.get("stored") is False:
+        yield f"{here}: tags has no meaning for what is not stored; take it out, or stored."
+    # Its dictionary takes its time to load.
+    dictionary = importlib.import_module("pydicom.datadict") if tags else None
+    for tag, value in tags.items():
+        if tag in OWN_TAGS or (dictionary and dictionary.tag_for_keyword(str(tag)) is None):
+            why = "the verification gives its own" if tag in OWN_TAGS else "DICOM knows no such keyword"
+            yield f"{here}: '{tag}': {why}; name another tag, such as InstitutionName."
+        elif not isinstance(value, str):
+            yield f"{here}: the value of {tag} has to be a text, as Orthanc tells it; put it in quotes."
 
 
 def _python(orthanc: Orthanc, names: list[str]) -> Iterator[str]:
