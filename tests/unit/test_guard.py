@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import io
+import json
 import socket
 import ssl
 import zipfile
@@ -23,9 +24,15 @@ TASK = "01234567-89ab-cdef-0123-456789abcdef"
 class _Trap(BaseAdapter):
     """Stands where the network would be, so that nothing leaves even if the guard fails."""
 
+    # What each answer says.
+    told: object = None
+
     def send(self, *args: object, **kwargs: object) -> requests.Response:
         answer = requests.Response()
         answer.status_code = 200
+        if self.told:
+            answer.headers["Content-Type"] = "application/json"
+            answer.raw = io.BytesIO(json.dumps(self.told).encode())
         return answer
 
     def close(self) -> None:
@@ -179,3 +186,12 @@ def test_answer_that_is_no_json_says_what_it_is() -> None:
         client.mount("http://", client.adapters["https://"])
         with pytest.raises(AssertionError, match="GET /changes gave 502 and '<h1>' instead of JSON"):
             client.get("/changes").json()
+
+
+@pytest.mark.parametrize("status, ours", [("Success", True), ("AlreadyStored", False)])
+def test_what_a_script_makes_of_our_image_is_ours_if_nobody_has_it(
+    guarded: Client, monkeypatch: pytest.MonkeyPatch, status: str, ours: bool
+) -> None:
+    monkeypatch.setattr(_Trap, "told", {"ID": OTHER, "Status": status})
+    guarded.post("/instances", data=CT.content)
+    assert (OTHER in guarded.own) is ours
