@@ -54,6 +54,8 @@ NEXT = re.compile(r"(?:Installing the Lua scripts from|Running the Python script
 ERROR = re.compile(r"E\d{4} .*?\] (.*)")
 # What follows from an error, and is none of its own.
 FOLLOWS = ("INTERNAL ERROR", "Uncaught exception", "Error while initializing plugin")
+# Options that name the scripts.
+MOVED = ("LuaScripts", "PythonScript", "PacsPythonScripts")
 # Options that lead to files and ports of the site, and no script reads.
 LEFT_OUT = re.compile(r"(DicomTls|Ssl|Https|Pkcs11).*|MySQL|PostgreSQL|TemporaryDirectory|ReadOnly")
 
@@ -82,7 +84,7 @@ def scripts_of(files: Mapping[str, Any], folder: str) -> dict[str, str]:
         settings = settings_of(files, folder) if found else {}
     except ValueError:
         settings = {}
-    order = [settings.get(name) for name in ("LuaScripts", "PythonScript", "PacsPythonScripts")]
+    order = [settings.get(name) for name in (*MOVED, "PacsPythonPackages")]
     return found | ({"": json.dumps(order)} if found else {})
 
 

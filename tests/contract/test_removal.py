@@ -92,6 +92,12 @@ KNOWN = {
         'module.params["absent"] += spare': "what its own role writes anew, where nginx refuses all with it",
         "remove(top + path)": "in that copy",
     },
+    "plugins/modules/python_environment.py": {
+        "remove(os.path.join(folder, name))": "files of a virtual environment, by the list that it was made with",
+        "remove(os.path.join(folder, FILES))": "that list, at the end",
+        "os.rmdir(path)": "refuses a folder with something in it",
+        "remove(os.path.join(path, MARK))": "the mark of a folder in which nothing else is",
+    },
     "plugins/modules/ohif_release.py": {
         "remove(beside)": "half of a file of its own, which a call that was cut off has left",
         "remove(path)": "files of the viewer, by the list that a release was written with",

@@ -112,3 +112,45 @@ def test_good_tests_pass(tmp_path: pathlib.Path) -> None:
     given = asked(tmp_path, "route.lua")[SCRIPTS]
     for more in ({}, {"stored": False}, {"tags": {"InstitutionName": "", "PatientID": "A"}}):
         assert problems(orthanc_scripts=[given[0] | {"test": {"send": IMAGE, **more}}]) == []
+
+
+HASH = "--hash=sha256:" + "0" * 64
+REQUIREMENTS = "orthanc_python_requirements"
+
+
+def required(folder: pathlib.Path, content: str | bytes) -> dict[str, Any]:
+    file = folder / "requirements.txt"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return asked(folder, "route.py") | PYTHON | {REQUIREMENTS: str(file)}
+
+
+@pytest.mark.parametrize(
+    "content, told",
+    [
+        ("", "asks for nothing"),
+        ("# pydicom\n--no-index\n", "asks for nothing"),
+        ("pydicom==3.0.1\n", "'pydicom==3.0.1' has no hash"),
+        (f"a==1 {HASH}\nb==1 \\\n    --hash=md5:00\n", "'b==1' has no hash"),
+        (f"a==1 {HASH}\n-r other.txt\n", "'-r' leads to files"),
+        (f"a==1 {HASH}\n--requirement=other.txt\n", "'--requirement' leads to files"),
+        (f"a==1 {HASH}\n-e .\n", "'-e' leads to files"),
+        (f"a==1 {HASH}\n--index-url https://jane:secret@index.example.org/\n", "belongs into /etc/pip.conf"),
+        (b"\xff", "is no text in UTF-8"),
+    ],
+)
+def test_bad_requirements(tmp_path: pathlib.Path, content: str | bytes, told: str) -> None:
+    one_problem(required(tmp_path, content), REQUIREMENTS, told)
+
+
+def test_good_requirements(tmp_path: pathlib.Path) -> None:
+    text = f"# made\n--find-links /srv/wheels\na==1 ; python_version > '3' \\\n    {HASH} \\\n    {HASH}\n    # via b\n"
+    text += f"b==2 {HASH}\n"
+    assert problems(**required(tmp_path, text)) == []
+
+
+def test_requirements_for_nothing(tmp_path: pathlib.Path) -> None:
+    given = required(tmp_path, f"a==1 {HASH}\n")
+    one_problem(given | {SCRIPTS: []}, REQUIREMENTS, "orthanc_scripts has no script in Python")
+    one_problem(given | {REQUIREMENTS: "/nowhere.txt"}, REQUIREMENTS, "is no file of the control node")
+    found = problems(**given | UPSTREAM | {"orthanc_plugins": ["dicomweb"]})
+    assert any(text.startswith(REQUIREMENTS) and "which Python the plugin has" in text for text in found)

@@ -6,6 +6,7 @@ A callback that throws is logged with the name of its script, and the others are
 import importlib
 import json
 import pathlib
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -118,7 +119,12 @@ for one, way in SHARED.items():
 for one in ALONE:
     if hasattr(orthanc, one):
         setattr(orthanc, one, alone(one))
-for path in json.loads(orthanc.GetConfiguration())["PacsPythonScripts"]:
+options = json.loads(orthanc.GetConfiguration())
+if "PacsPythonPackages" in options:
+    # Before what the distribution has of the same, and after Python's own.
+    places = [number for number, place in enumerate(sys.path) if place.endswith("dist-packages")]
+    sys.path.insert(min(places, default=len(sys.path)), options["PacsPythonPackages"])
+for path in options["PacsPythonScripts"]:
     running = pathlib.PurePath(path).name
     orthanc.LogInfo(f"Running the Python script: {path}")
     importlib.import_module(pathlib.PurePath(path).stem)

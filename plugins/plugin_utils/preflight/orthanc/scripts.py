@@ -18,6 +18,17 @@ LOADER = "pacs_scripts.py"
 # By what ends the name, the option of Orthanc that is made of them.
 OPTIONS = {".lua": "LuaScripts", ".py": "PythonScript"}
 
+# What a requirements file may say besides: where the wheels come from.
+PIP_OPTIONS = (
+    "--extra-index-url",
+    "--find-links",
+    "--index-url",
+    "--no-index",
+    "--only-binary",
+    "--prefer-binary",
+    "-f",
+    "-i",
+)
 # With these the image is known as the verification's.
 OWN_TAGS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
@@ -33,6 +44,7 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
             yield from _test(entry["test"])
     for name in sorted({name for name in names if names.count(name) > 1}):
         yield f"orthanc_scripts: '{name}' stands there twice; on the host they are in one folder. Rename one."
+    yield from _requirements(orthanc, names)
     kinds = {os.path.splitext(name)[1] for name in names}
     yield from _python(orthanc, [name for name in names if name.endswith(".py")])
     for kind in sorted(kinds & OPTIONS.keys()):
@@ -108,3 +120,38 @@ def _python(orthanc: Orthanc, names: list[str]) -> Iterator[str]:
         )
     else:
         yield f"orthanc_scripts: {', '.join(names)} takes the plugin python; add it to orthanc_plugins."
+
+
+def _requirements(orthanc: Orthanc, names: list[str]) -> Iterator[str]:
+    path, here = str(orthanc.variables["orthanc_python_requirements"]), "orthanc_python_requirements"
+    if not path:
+        return
+    file = os.path.expanduser(path)
+    if not orthanc.source["of_distribution"]:
+        yield (
+            f"{here}: with {orthanc.source['name']} it is not known which Python the plugin has; leave it out, and"
+            " bring the modules as that has them."
+        )
+    elif not any(name.endswith(".py") for name in names):
+        yield f"{here}: orthanc_scripts has no script in Python, so nothing would import them; leave it out."
+    if not os.path.isabs(file) or not os.path.isfile(file) or not os.access(file, os.R_OK):
+        yield f"{here}: '{path}' is no file of the control node that can be read, by its absolute path."
+        return
+    with open(file, "rb") as opened:
+        content = opened.read()
+    try:
+        lines = content.decode("utf-8").replace("\\\n", " ").splitlines()
+    except UnicodeDecodeError:
+        yield f"{here}: '{path}' is no text in UTF-8."
+        return
+    asked = [line.partition(" #")[0].strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    for line in asked:
+        first = line.split()[0].partition("=")[0]
+        if first.startswith("-") and first not in PIP_OPTIONS:
+            yield f"{here}: '{first}' leads to files that the host does not have, or past the hashes; take it out."
+        elif first.startswith("-") and "@" in line:
+            yield f"{here}: an index with a login belongs into /etc/pip.conf on the host; take it out."
+        elif not first.startswith("-") and "--hash=sha256:" not in line:
+            yield f"{here}: '{line.split()[0]}' has no hash; make the file with `pip-compile --generate-hashes`."
+    if not any(not line.startswith("-") for line in asked):
+        yield f"{here}: '{path}' asks for nothing; leave it out."
