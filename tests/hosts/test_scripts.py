@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import pathlib
 import re
+import zipfile
 from typing import Any
 
 import pytest
 from pydicom.data import get_testdata_file
 
-from tests.hosts.conftest import RELEASE, Lab
+from tests.hosts.conftest import RELEASE, Lab, run
 
 LAB = {"name": "scripts", "pacs": f"{RELEASE}-installed"}
 START = "systemctl show orthanc --property=InvocationID --value"
@@ -236,6 +239,45 @@ def test_verification_holds_scripts_to_their_tests(site: Site, tmp_path: pathlib
         assert told in done.stdout
         assert f"orthanc_scripts: {list(TESTED)[number]}" in done.stdout
         scripts[number]["test"] = before
+
+
+def wheel() -> bytes:
+    """Make a package with one module."""
+    made, info = io.BytesIO(), "pacs_probe-1.0.dist-info"
+    files = {
+        "pacs_probe.py": 'SAID = b"by a wheel"\n',
+        f"{info}/METADATA": "Metadata-Version: 2.1\nName: pacs-probe\nVersion: 1.0\n",
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    files[f"{info}/RECORD"] = "".join(f"{name},,\n" for name in (*files, f"{info}/RECORD"))
+    with zipfile.ZipFile(made, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return made.getvalue()
+
+
+@pytest.mark.later
+def test_requirements_are_those_that_were_locked(site: Site, tmp_path: pathlib.Path) -> None:
+    content, name = wheel(), "pacs_probe-1.0-py3-none-any.whl"
+    (tmp_path / name).write_bytes(content)
+    site.lab.shell("mkdir -p /srv/wheels")
+    run("docker", "cp", tmp_path / name, f"{site.lab.container()}:/srv/wheels/")
+    file = tmp_path / "requirements.txt"
+    lines = "--no-index\n--find-links /srv/wheels\npacs-probe==1.0 --hash=sha256:"
+    file.write_text(f"{lines}{hashlib.sha256(content).hexdigest()}\n", encoding="utf-8")
+    asked = PYTHON | {"orthanc_python_requirements": str(file)}
+    script = SEVERAL["seen.py"].replace("import throws", "import pacs_probe").replace('b"by Python"', "pacs_probe.SAID")
+    site.deploy({"seen.py": script}, **asked)
+    assert site.metadata() == "by a wheel"
+    assert re.findall(r" changed=(\d+) ", site.deploy({"seen.py": script}, **asked)) == ["0"]
+    before, made = site.state(), site.lab.shell("ls /opt/orthanc-python")
+    file.write_text(f"{lines}{'0' * 64}\n", encoding="utf-8")
+    said = site.refused({"seen.py": script}, **asked)
+    assert "orthanc_python_requirements: they cannot be installed, and Orthanc runs as before: ERROR" in said
+    assert "HASH" in said
+    assert site.state() == before
+    assert site.metadata() == "by a wheel"
+    assert set(made.split()) < set(site.lab.shell("ls /opt/orthanc-python").split())
 
 
 def test_without_scripts_nothing_is_left(site: Site) -> None:
