@@ -155,6 +155,7 @@ KNOWN = {
 TWICE = {
     "plugins/module_utils/files.py": ["remove(candidate)"] * 2,
     "plugins/module_utils/orthanc_packages.py": ["remove(path)"],
+    "plugins/modules/python_environment.py": ["os.rmdir(path)"],
     "plugins/modules/source_build.py": ["remove(came)"],
     "templates/etc/pacs/nginx/acme-renewed.j2": ['rm -f "$site.crt.old" "$site.key.old"'],
 }

@@ -301,11 +301,14 @@ def test_scripts_are_tried_by_the_release_that_is_asked_for(site: Site, tmp_path
     script = tmp_path / "newer.lua"
     variables = {"orthanc_scripts": [{"file": str(script)}]}
     site.deploy(OLD)
-    state = site.lab.shell(STATE)
+    start = "systemctl show orthanc --property InvocationID; readlink /opt/orthanc/current"
+    before = site.lab.shell(start)
     script.write_text("function broken(", encoding="utf-8")
     printed = " ".join(site.deploy(NEW, variables, check=False).split())
     assert "newer.lua was tried, apart from the site, and Orthanc ends." in printed
-    assert site.lab.shell(STATE) == state
+    # The newer release is beside it by now.
+    assert site.lab.shell(start) == before
+    site.runs(OLD)
     script.write_text('print("The script runs.")', encoding="utf-8")
     site.deploy(NEW, variables)
     assert "Lua says: The script runs." in site.lab.shell("journalctl -u orthanc --output cat")
