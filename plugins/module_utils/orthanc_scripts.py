@@ -170,13 +170,16 @@ def _try(module: AnsibleModule, command: list[str], folder: str) -> None:
             process.kill()
     seconds = time.monotonic() - began
     module.run_command(["systemctl", "stop", UNIT])
-    said = _said([*lines, *later], folder)
     if started and process.returncode == 0:
         if any(ERROR.match(line) for line in later):
-            module.warn(f"orthanc_scripts: in its trial, Orthanc starts with them, and says: {said}")
+            module.warn(
+                f"orthanc_scripts: in its trial, Orthanc starts with them, and says: {_said(list(later), folder)}"
+            )
         return
-    names = [found[1] for line in lines for found in [NEXT.search(line)] if found]
-    whose = os.path.basename(names[-1]) if names else "what is asked for"
+    # An error before the scripts is none that ends Orthanc.
+    names = [(number, found[1]) for number, line in enumerate(lines) for found in [NEXT.search(line)] if found]
+    number, name = names[-1] if names else (0, "what is asked for")
+    whose, said = os.path.basename(name), _said([*lines, *later][number:], folder)
     how = "ends"
     if started:
         how = f"does not end as it should (code {process.returncode})"

@@ -29,6 +29,8 @@ import json, pathlib, sys
 options = json.loads(pathlib.Path(sys.argv[1], "orthanc.json").read_text("utf-8"))
 assert options["HttpServerEnabled"] is options["DicomServerEnabled"] is False
 print("W1129 00:00:00.000000 main.cpp:1] Orthanc version: 1.10.1")
+# As in an image without locales.
+print("E1129 00:00:00.000000 Toolbox.cpp:1] Cannot set global locale to en_US.UTF-8")
 for path in options.get("LuaScripts", []) + options.get("PacsPythonScripts", []):
     what = "Installing the Lua scripts from" if path.endswith(".lua") else "Running the Python script"
     print(f"I1129 00:00:00.000000 LuaScripting.cpp:1] {what}: {path}", flush=True)
@@ -190,5 +192,5 @@ def test_configuration_has_nothing_of_the_site() -> None:
 
 def test_scripts_of_a_spoilt_configuration_are_others() -> None:
     files = {"/etc/a.lua": ["x"], "/etc/gone.lua": None, "/etc/orthanc.json": ["{"], "/etc/other/b.lua": ["y"]}
-    assert scripts_of(files, "/etc") == {"/etc/a.lua": "x", "": "[null, null, null]"}
+    assert scripts_of(files, "/etc") == {"/etc/a.lua": "x", "": "[null, null, null, null]"}
     assert scripts_of({"/etc/orthanc.json": ["{}"]}, "/etc") == {}
