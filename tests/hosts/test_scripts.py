@@ -220,10 +220,10 @@ def test_verification_holds_scripts_to_their_tests(site: Site, tmp_path: pathlib
         scripts.append(
             {"file": str(tmp_path / name), "test": test | {"send": str(get_testdata_file(str(test["send"])))}}
         )
-    command = "{{ ansible_playbook_python }} -m pytest --config-file={{ __verification_suite }}/pytest.ini -rA"
-    command += " --sites={{ __verification_folder.path }} -k scripts {{ __verification_suite }}"
+    command = ["{{ ansible_playbook_python }}", "-m", "pytest", "-rA", "-k", "scripts"]
+    command += ["--config-file={{ __verification_suite }}/pytest.ini", "--sites={{ __verification_folder.path }}"]
     asked = PYTHON | {"orthanc_scripts": scripts, "verification_accepted_risks": ["routing"]}
-    asked["__verification_command"] = command.split()
+    asked["__verification_command"] = [*command, "{{ __verification_suite }}"]
     site.lab.play(variables=asked)
     held = "PASSED verification/test_scripts.py::test_scripts_do_what_their_tests_say"
     printed = site.lab.play("verify", asked | {"verification_level": "conform"}, arguments=["-v"]).stdout
