@@ -47,8 +47,8 @@ PROPERTIES = (
     # The service's own data: empty here, and open to who is nobody.
     "TemporaryFileSystem=/var/lib/orthanc:mode=1777",
 )
-# The last thing that Orthanc does at its start.
-WORKS = "Orthanc has started"
+# The last thing that Orthanc does at its start; a script may say so too.
+WORKS = re.compile(r"W\d{4} .*\bmain\.cpp:\d+\] Orthanc has started")
 # Which script is next: by Orthanc itself, and by our own pacs_scripts.py.
 NEXT = re.compile(r"(?:Installing the Lua scripts from|Running the Python script): (\S+)")
 ERROR = re.compile(r"E\d{4} .*?\] (.*)")
@@ -163,7 +163,7 @@ def _try(module: AnsibleModule, command: list[str], folder: str) -> None:
             *whole, rest = (rest[-65536:] + read).split(b"\n")
             for line in whole:
                 (later if started else lines).append(line.decode(errors="replace"))
-                if not started and WORKS in lines[-1]:
+                if not started and WORKS.fullmatch(lines[-1]):
                     started = True
                     module.run_command(["systemctl", "stop", UNIT])
         else:

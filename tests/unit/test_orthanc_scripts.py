@@ -116,6 +116,10 @@ def test_is_tried_in_check_mode_where_an_orthanc_is(systemd: Systemd, tried: Any
             {"a.py": "import time; time.sleep(3)"},
             "has not started after 0 s, and was ended: a loop, or something that w",
         ),
+        (
+            {"a.py": "print('Lua says: Orthanc has started', flush=True); sys.exit(0)"},
+            "Orthanc ends. It says: Lua says: ",
+        ),
         ({"a.py": "after = lambda: sys.exit(3)"}, "Orthanc does not end as it should (code 3). It says nothing."),
     ],
 )
