@@ -113,13 +113,16 @@ def make(module: AnsibleModule, folder: str) -> None:
 
 def remove_environment(folder: str) -> None:
     """Remove what an environment was made of, and its folders where there is nothing else in them."""
-    with open(os.path.join(folder, FILES), encoding="utf-8") as file:
-        names = file.read().splitlines()
+    try:
+        with open(os.path.join(folder, FILES), encoding="utf-8") as file:
+            names = [*file.read().splitlines(), FILES]
+    except FileNotFoundError:
+        # It could not be made whole.
+        names = below(folder)
     for name in names:
         # A list that somebody has changed leads nowhere else.
         if ".." not in name.split("/") and not name.startswith("/") and os.path.lexists(os.path.join(folder, name)):
             remove(os.path.join(folder, name))
-    remove(os.path.join(folder, FILES))
     for path, _folders, _files in os.walk(folder, topdown=False):
         with contextlib.suppress(OSError):
             os.rmdir(path)
@@ -131,14 +134,17 @@ def have(module: AnsibleModule) -> dict[str, Any]:
     ours = [name for name in (os.listdir(path) if marked(path) else []) if NAME.fullmatch(name)]
     whole = [name for name in ours if os.path.exists(os.path.join(path, name, FILES))]
     whole.sort(key=lambda name: os.stat(os.path.join(path, name)).st_mtime, reverse=True)
-    going = list(whole)
+    # What others have left in one that went is none.
+    begun = [name for name in ours if os.path.exists(os.path.join(path, name, "pyvenv.cfg"))]
+    half = [name for name in begun if name not in whole]
+    going = whole + half
     if requirements:
         ask = "import sys; print('python%d.%d' % sys.version_info[:2])"
         release = str(module.run_command([module.params["python"], "-c", ask], check_rc=True)[1]).strip()
         name = hashlib.sha256(f"{release}\n{requirements}".encode()).hexdigest()[:12]
         folder = os.path.join(path, name)
         packages, missing = os.path.join(folder, "lib", release, "site-packages"), name not in whole
-        going = [other for other in whole if other != name][1:]
+        going = [other for other in whole if other != name][1:] + [other for other in half if other != name]
         if missing and not module.check_mode:
             make(module, folder)
     if not module.check_mode:

@@ -93,8 +93,7 @@ KNOWN = {
         "remove(top + path)": "in that copy",
     },
     "plugins/modules/python_environment.py": {
-        "remove(os.path.join(folder, name))": "files of a virtual environment, by the list that it was made with",
-        "remove(os.path.join(folder, FILES))": "that list, at the end",
+        "remove(os.path.join(folder, name))": "files of a virtual environment: of its list, or of half of one",
         "os.rmdir(path)": "refuses a folder with something in it",
         "remove(os.path.join(path, MARK))": "the mark of a folder in which nothing else is",
     },

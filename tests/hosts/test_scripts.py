@@ -285,3 +285,10 @@ def test_requirements_are_those_that_were_locked(site: Site, tmp_path: pathlib.P
 def test_without_scripts_nothing_is_left(site: Site) -> None:
     site.deploy({})
     assert not site.lab.shell("ls /etc/pacs/orthanc | grep -E '(lua|py)$'; true")
+
+
+@pytest.mark.later
+def test_removal_takes_all_of_it(site: Site) -> None:
+    site.deploy(SEVERAL, **PYTHON)
+    site.lab.play("remove", {"remove": "service of pacs"})
+    assert not site.lab.shell("ls -d /etc/pacs/orthanc /opt/orthanc-python 2> /dev/null; true")
