@@ -40,7 +40,7 @@ def ask(path: str, body: object = None) -> object:
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data)
     request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
     try:
-        with opener.open(request, timeout=60) as answer:
+        with opener.open(request, timeout=15) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         with contextlib.suppress(ValueError):
@@ -66,7 +66,9 @@ def sent() -> dict[str, float]:
         if change["ChangeType"] == "NewSeries"
     ]
     times: dict[str, float] = {}
-    for one in series[-SERIES:]:
+    for one in reversed(series[-SERIES:]):
+        if time.monotonic() > end - LIMIT / 2:
+            break
         told = ask(f"/series/{one}/metadata?expand")
         # It may be gone by now.
         if isinstance(told, dict) and told.get("RemoteAET") and told.get("LastUpdate"):
@@ -110,11 +112,11 @@ def echo(name: str) -> str:
     return "" if isinstance(answer, dict) else re.sub(r'^DicomAssociation - [^"]*"[^"]*": ', "", str(answer))
 
 
+end = time.monotonic() + LIMIT
 known = ask("/modalities?expand")
 if not isinstance(known, dict):
     raise SystemExit(f"/modalities?expand: {known}")
 series, associations = sent(), logged()
-end = time.monotonic() + LIMIT
 asked = {name: modality for name, modality in known.items() if name not in spared}
 with concurrent.futures.ThreadPoolExecutor(KNOCKS) as pool:
     closed = dict(zip(asked, pool.map(opens, asked.values()), strict=True))

@@ -26,6 +26,8 @@ from pydicom.uid import (
 MARK = "PACS-VERIFICATION"
 ROOT = f"2.25.{uuid.uuid5(uuid.NAMESPACE_OID, MARK).int}"
 PATIENT_ID = MARK
+# Of images by which scripts are tested. Their name is that of a file of the inventory, or what a script makes of it.
+SCRIPT_ID = f"{MARK}-SCRIPT"
 PATIENT_NAME = "Verification^Disposable"
 # What anonymised and modified copies bear.
 COPY_ID = f"{MARK}-COPY"

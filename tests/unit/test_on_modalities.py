@@ -145,10 +145,16 @@ def test_who_has_sent_series(site: Site, closed: int, system: dict[str, Any], pa
 
 
 def test_hundreds_end_by_the_limit(site: Site, opened: int) -> None:
-    site.stand_in.answers["/modalities?expand"] = {f"m{n}": modality(f"M{n}", opened) for n in range(50)}
+    site.stand_in.answers |= {
+        "/modalities?expand": {f"m{n}": modality(f"M{n}", opened) for n in range(50)},
+        "/system": {},
+        "/changes?last": {"Last": 8},
+        "/changes?since=0&limit=5000": {"Changes": [{"ChangeType": "NewSeries", "ID": "a"}]},
+    }
     found = site.look(script=SCRIPT.replace("LIMIT = 30", "LIMIT = -1"))
     assert {one["closed"] for one in found.values()} == {"not asked: -1 s were over"}
-    assert not [path for path in site.stand_in.asked if "echo" in path]
+    assert not [path for path in site.stand_in.asked if "echo" in path or "series" in path]
+    assert "/changes?since=0&limit=5000" in site.stand_in.asked
 
 
 def test_silent_ones_are_told_once() -> None:

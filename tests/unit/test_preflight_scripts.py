@@ -135,6 +135,7 @@ def required(folder: pathlib.Path, content: str | bytes) -> dict[str, Any]:
         (f"a==1 {HASH}\n--requirement=other.txt\n", "'--requirement' leads to files"),
         (f"a==1 {HASH}\n-e .\n", "'-e' leads to files"),
         (f"a==1 {HASH}\n--index-url https://jane:secret@index.example.org/\n", "belongs into /etc/pip.conf"),
+        (f"a @ https://jane:secret@wheels.example.org/a.whl {HASH}\n", "belongs into /etc/pip.conf"),
         (b"\xff", "is no text in UTF-8"),
     ],
 )

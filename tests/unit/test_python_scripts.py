@@ -117,6 +117,8 @@ def test_an_image_has_to_pass_all_filters(orthanc: Orthanc, first: str, second: 
         (("2, given[0] + b'a'", "2, given[0] + b'b'"), (MODIFY, b"imageab")),
         (("2, given[0] + b'a'", "1, None"), (MODIFY, b"imagea")),
         (("3, None", "2, b'other'"), (DISCARD, None)),
+        (("3", "2, b'other'"), (DISCARD, None)),
+        (("2, None", "2, given[0] + b'b'"), (MODIFY, b"imageb")),
         (("2, b'other'", "3, None"), (DISCARD, None)),
     ],
 )

@@ -11,8 +11,9 @@ from pydicom.data import get_testdata_file
 
 from tests.unit.test_guard import OTHER
 from verification import test_scripts as checks
+from verification.actions import sweep
 from verification.expect import Unexpected
-from verification.patient import MARK, ROOT
+from verification.patient import MARK, ROOT, SCRIPT_ID
 
 TEST = {"send": str(get_testdata_file("CT_small.dcm"))}
 
@@ -62,7 +63,7 @@ def test_image_is_of_the_disposable_patient_and_removed(monkeypatch: pytest.Monk
     assert orthanc.sent.file_meta.MediaStorageSOPInstanceUID == orthanc.sent.SOPInstanceUID
 
 
-@pytest.mark.parametrize("status, test", [("FilteredOut", {"stored": False}), ("", {"stored": False}), ("Success", {})])
+@pytest.mark.parametrize("status, test", [("FilteredOut", {"stored": False}), ("Success", {})])
 def test_good_ones_pass(status: str, test: dict[str, Any]) -> None:
     orthanc = Orthanc(status, {})
     outcome(orthanc, **test)
@@ -72,10 +73,12 @@ def test_good_ones_pass(status: str, test: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     "status, test, told",
     [
-        ("FilteredOut", {}, "is stored (FilteredOut)"),
-        ("AlreadyStored", {}, "is stored (AlreadyStored)"),
-        ("", {"stored": True}, "is stored (answer 500)"),
-        ("Success", {"stored": False}, "is stored (Success)"),
+        ("FilteredOut", {}, "'FilteredOut'"),
+        ("AlreadyStored", {}, "'AlreadyStored'"),
+        ("AlreadyStored", {"stored": False}, "'AlreadyStored'"),
+        ("", {"stored": True}, "'answer 500'"),
+        ("", {"stored": False}, "'answer 500'"),
+        ("Success", {"stored": False}, "'Success'"),
         ("Success", {"tags": {"PatientName": "B"}}, "tags of"),
         ("Success", {"tags": {"PatientName": ""}}, "tags of"),
     ],
@@ -89,4 +92,32 @@ def test_bad_ones_are_told_and_removed(
         outcome(orthanc, **test)
     assert told in str(found.value)
     assert "orthanc_scripts: route.lua" in str(found.value)
-    assert (f"DELETE /instances/{OTHER}" in orthanc.calls) is (status == "Success")
+    assert (f"DELETE /instances/{OTHER}" in orthanc.calls) is (status in ("Success", "AlreadyStored"))
+
+
+@pytest.mark.parametrize("identifier, ours", [(SCRIPT_ID, True), (f"{MARK}-OTHER", False)])
+def test_what_a_killed_run_has_left_is_removed_whatever_its_name_is(identifier: str, ours: bool) -> None:
+    """A script may have given it another name."""
+    there = [{"ID": OTHER, "MainDicomTags": {"PatientID": identifier, "PatientName": "Doe^Jane"}}]
+
+    class Archive:
+        def __init__(self) -> None:
+            self.own: set[str] = set()
+
+        def post(self, *_: Any, **__: Any) -> Answer:
+            return Answer(list(there))
+
+        def delete(self, path: str) -> Answer:
+            there.clear()
+            return Answer({})
+
+        def json_at(self, path: str) -> list[str]:
+            return []
+
+    archive: Any = Archive()
+    if ours:
+        sweep(archive)
+        return
+    with pytest.raises(Unexpected):
+        sweep(archive)
+    assert there

@@ -60,7 +60,11 @@ def change(callbacks: list[tuple[str, Callable[..., Any]]], image: bytes, origin
     result: tuple[Any, Any] = (orthanc.ReceivedInstanceAction.KEEP_AS_IS, None)
     for script, callback in callbacks:
         try:
-            action, changed = callback(image, origin)
+            said = callback(image, origin)
+            # Also without a second value: an image that a script wants gone is not to stay for that.
+            action, changed = said if isinstance(said, tuple) else (said, None)
+            if action == orthanc.ReceivedInstanceAction.MODIFY and not isinstance(changed, bytes):
+                raise TypeError(f"MODIFY takes the image as bytes, not {type(changed).__name__}")
         except BaseException:
             failed(script)
             continue

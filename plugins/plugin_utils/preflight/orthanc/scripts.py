@@ -149,8 +149,8 @@ def _requirements(orthanc: Orthanc, names: list[str]) -> Iterator[str]:
         first = line.split()[0].partition("=")[0]
         if first.startswith("-") and first not in PIP_OPTIONS:
             yield f"{here}: '{first}' leads to files that the host does not have, or past the hashes; take it out."
-        elif first.startswith("-") and "@" in line:
-            yield f"{here}: an index with a login belongs into /etc/pip.conf on the host; take it out."
+        elif re.search(r"://[^/\s]*@", line):
+            yield f"{here}: a login belongs into /etc/pip.conf on the host; take it out."
         elif not first.startswith("-") and "--hash=sha256:" not in line:
             yield f"{here}: '{line.split()[0]}' has no hash; make the file with `pip-compile --generate-hashes`."
     if not any(not line.startswith("-") for line in asked):
