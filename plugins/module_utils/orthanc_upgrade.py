@@ -334,10 +334,12 @@ class Upgrade:
         os.mkdir(folder, mode=0o700)
         try:
             write(os.path.join(folder, MARK), MARK_TEXT)
-            for path, file in self._last.read().items():
-                if file and path.startswith("/"):
-                    # Of a link, where it led: that says which release it was.
-                    write(os.path.join(folder, os.path.basename(path)), file[0])
+            kept = {path: file[0] for path, file in self._last.read().items() if file and path.startswith("/")}
+            names = [os.path.basename(path) for path in kept]
+            for (path, text), name in zip(kept.items(), names, strict=True):
+                # Of a link, where it led: that says which release it was. Two methods have one of the same name.
+                alone = name if names.count(name) == 1 else path[1:].replace("/", "_")
+                write(os.path.join(folder, alone), text)
             self._index.dump(folder)
             for path in plain_files(folder):
                 os.chmod(path, 0o600)

@@ -131,6 +131,16 @@ def test_index_is_dumped_and_nobody_reaches_the_release_until_it_is_proved(
     assert site.call(2)["changed"] is False
 
 
+def test_links_of_one_name_of_two_install_methods_are_both_told(site: Site) -> None:
+    kept = site.folder / "state" / "last.json"
+    links = {f"/opt/{name}/current": [f"{name}-1"] for name in ("orthanc", "orthanc-source")}
+    kept.write_text(json.dumps(json.loads(kept.read_text("utf-8")) | links), "utf-8")
+    assert site.call(2)["changed"]
+    (dump,) = site.dumps.iterdir()
+    told = {path.name: path.read_text("utf-8") for path in dump.iterdir() if path.name.endswith("current")}
+    assert told == {"opt_orthanc_current": "orthanc-1", "opt_orthanc-source_current": "orthanc-source-1"}
+
+
 def test_one_dump_is_kept(site: Site) -> None:
     for name in ("20200101T000000.000000", "20200102T000000.000000", "mine"):
         (site.dumps / name).mkdir(parents=True)
