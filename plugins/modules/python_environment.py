@@ -15,8 +15,8 @@ description:
     changed - other requirements make another one, so that what uses the one before can go back to it.
   - Takes wheels alone, each with its hash; nothing is built on the host. Where they come from is what the requirements
     say, or the configuration of C(pip) on the host.
-  - Of the others, the one that was used last stays. Their files are removed by a list that was written when they were
-    made.
+  - When one is made, others go that O(named_in) does not name. Their files are removed by a list that was written when
+    they were made.
 author: The dicom.orthanc authors (!UNKNOWN)
 options:
   path:
@@ -27,6 +27,13 @@ options:
     description: What C(pip) reads as a requirements file, with hashes. Empty to remove all environments.
     type: str
     default: ""
+  named_in:
+    description:
+      - Files, and folders of files, whose text names the environments that are in use, by their paths, and those that
+        the way back leads to.
+    type: list
+    elements: path
+    default: []
   python:
     description: The Python that it is for.
     type: path
@@ -44,6 +51,7 @@ EXAMPLES = r"""
 - name: Have what the scripts import
   dicom.orthanc.python_environment:
     requirements: "{{ lookup('ansible.builtin.file', inventory_dir ~ '/scripts/requirements.txt', rstrip=false) }}"
+    named_in: [/etc/pacs/orthanc, /var/lib/pacs/orthanc/last.json]
 """
 
 RETURN = r"""
@@ -67,9 +75,11 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     lock,
     make_folders,
     marked,
+    plain_files,
     remove,
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.releases import mark
+from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 
 # The list of what an environment consists of: written last, so that one without it is not whole.
 FILES = "files"
@@ -87,6 +97,15 @@ def below(folder: str) -> list[str]:
         for path, folders, files in os.walk(folder)
         for name in [*files, *(one for one in folders if os.path.islink(os.path.join(path, one)))]
     )
+
+
+def texts(paths: list[str]) -> str:
+    """Return the text of files, and of those in folders, as far as they are there."""
+    found = []
+    for path in (one for named in paths for one in (plain_files(named) if os.path.isdir(named) else [named])):
+        with contextlib.suppress(FileNotFoundError), open(path, encoding="utf-8", errors="replace") as file:
+            found.append(file.read())
+    return "\n".join(found)
 
 
 def make(module: AnsibleModule, folder: str) -> None:
@@ -133,10 +152,8 @@ def have(module: AnsibleModule) -> dict[str, Any]:
     path, requirements, packages, missing = module.params["path"], module.params["requirements"], "", False
     ours = [name for name in (os.listdir(path) if marked(path) else []) if NAME.fullmatch(name)]
     whole = [name for name in ours if os.path.exists(os.path.join(path, name, FILES))]
-    whole.sort(key=lambda name: os.stat(os.path.join(path, name)).st_mtime, reverse=True)
     # What others have left in one that went is none.
-    begun = [name for name in ours if os.path.exists(os.path.join(path, name, "pyvenv.cfg"))]
-    half = [name for name in begun if name not in whole]
+    half = [name for name in ours if name not in whole and os.path.exists(os.path.join(path, name, "pyvenv.cfg"))]
     going = whole + half
     if requirements:
         ask = "import sys; print('python%d.%d' % sys.version_info[:2])"
@@ -144,19 +161,24 @@ def have(module: AnsibleModule) -> dict[str, Any]:
         name = hashlib.sha256(f"{release}\n{requirements}".encode()).hexdigest()[:12]
         folder = os.path.join(path, name)
         packages, missing = os.path.join(folder, "lib", release, "site-packages"), name not in whole
-        going = [other for other in whole if other != name][1:] + [other for other in half if other != name]
+        # Orthanc has not proved the new one yet: it runs with one of these, or goes back to it.
+        used = texts(module.params["named_in"]) if missing else ""
+        unused = [other for other in going if other != name and os.path.join(path, other) not in used]
+        going = unused if missing else []
         if missing and not module.check_mode:
             make(module, folder)
     if not module.check_mode:
         for other in going:
             remove_environment(os.path.join(path, other))
-        if packages:
-            # By this it is the one that was used last.
-            os.utime(os.path.join(path, name))
-        elif marked(path) and os.listdir(path) == [MARK]:
+        if not packages and marked(path) and os.listdir(path) == [MARK]:
             remove(os.path.join(path, MARK))
             os.rmdir(path)
     return {"changed": missing or bool(going), "packages": packages}
+
+
+def still(module: AnsibleModule) -> str:
+    """Return what has become of Orthanc, which has not been told anything yet."""
+    return "Orthanc runs as before" if Unit(module, "orthanc.service").active else "Orthanc was not started"
 
 
 def main() -> None:
@@ -164,6 +186,7 @@ def main() -> None:
         argument_spec={
             "path": {"type": "path", "default": "/opt/orthanc-python"},
             "requirements": {"type": "str", "default": ""},
+            "named_in": {"type": "list", "elements": "path", "default": []},
             "python": {"type": "path", "default": "/usr/bin/python3"},
         },
         supports_check_mode=True,
@@ -172,11 +195,9 @@ def main() -> None:
         try:
             module.exit_json(**have(module))
         except OSError as error:
-            module.fail_json(f"{error.filename or module.params['path']}: {error.strerror}. Orthanc runs as before.")
+            module.fail_json(f"{error.filename or module.params['path']}: {error.strerror}. {still(module)}.")
         except Refused as error:
-            module.fail_json(
-                f"orthanc_python_requirements: they cannot be installed, and Orthanc runs as before: {error}"
-            )
+            module.fail_json(f"orthanc_python_requirements: they cannot be installed, and {still(module)}: {error}")
 
 
 if __name__ == "__main__":

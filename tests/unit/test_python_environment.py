@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import stat
@@ -12,7 +13,7 @@ import pytest
 from ansible_collections.dicom.orthanc.plugins.module_utils import files
 from ansible_collections.dicom.orthanc.plugins.modules import python_environment
 
-from tests.unit.module import run
+from tests.unit.module import Systemd, run
 
 Call = Callable[..., dict[str, Any]]
 # Python, with the modules venv and pip: what is asked for with "bad" in it cannot be had.
@@ -41,9 +42,17 @@ def path(tmp_path: pathlib.Path) -> pathlib.Path:
 
 
 @pytest.fixture
+def systemd(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Systemd:
+    made = Systemd(tmp_path / "bin", monkeypatch)
+    made.write("active")
+    return made
+
+
+@pytest.fixture
 def call(
     tmp_path: pathlib.Path,
     path: pathlib.Path,
+    systemd: Systemd,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Call:
@@ -54,6 +63,7 @@ def call(
 
     def called(requirements: str = "", **more: Any) -> dict[str, Any]:
         given = {"path": str(path), "python": str(python), "requirements": requirements}
+        given |= {"named_in": [str(tmp_path / "orthanc"), str(tmp_path / "last.json")]}
         return run(python_environment, capsys, **(given | more))
 
     return called
@@ -81,23 +91,34 @@ def test_it_is_made_once_and_can_be_read(call: Call, path: pathlib.Path) -> None
     assert not call("one==1")["changed"]
 
 
-def test_the_one_before_stays_and_older_ones_go(call: Call, path: pathlib.Path) -> None:
-    names = [call(f"one=={number}")["packages"].split("/")[-4] for number in (1, 2)]
-    assert made(path) == set(names)
+def test_those_in_use_stay_and_others_go(call: Call, path: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """The one that worked last and the one that runs are needed until Orthanc has proved another, be it tried often."""
+    worked, runs, other = (call(f"one=={number}")["packages"] for number in (1, 2, 3))
+    (tmp_path / "orthanc").mkdir()
+    (tmp_path / "orthanc" / "orthanc.json").write_text(json.dumps({"PacsPythonPackages": runs}), "utf-8")
+    (tmp_path / "last.json").write_text(json.dumps({"x": [json.dumps({"PacsPythonPackages": worked})]}), "utf-8")
+    last = other.split("/")[-4]
+    assert made(path) == {last}, "nothing has named one yet"
     # Something of others in it stays.
-    (path / names[0] / "theirs").write_text("", encoding="utf-8")
+    (path / last / "theirs").write_text("", encoding="utf-8")
     (path / "other").mkdir()
-    for number, name in enumerate(names):
-        os.utime(path / name, (number, number))
-    third = call("one==3")["packages"].split("/")[-4]
-    assert made(path) == {names[0], names[1], third, "other"}
-    assert [one.name for one in (path / names[0]).rglob("*")] == ["theirs"]
-    # Back again: that is the one that is used, and nothing is made.
+    names = [call(f"one=={number}")["packages"].split("/")[-4] for number in (1, 2)]
+    for number in (4, 5, 6):
+        tried = call(f"one=={number}")["packages"].split("/")[-4]
+        assert made(path) == {*names, tried, last, "other"}
+        assert not call(f"one=={number}")["changed"]
+    assert [one.name for one in (path / last).rglob("*")] == ["theirs"]
+    # Back again: nothing is made, and nothing goes.
     assert not call("one==2")["changed"]
+    assert made(path) == {*names, tried, last, "other"}
 
 
-def test_what_cannot_be_had_changes_nothing(call: Call, path: pathlib.Path) -> None:
-    first = call("one==1")["packages"].split("/")[-4]
+def test_what_cannot_be_had_changes_nothing(
+    call: Call, path: pathlib.Path, tmp_path: pathlib.Path, systemd: Systemd
+) -> None:
+    packages = call("one==1")["packages"]
+    (tmp_path / "last.json").write_text(packages, "utf-8")
+    first = packages.split("/")[-4]
     said = call("bad==1")
     assert said["failed"]
     assert "orthanc_python_requirements: they cannot be installed, and Orthanc runs as before: ERROR: No" in said["msg"]
@@ -105,7 +126,8 @@ def test_what_cannot_be_had_changes_nothing(call: Call, path: pathlib.Path) -> N
     # What is half there is no environment, and made anew.
     (half,) = made(path) - {first}
     assert not (path / half / "files").exists()
-    assert call("bad==1")["failed"]
+    (systemd.folder / "active").unlink()
+    assert "be installed, and Orthanc was not started: ERROR: No" in call("bad==1")["msg"]
     # It goes with the next one that can be had.
     second = call("one==2")["packages"].split("/")[-4]
     assert made(path) == {first, second}
@@ -114,9 +136,9 @@ def test_what_cannot_be_had_changes_nothing(call: Call, path: pathlib.Path) -> N
     assert not path.exists()
 
 
-def test_all_go(call: Call, path: pathlib.Path) -> None:
+def test_all_go(call: Call, path: pathlib.Path, tmp_path: pathlib.Path) -> None:
     assert not call()["changed"]
-    call("one==1")
+    (tmp_path / "last.json").write_text(call("one==1")["packages"], "utf-8")
     call("one==2")
     assert call(_ansible_check_mode=True)["changed"]
     assert len(made(path)) == 2
