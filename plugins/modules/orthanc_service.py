@@ -95,7 +95,7 @@ options:
     type: str
     default: ""
   timeout:
-    description: How long to wait for the first answer, in seconds.
+    description: How long to wait for the first answer, and for the trial of scripts, in seconds.
     type: int
     default: 120
   guard:
@@ -518,14 +518,16 @@ def try_new_scripts(module: AnsibleModule, unit: Unit, last: State) -> None:
 
 
 @contextlib.contextmanager
-def refusing(way: WayBack) -> Iterator[None]:
+def refusing(way: WayBack, unit: Unit) -> Iterator[None]:
     """Fail where there can be no way back from another release. Nothing is written yet."""
+    # What stops it for the dump of its index starts it again.
+    still = "runs as before" if unit.active else "was not started"
     try:
         yield
     except (OSError, Refused) as error:
         own = ' Where you dump the index yourself, and need no way back, set orthanc_dump_dir to "".'
         own = "" if isinstance(error, (Unfit, Unread)) else own
-        way.refuse(f"{told(error)}{own} Orthanc runs as before, and its configuration is as it was.")
+        way.refuse(f"{told(error)}{own} Orthanc {still}, and its configuration is as it was.")
 
 
 def serve(module: AnsibleModule) -> None:
@@ -552,14 +554,14 @@ def serve(module: AnsibleModule) -> None:
         paths = [] if module.check_mode else way.again()
         module.exit_json(changed=bool(paths), paths=paths)
 
-    with refusing(way):
+    with refusing(way, unit):
         service.upgrade = upgrade_of(service, module, kept, unit, state)
         try_new_scripts(module, unit, state)
     keep_unit(module, state)
     upgrade = None if module.check_mode else service.upgrade
     try:
         if upgrade:
-            with refusing(way):
+            with refusing(way, unit):
                 upgrade.prepare()
         written = way.write()
         # What is not there yet cannot be looked at.
