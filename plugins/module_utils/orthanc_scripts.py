@@ -11,32 +11,34 @@ import os
 import re
 import select
 import subprocess
-import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import read_text
-from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused
+from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused, plain_files, remove
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import Files
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import FILE, TRIALS
 
 SCRIPTS = (".lua", ".py")
+# The unit, the container and the folder of the trial.
 UNIT = "pacs-orthanc-trial"
-# How long Orthanc may take to start with them, and to end, in seconds.
+# How long Orthanc may take to start with them at least, and to end, in seconds.
 SECONDS, STOP_SECONDS = 60, 15
 # Orthanc in its sandbox, further from everything: without a network, and nothing of it lasts.
 PROPERTIES = (
-    f"RuntimeMaxSec={SECONDS}",
-    f"TimeoutStopSec={STOP_SECONDS}",
     # What a script asks for beyond this it does not get, and Orthanc says so.
-    "LimitDATA=1G",
+    "LimitDATA=1536M",
+    # All of its processes together, with the files that it writes: beyond this it is killed without a word.
+    "MemoryMax=2G",
+    "MemorySwapMax=0",
+    # Libraries that calculate would ask for memory for each core.
+    "Environment=OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1",
     "OOMScoreAdjust=1000",
     "TasksMax=256",
     "Nice=10",
     "PrivateNetwork=yes",
-    "PrivateTmp=yes",
     "PrivateDevices=yes",
     "ProtectSystem=strict",
     "ProtectHome=yes",
@@ -44,8 +46,11 @@ PROPERTIES = (
     "ProtectControlGroups=yes",
     "MemoryDenyWriteExecute=yes",
     "NoNewPrivileges=yes",
-    # The service's own data: empty here, and open to who is nobody.
-    "TemporaryFileSystem=/var/lib/orthanc:mode=1777",
+    # In memory, open to who is nobody; the service's own data is not there.
+    *(f"TemporaryFileSystem={path}:mode=1777,size=256M" for path in ("/tmp", "/dev/shm", "/var/lib/orthanc")),
+    # It goes with the unit, also where the call was killed that has made it.
+    f"RuntimeDirectory={UNIT}",
+    "RuntimeDirectoryMode=0750",
 )
 # The last thing that Orthanc does at its start; a script may say so too.
 WORKS = re.compile(r"W\d{4} .*\bmain\.cpp:\d+\] Orthanc has started")
@@ -57,7 +62,9 @@ FOLLOWS = ("INTERNAL ERROR", "Uncaught exception", "Error while initializing plu
 # Options that name the scripts.
 MOVED = ("LuaScripts", "PythonScript", "PacsPythonScripts")
 # Options that lead to files and ports of the site, and no script reads.
-LEFT_OUT = re.compile(r"(DicomTls|Ssl|Https|Pkcs11).*|MySQL|PostgreSQL|TemporaryDirectory|ReadOnly")
+LEFT_OUT = re.compile(r"(DicomTls|Ssl|Https|Pkcs11).*|MySQL|PostgreSQL|TemporaryDirectory|ReadOnly|RegisteredUsers")
+# Folders of the archive that need no quotes for systemd.
+PLAIN = re.compile(r"/[\w./-]+")
 
 
 class Unfit(Refused):
@@ -88,21 +95,20 @@ def scripts_of(files: Mapping[str, Any], folder: str) -> dict[str, str]:
     return found | ({"": json.dumps(order)} if found else {})
 
 
-def configuration(settings: Mapping[str, Any], plugin: str, folder: str) -> dict[str, Any]:
+def configuration(settings: Mapping[str, Any], plugin: str, scripts: Container[str], folder: str) -> dict[str, Any]:
     """Return the options of the trial: those of the site, without its data, its ports and its other plugins.
 
     :param plugin: path of the plugin for Python; empty without one.
-    :param folder: where the scripts are tried.
+    :param scripts: paths of those that are tried. Others of the site stay where they are.
+    :param folder: where they are tried.
     """
 
-    def there(path: str) -> str:
-        return os.path.join(folder, os.path.basename(path))
+    def there(path: Any) -> Any:
+        if isinstance(path, list):
+            return list(map(there, path))
+        return os.path.join(folder, os.path.basename(path)) if isinstance(path, str) and path in scripts else path
 
-    moved: dict[str, Any] = {
-        name: list(map(there, settings[name])) for name in ("LuaScripts", "PacsPythonScripts") if name in settings
-    }
-    if "PythonScript" in settings:
-        moved["PythonScript"] = there(settings["PythonScript"])
+    moved = {name: there(settings[name]) for name in MOVED if name in settings}
     none = {
         "HttpServerEnabled": False,
         "DicomServerEnabled": False,
@@ -124,11 +130,25 @@ def try_scripts(module: AnsibleModule, files: Files, scripts: Mapping[str, str])
     settings = settings_of(files, params["config_dir"])
     paths = [*params["programs"], *settings.get("Plugins", [])]
     plugin = next((path for path in paths if "OrthancPython" in os.path.basename(path)), "")
-    with tempfile.TemporaryDirectory(prefix="pacs-", dir=TRIALS) as folder:
+    container = os.path.basename(params["trial"][0]) == "docker"
+    if module.check_mode and not container and not os.path.exists(plugin):
+        # It comes with the run. Without it, Orthanc passes over them.
+        if any(path.endswith(".py") for path in scripts):
+            module.warn("orthanc_scripts: those in Python are tried in the run, since their plugin is not there yet.")
+        plugin, scripts = "", {path: text for path, text in scripts.items() if not path.endswith(".py")}
+        settings = {name: value for name, value in settings.items() if "Python" not in name}
+        if not any(scripts):
+            return
+    # Of a call that was cut off.
+    module.run_command(["systemctl", "stop", UNIT])
+    folder = os.path.join(TRIALS, UNIT)
+    _remove(folder)
+    try:
         texts = {os.path.basename(path): text for path, text in scripts.items() if path}
-        texts["orthanc.json"] = json.dumps(configuration(settings, plugin, folder))
+        texts["orthanc.json"] = json.dumps(configuration(settings, plugin, scripts, folder))
         # As they are going to be on the host.
         group = next(grp.getgrnam(file[2]).gr_gid for path, file in files.items() if file and path in scripts)
+        os.mkdir(folder, 0o700)
         for name, text in texts.items():
             path = os.path.join(folder, name)
             with open(path, "x", encoding="utf-8", opener=lambda to, flags: os.open(to, flags, 0o640)) as file:
@@ -137,20 +157,33 @@ def try_scripts(module: AnsibleModule, files: Files, scripts: Mapping[str, str])
                 os.fchown(file.fileno(), -1, group)
         os.chown(folder, -1, group)
         os.chmod(folder, 0o750)
-        _try(module, [FILE.sub(folder, word) for word in params["trial"]], folder)
+        # What systemd makes of that folder when it starts the unit.
+        properties = [*PROPERTIES, f"Group={group}"]
+        archive = {str(settings.get(name, "")) for name in ("StorageDirectory", "IndexDirectory")}
+        properties += [f"InaccessiblePaths=-{path}" for path in sorted(filter(PLAIN.fullmatch, archive))]
+        properties += [f"ExecStopPost=-{params['trial'][0]} kill {UNIT}"] if container else []
+        _try(module, [FILE.sub(folder, word) for word in params["trial"]], folder, properties)
+    finally:
+        _remove(folder)
 
 
-def _try(module: AnsibleModule, command: list[str], folder: str) -> None:
-    # Of a call that was cut off.
-    module.run_command(["systemctl", "stop", UNIT])
-    container = os.path.basename(command[0]) == "docker"
-    properties = [*PROPERTIES, *([f"ExecStopPost=-{command[0]} kill {UNIT}"] if container else [])]
+def _remove(folder: str) -> None:
+    for path in plain_files(folder):
+        remove(path)
+    if os.path.isdir(folder):
+        os.rmdir(folder)
+
+
+def _try(module: AnsibleModule, command: list[str], folder: str, properties: list[str]) -> None:
+    # As long as it may take on the site.
+    seconds = max(SECONDS, module.params["timeout"])
+    properties = [f"RuntimeMaxSec={seconds}", f"TimeoutStopSec={STOP_SECONDS}", *properties]
     unit = ["systemd-run", "--quiet", "--pipe", "--wait", "--collect", f"--unit={UNIT}"]
     words = [*unit, *(f"--property={one}" for one in properties), *command, "--verbose"]
     began = time.monotonic()
     # Of what it prints without end, the last.
     lines, later = (collections.deque[str](maxlen=400) for _ in range(2))
-    started, rest, deadline = False, b"", began + SECONDS + 2 * STOP_SECONDS
+    started, rest, deadline = False, b"", began + seconds + 2 * STOP_SECONDS
     with subprocess.Popen(
         words, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/"
     ) as process:
@@ -168,7 +201,7 @@ def _try(module: AnsibleModule, command: list[str], folder: str) -> None:
                     module.run_command(["systemctl", "stop", UNIT])
         else:
             process.kill()
-    seconds = time.monotonic() - began
+    took = time.monotonic() - began
     module.run_command(["systemctl", "stop", UNIT])
     if started and process.returncode == 0:
         if any(ERROR.match(line) for line in later):
@@ -183,8 +216,9 @@ def _try(module: AnsibleModule, command: list[str], folder: str) -> None:
     how = "ends"
     if started:
         how = f"does not end as it should (code {process.returncode})"
-    elif seconds >= SECONDS:
-        how = f"has not started after {SECONDS} s, and was ended: a loop, or something that waits"
+    elif took >= seconds:
+        limit = f"orthanc_ready_timeout, at least {SECONDS} s"
+        how = f"has not started after {seconds} s ({limit}), and was ended: a loop, or something that waits"
     raise Unfit(
         f"orthanc_scripts: {whose} was tried, apart from the site, and Orthanc {how}."
         f" {f'It says: {said}' if said else 'It says nothing.'}"

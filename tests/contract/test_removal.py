@@ -69,7 +69,10 @@ KNOWN = {
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
     "plugins/module_utils/orthanc_scripts.py": {
-        'with tempfile.TemporaryDirectory(prefix="pacs-", dir=TRIALS) as folder:': "its own, in memory, of a trial",
+        "def _remove(folder: str) -> None:": "its own folder in memory, of a trial",
+        "_remove(folder)": "the same, that of a call that was killed and its own",
+        "remove(path)": "plain files in it",
+        "os.rmdir(folder)": "refuses a folder with something in it",
     },
     "plugins/modules/archive_remove.py": {
         "remove(path)": "the index of SQLite by its names, with the operator's exact words, once Orthanc is gone",
@@ -154,6 +157,7 @@ KNOWN = {
 TWICE = {
     "plugins/module_utils/files.py": ["remove(candidate)"] * 2,
     "plugins/module_utils/orthanc_packages.py": ["remove(path)"],
+    "plugins/module_utils/orthanc_scripts.py": ["_remove(folder)"],
     "plugins/modules/python_environment.py": ["os.rmdir(path)"],
     "plugins/modules/source_build.py": ["remove(came)"],
     "templates/etc/pacs/nginx/acme-renewed.j2": ['rm -f "$site.crt.old" "$site.key.old"'],

@@ -78,7 +78,12 @@ def test_is_tried_once(tmp_path: pathlib.Path, systemd: Systemd, tried: Any) -> 
     assert not tried(good)["changed"]
     assert times(systemd) == 1
     words = (systemd.folder / "tried").read_text("utf-8")
-    for limit in ("RuntimeMaxSec=60", "LimitDATA=1G", "PrivateNetwork=yes"):
+    for limit in (
+        "RuntimeMaxSec=60",
+        "LimitDATA=1536M",
+        "PrivateNetwork=yes",
+        "TemporaryFileSystem=/tmp:mode=1777,size=256M",
+    ):
         assert f"--property={limit} " in words
     # Another order is another script, and so is one that is left out.
     for number, names in ((2, ["a.lua", "b.lua"]), (3, ["a.lua"])):
@@ -114,7 +119,7 @@ def test_is_tried_in_check_mode_where_an_orthanc_is(systemd: Systemd, tried: Any
         ({"a.py": "print('Killed', flush=True); sys.exit(1)"}, "Orthanc ends. It says: Killed Orthanc runs"),
         (
             {"a.py": "import time; time.sleep(3)"},
-            "has not started after 0 s, and was ended: a loop, or something that w",
+            "has not started after 1 s (orthanc_ready_timeout, at least 0 s), and was ended: a loop, or something",
         ),
         (
             {"a.py": "print('Lua says: Orthanc has started', flush=True); sys.exit(0)"},
@@ -123,7 +128,7 @@ def test_is_tried_in_check_mode_where_an_orthanc_is(systemd: Systemd, tried: Any
         ({"a.py": "after = lambda: sys.exit(3)"}, "Orthanc does not end as it should (code 3). It says nothing."),
     ],
 )
-def test_bad_one_changes_nothing(
+def test_one_with_which_it_ends_changes_nothing(
     tmp_path: pathlib.Path,
     systemd: Systemd,
     tried: Any,
@@ -131,7 +136,9 @@ def test_bad_one_changes_nothing(
     scripts: dict[str, str],
     told: str,
 ) -> None:
-    tried({"a.lua": "pass"})
+    first = tried({"a.lua": WRONG}, programs=[])["msg"]
+    assert "Orthanc was not started, and its configuration is as it was" in first
+    assert tried({"a.lua": "pass"})["changed"]
     if "sleep" in str(scripts):
         monkeypatch.setattr(orthanc_scripts, "SECONDS", 0)
         monkeypatch.setattr(orthanc_scripts, "STOP_SECONDS", 0.2)
@@ -156,6 +163,57 @@ def test_what_it_says_later_is_told(tried: Any, monkeypatch: pytest.MonkeyPatch)
     assert warnings == ["orthanc_scripts: in its trial, Orthanc starts with them, and says: init fails"]
 
 
+def test_it_may_take_as_long_as_on_the_site(systemd: Systemd, tried: Any) -> None:
+    assert tried({"a.lua": "pass"}, timeout=900)["changed"]
+    assert "--property=RuntimeMaxSec=900 " in (systemd.folder / "tried").read_text("utf-8")
+
+
+def test_what_a_call_that_was_killed_has_left_goes(tmp_path: pathlib.Path, systemd: Systemd, tried: Any) -> None:
+    """Its options have passwords in them."""
+    (tmp_path / "pacs-orthanc-trial").mkdir()
+    (tmp_path / "pacs-orthanc-trial" / "orthanc.json").write_text("{}", "utf-8")
+    (tmp_path / "pacs-orthanc-trial" / "old.lua").write_text("", "utf-8")
+    assert tried(
+        {"a.lua": "assert sorted(p.name for p in pathlib.Path(path).parent.iterdir()) == ['a.lua', 'orthanc.json']"}
+    )["changed"]
+    assert not list(tmp_path.glob("pacs-*"))
+    # Where this one is killed, systemd removes it.
+    assert "--property=RuntimeDirectory=pacs-orthanc-trial " in (systemd.folder / "tried").read_text("utf-8")
+
+
+def test_archive_is_out_of_reach(systemd: Systemd, tried: Any, call: runs.Call, tmp_path: pathlib.Path) -> None:
+    options = {"LuaScripts": [f"{tmp_path}/orthanc/a.lua"], "StorageDirectory": "/srv/dicom", "IndexDirectory": "/a b"}
+    scripts = {f"{tmp_path}/orthanc/a.lua": "pass"}
+    call(json.dumps(options), scripts=scripts, trial=["python3", f"{tmp_path}/Orthanc", "FILE"])
+    words = (systemd.folder / "tried").read_text("utf-8")
+    assert "--property=InaccessiblePaths=-/srv/dicom " in words
+    assert "/a b" not in words
+
+
+def test_python_is_tried_in_check_mode_where_its_plugin_is(
+    tmp_path: pathlib.Path, systemd: Systemd, tried: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
+    tried({})
+    plugin, check = tmp_path / "libOrthancPython.so", {"_ansible_check_mode": True}
+    bad = {"a.py": "sys.exit(1)"}
+    for programs in ([], [str(plugin)]):
+        assert tried(bad, programs=programs, **check)["changed"]
+        assert warnings.pop().startswith("orthanc_scripts: those in Python are tried in the run")
+    assert times(systemd) == 0
+    # Those in Lua are tried all the same.
+    assert "b.lua was tried" in tried(bad | {"b.lua": "sys.exit(1)"}, programs=[str(plugin)], **check)["msg"]
+    warnings.clear()
+    plugin.touch()
+    assert "a.py was tried" in tried(bad, programs=[str(plugin)], **check)["msg"]
+    # In an image it may be where the host has nothing.
+    systemd.program("docker", f'shift; exec python3 {tmp_path}/Orthanc "$@"')
+    container = {"trial": ["docker", "run", "FILE"], "programs": []}
+    assert "a.py was tried" in tried(bad, **container, **check)["msg"]
+    assert not warnings
+
+
 def test_container_is_removed(tmp_path: pathlib.Path, systemd: Systemd, tried: Any) -> None:
     systemd.program("docker", f'shift; exec python3 {tmp_path}/Orthanc "$@"')
     assert tried({"a.lua": "pass"}, trial=["docker", "run", "FILE"])["changed"]
@@ -164,8 +222,9 @@ def test_container_is_removed(tmp_path: pathlib.Path, systemd: Systemd, tried: A
 
 
 def test_configuration_has_nothing_of_the_site() -> None:
-    site = {
+    site: dict[str, Any] = {
         "Name": "Site",
+        "RegisteredUsers": {"admin": "secret"},
         "Plugins": ["/usr/lib/libOrthancPostgreSQLIndex.so", "/usr/lib/libOrthancPython.so"],
         "PostgreSQL": {"Password": "secret"},
         "DicomTlsEnabled": True,
@@ -178,7 +237,8 @@ def test_configuration_has_nothing_of_the_site() -> None:
         "PacsPythonScripts": ["/etc/pacs/orthanc/a.py"],
         "Mine": {"Key": 1},
     }
-    assert configuration(site, "/lib/libOrthancPython.so", "/run/x") == {
+    scripts = [*site["LuaScripts"], site["PythonScript"], *site["PacsPythonScripts"]]
+    assert configuration(site, "/lib/libOrthancPython.so", scripts, "/run/x") == {
         "Name": "Site",
         "Plugins": ["/lib/libOrthancPython.so"],
         "HttpPort": 8042,
@@ -191,7 +251,10 @@ def test_configuration_has_nothing_of_the_site() -> None:
         "PacsPythonScripts": ["/run/x/a.py"],
         "Mine": {"Key": 1},
     }
-    assert configuration({}, "", "/run/x")["Plugins"] == []
+    assert configuration({}, "", scripts, "/run/x")["Plugins"] == []
+    # One that the site has put elsewhere by itself.
+    own = {"LuaScripts": ["/srv/a.lua"], "PythonScript": "/srv/pacs_scripts.py"}
+    assert configuration(own, "", scripts, "/run/x").items() >= own.items()
 
 
 def test_scripts_of_a_spoilt_configuration_are_others() -> None:

@@ -62,7 +62,7 @@ def call(
     python.chmod(0o755)
 
     def called(requirements: str = "", **more: Any) -> dict[str, Any]:
-        given = {"path": str(path), "python": str(python), "requirements": requirements}
+        given: dict[str, Any] = {"path": str(path), "python": str(python), "requirements": requirements}
         given |= {"named_in": [str(tmp_path / "orthanc"), str(tmp_path / "last.json")]}
         return run(python_environment, capsys, **(given | more))
 
