@@ -30,7 +30,7 @@ BAD = {
     "syntax": ("function broken(\n", "ends. It says: Cannot execute a Lua command: [string"),
     "ends": ("os.exit(3)\n", "and Orthanc ends."),
     "memory": ('local t = {}\nwhile true do t[#t + 1] = string.rep("x", 2^20) .. #t end\n', "not enough memory"),
-    "loop": ("while true do end\n", "has not started after 60 s, and was ended"),
+    "loop": ("while true do end\n", "has not started after 60 s (orthanc_ready_timeout, at least 60 s), and was ended"),
 }
 
 
@@ -106,7 +106,7 @@ def test_check_mode_tells_and_a_change_takes_a_start(site: Site) -> None:
 def test_bad_one_changes_nothing(site: Site, what: str) -> None:
     text, expected = BAD[what]
     before = site.state()
-    said = site.refused(GOOD | {"bad.lua": text})
+    said = site.refused(GOOD | {"bad.lua": text}, **SOON)
     assert "orthanc_scripts: bad.lua was tried, apart from the site, and Orthanc" in said
     assert expected in said
     assert "Orthanc runs as before, and its configuration is as it was." in said
@@ -127,6 +127,8 @@ def test_one_that_fails_later_goes_back(site: Site) -> None:
     assert site.metadata() == "by Lua"
 
 
+# A loop is waited for as long as for Orthanc.
+SOON = {"orthanc_ready_timeout": 60}
 PYTHON: dict[str, Any] = {"orthanc_plugins": ["dicomweb", "python"]}
 SEVERAL = {
     "seen.lua": "",
@@ -179,11 +181,19 @@ def test_several_in_python(site: Site) -> None:
             marks=pytest.mark.later,
         ),
         pytest.param("open('/var/lib/pacs/x', 'w')\n", "Read-only file system", marks=pytest.mark.later),
+        pytest.param(
+            "for path in ('/var/tmp/x', '/dev/shm/x', '/tmp/x'):\n"
+            "    try: open(path, 'wb').write(bytes(300 * 2**20))\n"
+            "    except OSError as error: print(path, error.strerror, flush=True)\n"
+            "import os, sys\nsys.stdout.flush()\nos._exit(1)\n",
+            "/var/tmp/x Read-only file system /dev/shm/x No space left on device /tmp/x No space left on device",
+            marks=pytest.mark.later,
+        ),
     ],
 )
 def test_bad_one_in_python_changes_nothing(site: Site, text: str, expected: str) -> None:
     before = site.state()
-    said = site.refused(SEVERAL | {"bad.py": text}, **PYTHON)
+    said = site.refused(SEVERAL | {"bad.py": text}, **PYTHON, **SOON)
     assert "orthanc_scripts: bad.py was tried, apart from the site, and Orthanc" in said
     assert expected in said
     assert site.state() == before
