@@ -518,15 +518,17 @@ def try_new_scripts(module: AnsibleModule, unit: Unit, last: State) -> None:
 
 
 @contextlib.contextmanager
-def refusing(way: WayBack, unit: Unit) -> Iterator[None]:
-    """Fail where there can be no way back from another release. Nothing is written yet."""
-    # What stops it for the dump of its index starts it again.
-    still = "runs as before" if unit.active else "was not started"
+def refusing(way: WayBack, unit: Unit | None = None) -> Iterator[None]:
+    """Fail where there can be no way back from another release. Nothing is written yet.
+
+    :param unit: where it may not run at all; nothing where it is started again after the dump of its index.
+    """
     try:
         yield
     except (OSError, Refused) as error:
         own = ' Where you dump the index yourself, and need no way back, set orthanc_dump_dir to "".'
         own = "" if isinstance(error, (Unfit, Unread)) else own
+        still = "was not started" if unit and not unit.active else "runs as before"
         way.refuse(f"{told(error)}{own} Orthanc {still}, and its configuration is as it was.")
 
 
@@ -561,7 +563,7 @@ def serve(module: AnsibleModule) -> None:
     upgrade = None if module.check_mode else service.upgrade
     try:
         if upgrade:
-            with refusing(way, unit):
+            with refusing(way):
                 upgrade.prepare()
         written = way.write()
         # What is not there yet cannot be looked at.

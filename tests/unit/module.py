@@ -126,7 +126,7 @@ is-system-running) [ ! -e stopping ] || { echo stopping; exit 1; } ;;
 is-enabled)
     if [ -e generated ] && [ "$2" != "${2%@*}" ]; then echo enabled-runtime; else [ -e enabled ] && echo enabled; fi ;;
 enable) rm -f generated; touch enabled ;;
-stop) rm -f active ;;
+stop) case $2 in *-trial) ;; *) rm -f active ;; esac ;;
 disable) rm -f enabled ;;
 start | restart | reload-or-restart)
     rm -f active
