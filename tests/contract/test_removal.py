@@ -69,9 +69,7 @@ KNOWN = {
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
     "plugins/module_utils/orthanc_scripts.py": {
-        "def _remove(folder: str) -> None:": "its own folder in memory, of a trial",
-        "_remove(folder)": "the same, that of a call that was killed and its own",
-        "remove(path)": "plain files in it",
+        "remove(path)": "plain files of its own folder in memory, of a trial",
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
     "plugins/modules/archive_remove.py": {
@@ -157,7 +155,6 @@ KNOWN = {
 TWICE = {
     "plugins/module_utils/files.py": ["remove(candidate)"] * 2,
     "plugins/module_utils/orthanc_packages.py": ["remove(path)"],
-    "plugins/module_utils/orthanc_scripts.py": ["_remove(folder)"],
     "plugins/modules/python_environment.py": ["os.rmdir(path)"],
     "plugins/modules/source_build.py": ["remove(came)"],
     "templates/etc/pacs/nginx/acme-renewed.j2": ['rm -f "$site.crt.old" "$site.key.old"'],
