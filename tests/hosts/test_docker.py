@@ -222,11 +222,11 @@ def test_moved_tag(site: Site) -> None:
 @pytest.mark.later
 def test_scripts_are_tried_in_a_container_of_their_own(site: Site, tmp_path: pathlib.Path) -> None:
     script = tmp_path / "route.lua"
-    variables = STABLE | {"orthanc_scripts": [{"file": str(script)}]}
+    variables = STABLE | {"orthanc_scripts": [{"file": str(script)}], "orthanc_ready_timeout": 60}
     before = site.state()
     for text, told in (
         ("function broken(", "Orthanc ends. It says: Cannot execute a Lua command"),
-        ("while true do end", "Orthanc has not started after 60 s, and was ended"),
+        ("while true do end", "Orthanc has not started after 60 s (orthanc_ready_timeout, at least 60 s), and was"),
         ('local t = {} while true do t[#t + 1] = string.rep("x", 2^20) .. #t end', "not enough memory"),
     ):
         script.write_text(text, encoding="utf-8")
