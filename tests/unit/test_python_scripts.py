@@ -59,6 +59,8 @@ class Orthanc(types.ModuleType):
 def orthanc(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Orthanc]:
     made = Orthanc(tmp_path)
     monkeypatch.setitem(sys.modules, "orthanc", made)
+    # As it is on a host, and again after the test.
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     monkeypatch.syspath_prepend(str(tmp_path))
     before = set(sys.modules)
     yield made

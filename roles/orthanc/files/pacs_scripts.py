@@ -123,6 +123,8 @@ for one, way in SHARED.items():
 for one in ALONE:
     if hasattr(orthanc, one):
         setattr(orthanc, one, alone(one))
+# Two texts of one size within one second would be taken for the same.
+sys.dont_write_bytecode = True
 options = json.loads(orthanc.GetConfiguration())
 if "PacsPythonPackages" in options:
     # Before what the distribution has of the same, and after Python's own.
