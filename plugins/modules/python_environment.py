@@ -9,7 +9,7 @@ from __future__ import annotations
 DOCUMENTATION = r"""
 module: python_environment
 short_description: Have a virtual environment of locked requirements
-version_added: 0.1.0
+version_added: 0.2.0
 description:
   - Makes a virtual environment, in a folder that is named after the requirements and the release of Python. It is never
     changed - other requirements make another one, so that what uses the one before can go back to it.

@@ -242,7 +242,7 @@ def test_verification_holds_scripts_to_their_tests(site: Site, tmp_path: pathlib
         assert session.get(site.lab.url("/statistics"), timeout=60).json()["CountInstances"] == 0
     for number, wrong, told in (
         (0, {"tags": {"InstitutionName": "JFK IMAGING CENTER"}}, "'Some other place'"),
-        (1, {"stored": True}, "(FilteredOut)"),
+        (1, {"stored": True}, "'FilteredOut'"),
     ):
         before = dict(scripts[number]["test"])
         scripts[number]["test"].update(wrong)

@@ -59,6 +59,9 @@ def test_image_is_of_the_disposable_patient_and_removed(monkeypatch: pytest.Monk
     assert str(orthanc.sent.PatientID).startswith(MARK)
     uids = {str(orthanc.sent[name].value) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")}
     assert len(uids) == 3
+    again = Orthanc("FilteredOut")
+    outcome(again, stored=False)
+    assert str(again.sent.SOPInstanceUID) not in uids
     assert all(uid.startswith(f"{ROOT}.") for uid in uids)
     assert orthanc.sent.file_meta.MediaStorageSOPInstanceUID == orthanc.sent.SOPInstanceUID
 
@@ -92,7 +95,7 @@ def test_bad_ones_are_told_and_removed(
         outcome(orthanc, **test)
     assert told in str(found.value)
     assert "orthanc_scripts: route.lua" in str(found.value)
-    assert (f"DELETE /instances/{OTHER}" in orthanc.calls) is (status in ("Success", "AlreadyStored"))
+    assert (f"DELETE /instances/{OTHER}" in orthanc.calls) is (status == "Success")
 
 
 @pytest.mark.parametrize("identifier, ours", [(SCRIPT_ID, True), (f"{MARK}-OTHER", False)])
