@@ -116,8 +116,10 @@ def make(module: AnsibleModule, folder: str) -> None:
         make_folders(os.path.dirname(folder))
         mark(os.path.dirname(folder))
         python = os.path.join(folder, "bin", "python3")
-        for command in ([module.params["python"], "-m", "venv", "--clear", folder], [python, *PIP]):
-            rc, out, err = module.run_command(command, data=module.params["requirements"], cwd="/")
+        # Only pip reads what is asked for: a command that has ended before it is written fails for that alone.
+        venv = [module.params["python"], "-m", "venv", "--clear", folder]
+        for command, data in ((venv, None), ([python, *PIP], module.params["requirements"])):
+            rc, out, err = module.run_command(command, data=data, cwd="/")
             if rc:
                 lines = [line.strip() for line in f"{out}\n{err}".splitlines() if line.strip()]
                 errors = [line for line in lines if line.startswith("ERROR")] or lines[-3:]
