@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import os
 import pathlib
@@ -37,6 +38,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
     _requires_connection = True
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        # This process ends with the task, and would look for garbage in all that Ansible has loaded.
+        gc.disable()
         self._variables: dict[str, Any] = task_vars or {}
         result: dict[str, Any] = super().run(tmp, self._variables)
         _, arguments = self.validate_argument_spec(self.ARGUMENTS)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import gc
 from typing import Any
 
 from ansible.plugins.action import ActionBase
@@ -19,6 +20,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
     TRANSFERS_FILES = False
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        # This process ends with the task, and would look for garbage in all that Ansible has loaded.
+        gc.disable()
         given = {"ansible_managed": "Ansible managed"} | (task_vars or {})
         super().run(tmp, given)
         arguments = dict(self._task.args)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -56,6 +57,8 @@ class Site:
             return dict(action.run(task_vars=seen))
         finally:
             other.vars = before
+            # The action turns it off, since its process ends with it.
+            gc.enable()
 
 
 def trusted(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 import types
@@ -82,6 +83,8 @@ class Site:
         action._execute_module = execute
         self.asked.clear()
         said: dict[str, Any] = action.run(None, seen)
+        # It turns it off, since its process ends with it.
+        gc.enable()
         return said
 
     def wrong(self, *arguments: Any, **variables: Any) -> list[str]:
