@@ -77,6 +77,7 @@ class Site:
         action = ActionModule(task, connection, None, loader, Templar(loader=loader, variables=seen), None)
 
         def execute(name: str, arguments: dict[str, Any], **_more: Any) -> dict[str, Any]:
+            assert not gc.isenabled()
             self.asked.append((name, arguments))
             return self.probe
 
