@@ -96,6 +96,19 @@ def test_variables_are_checked_before_a_role_that_does_not() -> None:
     assert {path for path in playbooks if "rolespec_validate" in code(path)} == imported
 
 
+@pytest.mark.parametrize("role, skipped", [("nginx", "ready"), ("orthanc", "prepare")])
+def test_tasks_that_are_skipped_together_are_not_skipped_for_too_much(role: str, skipped: str) -> None:
+    """Where one of them has something to do, none of the others' conditions keeps it from that."""
+    (include,) = [
+        task
+        for task in load(f"roles/{role}/tasks/main.yml")
+        if task.get("ansible.builtin.include_tasks") == f"{skipped}.yml"
+    ]
+    together = include["when"].split(" or ")
+    each = [task["when"].split(" and ")[0].strip() for task in load(f"roles/{role}/tasks/{skipped}.yml")]
+    assert sorted(dict.fromkeys(each)) == sorted(one.strip() for one in together)
+
+
 @pytest.mark.parametrize("path", TASKS)
 def test_task_file_is_short(path: str) -> None:
     assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) <= 70
