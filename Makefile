@@ -22,7 +22,7 @@ lab: setup .venv/done-test
 	@echo "Installs docker.io, mmdebstrap and openssh-client where they are missing, and starts a Docker engine if none runs."
 	ansible-playbook -i localhost, lab/create.yml -e '{"lab_name": "test", "lab_hosts": []}'
 
-test: lab ## lint, unit tests, and what each change has to pass on hosts, in twenty minutes
+test: lab ## lint, unit tests, and what each change has to pass on hosts, in under thirty minutes
 	pytest tests -m "not later" -n 3 --dist loadfile --durations 25
 
 test-quick: setup .venv/done-test ## what needs no host: lint, unit and contract tests

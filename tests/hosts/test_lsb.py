@@ -267,6 +267,7 @@ def test_release_that_does_not_start_goes_back(site: Site) -> None:
     site.runs(OLD)
 
 
+@pytest.mark.later
 def test_another_version_of_a_plugin_leaves_the_one_of_before(site: Site) -> None:
     """For the release that runs: one that it cannot load makes way for that of before, and one that it can stays."""
     # What a test before has put there is not right.
@@ -366,6 +367,7 @@ def test_wrong_source_changes_nothing(site: Site, changes: dict[str, Any], words
     assert site.lab.shell(f"{SOURCES}; {VERSION}") == before
 
 
+@pytest.mark.later
 def test_packages_of_the_makers_and_back(site: Site) -> None:
     site.deploy(variables=upstream(site.lab), arguments=["--check"])
     assert "standin" not in site.lab.shell(f"{SOURCES}; {VERSION}")
