@@ -21,6 +21,9 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils.database_answers import TRUST
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import Refused, own, remove, sync_folder
 
+# In SQLite, what Orthanc has written into since 1.12.8, and the oldest release that is known to write there then: 1.10
+# opens such an index, answers, and refuses every image.
+COLUMN, WRITER = "customData", "1.12.7"
 # What a plugin keeps of its schema there; others are jobs, modalities and the like, which change while Orthanc works.
 PROPERTIES = "property < 20 AND property NOT IN (2, 3, 5)"
 FILES = "storagearea"
@@ -35,6 +38,14 @@ def copy(source: str, target: str) -> None:
         os.fsync(written.fileno())
 
 
+def unwritten(version: str, where: str) -> str:
+    """Say that a release does not write to an index in SQLite."""
+    return (
+        f"Orthanc {version} would refuse every image, since {where} has columns that Orthanc adds from 1.12.8 on. Stay"
+        f" with {WRITER} or newer, or have the dump back that was made before them (docs/operations.md)."
+    )
+
+
 class Sqlite:
     """An index in SQLite, whose Orthanc is stopped: while it runs, it keeps everybody else off it."""
 
@@ -42,6 +53,7 @@ class Sqlite:
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
+        self._uri = f"file:{urllib.parse.quote(os.path.join(folder, 'index'))}"
         self.where = f"the index in {folder}"
         self._seen: list[Any] = []
 
@@ -62,15 +74,28 @@ class Sqlite:
         return f"{self.size()} bytes" if before != self._seen else ""
 
     def revision(self) -> int:
-        """Return the revision of its schema, 0 where it has none: every release reads it that knows version 6."""
-        return 0
+        """Return 1 where it has the columns that Orthanc adds from 1.12.8 on, else 0.
+
+        :raises Refused: if it does not tell.
+        """
+        if not self._paths("index"):
+            return 0
+        # Its Orthanc lets nobody in while it runs; what stands in its log alone has the word in it.
+        try:
+            with contextlib.closing(sqlite3.connect(f"{self._uri}?immutable=1", uri=True)) as connection:
+                columns = {row[1] for row in connection.execute("PRAGMA table_info(AttachedFiles)")}
+            for path in self._paths("index-wal"):
+                with open(path, "rb") as log:
+                    columns |= {COLUMN} if f"{COLUMN} BLOB".encode() in log.read() else set()
+        except (OSError, sqlite3.Error) as error:
+            raise Refused(f"{self.where} cannot be read: {error}.") from error
+        return int(COLUMN in columns)
 
     def schema(self) -> str:
         """Return what tells one schema from another."""
-        path = urllib.parse.quote(os.path.join(self._folder, "index"))
         # A log that a killed Orthanc left is taken in at the end; SQLite gives what it makes to the owner of the index.
         try:
-            with contextlib.closing(sqlite3.connect(f"file:{path}?mode=rw", uri=True)) as connection:
+            with contextlib.closing(sqlite3.connect(f"{self._uri}?mode=rw", uri=True)) as connection:
                 found = connection.execute("SELECT type, name, sql FROM sqlite_master ORDER BY type, name").fetchall()
                 found += connection.execute(f"SELECT * FROM GlobalProperties WHERE {PROPERTIES} ORDER BY 1").fetchall()
         except sqlite3.Error as error:

@@ -21,6 +21,7 @@ from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import files
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
 from ansible_collections.dicom.orthanc.plugins.module_utils.database_answers import REVISIONS
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     MARK,
@@ -35,7 +36,7 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import (
     told,
 )
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
-from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import Index, index_of
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import WRITER, Index, index_of, unwritten
 from ansible_collections.dicom.orthanc.plugins.module_utils.systemd import Unit
 
 NFT = "/usr/sbin/nft"
@@ -80,7 +81,7 @@ class Unread(Refused):
 
 
 def readable(module: AnsibleModule, settings: Mapping[str, Any]) -> None:
-    """See whether the plugin that is asked for reads the index, as far as it is known which ones do.
+    """See whether the release that is asked for reads the index and writes there, as far as it is known which ones do.
 
     :param settings: the options that are asked for.
     :raises Unread: if it does not.
@@ -88,7 +89,7 @@ def readable(module: AnsibleModule, settings: Mapping[str, Any]) -> None:
     params, known = module.params, REVISIONS.get(module.params["database"], {})
     paths = [*params["programs"], *settings.get("Plugins", [])]
     plugin = next((path for path in paths if "SQLIndex" in os.path.basename(path)), "")
-    if not (known and plugin and params["trial"]):
+    if not params["trial"] or not (params["database"] == "sqlite" or (known and plugin)):
         return
     try:
         index = index_of(module, params["database"], settings)
@@ -96,7 +97,13 @@ def readable(module: AnsibleModule, settings: Mapping[str, Any]) -> None:
     except (Refused, ValueError):
         # Why not is told by what needs it.
         return
-    version = plugin_version(module, plugin) if revision > min(known.values()) else ""
+    if params["database"] == "sqlite":
+        version = said_version(module, [], r"Orthanc version: (\d[\d.]*)") if revision else ""
+        if version and version_tuple(version) < version_tuple(WRITER):
+            raise Unread(f"orthanc_version, orthanc_docker_image: {unwritten(version, index.where)}")
+        return
+    asked = r"Registering plugin '[^']+' \(version ([^)]+)\)"
+    version = said_version(module, [plugin], asked) if revision > min(known.values()) else ""
     if revision > known.get(version, revision):
         raise Unread(
             f"orthanc_version, orthanc_docker_image: {os.path.basename(plugin)} {version}, which comes with the Orthanc"
@@ -105,14 +112,16 @@ def readable(module: AnsibleModule, settings: Mapping[str, Any]) -> None:
         )
 
 
-def plugin_version(module: AnsibleModule, plugin: str) -> str:
-    """Return the version by which Orthanc registers a plugin, or nothing.
+def said_version(module: AnsibleModule, plugins: list[str], pattern: str) -> str:
+    """Return what Orthanc says of itself, or of a plugin that it registers; nothing if it does not.
+
+    :param pattern: of the line that tells the version.
 
     The plugin of a database does nothing without its section; and Orthanc ends, since it may make no index there.
     """
     none = {"StorageDirectory": "/nonexistent/orthanc", "IndexDirectory": "/nonexistent/orthanc"}
     with tempfile.NamedTemporaryFile("w", dir=TRIALS, prefix="pacs-", suffix=".json", encoding="utf-8") as file:
-        json.dump({"Plugins": [plugin], "HttpServerEnabled": False, "DicomServerEnabled": False} | none, file)
+        json.dump({"Plugins": plugins, "HttpServerEnabled": False, "DicomServerEnabled": False} | none, file)
         file.flush()
         os.chmod(file.name, 0o644)
         command = [FILE.sub(file.name, word) for word in module.params["trial"]]
@@ -120,7 +129,7 @@ def plugin_version(module: AnsibleModule, plugin: str) -> str:
             _rc, out, err = module.run_command(["timeout", "--kill-after=10", "60", *command], handle_exceptions=False)
         except OSError:
             return ""
-    found = re.search(r"Registering plugin '[^']+' \(version ([^)]+)\)", f"{out}{err}")
+    found = re.search(pattern, f"{out}{err}")
     return found[1] if found else ""
 
 

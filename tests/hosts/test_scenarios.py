@@ -9,7 +9,7 @@ from tests.checks import outcomes
 from tests.hosts.conftest import ROOT, run
 
 SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
-# In `make test`: MariaDB, each step of a scenario. The quickstart is the demo; PostgreSQL and the relay have tests on hosts.
+# In `make test`: MariaDB, by each step. The quickstart is the demo; PostgreSQL and the relay have tests of their own.
 AT_EACH_CHANGE = {"single-mysql"}
 
 

@@ -84,6 +84,25 @@ def test_schema_is_tables_and_what_plugins_keep_of_it(folder: pathlib.Path) -> N
     assert sorted(os.listdir(folder)) == ["index"]
 
 
+def test_columns_of_newer_releases_are_seen_while_orthanc_keeps_others_off(folder: pathlib.Path) -> None:
+    index = Sqlite(str(folder))
+    execute(folder, "CREATE TABLE AttachedFiles (id INTEGER, compressedMD5 TEXT)")
+    assert (index.revision(), Sqlite(str(folder / "none")).revision()) == (0, 0)
+    theirs = sqlite3.connect(folder / "index", isolation_level=None)
+    theirs.execute("PRAGMA locking_mode = EXCLUSIVE")
+    theirs.execute("PRAGMA journal_mode = WAL")
+    theirs.execute("ALTER TABLE AttachedFiles ADD COLUMN customData BLOB")
+    assert index.revision() == 1, "in the log alone"
+    theirs.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    theirs.execute("INSERT INTO AttachedFiles VALUES (1, '', '')")
+    assert index.revision() == 1
+    theirs.close()
+    assert index.revision() == 1
+    (folder / "index").write_bytes(b"no database")
+    with pytest.raises(Refused, match="/db cannot be read: file is not a database"):
+        index.revision()
+
+
 def test_orthanc_that_works_on_its_index_writes_there(folder: pathlib.Path) -> None:
     index = Sqlite(str(folder))
     size = index.size()

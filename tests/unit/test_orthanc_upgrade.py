@@ -504,6 +504,7 @@ class Trial:
 
 
 REGISTERS = "W1129 20:17:06.9 MAIN PluginsManager.cpp:287] Registering plugin 'x-index' (version {})\nE1129 Stopped"
+ORTHANC = "W1129 20:17:06.9 main.cpp:2000] Orthanc version: {}\nE1129 Stopped"
 POSTGRESQL = {"Plugins": ["/plugins/libOrthancDicomWeb.so", "/plugins/libOrthancPostgreSQLIndex.so"]}
 
 
@@ -535,6 +536,16 @@ def test_plugin_that_does_not_read_the_index_is_known_by_what_it_says(trials: pa
     assert not os.path.exists(trial.asked["IndexDirectory"])
 
 
+@pytest.mark.usefixtures("trials")
+def test_release_that_cannot_write_to_an_index_in_sqlite_is_known_by_what_it_says() -> None:
+    """An image of the operator's own, say: Orthanc 1.10 opens the index, answers, and refuses every image."""
+    trial = Trial("sqlite", ORTHANC.format("1.10.1"))
+    with pytest.raises(orthanc_upgrade.Unread, match="would refuse every image") as told:
+        orthanc_upgrade.readable(trial, {"StorageDirectory": "/srv/dicom"})
+    assert str(told.value).startswith("orthanc_version, orthanc_docker_image: Orthanc 1.10.1 would")
+    assert trial.asked["Plugins"] == []
+
+
 @pytest.mark.parametrize(
     "database, said, found, more",
     [
@@ -544,7 +555,10 @@ def test_plugin_that_does_not_read_the_index_is_known_by_what_it_says(trials: pa
         ("postgresql", REGISTERS.format("5.0"), None, {}),
         ("postgresql", REGISTERS.format("5.0"), 2, {"trial": []}),
         ("mysql", REGISTERS.format("5.0"), 7, {"programs": ["/opt/libOrthancMySQLIndex.so"]}),
-        ("sqlite", REGISTERS.format("5.0"), 2, {}),
+        ("sqlite", ORTHANC.format("1.12.7"), 1, {}),
+        ("sqlite", ORTHANC.format("1.10.1"), 0, {}),
+        ("sqlite", ORTHANC.format("1.10.1"), None, {}),
+        ("sqlite", "nothing", 1, {}),
     ],
 )
 @pytest.mark.usefixtures("trials")
@@ -555,10 +569,13 @@ def test_plugin_that_reads_the_index_or_may_do_so(
     trial = Trial(database, said, **more)
     trial.found = found
     orthanc_upgrade.readable(trial, POSTGRESQL)
-    assert bool(trial.ran) is bool(trial.params["trial"] and database != "sqlite" and (found or 0) > 1)
+    assert bool(trial.ran) is bool(trial.params["trial"] and (found or 0) > (0 if database == "sqlite" else 1))
     # Where the release is beside the one that runs, the link that the configuration names leads to that.
     expected = [*more.get("programs", []), *POSTGRESQL["Plugins"]]
-    assert not trial.ran or trial.asked["Plugins"] == [path for path in expected if "SQLIndex" in path][:1]
+    assert (
+        not trial.ran
+        or trial.asked["Plugins"] == [path for path in expected if "SQLIndex" in path and database != "sqlite"][:1]
+    )
 
 
 def test_release_that_does_not_read_the_index_changes_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -407,6 +407,12 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         "comes with orthanc-mysql 4.3, which reads an index up to revision 6",
     ),
     (
+        OLDER | {"orthanc_database": "sqlite", "index": INDEX | {"revision": 1, "where": "the index in /srv/index"}},
+        "orthanc_version",
+        "Orthanc 1.10.1 would refuse every image, since the index in /srv/index has columns that Orthanc adds from"
+        " 1.12.8 on. Stay with 1.12.7 or newer, or have the dump back",
+    ),
+    (
         OLDER | {"index": INDEX | {"free": 2**20 - 1}},
         "orthanc_dump_dir",
         "which takes up to 1 MiB, and /var/lib/pacs/orthanc/dumps has 1 free. Make room there",
@@ -432,6 +438,10 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
         OLDER
         | {"index": INDEX | {"revision": 7}, "orthanc_install_method": "docker", "orthanc_docker_image": "pacs:1"},
         OLDER | {"index": INDEX | {"revision": 7}, "orthanc_version": "1.12.7", "offered": ["1.12.7"]},
+        OLDER | {"orthanc_database": "sqlite", "index": INDEX | {"revision": 0}},
+        OLDER
+        | {"orthanc_database": "sqlite", "index": INDEX | {"revision": 1}}
+        | {"orthanc_version": "1.12.7", "offered": ["1.12.7"]},
         # One of others that is empty, is the same, is another archive, or is dumped by whoever runs it.
         {"theirs": "1.10.1"},
         {"theirs": "1.12.7", "images": 3},

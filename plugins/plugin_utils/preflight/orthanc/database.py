@@ -8,7 +8,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
 from ansible_collections.dicom.orthanc.plugins.module_utils.database_answers import REVISIONS
+from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_index import WRITER, unwritten
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
@@ -164,6 +166,9 @@ def another_release(orthanc: Orthanc, index: Mapping[str, Any]) -> Iterator[str]
             f" revision {newest} of the schema, and {index['where']} has {index['revision']}. Stay with a newer one, or"
             " have the dump back that was made before it (docs/operations.md)."
         )
+    old = orthanc.release and version_tuple(orthanc.release) < version_tuple(WRITER)
+    if index["revision"] and old and (engine == "sqlite" or not orthanc.variables["orthanc_database_index"]):
+        yield f"orthanc_version: {unwritten(orthanc.release, index['where'])}"
     if folder and index["free"] < index["size"]:
         yield (
             f"orthanc_dump_dir: {index['where']} is dumped before another release opens it, which takes up to"
