@@ -112,7 +112,20 @@ def inside(site: Site, host: Host, facts: dict[str, str]) -> dict[str, Any]:
     facts["Storage"] = f"{'database' if site.database_storage else site.storage_dir}, {free} of {size} GiB free"
     counts = (f"{held.get(f'Count{level}')} {level.lower()}" for level in ("Patients", "Studies", "Instances"))
     facts["Held before"] = ", ".join(counts)
+    for name, waits in found["routes"].get("Destinations", {}).items():
+        facts[f"Sent on to {name}"] = waiting(waits)
     return found
+
+
+def waiting(told: dict[str, int]) -> str:
+    """Say what waits to be sent on to a destination."""
+    if not told["Studies"]:
+        return "nothing waits"
+    hours = told["Seconds"] / 3600
+    return (
+        f"{told['Studies']} studies wait, {told['Images']} images, the first for {hours:.1f} h;"
+        f" {told['Failed']} of them were tried in vain"
+    )
 
 
 def _inside(site: Site, host: Host) -> dict[str, Any]:

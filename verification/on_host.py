@@ -67,6 +67,7 @@ print(
                     "MaximumStorageMode",
                     "MaximumStorageSize",
                     "PacsPythonScripts",
+                    "PacsRoutes",
                     "PythonScript",
                     "RemoteAccessAllowed",
                     "TranscodeDicomProtocol",
@@ -88,6 +89,8 @@ print(
             "index": ask("/changes?last", right)[0],
             "system": json.loads(ask("/system", right)[1] or "{}"),
             "plugins": plugins,
+            # What waits to be sent on; nothing where the script that does it is not there.
+            "routes": json.loads(ask("/pacs/routes", right)[1] or "{}"),
             "versions": {
                 name: json.loads(ask(f"/plugins/{name}", right)[1] or "{}").get("Version", "")
                 for name in plugins

@@ -36,6 +36,7 @@ class Site:
     plugins: list[str]
     scripts: dict[str, str]
     script_tests: dict[str, dict[str, Any]]
+    routes: list[dict[str, Any]]
     config_dir: str
     storage_dir: str
     http_port: int

@@ -13,6 +13,8 @@ from verification.reach import Host
 from verification.site import Site
 
 UNIT = "/etc/systemd/system/orthanc.service"
+# For how long a destination may be away, in seconds.
+PATIENCE = 24 * 3600
 # What the role knows of plugins: under which name Orthanc reports what the inventory has another one for.
 PLUGINS = yaml.safe_load(
     (pathlib.Path(__file__).parents[1] / "roles" / "orthanc" / "vars" / "main" / "plugins.yml").read_text("utf-8")
@@ -132,10 +134,12 @@ def test_inside_scripts_are_those_of_the_inventory(site: Site, host: Host, insid
     files = "find . -maxdepth 1 '(' -name '*.lua' -o -name '*.py' ')'"
     sums = host.check_output(f"cd %s && {files} -exec sha256sum {{}} +", site.config_dir).splitlines()
     found = {path.removeprefix("./"): digest for digest, path in (line.split() for line in sums)}
-    # The one that runs those in Python.
-    found.pop("pacs_scripts.py", None)
+    # The one that runs those in Python, and what orthanc_routes asks for.
+    for name in ("pacs_scripts.py", "pacs_routes.py"):
+        found.pop(name, None)
     expect("sha256sum of the scripts in orthanc_config_dir", site.scripts, found, "orthanc_scripts, playbooks/site.yml")
-    ours = [f"{site.config_dir}/{name}" for name in site.scripts]
+    names = [*site.scripts, *(["pacs_routes.py"] if site.routes else [])]
+    ours = [f"{site.config_dir}/{name}" for name in names]
     for option, end in (("LuaScripts", ".lua"), ("PacsPythonScripts", ".py")):
         wanted = [path for path in ours if path.endswith(end)]
         # The inventory may name others of the host.
@@ -144,6 +148,17 @@ def test_inside_scripts_are_those_of_the_inventory(site: Site, host: Host, insid
     start = "$(systemctl show orthanc --property=ExecMainStartTimestamp --timestamp=us+utc --value)"
     unread = host.check_output(f'cd %s && {files} -newermt "{start}"', site.config_dir).split()
     expect("scripts that are newer than the Orthanc that runs", [], unread, "systemctl restart orthanc")
+
+
+def test_inside_routes_deliver(site: Site, inside: dict[str, Any]) -> None:
+    """A destination may be off at night. What waits now is in the report."""
+    wanted, told = sorted({route["to"] for route in site.routes}), inside["routes"]
+    asked = sorted({route["to"] for route in inside["options"]["PacsRoutes"] or []})
+    expect("destinations in orthanc_config_dir", wanted, asked, "orthanc_routes, playbooks/site.yml")
+    expect("destinations that are sent to", wanted, sorted(told.get("Destinations", {})), "journalctl -u orthanc")
+    expect("what keeps all of it from being sent", "", told.get("Problem", ""), "journalctl -u orthanc")
+    late = {name: one["Studies"] for name, one in told.get("Destinations", {}).items() if one["Seconds"] > PATIENCE}
+    expect("studies that wait, the first for more than a day", {}, late, "GET /pacs/routes tells which, and why")
 
 
 @pytest.mark.parametrize("login", ["none", "default", "wrong"])

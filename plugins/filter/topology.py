@@ -413,6 +413,11 @@ class Topology:
         wanted = database(self._name)
         return [] if wanted[0] == "sqlite" else [n for n in self._group("orthanc") if database(n) == wanted]
 
+    @property
+    def routers(self) -> list[str]:
+        """Of those, the ones that send studies on."""
+        return [name for name in self.database_sharers if self._host(name)["orthanc_routes"]]
+
 
 def topology(hostvars: Any, groups: Mapping[str, list[str]], name: str, part: str) -> Any:
     """Return a part of what a host has to know of the others."""

@@ -69,6 +69,8 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade impo
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import remove_dump
 
 INDEX = ("index", "index-wal", "index-shm", "index-journal", ".pacs-reserve")
+# Of pacs_routes.py, wherever the index is.
+ROUTES = (".pacs-routes", ".pacs-routes-journal")
 LEVEL = re.compile(r"[0-9a-f]{2}")
 NAME = re.compile(r"([0-9a-f]{2})([0-9a-f]{2})[0-9a-f]{4}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -134,9 +136,9 @@ def main() -> None:
                 module.fail_json(
                     f"{folder} has not the mark {MARK} of this toolkit: nothing of the archive was removed."
                 )
-        index = [
-            path for name in INDEX for path in [os.path.join(index_dir, name)] if index_dir and os.path.isfile(path)
-        ]
+        named = [(index_dir, name) for name in (*INDEX, *ROUTES) if index_dir]
+        named += [(params["storage_dir"], name) for name in ROUTES if params["storage_dir"] != index_dir]
+        index = [path for folder, name in named for path in [os.path.join(folder, name)] if os.path.isfile(path)]
         there = glob.glob(f"{params['dump_dir']}/*") if params["dump_dir"] else []
         dumps = [path for path in there if NAMED.fullmatch(os.path.basename(path))]
         try:

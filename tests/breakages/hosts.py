@@ -384,6 +384,11 @@ HOST = [
         f"cp -p {CONFIGURATION}/orthanc.json {CONFIGURATION}/left.lua",
         undo=f"rm {CONFIGURATION}/left.lua",
     ),
+    options(
+        "somebody has left a route",
+        ("test_host::test_inside_routes_deliver",),
+        "known.update(PacsRoutes=[{'to': 'far'}])",
+    ),
     database(
         "the log of changes cannot be read",
         ("test_host::test_inside_index_answers",),

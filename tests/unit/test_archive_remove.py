@@ -48,7 +48,7 @@ def archive(tmp_path: pathlib.Path) -> pathlib.Path:
     (storage / "ab" / "cd" / "report").touch()
     (storage / "ab" / NAMED).touch()
     (storage / "ac").symlink_to(tmp_path / "else")
-    for name in ("index", "index-wal", "notes", ".pacs", ".pacs-reserve"):
+    for name in ("index", "index-wal", "notes", ".pacs", ".pacs-reserve", ".pacs-routes"):
         (storage / name).touch()
     return storage
 
@@ -64,8 +64,8 @@ def test_what_orthanc_has_named_goes(archive: pathlib.Path, call: Callable[..., 
     assert listed(archive) == before
     done = call()
     assert (done["changed"], done["files"]) == (True, 1)
-    assert [os.path.basename(path) for path in done["index"]] == ["index", "index-wal", ".pacs-reserve"]
-    gone = {f"ab/cd/{NAMED}", "index", "index-wal", ".pacs-reserve"}
+    assert [os.path.basename(path) for path in done["index"]] == ["index", "index-wal", ".pacs-reserve", ".pacs-routes"]
+    gone = {f"ab/cd/{NAMED}", "index", "index-wal", ".pacs-reserve", ".pacs-routes"}
     assert listed(archive) == sorted(set(before) - gone)
     assert (archive.parent / "else" / "cd" / NAMED).exists()
     assert (archive.parent / "dumps" / "20261129T120000.000000" / NAMED).exists(), "without the mark it is of others"

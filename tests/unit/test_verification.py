@@ -22,11 +22,13 @@ from pydicom.uid import (
 )
 
 from verification.client import Client
+from verification.conftest import waiting
 from verification.expect import Unexpected
 from verification.patient import CT, transfer_syntaxes
 from verification.risks import risks
 from verification.site import Site
 from verification.test_host import test_inside_plugins_are_loaded as plugins_are_loaded
+from verification.test_host import test_inside_routes_deliver as routes_deliver
 from verification.transcoding import kept_syntax
 from verification.versions import lacking
 
@@ -80,6 +82,42 @@ def test_program_of_a_plugin_may_route() -> None:
     (reason,) = told([], plugins=["dicom-web", "java"])
     assert reason.startswith("the plugin java: scripts of the site may send our images on")
     assert told(["routing"], plugins=["java"]) == []
+
+
+WAITS = {"Studies": 3, "Images": 12, "Failed": 1, "Seconds": 5400}
+NOTHING = {"Studies": 0, "Images": 0, "Failed": 0, "Seconds": 0}
+
+
+def routed(asked: list[str], waits: dict[str, Any], problem: str = "", wanted: tuple[str, ...] = ("A", "B")) -> None:
+    site = Site.__new__(Site)
+    vars(site).update(routes=[{"to": name} for name in wanted])
+    routes = {"Problem": problem, "Destinations": waits} if waits else {}
+    inside = {"options": {"PacsRoutes": [{"to": name} for name in asked] or None}, "routes": routes}
+    routes_deliver(site, inside)
+
+
+def test_routes_deliver() -> None:
+    routed([], {}, wanted=())
+    routed(["B", "A", "A"], {"A": WAITS, "B": NOTHING})
+
+
+@pytest.mark.parametrize(
+    "asked, waits, problem, told",
+    [
+        (["A"], {"A": WAITS}, "", "destinations in orthanc_config_dir"),
+        (["A", "B"], {}, "", "destinations that are sent to"),
+        (["A", "B"], {"A": WAITS, "B": NOTHING}, "disk is full", "disk is full"),
+        (["A", "B"], {"A": WAITS | {"Seconds": 90_000}, "B": NOTHING}, "", "'A': 3"),
+    ],
+)
+def test_routes_that_do_not_deliver(asked: list[str], waits: dict[str, Any], problem: str, told: str) -> None:
+    with pytest.raises(Unexpected, match=told):
+        routed(asked, waits, problem)
+
+
+def test_report_tells_what_waits() -> None:
+    assert waiting(NOTHING) == "nothing waits"
+    assert waiting(WAITS) == "3 studies wait, 12 images, the first for 1.5 h; 1 of them were tried in vain"
 
 
 def test_every_plugin_is_known_by_what_orthanc_reports() -> None:

@@ -14,7 +14,8 @@ from typing import Any
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
 LARGEST = 2**20
-LOADER = "pacs_scripts.py"
+# Of the role: what runs the others, and what orthanc_routes asks for.
+OWN = ("pacs_scripts.py", "pacs_routes.py")
 # By what ends the name, the option of Orthanc that is made of them.
 OPTIONS = {".lua": "LuaScripts", ".py": "PythonScript"}
 
@@ -46,7 +47,9 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
         yield f"orthanc_scripts: '{name}' stands there twice; on the host they are in one folder. Rename one."
     yield from _requirements(orthanc, names)
     kinds = {os.path.splitext(name)[1] for name in names}
-    yield from _python(orthanc, [name for name in names if name.endswith(".py")])
+    python = [name for name in names if name.endswith(".py")]
+    if python:
+        yield from lacks_python(orthanc, f"orthanc_scripts: {', '.join(python)}", " Write it in Lua, or")
     for kind in sorted(kinds & OPTIONS.keys()):
         option = OPTIONS[kind]
         for variable in ("orthanc_settings", "orthanc_settings_unchecked"):
@@ -65,7 +68,7 @@ def _file(path: str) -> Iterator[str]:
         yield f"{here} is neither .lua nor .py, by which its language is known."
     elif not re.fullmatch(r"[A-Za-z0-9_-]{1,100}", stem):
         yield f"{here}: name the file with letters, digits, - and _, since Orthanc's host gets it under that name."
-    elif kind == ".py" and (name == LOADER or stem == "orthanc" or stem in sys.stdlib_module_names):
+    elif kind == ".py" and (name in OWN or stem == "orthanc" or stem in sys.stdlib_module_names):
         yield f"{here}: a module of Python or of Orthanc is called {stem} too; rename the file."
     if not os.path.isabs(file) or not os.path.isfile(file) or not os.access(file, os.R_OK):
         yield f"{here} is no file of the control node that can be read, by its absolute path; see inventory_dir."
@@ -109,17 +112,18 @@ def _test(test: Mapping[str, Any]) -> Iterator[str]:
             yield f"{here}: the value of {tag} has to be a text, as Orthanc tells it; put it in quotes."
 
 
-def _python(orthanc: Orthanc, names: list[str]) -> Iterator[str]:
-    if not names or "python" in orthanc.variables["orthanc_plugins"]:
+def lacks_python(orthanc: Orthanc, what: str, way_out: str) -> Iterator[str]:
+    """Tell of what needs the plugin for Python, and has none."""
+    if "python" in orthanc.variables["orthanc_plugins"]:
         return
     lacking = orthanc.known.plugins["python"].get("lacking", {}).get(orthanc.from_where)
     if lacking:
         yield (
-            f"orthanc_scripts: {', '.join(names)} takes the plugin python, which is not to be had with"
-            f" {orthanc.source['name']}: {lacking}. Write it in Lua, or choose another install method."
+            f"{what} takes the plugin python, which is not to be had with {orthanc.source['name']}: {lacking}."
+            f"{way_out} choose another install method."
         )
     else:
-        yield f"orthanc_scripts: {', '.join(names)} takes the plugin python; add it to orthanc_plugins."
+        yield f"{what} takes the plugin python; add it to orthanc_plugins."
 
 
 def _requirements(orthanc: Orthanc, names: list[str]) -> Iterator[str]:

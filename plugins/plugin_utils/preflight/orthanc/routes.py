@@ -1,0 +1,94 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Routes that lead nowhere, in a circle, or fit nothing."""
+
+from __future__ import annotations
+
+import importlib
+import ipaddress
+from collections.abc import Iterator
+from typing import Any
+
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe.ports import of_url
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import dicom, peers, scripts
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import by_field
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
+
+# What has no text that could be compared.
+NO_TEXT = ("SQ", "OB", "OW", "OD", "OF", "OL", "OV", "UN", "OB or OW", "AT")
+
+
+def problems(orthanc: Orthanc) -> Iterator[str]:
+    """Find what is wrong with where studies are sent on to."""
+    routes, host = orthanc.variables["orthanc_routes"], orthanc.host
+    if not routes:
+        return
+    yield from scripts.lacks_python(orthanc, "orthanc_routes: it", " Take it out, or")
+    others = any(str(entry["file"]).endswith(".py") for entry in orthanc.variables["orthanc_scripts"])
+    for variable in ("orthanc_settings", "orthanc_settings_unchecked"):
+        # Of scripts beside them it is told already.
+        if "PythonScript" in orthanc.variables[variable] and not others:
+            yield (
+                f"{variable}.PythonScript: orthanc_routes is a script too, and Orthanc takes one; add yours to"
+                " orthanc_scripts, and take this out."
+            )
+    sharers = [name for name in host.site("site_routers") or () if name != host.name]
+    if sharers:
+        yield (
+            f"orthanc_routes: {host.name} and {' and '.join(sharers)} have one database, and each would send on what"
+            " any of them gets; have it on one of them."
+        )
+    for number, route in enumerate(routes):
+        here = f"orthanc_routes: entry {number + 1}, to '{route['to']}'"
+        yield from _destination(orthanc, here, str(route["to"]))
+        for tag, wanted in (route.get("when") or {}).items():
+            yield from _tag(here, tag, wanted)
+        if route in routes[:number]:
+            yield f"{here}: it stands there twice; take one out."
+
+
+def _destination(orthanc: Orthanc, here: str, name: str) -> Iterator[str]:
+    modalities, others = (orthanc.variables[f"orthanc_{kind}"] for kind in ("modalities", "peers"))
+    if name in modalities and name in others:
+        yield f"{here}: orthanc_modalities and orthanc_peers both have it; give one of them another name."
+    elif name in modalities:
+        given = by_field(modalities[name], dicom.FIELDS)
+        port = orthanc.variables["orthanc_dicom_port"]
+        if _is_here(orthanc, given.get("Host")) and str(given.get("Port")) == str(port):
+            yield f"{here}: that is this Orthanc itself ({given.get('Host')}:{port}); send it to another one."
+    elif name in others:
+        url = by_field(others[name], peers.FIELDS).get("Url")
+        place = of_url(url) if isinstance(url, str) else ""
+        own = [of_url(str(face["url"])) for face in orthanc.host.site("site_faces") or ()]
+        own.append(f"127.0.0.1 {orthanc.variables['orthanc_http_port']}")
+        address, _, port = place.rpartition(" ")
+        if place in own or (_is_here(orthanc, address) and port in [one.rpartition(" ")[2] for one in own]):
+            yield f"{here}: that is this Orthanc itself ({url}); send it to another one."
+    else:
+        yield (
+            f"{here}: neither orthanc_modalities nor orthanc_peers has it; add it there."
+            f"{nearest(name, [*modalities, *others])}"
+        )
+
+
+def _is_here(orthanc: Orthanc, address: Any) -> bool:
+    host = orthanc.host
+    names = (host.site("site_hosts") or {}).get(host.name, [])
+    try:
+        return ipaddress.ip_address(str(address)).is_loopback or address in names
+    except ValueError:
+        return address == "localhost" or address in names
+
+
+def _tag(here: str, tag: Any, wanted: Any) -> Iterator[str]:
+    # Its dictionary takes its time to load.
+    dictionary = importlib.import_module("pydicom.datadict")
+    number = dictionary.tag_for_keyword(str(tag))
+    if number is None:
+        yield f"{here}: DICOM knows no keyword '{tag}'.{nearest(str(tag), dictionary.keyword_dict)}"
+    elif dictionary.dictionary_VR(number) in NO_TEXT:
+        yield f"{here}: {tag} has no text that could be compared; name another tag, such as Modality."
+    texts = wanted if isinstance(wanted, list) else [wanted]
+    if not texts or not all(isinstance(text, str) for text in texts):
+        yield f"{here}: {tag} has to be a text or a list of texts, with quotes where they look like numbers."

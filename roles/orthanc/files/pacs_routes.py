@@ -1,0 +1,407 @@
+"""Sends studies on, as orthanc_routes says, until all of their images have arrived there.
+
+What has arrived is read from Orthanc's log of changes, which no kill loses, and stands in a file of our own together
+with how far that log was read. So whatever ends whenever, an image is sent once more, and never forgotten. Orthanc's
+jobs do the sending: a call that waits would keep all of Python waiting.
+"""
+
+import contextlib
+import fnmatch
+import functools
+import json
+import os
+import sqlite3
+import threading
+import time
+from typing import Any
+
+import orthanc
+
+FILE = ".pacs-routes"
+SCHEMA = """
+CREATE TABLE IF NOT EXISTS position (change INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS arrived (instance TEXT PRIMARY KEY, study TEXT NOT NULL);
+CREATE INDEX IF NOT EXISTS arrived_study ON arrived (study);
+CREATE TABLE IF NOT EXISTS routed (study TEXT, destination TEXT, PRIMARY KEY (study, destination));
+CREATE TABLE IF NOT EXISTS waiting (
+    destination TEXT, study TEXT, since REAL NOT NULL,
+    attempts INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '',
+    job TEXT NOT NULL DEFAULT '', last INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (destination, study)
+);
+CREATE TABLE IF NOT EXISTS images (
+    number INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT, study TEXT, instance TEXT,
+    UNIQUE (destination, study, instance)
+);
+"""
+# In seconds: how often is looked; for how long a number that is left out in the log may be a change which others have
+# not committed yet; and after what a study, and whatever goes to a destination, is tried again, at first and at most.
+TICK, GAP = 1.0, 30.0
+AGAIN, DESTINATION_AGAIN = (60.0, 900.0), (5.0, 60.0)
+PAGE, LISTED = 1000, 1000
+# OrthancPluginErrorCode: there is no such resource, or no such item.
+GONE = (6, 17)
+
+
+class Gone(Exception):
+    """A resource that is not there."""
+
+
+def ask(path: str, body: Any = None) -> Any:
+    """Return what Orthanc answers. :raises Gone: if it has no such resource."""
+    try:
+        answer = orthanc.RestApiGet(path) if body is None else orthanc.RestApiPost(path, json.dumps(body))
+    except orthanc.OrthancException as error:
+        if error.args and error.args[0] in GONE:
+            raise Gone(f"Orthanc knows no {path}") from None
+        raise
+    return json.loads(answer)
+
+
+def images_of(study: str) -> dict[str, list[str]]:
+    """Return the images of a study by their series; none if it is gone."""
+    found = {}
+    with contextlib.suppress(Gone):
+        for series in ask(f"/studies/{study}")["Series"]:
+            with contextlib.suppress(Gone):
+                found[series] = ask(f"/series/{series}")["Instances"]
+    return found
+
+
+def matches(value: Any, patterns: Any) -> bool:
+    """Tell whether a tag, or one of its values, is as one of the patterns says; empty stands for what is not there."""
+    text = value if isinstance(value, str) else ""
+    values = [one.strip() for one in (text, *text.split("\\"))]
+    wanted = [patterns] if isinstance(patterns, str) else patterns
+    return any(fnmatch.fnmatchcase(one, pattern.replace("[", "[[]")) for one in values for pattern in wanted)
+
+
+def later(attempts: int, between: tuple[float, float]) -> float:
+    """Return how long to wait after so many attempts."""
+    return min(between[0] * 2.0 ** min(attempts - 1, 20), between[1])
+
+
+class Router:
+    def __init__(self, options: dict[str, Any]) -> None:
+        self.routes: list[dict[str, Any]] = options["PacsRoutes"]
+        self.destinations = list(dict.fromkeys(route["to"] for route in self.routes))
+        self.age = float(options.get("StableAge") or 60)
+        self.path = os.path.join(options.get("IndexDirectory") or options["StorageDirectory"], FILE)
+        self.problem = "It has not begun."
+        self.stopping = threading.Event()
+        self.again = threading.Event()
+        self.parent = functools.lru_cache(10_000)(self._parent)
+        # Changes beyond the position that are done.
+        self.ahead: set[int] = set()
+        self.gap: tuple[int, float] = (0, 0.0)
+        # Since when nothing has come to a study, until when a study or a destination is not tried, and how often in a
+        # row it was in vain: by a clock that starts anew with Orthanc, which is a time to try.
+        self.touched: dict[str, float] = {}
+        self.due: dict[tuple[str, str], float] = {}
+        self.paused: dict[str, float] = {}
+        self.vain: dict[str, int] = {}
+        # What Orthanc says of jobs, also of those that it lists no longer.
+        self.ended: dict[str, bool] = {}
+        self.lost: dict[str, int] = {}
+
+    def open(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=30)
+
+    def run(self) -> None:
+        """Go on until Orthanc ends, whatever happens."""
+        base = None
+        while not self.stopping.is_set():
+            try:
+                base = base or self.start()
+                self.tick(base)
+                self.problem = ""
+            except Exception as error:
+                told = f"{type(error).__name__}: {error}"
+                if told != self.problem:
+                    orthanc.LogError(f"orthanc_routes: {told}; what is to be sent is kept, and tried again")
+                self.problem = told
+                self.stopping.wait(5 * TICK)
+            self.stopping.wait(TICK)
+        if base:
+            base.close()
+
+    def start(self) -> sqlite3.Connection:
+        """Open the file; what was there before the first route is not sent."""
+        with contextlib.ExitStack() as stack:
+            base = stack.enter_context(contextlib.closing(self.open()))
+            os.chmod(self.path, 0o600)
+            base.executescript(SCHEMA)
+            last = ask("/changes?last")["Last"]
+            with base:
+                if not base.execute("SELECT 1 FROM position").fetchone():
+                    base.execute("INSERT INTO position VALUES (?)", (last,))
+                # An index that was brought back from a backup counts from there.
+                base.execute("UPDATE position SET change = ? WHERE change > ?", (last, last))
+                for (name,) in base.execute("SELECT DISTINCT destination FROM waiting").fetchall():
+                    if name not in self.destinations:
+                        gone = base.execute("DELETE FROM waiting WHERE destination = ?", (name,)).rowcount
+                        orthanc.LogWarning(
+                            f"orthanc_routes: {name} is no destination any more, {gone} studies are not sent"
+                        )
+                for table in ("images", "routed"):
+                    marks = ", ".join("?" * len(self.destinations))
+                    base.execute(f"DELETE FROM {table} WHERE destination NOT IN ({marks})", self.destinations)
+            stack.pop_all()
+            return base
+
+    def tick(self, base: sqlite3.Connection) -> None:
+        if self.again.is_set():
+            self.again.clear()
+            self.due.clear()
+            self.paused.clear()
+        # All jobs of ours are known here; of others nothing is asked.
+        ours = {job for (job,) in base.execute("SELECT job FROM waiting WHERE job <> ''")}
+        for job in [job for job in list(self.ended) if job not in ours]:
+            del self.ended[job]
+        self.follow(base)
+        self.settle(base)
+        for name in self.destinations:
+            self.deliver(base, name)
+
+    # What has arrived
+
+    def _parent(self, series: str) -> str:
+        return str(ask(f"/series/{series}")["ParentStudy"])
+
+    def study(self, instance: str) -> str:
+        """Return the study of an image; empty if it is gone already."""
+        try:
+            return self.parent(ask(f"/instances/{instance}")["ParentSeries"])
+        except Gone:
+            return ""
+
+    def follow(self, base: sqlite3.Connection) -> None:
+        """Read the log of changes up to its end."""
+        position = cursor = base.execute("SELECT change FROM position").fetchone()[0]
+        done = False
+        while not done and not self.stopping.is_set():
+            page = ask(f"/changes?since={cursor}&limit={PAGE}")
+            new = [change for change in page["Changes"] if change["Seq"] not in self.ahead]
+            cursor = max([cursor, *(change["Seq"] for change in page["Changes"])])
+            done = page["Done"] or not page["Changes"]
+            images = [change["ID"] for change in new if change["ChangeType"] == "NewInstance"]
+            arrived = [(image, study) for image in images for study in [self.study(image)] if study]
+            position, ahead = self.advance(position, self.ahead | {change["Seq"] for change in new})
+            if new or ahead != self.ahead:
+                with base:
+                    base.executemany("INSERT OR REPLACE INTO arrived VALUES (?, ?)", arrived)
+                    base.execute("UPDATE position SET change = ?", (position,))
+            self.ahead = ahead
+            self.touched |= dict.fromkeys((study for _image, study in arrived), time.monotonic())
+
+    def advance(self, position: int, ahead: set[int]) -> tuple[int, set[int]]:
+        """Return up to where all changes are done, and which are beyond."""
+        while ahead:
+            if position + 1 not in ahead:
+                # Several connections to one index commit in another order than they count.
+                if self.gap[0] != position:
+                    self.gap = (position, time.monotonic())
+                if time.monotonic() - self.gap[1] < GAP:
+                    break
+                position = min(ahead) - 1
+            position += 1
+            ahead.discard(position)
+        return position, ahead
+
+    # Where it goes
+
+    def settle(self, base: sqlite3.Connection) -> None:
+        """Find out where studies go to which nothing comes any more."""
+        for (study,) in base.execute("SELECT DISTINCT study FROM arrived").fetchall():
+            now = time.monotonic()
+            if now - self.touched.setdefault(study, now) < self.age or self.stopping.is_set():
+                continue
+            try:
+                self.route(base, study)
+                del self.touched[study]
+            except Exception as error:
+                self.touched[study] = now
+                orthanc.LogError(f"orthanc_routes: study {study} is looked at again later: {error!r}")
+
+    def route(self, base: sqlite3.Connection, study: str) -> None:
+        new = {image for (image,) in base.execute("SELECT instance FROM arrived WHERE study = ?", (study,))}
+        series = images_of(study).values()
+        first = [images[0] for images in series]
+        tags = [ask(f"/instances/{image}/simplified-tags") for image in first]
+        senders = [self.sender(image) for image in first]
+        known = ask("/modalities?expand")
+        modalities = {name: (one["AET"], one["Host"]) for name, one in known.items()}
+        with base:
+            for name in self.destinations:
+                rules = [route.get("when") or {} for route in self.routes if route["to"] == name]
+                if not any(
+                    all(matches(one.get(tag), wanted) for tag, wanted in rule.items()) for one in tags for rule in rules
+                ):
+                    continue
+                key = (name, study)
+                before = base.execute("SELECT 1 FROM routed WHERE destination = ? AND study = ?", key).fetchone()
+                base.execute("INSERT OR IGNORE INTO routed (destination, study) VALUES (?, ?)", key)
+                images = [
+                    image
+                    for sender, found in zip(senders, series, strict=True)
+                    # It has these itself.
+                    if sender != modalities.get(name)
+                    for image in found
+                    if image in new or not before
+                ]
+                if images:
+                    base.execute(
+                        "INSERT OR IGNORE INTO waiting (destination, study, since) VALUES (?, ?, ?)",
+                        (*key, time.time()),
+                    )
+                    base.executemany(
+                        "INSERT OR REPLACE INTO images (destination, study, instance) VALUES (?, ?, ?)",
+                        [(*key, image) for image in images],
+                    )
+            base.executemany("DELETE FROM arrived WHERE instance = ?", [(image,) for image in new])
+
+    def sender(self, instance: str) -> tuple[str, str]:
+        """Return title and address of the modality that has sent an image; of other ways in nothing."""
+        told = ask(f"/instances/{instance}/metadata?expand")
+        return told.get("RemoteAET", ""), told.get("RemoteIP", "")
+
+    # How it gets there
+
+    def deliver(self, base: sqlite3.Connection, name: str) -> None:
+        """See what has become of the study that goes to a destination, or send the next one."""
+        mine = "SELECT study, job, last, attempts FROM waiting WHERE destination = ?"
+        running = base.execute(f"{mine} AND job <> ''", (name,)).fetchone()
+        if running:
+            study, job, last, attempts = running
+            state, told = self.state(job)
+            if state == "Success":
+                self.delivered(base, name, study, last)
+            elif state == "Lost":
+                with base:
+                    base.execute("UPDATE waiting SET job = '' WHERE destination = ? AND study = ?", (name, study))
+            elif state == "Failure":
+                self.failed(base, name, study, attempts + 1, told)
+            else:
+                return
+            self.ended.pop(job, None)
+            self.lost.pop(job, None)
+        now = time.monotonic()
+        if now < self.paused.get(name, 0):
+            return
+        # Those that were refused stand behind, lest they keep others from being tried.
+        for study, _job, _last, attempts in base.execute(f"{mine} ORDER BY attempts, since", (name,)).fetchall():
+            if now >= self.due.get((name, study), 0):
+                try:
+                    self.send(base, name, study)
+                except Exception as error:
+                    self.failed(base, name, study, attempts + 1, f"{type(error).__name__}: {error}")
+                break
+
+    def state(self, job: str) -> tuple[str, str]:
+        """Return the state of a job, and its error."""
+        try:
+            found = ask(f"/jobs/{job}")
+        except Gone:
+            # It is in the history no longer, or Orthanc was killed before it had written it down.
+            if job in self.ended:
+                return "Success" if self.ended[job] else "Failure", "Orthanc does not say why"
+            self.lost[job] = self.lost.get(job, 0) + 1
+            return "Lost" if self.lost[job] > 3 else "Unknown", ""
+        told = ". ".join(filter(None, (str(found.get(key) or "") for key in ("ErrorDescription", "ErrorDetails"))))
+        return found["State"], told
+
+    def send(self, base: sqlite3.Connection, name: str, study: str) -> None:
+        """Have a job send what waits of a study."""
+        key = (name, study)
+        numbered = dict(
+            base.execute("SELECT instance, number FROM images WHERE destination = ? AND study = ?", key).fetchall()
+        )
+        images = [image for found in images_of(study).values() for image in found if image in numbered]
+        last = max(numbered.values(), default=0)
+        if not images:
+            # They were deleted meanwhile.
+            self.delivered(base, name, study, last)
+            return
+        kind = "modalities" if name in ask("/modalities") else "peers"
+        job = ask(f"/{kind}/{name}/store", {"Resources": images, "Synchronous": False})["ID"]
+        with base:
+            base.execute("UPDATE waiting SET job = ?, last = ? WHERE destination = ? AND study = ?", (job, last, *key))
+
+    def delivered(self, base: sqlite3.Connection, name: str, study: str, last: int) -> None:
+        """Take out what has arrived there; what has come meanwhile goes next."""
+        key = (name, study)
+        with base:
+            base.execute("DELETE FROM images WHERE destination = ? AND study = ? AND number <= ?", (*key, last))
+            if base.execute("SELECT 1 FROM images WHERE destination = ? AND study = ? LIMIT 1", key).fetchone():
+                base.execute("UPDATE waiting SET job = '', attempts = 0 WHERE destination = ? AND study = ?", key)
+            else:
+                base.execute("DELETE FROM waiting WHERE destination = ? AND study = ?", key)
+        self.due.pop(key, None)
+        self.vain.pop(name, None)
+
+    def failed(self, base: sqlite3.Connection, name: str, study: str, attempts: int, told: str) -> None:
+        """Note it, and let others be tried before it is again."""
+        with base:
+            base.execute(
+                "UPDATE waiting SET job = '', attempts = ?, error = ? WHERE destination = ? AND study = ?",
+                (attempts, told[:500], name, study),
+            )
+        self.vain[name] = self.vain.get(name, 0) + 1
+        now = time.monotonic()
+        self.due[name, study] = now + later(attempts, AGAIN)
+        self.paused[name] = now + later(self.vain[name], DESTINATION_AGAIN)
+        orthanc.LogWarning(f"orthanc_routes: study {study} to {name}, attempt {attempts}: {told}")
+
+    # What an operator sees
+
+    def told(self) -> dict[str, Any]:
+        """Say what waits, and what has failed: how much for each destination, and the first ones by name."""
+        found: dict[str, Any] = {"Problem": self.problem, "Arriving": 0, "Destinations": {}, "Waiting": []}
+        with contextlib.closing(self.open()) as base:
+            found["Arriving"] = base.execute("SELECT COUNT(DISTINCT study) FROM arrived").fetchone()[0]
+            for name in self.destinations:
+                studies, failed, since = base.execute(
+                    "SELECT COUNT(*), TOTAL(attempts > 0), MIN(since) FROM waiting WHERE destination = ?", (name,)
+                ).fetchone()
+                images = base.execute("SELECT COUNT(*) FROM images WHERE destination = ?", (name,)).fetchone()[0]
+                found["Destinations"][name] = {
+                    "Studies": studies,
+                    "Images": images,
+                    "Failed": int(failed),
+                    "Seconds": round(max(0.0, time.time() - since)) if studies else 0,
+                }
+            rows = "SELECT destination, study, since, attempts, error FROM waiting ORDER BY attempts = 0, since LIMIT ?"
+            for name, study, since, attempts, error in base.execute(rows, (LISTED,)).fetchall():
+                when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since))
+                found["Waiting"].append(
+                    {"To": name, "Study": study, "Since": when, "Attempts": attempts, "Error": error}
+                )
+        return found
+
+
+router = Router(json.loads(orthanc.GetConfiguration()))
+thread = threading.Thread(target=router.run, name="pacs_routes", daemon=True)
+
+
+def changed(change: int, _level: int, resource: str) -> None:
+    if change == orthanc.ChangeType.ORTHANC_STARTED:
+        thread.start()
+    elif change == orthanc.ChangeType.ORTHANC_STOPPED:
+        router.stopping.set()
+        if thread.is_alive():
+            thread.join()
+    elif change in (orthanc.ChangeType.JOB_SUCCESS, orthanc.ChangeType.JOB_FAILURE):
+        router.ended[resource] = change == orthanc.ChangeType.JOB_SUCCESS
+
+
+def answer(output: Any, _uri: str, **request: Any) -> None:
+    """GET tells what waits; POST has all of it tried at once."""
+    if request["method"] not in ("GET", "POST"):
+        output.SendMethodNotAllowed("GET,POST")
+        return
+    if request["method"] == "POST":
+        router.again.set()
+    output.AnswerBuffer(json.dumps(router.told(), indent=2, ensure_ascii=False) + "\n", "application/json")
+
+
+orthanc.RegisterOnChangeCallback(changed)
+orthanc.RegisterRestCallback("/pacs/routes", answer)

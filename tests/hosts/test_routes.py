@@ -1,0 +1,247 @@
+"""Studies that are sent on by both releases, while the destination is away and Orthanc is killed, again and again."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import http.server
+import io
+import json
+import pathlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
+
+import pydicom
+import pytest
+import requests
+import yaml
+from pydicom.data import get_testdata_file
+from pydicom.uid import UID
+from pynetdicom import AE, evt
+from pynetdicom.sop_class import CTImageStorage, MRImageStorage  # type: ignore[attr-defined]
+
+from tests.hosts.conftest import QUICKSTART, Lab
+
+pytestmark = pytest.mark.later
+LAB = {"name": "routes", "pacs": "trixie-installed", "old": "bookworm-installed"}
+STUDIES, LATE = 200, 20
+PEER_PORT = 11180
+TRIALS = "journalctl --unit pacs-orthanc-trial --output cat --quiet | grep -c ^Started; true"
+SETTINGS: dict[str, Any] = {
+    "orthanc_plugins": ["dicomweb", "python"],
+    "orthanc_settings": {"StableAge": 3, "JobsHistorySize": 1},
+    "verification_level": "probe",
+}
+ROUTES = [
+    {"to": "verifier", "when": {"Modality": "CT", "InstitutionName": ["JFK*", ""]}},
+    {"to": "mirror", "when": {"StudyDescription": "*Sch\u00e4del*"}},
+]
+
+
+def image(host: str, study: int, number: int, file: str = "CT_small.dcm", **tags: str) -> tuple[str, bytes]:
+    """Return the UID of an image, and its content."""
+    dataset = pydicom.dcmread(str(get_testdata_file(file)))
+    root = f"2.25.{7 + len(host)}{study:04}"
+    dataset.PatientID, dataset.StudyInstanceUID = f"ROUTES-{study}", root
+    dataset.SeriesInstanceUID = f"{root}.{len(file)}"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"{root}.7.{number}")
+    dataset.SpecificCharacterSet = "ISO_IR 192"
+    for tag, value in tags.items():
+        setattr(dataset, tag, value)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return dataset.SOPInstanceUID, buffer.getvalue()
+
+
+class Destination:
+    """A modality on this machine, which is there when it listens."""
+
+    def __init__(self, title: str, address: str, port: int) -> None:
+        self._title, self._place = title, (address, port)
+        self.received: set[str] = set()
+
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[None]:
+        entity = AE(ae_title=self._title)
+        entity.add_supported_context(CTImageStorage)
+        entity.add_supported_context(MRImageStorage)
+        server = entity.start_server(self._place, block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
+        assert server
+        try:
+            yield
+        finally:
+            server.shutdown()
+
+    def _store(self, event: evt.Event) -> int:
+        self.received.add(str(event.file_meta.MediaStorageSOPInstanceUID))
+        return 0
+
+
+class Peer(http.server.BaseHTTPRequestHandler):
+    """An Orthanc that takes all that comes."""
+
+    received: ClassVar[set[str]] = set()
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.received.add(str(pydicom.dcmread(io.BytesIO(body), stop_before_pixels=True).SOPInstanceUID))
+        answer = json.dumps({"ID": "x", "Status": "Success"}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_given: Any) -> None:
+        pass
+
+
+class Site:
+    def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
+        self.lab, self.inventory, self.report = lab, folder / "inventory", folder / "report"
+        self.inventory.mkdir()
+        for file in (QUICKSTART / "group_vars").rglob("*.yml"):
+            copy = self.inventory / "group_vars" / file.relative_to(QUICKSTART / "group_vars")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(file.read_bytes())
+        both = {"hosts": dict.fromkeys(lab.address)}
+        (self.inventory / "hosts.yml").write_text(yaml.safe_dump({"orthanc": both, "nginx": both}), encoding="utf-8")
+        self.machine: dict[str, Any] = lab.modalities["verifier"]
+
+    def play(self, playbook: str = "site", *routes: dict[str, Any], **more: Any) -> str:
+        peers = {"mirror": {"Url": f"http://{self.machine['Host']}:{PEER_PORT}/"}}
+        given = SETTINGS | {"orthanc_peers": peers, "orthanc_routes": list(routes)} | more
+        return self.lab.play(playbook, given, inventory=self.inventory).stdout
+
+    def ask(self, host: str, method: str, path: str, data: bytes | None = None) -> requests.Response | None:
+        """Ask an Orthanc, which may have been killed; nothing where it does not answer well."""
+        with contextlib.suppress(requests.RequestException):
+            answer = self.sessions[host].request(method, self.lab.url(path, host), data=data, timeout=60)
+            return answer if answer.ok else None
+        return None
+
+    def store(self, host: str, images: list[bytes]) -> None:
+        def send(content: bytes) -> None:
+            wait(lambda: self.ask(host, "POST", "/instances", content))
+
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            list(pool.map(send, images))
+
+    def waiting(self, host: str) -> dict[str, Any]:
+        told: dict[str, Any] = wait(lambda: self.ask(host, "GET", "/pacs/routes")).json()
+        return told
+
+    def kill(self, host: str) -> None:
+        pid = "$(systemctl show orthanc --property MainPID --value)"
+        self.lab.shell(f"kill -9 {pid}", host)
+
+    @property
+    def sessions(self) -> dict[str, requests.Session]:
+        if not hasattr(self, "_sessions"):
+            self._sessions = {host: self.lab.session(host) for host in self.lab.address}
+        return self._sessions
+
+
+def wait(look: Callable[[], Any], seconds: float = 300) -> Any:
+    """Wait until there is something, and return it."""
+    end = time.monotonic() + seconds
+    while True:
+        found = look()
+        if found:
+            return found
+        assert time.monotonic() < end, "it takes too long"
+        time.sleep(0.5)
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    made = Site(lab, tmp_path_factory.mktemp("routes"))
+    made.play()
+    return made
+
+
+def test_routes_are_tried_and_stay(site: Site) -> None:
+    tried = {host: int(site.lab.shell(TRIALS, host)) for host in site.lab.address}
+    site.play("site", *ROUTES)
+    assert {host: int(site.lab.shell(TRIALS, host)) for host in site.lab.address} == {
+        host: number + 1 for host, number in tried.items()
+    }
+    for host in site.lab.address:
+        told = site.waiting(host)
+        assert (told["Problem"], sorted(told["Destinations"])) == ("", ["mirror", "verifier"])
+    assert re.findall(r" changed=(\d+) ", site.play("site", *ROUTES)) == ["0", "0"]
+
+
+@pytest.mark.parametrize("host", ["pacs", "old"])
+def test_every_study_arrives(site: Site, host: str) -> None:
+    """The destination is away while 200 studies come, and Orthanc is killed on the way in and on the way out."""
+    machine = site.machine
+    destination = Destination(machine["AET"], machine["Host"], machine["Port"])
+    studies = [[image(host, study, number) for number in range(2)] for study in range(STUDIES)]
+    others = [
+        image(host, 1000 + number, 0, "MR_small.dcm", StudyDescription="Sch\u00e4del nativ") for number in range(5)
+    ]
+    foreign = [image(host, 2000 + number, 0, InstitutionName="Somewhere else") for number in range(5)]
+    server = http.server.ThreadingHTTPServer((machine["Host"], PEER_PORT), Peer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        contents = [content for study in (*studies, others, foreign) for _uid, content in study]
+        for part in range(3):
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                sending = pool.submit(site.store, host, contents[part::3])
+                if part:
+                    time.sleep(1)
+                    site.kill(host)
+                sending.result()
+        wait(lambda: site.waiting(host)["Destinations"]["verifier"]["Studies"] == STUDIES)
+        # A series of another modality goes with its study.
+        late = [image(host, study, 9, "MR_small.dcm") for study in range(LATE)]
+        site.store(host, [content for _uid, content in late])
+        wait(lambda: site.waiting(host)["Destinations"]["verifier"]["Images"] == 2 * STUDIES + LATE)
+        told = wait(lambda: [site.waiting(host)] * (site.waiting(host)["Destinations"]["verifier"]["Failed"] > 2))[0]
+        failed = [row for row in told["Waiting"] if row["Attempts"]]
+        assert len(failed) > len(wait(lambda: site.ask(host, "GET", "/jobs")).json()), "more than Orthanc remembers"
+        assert all(row["To"] == "verifier" and row["Error"] for row in failed), failed
+        wait(lambda: {uid for uid, _content in others} <= Peer.received)
+        site.kill(host)
+        wait(lambda: site.ask(host, "GET", "/system"))
+        with destination.listening():
+            assert wait(lambda: site.ask(host, "POST", "/pacs/routes"))
+            wait(lambda: len(destination.received) > 50)
+            site.kill(host)
+            wait(lambda: not site.waiting(host)["Waiting"], 600)
+        assert destination.received == {uid for study in (*studies, late) for uid, _content in study}
+        assert not Peer.received & {uid for study in (*studies, foreign) for uid, _content in study}
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_verification_tells_what_waits(site: Site) -> None:
+    _uid, content = image("pacs", 3000, 0)
+    site.store("pacs", [content])
+    wait(lambda: site.waiting("pacs")["Destinations"]["verifier"]["Failed"])
+    site.play("verify", *ROUTES, verification_report_dir=str(site.report))
+    page = (site.report / "report.html").read_text(encoding="utf-8")
+    rows = re.findall(r"<tr><th>Sent on to (\w+)</th><td>(.*?)</td></tr>", page)
+    assert ("mirror", "nothing waits") in rows
+    assert ("verifier", "1 studies wait, 1 images, the first for 0.0 h; 1 of them were tried in vain") in rows
+    assert ("verifier", "nothing waits") in rows
+
+
+@pytest.mark.parametrize("host", ["pacs", "old"])
+def test_it_ends_with_orthanc(site: Site, host: str) -> None:
+    before = time.monotonic()
+    site.lab.shell("systemctl stop orthanc", host)
+    assert time.monotonic() - before < 60
+    assert site.lab.shell("systemctl show orthanc --property Result --value", host).strip() == "success"
+    assert "Traceback" not in site.lab.shell("journalctl -u orthanc --output cat", host)
+    site.lab.shell("systemctl start orthanc", host)
+
+
+def test_without_routes_nothing_is_left(site: Site) -> None:
+    site.play()
+    for host in site.lab.address:
+        assert not site.lab.shell("ls /etc/pacs/orthanc | grep py$; true", host)
