@@ -134,12 +134,11 @@ def test_inside_scripts_are_those_of_the_inventory(site: Site, host: Host, insid
     files = "find . -maxdepth 1 '(' -name '*.lua' -o -name '*.py' ')'"
     sums = host.check_output(f"cd %s && {files} -exec sha256sum {{}} +", site.config_dir).splitlines()
     found = {path.removeprefix("./"): digest for digest, path in (line.split() for line in sums)}
-    # The one that runs those in Python, and what orthanc_routes asks for.
-    for name in ("pacs_scripts.py", "pacs_routes.py"):
-        found.pop(name, None)
+    # The one that runs those in Python, and what the rules of the role are made of.
+    rules = [name for name in ("pacs_tags.py", "pacs_ingest.py", "pacs_routes.py") if found.pop(name, None)]
+    found.pop("pacs_scripts.py", None)
     expect("sha256sum of the scripts in orthanc_config_dir", site.scripts, found, "orthanc_scripts, playbooks/site.yml")
-    names = [*site.scripts, *(["pacs_routes.py"] if site.routes else [])]
-    ours = [f"{site.config_dir}/{name}" for name in names]
+    ours = [f"{site.config_dir}/{name}" for name in (*site.scripts, *rules)]
     for option, end in (("LuaScripts", ".lua"), ("PacsPythonScripts", ".py")):
         wanted = [path for path in ours if path.endswith(end)]
         # The inventory may name others of the host.

@@ -149,6 +149,7 @@ class Site:
 def site(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     made = Orthanc(tmp_path)
     monkeypatch.setitem(sys.modules, "orthanc", made)
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
     monkeypatch.setattr("time.monotonic", lambda: made.now)
     running = Site(made)
     yield running

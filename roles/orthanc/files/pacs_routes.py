@@ -6,7 +6,6 @@ jobs do the sending: a call that waits would keep all of Python waiting.
 """
 
 import contextlib
-import fnmatch
 import functools
 import json
 import os
@@ -16,6 +15,7 @@ import time
 from typing import Any
 
 import orthanc
+from pacs_tags import fits
 
 FILE = ".pacs-routes"
 SCHEMA = """
@@ -65,14 +65,6 @@ def images_of(study: str) -> dict[str, list[str]]:
             with contextlib.suppress(Gone):
                 found[series] = ask(f"/series/{series}")["Instances"]
     return found
-
-
-def matches(value: Any, patterns: Any) -> bool:
-    """Tell whether a tag, or one of its values, is as one of the patterns says; empty stands for what is not there."""
-    text = value if isinstance(value, str) else ""
-    values = [one.strip() for one in (text, *text.split("\\"))]
-    wanted = [patterns] if isinstance(patterns, str) else patterns
-    return any(fnmatch.fnmatchcase(one, pattern.replace("[", "[[]")) for one in values for pattern in wanted)
 
 
 def later(attempts: int, between: tuple[float, float]) -> float:
@@ -232,10 +224,8 @@ class Router:
         modalities = {name: (one["AET"], one["Host"]) for name, one in known.items()}
         with base:
             for name in self.destinations:
-                rules = [route.get("when") or {} for route in self.routes if route["to"] == name]
-                if not any(
-                    all(matches(one.get(tag), wanted) for tag, wanted in rule.items()) for one in tags for rule in rules
-                ):
+                rules = [route for route in self.routes if route["to"] == name]
+                if not any(fits(rule, one) for one in tags for rule in rules):
                     continue
                 key = (name, study)
                 before = base.execute("SELECT 1 FROM routed WHERE destination = ? AND study = ?", key).fetchone()

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest
@@ -24,15 +24,7 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
     routes, host = orthanc.variables["orthanc_routes"], orthanc.host
     if not routes:
         return
-    yield from scripts.lacks_python(orthanc, "orthanc_routes: it", " Take it out, or")
-    others = any(str(entry["file"]).endswith(".py") for entry in orthanc.variables["orthanc_scripts"])
-    for variable in ("orthanc_settings", "orthanc_settings_unchecked"):
-        # Of scripts beside them it is told already.
-        if "PythonScript" in orthanc.variables[variable] and not others:
-            yield (
-                f"{variable}.PythonScript: orthanc_routes is a script too, and Orthanc takes one; add yours to"
-                " orthanc_scripts, and take this out."
-            )
+    yield from scripts.of_role(orthanc, "orthanc_routes")
     sharers = [name for name in host.site("site_routers") or () if name != host.name]
     if sharers:
         yield (
@@ -42,8 +34,7 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
     for number, route in enumerate(routes):
         here = f"orthanc_routes: entry {number + 1}, to '{route['to']}'"
         yield from _destination(orthanc, here, str(route["to"]))
-        for tag, wanted in (route.get("when") or {}).items():
-            yield from _tag(here, tag, wanted)
+        yield from conditions(here, route)
         if route in routes[:number]:
             yield f"{here}: it stands there twice; take one out."
 
@@ -81,14 +72,27 @@ def _is_here(orthanc: Orthanc, address: Any) -> bool:
         return address == "localhost" or address in names
 
 
-def _tag(here: str, tag: Any, wanted: Any) -> Iterator[str]:
+def conditions(here: str, rule: Mapping[str, Any]) -> Iterator[str]:
+    """Look at the tags by which images are chosen."""
+    for name in ("when", "unless"):
+        for tag, wanted in (rule.get(name) or {}).items():
+            if vr(tag) in NO_TEXT:
+                yield f"{here}: {tag} has no text that could be compared; name another tag, such as Modality."
+            yield from keyword(here, tag)
+            texts = wanted if isinstance(wanted, list) else [wanted]
+            if not texts or not all(isinstance(text, str) for text in texts):
+                yield f"{here}: {tag} has to be a text or a list of texts, with quotes where they look like numbers."
+
+
+def vr(tag: Any) -> str:
+    """Return what DICOM has under a keyword; nothing where it knows none."""
     # Its dictionary takes its time to load.
     dictionary = importlib.import_module("pydicom.datadict")
     number = dictionary.tag_for_keyword(str(tag))
-    if number is None:
-        yield f"{here}: DICOM knows no keyword '{tag}'.{nearest(str(tag), dictionary.keyword_dict)}"
-    elif dictionary.dictionary_VR(number) in NO_TEXT:
-        yield f"{here}: {tag} has no text that could be compared; name another tag, such as Modality."
-    texts = wanted if isinstance(wanted, list) else [wanted]
-    if not texts or not all(isinstance(text, str) for text in texts):
-        yield f"{here}: {tag} has to be a text or a list of texts, with quotes where they look like numbers."
+    return "" if number is None else str(dictionary.dictionary_VR(number))
+
+
+def keyword(here: str, tag: Any) -> Iterator[str]:
+    if not vr(tag):
+        known = importlib.import_module("pydicom.datadict").keyword_dict
+        yield f"{here}: DICOM knows no keyword '{tag}'.{nearest(str(tag), known)}"

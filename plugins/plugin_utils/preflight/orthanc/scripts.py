@@ -14,8 +14,8 @@ from typing import Any
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
 LARGEST = 2**20
-# Of the role: what runs the others, and what orthanc_routes asks for.
-OWN = ("pacs_scripts.py", "pacs_routes.py")
+# Of the role: what runs the others, and what its rules ask for.
+OWN = ("pacs_scripts.py", "pacs_tags.py", "pacs_ingest.py", "pacs_routes.py")
 # By what ends the name, the option of Orthanc that is made of them.
 OPTIONS = {".lua": "LuaScripts", ".py": "PythonScript"}
 
@@ -124,6 +124,19 @@ def lacks_python(orthanc: Orthanc, what: str, way_out: str) -> Iterator[str]:
         )
     else:
         yield f"{what} takes the plugin python; add it to orthanc_plugins."
+
+
+def of_role(orthanc: Orthanc, variable: str) -> Iterator[str]:
+    """Tell what is in the way of a rule of the role, which is a script too."""
+    yield from lacks_python(orthanc, f"{variable}: it", " Take it out, or")
+    others = any(str(entry["file"]).endswith(".py") for entry in orthanc.variables["orthanc_scripts"])
+    for settings in ("orthanc_settings", "orthanc_settings_unchecked"):
+        # Of scripts beside them it is told already.
+        if "PythonScript" in orthanc.variables[settings] and not others:
+            yield (
+                f"{settings}.PythonScript: {variable} is a script too, and Orthanc takes one; add yours to"
+                " orthanc_scripts, and take this out."
+            )
 
 
 def _requirements(orthanc: Orthanc, names: list[str]) -> Iterator[str]:

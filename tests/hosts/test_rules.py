@@ -1,9 +1,13 @@
-"""Studies that are sent on by both releases, while the destination is away and Orthanc is killed, again and again."""
+"""The rules that come with the role, on both releases: what becomes of images as they come, and where they go then.
+
+Studies are sent on while the destination is away and Orthanc is killed, again and again.
+"""
 
 from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import functools
 import http.server
 import io
 import json
@@ -26,7 +30,7 @@ from pynetdicom.sop_class import CTImageStorage, MRImageStorage  # type: ignore[
 from tests.hosts.conftest import QUICKSTART, Lab
 
 pytestmark = pytest.mark.later
-LAB = {"name": "routes", "pacs": "trixie-installed", "old": "bookworm-installed"}
+LAB = {"name": "rules", "pacs": "trixie-installed", "old": "bookworm-installed"}
 STUDIES, LATE = 200, 20
 PEER_PORT = 11180
 TRIALS = "journalctl --unit pacs-orthanc-trial --output cat --quiet | grep -c ^Started; true"
@@ -38,6 +42,17 @@ SETTINGS: dict[str, Any] = {
 ROUTES = [
     {"to": "verifier", "when": {"Modality": "CT", "InstitutionName": ["JFK*", ""]}},
     {"to": "mirror", "when": {"StudyDescription": "*Sch\u00e4del*"}},
+]
+
+
+INGEST = [
+    {"unless": {"Modality": ["CT", "MR"]}, "refuse": True},
+    {
+        "when": {"InstitutionName": "Old name"},
+        "set": {"InstitutionName": "Klinik S\u00fcd"},
+        "remove": ["PatientComments"],
+    },
+    {"when": {"InstitutionName": "Wrong name"}, "set": {"InstitutionName": "\u0416"}},
 ]
 
 
@@ -112,7 +127,8 @@ class Site:
 
     def play(self, playbook: str = "site", *routes: dict[str, Any], **more: Any) -> str:
         peers = {"mirror": {"Url": f"http://{self.machine['Host']}:{PEER_PORT}/"}}
-        given = SETTINGS | {"orthanc_peers": peers, "orthanc_routes": list(routes)} | more
+        ingest = INGEST if routes else []
+        given = SETTINGS | {"orthanc_peers": peers, "orthanc_routes": list(routes), "orthanc_ingest": ingest} | more
         return self.lab.play(playbook, given, inventory=self.inventory).stdout
 
     def ask(self, host: str, method: str, path: str, data: bytes | None = None) -> requests.Response | None:
@@ -172,6 +188,57 @@ def test_routes_are_tried_and_stay(site: Site) -> None:
         told = site.waiting(host)
         assert (told["Problem"], sorted(told["Destinations"])) == ("", ["mirror", "verifier"])
     assert re.findall(r" changed=(\d+) ", site.play("site", *ROUTES)) == ["0", "0"]
+
+
+@pytest.mark.parametrize("host", ["pacs", "old"])
+def test_images_are_changed_as_they_come(site: Site, host: str) -> None:
+    for number, (institution, wanted) in enumerate(
+        (
+            ("Old name", ("Klinik S\u00fcd", None)),
+            ("Wrong name", ("Wrong name", "none")),
+            ("Right name", ("Right name", "none")),
+        )
+    ):
+        _uid, content = image(
+            host, 4000, number, SpecificCharacterSet="ISO_IR 100", InstitutionName=institution, PatientComments="none"
+        )
+        stored = wait(functools.partial(site.ask, host, "POST", "/instances", content)).json()
+        path = f"/instances/{stored['ID']}"
+        file = wait(functools.partial(site.ask, host, "GET", f"{path}/file")).content
+        now, was = (pydicom.dcmread(io.BytesIO(one)) for one in (file, content))
+        assert (now.InstitutionName, now.get("PatientComments")) == wanted
+        assert now.PixelData == was.PixelData
+        assert site.ask(host, "DELETE", path)
+    assert "stays as it is: UnicodeEncodeError" in site.lab.shell("journalctl -u orthanc --output cat", host)
+
+
+@pytest.mark.parametrize("host", ["pacs", "old"])
+def test_refused_images_stay_with_their_sender(site: Site, host: str) -> None:
+    """Whichever way they come, nobody is told that they were stored."""
+    uid, content = image(host, 5000, 0, Modality="OT")
+    assert wait(lambda: site.ask(host, "POST", "/instances", content)).json()["Status"] == "FilteredOut"
+    kind = 'multipart/related; type="application/dicom"; boundary=b'
+    body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--b--"
+    answer = site.sessions[host].post(
+        site.lab.url("/dicom-web/studies", host),
+        data=body,
+        headers={"Content-Type": kind, "Accept": "application/dicom+json"},
+        timeout=60,
+    )
+    assert "00081199" not in answer.json(), answer.text
+    entity = AE(ae_title=site.machine["AET"])
+    entity.add_requested_context(CTImageStorage, "1.2.840.10008.1.2.1")
+    association = entity.associate(site.lab.address[host], 4242, ae_title="ORTHANC")
+    assert association.is_established
+    assert association.send_c_store(pydicom.dcmread(io.BytesIO(content))).Status == 0x0124
+    _uid, taken = image(host, 5000, 1)
+    assert association.send_c_store(pydicom.dcmread(io.BytesIO(taken))).Status == 0
+    association.release()
+    found = wait(lambda: site.ask(host, "POST", "/tools/lookup", uid.encode())).json()
+    assert found == []
+    log = site.lab.shell("journalctl -u orthanc --output cat", host)
+    assert f"orthanc_ingest: image {uid}, which came by DICOM, is refused" in log
+    assert f"orthanc_ingest: image {uid}, which came by HTTP, is refused" in log
 
 
 @pytest.mark.parametrize("host", ["pacs", "old"])
