@@ -37,6 +37,7 @@ class Site:
     scripts: dict[str, str]
     script_tests: dict[str, dict[str, Any]]
     routes: list[dict[str, Any]]
+    webhooks: list[str]
     config_dir: str
     storage_dir: str
     http_port: int

@@ -154,6 +154,7 @@ def test_inside_routes_deliver(site: Site, inside: dict[str, Any]) -> None:
     wanted, told = sorted({route["to"] for route in site.routes}), inside["routes"]
     asked = sorted({route["to"] for route in inside["options"]["PacsRoutes"] or []})
     expect("destinations in orthanc_config_dir", wanted, asked, "orthanc_routes, playbooks/site.yml")
+    wanted = sorted({*wanted, *site.webhooks})
     expect("destinations that are sent to", wanted, sorted(told.get("Destinations", {})), "journalctl -u orthanc")
     expect("what keeps all of it from being sent", "", told.get("Problem", ""), "journalctl -u orthanc")
     late = {name: one["Studies"] for name, one in told.get("Destinations", {}).items() if one["Seconds"] > PATIENCE}

@@ -415,8 +415,9 @@ class Topology:
 
     @property
     def routers(self) -> list[str]:
-        """Of those, the ones that send studies on."""
-        return [name for name in self.database_sharers if self._host(name)["orthanc_routes"]]
+        """Of those, the ones that send studies on, or tell of them."""
+        sharers = [(name, self._host(name)) for name in self.database_sharers]
+        return [name for name, host in sharers if host["orthanc_routes"] or host["orthanc_webhooks"]]
 
 
 def topology(hostvars: Any, groups: Mapping[str, list[str]], name: str, part: str) -> Any:

@@ -11,7 +11,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import gen
 
 from tests.unit.good_host import LSB, PROBE, host, one_problem, problems
 
-ROUTES = "orthanc_routes"
+ROUTES, HOOKS = "orthanc_routes", "orthanc_webhooks"
 PYTHON: dict[str, Any] = {"orthanc_plugins": ["dicomweb", "python"]}
 KNOWN: dict[str, Any] = PYTHON | {
     "orthanc_modalities": {
@@ -40,7 +40,11 @@ def told(routes: list[dict[str, Any]], routers: tuple[str, ...] = (), **more: An
     }
     made = host(("orthanc",), KNOWN | {ROUTES: routes} | more, PROBE)
     found = general.problems(dataclasses.replace(made, name="pacs", site=site.get))
-    return [text for text in found if ROUTES in text]
+    return [text for text in found if ROUTES in text or HOOKS in text]
+
+
+def hooks(found: list[str]) -> list[str]:
+    return [text for text in found if text.startswith(HOOKS)]
 
 
 def test_good_ones_pass() -> None:
@@ -85,6 +89,30 @@ def test_one_twice() -> None:
 
 def test_another_orthanc_of_the_same_database_routes_too() -> None:
     (problem,) = told([{"to": "ct"}], routers=("pacs", "second"))
+    assert "pacs and second have one database" in problem
+
+
+@pytest.mark.parametrize(
+    "hook, part",
+    [
+        ({"url": "ris.example.org"}, "'ris.example.org' is no URL like"),
+        ({"url": "https://user:word@ris.example.org/"}, "is no URL like"),
+        ({"url": "https://ris.example.org:port/"}, "is no URL like"),
+        ({"url": "https://ris.example.org/#x"}, "is no URL like"),
+        ({"url": "https://ris.example.org/a b"}, "is no URL like"),
+        ({"url": "ftp://ris.example.org/"}, "is no URL like"),
+        ({"url": "http://ris.example.org/"}, "take https"),
+        ({"url": "https://ris.example.org/", "token": "a b"}, "token has blanks"),
+        ({"url": "https://ris.example.org/", "when": {"Modalty": "CT"}}, "DICOM knows no keyword 'Modalty'"),
+    ],
+)
+def test_bad_webhooks(hook: dict[str, Any], part: str) -> None:
+    good = [{"url": "https://ris.example.org:8443/a?b=c", "token": "Secret.1"}, {"url": "http://127.0.0.1:8000/"}]
+    assert told([], orthanc_webhooks=good) == []
+    (problem,) = hooks(told([], orthanc_webhooks=[*good, hook]))
+    assert problem.startswith("orthanc_webhooks: entry 3")
+    assert part in problem
+    (problem,) = hooks(told([], routers=("second",), orthanc_webhooks=good))
     assert "pacs and second have one database" in problem
 
 

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import pathlib
 import re
 import runpy
 import sqlite3
+import ssl
 import sys
+import threading
+import time
 import types
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, ClassVar
 
 import pytest
 
 from tests.repository import ROOT
+from tests.unit.good_host import pair
 
 SCRIPT = ROOT / "roles" / "orthanc" / "files" / "pacs_routes.py"
 CT, MR = {"Modality": "CT"}, {"Modality": "MR"}
@@ -91,7 +96,8 @@ class Orthanc(types.ModuleType):
         if kind == "series" and name in self.images:
             return {"ParentStudy": self.images[name][0], "Instances": [name]}
         if kind == "studies" and name in {study for study, _tags, _sender in self.images.values()}:
-            return {"Series": [image for image, (study, *_) in self.images.items() if study == name]}
+            series = [image for image, (study, *_) in self.images.items() if study == name]
+            return {"Series": series, "MainDicomTags": {"StudyInstanceUID": f"1.2.{name}"}}
         if kind == "jobs" and name in list(self.jobs)[-self.history :] if self.history else ():
             state, told, _images = self.jobs[name]
             return {"State": state, "ErrorDescription": told, "ErrorDetails": ""}
@@ -130,6 +136,14 @@ class Site:
     def kill(self) -> None:
         self.base.close()
         self.start()
+
+    def until(self, look: Callable[[], Any]) -> None:
+        """Go on until something is so, of which another thread has to do a part."""
+        end = time.perf_counter() + 60
+        while not look():
+            assert time.perf_counter() < end
+            self.go(1)
+            time.sleep(0.01)
 
     def go(self, seconds: float, step: float = 1.0) -> None:
         end = self.orthanc.now + seconds
@@ -448,6 +462,96 @@ def test_destination_that_the_inventory_has_no_longer(site: Site) -> None:
     assert site.orthanc.said[-1] == "orthanc_routes: OLD is no destination any more, 1 studies are not sent"
     assert site.told()["Waiting"] == []
     assert site.base.execute("SELECT COUNT(*) FROM images").fetchone() == (0,)
+
+
+class Hook(http.server.BaseHTTPRequestHandler):
+    """A server that is told of studies."""
+
+    answers: ClassVar[list[int]] = []
+    told: ClassVar[list[tuple[str, str, Any]]] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.told.append((self.path, self.headers.get("Authorization", ""), body))
+        self.send_response(self.answers.pop(0) if self.answers else 204)
+        self.send_header("Location", "/elsewhere")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    do_GET = do_POST
+
+    def log_message(self, *_given: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[http.server.ThreadingHTTPServer]:
+    Hook.answers.clear()
+    Hook.told.clear()
+    made = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hook)
+    threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def test_webhook_is_told_until_it_has_answered(site: Site, server: http.server.ThreadingHTTPServer) -> None:
+    url = f"http://127.0.0.1:{server.server_port}/orthanc"
+    del site.orthanc.options["PacsRoutes"]
+    site.orthanc.options |= {"Name": "Hospital", "PacsWebhooks": [{"url": url, "token": "Secret.1", "when": CT}]}
+    site.kill()
+    Hook.answers += [500, 302]
+    site.orthanc.store("a", "a1")
+    site.orthanc.store("a", "a2", MR)
+    site.orthanc.store("b", "b1", MR)
+    site.go(61)
+    site.until(lambda: site.told()["Destinations"][url]["Failed"])
+    assert site.told()["Waiting"][0]["Error"] == "HTTP Error 500: Internal Server Error"
+    site.until(lambda: site.told()["Waiting"] and site.told()["Waiting"][0]["Attempts"] == 2)
+    assert site.told()["Waiting"][0]["Error"].startswith("HTTP Error 302")
+    site.until(lambda: not site.told()["Waiting"])
+    event = {"Event": "NewImages", "Orthanc": "Hospital", "Study": "a", "Images": 2}
+    uids = {"StudyInstanceUID": "1.2.a", "AccessionNumber": ""}
+    assert Hook.told == [("/orthanc", "Bearer Secret.1", event | uids)] * 3, "no redirection is followed"
+    assert "Secret.1" not in json.dumps(site.told())
+    assert not [line for line in site.orthanc.said if "Secret.1" in line]
+    assert site.router.calls == {}
+
+
+def test_webhook_that_a_kill_has_cut_off_is_told_again(site: Site, server: http.server.ThreadingHTTPServer) -> None:
+    url = f"http://127.0.0.1:{server.server_port}/"
+    site.orthanc.options["PacsWebhooks"] = [{"url": url}]
+    site.kill()
+    site.orthanc.store("a", "a1")
+    site.go(60)
+    site.router.tick(site.base)
+    assert len(site.router.calls) == 1
+    site.kill()
+    site.until(lambda: not site.told()["Waiting"])
+    assert [(path, login) for path, login, _told in Hook.told] == [("/", "")] * 2
+    assert site.got() == ["a1"]
+
+
+def test_webhook_is_known_by_its_certificate(
+    site: Site, server: http.server.ThreadingHTTPServer, tmp_path: pathlib.Path
+) -> None:
+    certificate, key = pair(("127.0.0.1",))
+    for name, text in (("server.crt", certificate), ("server.key", key)):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "server.crt", tmp_path / "server.key")
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    site.orthanc.options["PacsWebhooks"] = [{"url": f"https://127.0.0.1:{server.server_port}/", "token": "Secret.1"}]
+    site.kill()
+    site.orthanc.store("a", "a1")
+    site.go(61)
+    site.until(lambda: site.told()["Waiting"] and site.told()["Waiting"][0]["Attempts"])
+    assert "CERTIFICATE_VERIFY_FAILED" in site.told()["Waiting"][0]["Error"]
+    assert Hook.told == []
+    site.orthanc.options["HttpsCACertificates"] = str(tmp_path / "server.crt")
+    site.kill()
+    site.until(lambda: not site.told()["Waiting"])
+    assert len(Hook.told) == 1
 
 
 def test_it_goes_on_after_an_error_and_ends_with_orthanc(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

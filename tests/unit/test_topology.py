@@ -371,11 +371,12 @@ def test_database_that_several_share(site: Callable[..., Ask]) -> None:
     given: dict[str, dict[str, Any]] = {name: {"orthanc_database": "mysql"} for name in ("a", "b", "c")}
     given["c"]["orthanc_database_name"] = "other"
     given["b"]["orthanc_routes"] = [{"to": "ct"}]
+    given["c"]["orthanc_webhooks"] = [{"url": "https://ris.example.org/"}]
     ask = site(given, orthanc=["a", "b", "c", "plain"], mysql=["a"])
     assert ask("a", "database_sharers") == ask("b", "database_sharers") == ["a", "b"]
     assert ask("c", "database_sharers") == ["c"]
     assert ask("a", "routers") == ask("b", "routers") == ["b"]
-    assert ask("c", "routers") == []
+    assert ask("c", "routers") == ["c"]
     assert [client["connections"] for client in ask("a", "database_clients")] == [2, 2, 2]
     assert ask("a", "database_closed_port") == 0
 

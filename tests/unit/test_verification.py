@@ -90,7 +90,7 @@ NOTHING = {"Studies": 0, "Images": 0, "Failed": 0, "Seconds": 0}
 
 def routed(asked: list[str], waits: dict[str, Any], problem: str = "", wanted: tuple[str, ...] = ("A", "B")) -> None:
     site = Site.__new__(Site)
-    vars(site).update(routes=[{"to": name} for name in wanted])
+    vars(site).update(routes=[{"to": name} for name in wanted if name != "C"], webhooks=[n for n in wanted if n == "C"])
     routes = {"Problem": problem, "Destinations": waits} if waits else {}
     inside = {"options": {"PacsRoutes": [{"to": name} for name in asked] or None}, "routes": routes}
     routes_deliver(site, inside)
@@ -99,6 +99,7 @@ def routed(asked: list[str], waits: dict[str, Any], problem: str = "", wanted: t
 def test_routes_deliver() -> None:
     routed([], {}, wanted=())
     routed(["B", "A", "A"], {"A": WAITS, "B": NOTHING})
+    routed(["A"], {"A": WAITS, "C": NOTHING}, wanted=("A", "C"))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Sends studies on, as orthanc_routes says, until all of their images have arrived there.
+"""Sends studies on, and tells of them, as orthanc_routes and orthanc_webhooks say, until all of it has arrived.
 
 What has arrived is read from Orthanc's log of changes, which no kill loses, and stands in a file of our own together
 with how far that log was read. So whatever ends whenever, an image is sent once more, and never forgotten. Orthanc's
@@ -10,8 +10,11 @@ import functools
 import json
 import os
 import sqlite3
+import ssl
 import threading
 import time
+import urllib.request
+import uuid
 from typing import Any
 
 import orthanc
@@ -40,6 +43,8 @@ AGAIN, DESTINATION_AGAIN = (60.0, 900.0), (5.0, 60.0)
 PAGE, LISTED = 1000, 1000
 # OrthancPluginErrorCode: there is no such resource, or no such item.
 GONE = (6, 17)
+# By what a request to a webhook is told from a job of Orthanc.
+CALL = "webhook "
 
 
 class Gone(Exception):
@@ -67,6 +72,32 @@ def images_of(study: str) -> dict[str, list[str]]:
     return found
 
 
+class Call(urllib.request.HTTPRedirectHandler):
+    """A request to a webhook, in a thread of its own: all of Python does not wait for it."""
+
+    SECONDS = 30
+
+    def __init__(self, url: str, token: str, authorities: str, told: dict[str, Any]) -> None:
+        self.error: str | None = None
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        self._request = urllib.request.Request(url, json.dumps(told).encode(), headers)
+        self._authorities = authorities
+        self.thread = threading.Thread(target=self._run, name="pacs_webhook", daemon=True)
+        self.thread.start()
+
+    def redirect_request(self, *_given: Any) -> None:
+        """Follow none: the token is for one server."""
+
+    def _run(self) -> None:
+        try:
+            context = ssl.create_default_context(cafile=self._authorities or None)
+            way = urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler({}), self
+            with urllib.request.build_opener(*way).open(self._request, timeout=self.SECONDS):
+                pass
+        except Exception as error:
+            self.error = str(error) or type(error).__name__
+
+
 def later(attempts: int, between: tuple[float, float]) -> float:
     """Return how long to wait after so many attempts."""
     return min(between[0] * 2.0 ** min(attempts - 1, 20), between[1])
@@ -74,7 +105,11 @@ def later(attempts: int, between: tuple[float, float]) -> float:
 
 class Router:
     def __init__(self, options: dict[str, Any]) -> None:
-        self.routes: list[dict[str, Any]] = options["PacsRoutes"]
+        self.hooks = {hook["url"]: str(hook.get("token") or "") for hook in options.get("PacsWebhooks") or []}
+        hooks = [{**hook, "to": hook["url"]} for hook in options.get("PacsWebhooks") or []]
+        self.routes: list[dict[str, Any]] = [*(options.get("PacsRoutes") or []), *hooks]
+        self.name, self.authorities = options.get("Name", ""), options.get("HttpsCACertificates", "")
+        self.calls: dict[str, Call] = {}
         self.destinations = list(dict.fromkeys(route["to"] for route in self.routes))
         self.age = float(options.get("StableAge") or 60)
         self.path = os.path.join(options.get("IndexDirectory") or options["StorageDirectory"], FILE)
@@ -288,6 +323,15 @@ class Router:
 
     def state(self, job: str) -> tuple[str, str]:
         """Return the state of a job, and its error."""
+        if job.startswith(CALL):
+            call = self.calls.get(job)
+            if not call:
+                # Orthanc was ended meanwhile, and nobody knows what has become of it.
+                return "Lost", ""
+            if call.thread.is_alive():
+                return "Running", ""
+            del self.calls[job]
+            return "Success" if call.error is None else "Failure", call.error or ""
         try:
             found = ask(f"/jobs/{job}")
         except Gone:
@@ -311,8 +355,15 @@ class Router:
             # They were deleted meanwhile.
             self.delivered(base, name, study, last)
             return
-        kind = "modalities" if name in ask("/modalities") else "peers"
-        job = ask(f"/{kind}/{name}/store", {"Resources": images, "Synchronous": False})["ID"]
+        if name in self.hooks:
+            tags = ask(f"/studies/{study}")["MainDicomTags"]
+            uids = {tag: tags.get(tag, "") for tag in ("StudyInstanceUID", "AccessionNumber")}
+            told = {"Event": "NewImages", "Orthanc": self.name, "Study": study, "Images": len(images), **uids}
+            job = f"{CALL}{uuid.uuid4()}"
+            self.calls[job] = Call(name, self.hooks[name], self.authorities, told)
+        else:
+            kind = "modalities" if name in ask("/modalities") else "peers"
+            job = ask(f"/{kind}/{name}/store", {"Resources": images, "Synchronous": False})["ID"]
         with base:
             base.execute("UPDATE waiting SET job = ?, last = ? WHERE destination = ? AND study = ?", (job, last, *key))
 
@@ -379,6 +430,8 @@ def changed(change: int, _level: int, resource: str) -> None:
         router.stopping.set()
         if thread.is_alive():
             thread.join()
+        for call in router.calls.values():
+            call.thread.join(5)
     elif change in (orthanc.ChangeType.JOB_SUCCESS, orthanc.ChangeType.JOB_FAILURE):
         router.ended[resource] = change == orthanc.ChangeType.JOB_SUCCESS
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import importlib
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,22 +22,44 @@ NO_TEXT = ("SQ", "OB", "OW", "OD", "OF", "OL", "OV", "UN", "OB or OW", "AT")
 
 def problems(orthanc: Orthanc) -> Iterator[str]:
     """Find what is wrong with where studies are sent on to."""
-    routes, host = orthanc.variables["orthanc_routes"], orthanc.host
+    routes = orthanc.variables["orthanc_routes"]
+    yield from _webhooks(orthanc)
     if not routes:
         return
     yield from scripts.of_role(orthanc, "orthanc_routes")
-    sharers = [name for name in host.site("site_routers") or () if name != host.name]
-    if sharers:
-        yield (
-            f"orthanc_routes: {host.name} and {' and '.join(sharers)} have one database, and each would send on what"
-            " any of them gets; have it on one of them."
-        )
+    yield from _shared(orthanc, "orthanc_routes")
     for number, route in enumerate(routes):
         here = f"orthanc_routes: entry {number + 1}, to '{route['to']}'"
         yield from _destination(orthanc, here, str(route["to"]))
         yield from conditions(here, route)
         if route in routes[:number]:
             yield f"{here}: it stands there twice; take one out."
+
+
+def _webhooks(orthanc: Orthanc) -> Iterator[str]:
+    if not orthanc.variables["orthanc_webhooks"]:
+        return
+    yield from scripts.of_role(orthanc, "orthanc_webhooks")
+    yield from _shared(orthanc, "orthanc_webhooks")
+    for number, hook in enumerate(orthanc.variables["orthanc_webhooks"], 1):
+        here, url = f"orthanc_webhooks: entry {number}", str(hook["url"])
+        if not re.fullmatch(r"https?://[^\s/@?#]+([/?][^\s#]*)?", url) or not of_url(url) or not url.isascii():
+            yield f"{here}: '{url}' is no URL like https://ris.example.org/orthanc; a token has a field of its own."
+        elif url.startswith("http:") and not _is_here(orthanc, of_url(url).rpartition(" ")[0]):
+            yield f"{here}: '{url}' would have what is told, and a token, pass for all to read; take https."
+        if not re.fullmatch(r"[\x21-\x7e]*", str(hook.get("token") or "")):
+            yield f"{here}: token has blanks or other characters that no request can have."
+        yield from conditions(here, hook)
+
+
+def _shared(orthanc: Orthanc, variable: str) -> Iterator[str]:
+    name = orthanc.host.name
+    sharers = [one for one in orthanc.host.site("site_routers") or () if one != name]
+    if sharers:
+        yield (
+            f"{variable}: {name} and {' and '.join(sharers)} have one database, and each would send or tell what any of"
+            " them gets; have it on one of them."
+        )
 
 
 def _destination(orthanc: Orthanc, here: str, name: str) -> Iterator[str]:
