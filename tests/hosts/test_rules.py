@@ -216,7 +216,7 @@ def test_images_are_changed_as_they_come(site: Site, host: str) -> None:
 def test_refused_images_stay_with_their_sender(site: Site, host: str) -> None:
     """Whichever way they come, nobody is told that they were stored."""
     uid, content = image(host, 5000, 0, Modality="OT")
-    assert wait(lambda: site.ask(host, "POST", "/instances", content)).json()["Status"] == "FilteredOut"
+    assert site.sessions[host].post(site.lab.url("/instances", host), data=content, timeout=60).status_code == 400
     kind = 'multipart/related; type="application/dicom"; boundary=b'
     body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + content + b"\r\n--b--"
     answer = site.sessions[host].post(
@@ -225,7 +225,7 @@ def test_refused_images_stay_with_their_sender(site: Site, host: str) -> None:
         headers={"Content-Type": kind, "Accept": "application/dicom+json"},
         timeout=60,
     )
-    assert "00081199" not in answer.json(), answer.text
+    assert "00081199" not in (answer.json() if answer.ok else {}), answer.text
     entity = AE(ae_title=site.machine["AET"])
     entity.add_requested_context(CTImageStorage, "1.2.840.10008.1.2.1")
     association = entity.associate(site.lab.address[host], 4242, ae_title="ORTHANC")

@@ -18,7 +18,8 @@ from pydicom.data import get_testdata_file
 from tests.repository import ROOT
 
 FILES = ROOT / "roles" / "orthanc" / "files"
-KEEP, MODIFY, DISCARD, DICOM, HTTP = 1, 2, 3, 1, 2
+KEEP, MODIFY, DICOM, HTTP = 1, 2, 1, 2
+REFUSED = (MODIFY, b"Refused by orthanc_ingest")
 Ingest = Callable[..., tuple[Any, bytes | None]]
 
 
@@ -37,7 +38,7 @@ class Instance:
 def orthanc(monkeypatch: pytest.MonkeyPatch) -> Any:
     made: Any = types.ModuleType("orthanc")
     made.said = []
-    made.ReceivedInstanceAction = types.SimpleNamespace(KEEP_AS_IS=KEEP, MODIFY=MODIFY, DISCARD=DISCARD)
+    made.ReceivedInstanceAction = types.SimpleNamespace(KEEP_AS_IS=KEEP, MODIFY=MODIFY)
     made.InstanceOrigin = types.SimpleNamespace(DICOM_PROTOCOL=DICOM)
     made.CreateDicomInstance = Instance
     made.RegisterReceivedInstanceCallback = lambda callback: setattr(made, "received", callback)
@@ -72,7 +73,7 @@ CT, MR = content(), content("MR_small.dcm")
 def test_refused(run: Callable[..., Ingest], orthanc: Any) -> None:
     ingest = run({"unless": {"Modality": ["CT", "US"]}, "refuse": True}, {"when": {"PatientID": ""}, "refuse": True})
     assert ingest(CT) == (KEEP, None)
-    assert ingest(MR) == (DISCARD, None)
+    assert ingest(MR) == REFUSED
     assert "which came by HTTP, is refused" in orthanc.said.pop()
     # By C-STORE it is told to the modality, which keeps it.
     assert ingest(MR, DICOM) == (KEEP, None)
@@ -144,7 +145,7 @@ def test_letters_that_the_character_set_has_not(run: Callable[..., Ingest], orth
         dataset.SpecificCharacterSet = charset
         buffer = io.BytesIO()
         dataset.save_as(buffer)
-        assert ingest(buffer.getvalue()) == (DISCARD, None)
+        assert ingest(buffer.getvalue()) == REFUSED
         action, changed = run({"set": {"InstitutionName": "Klinik S\u00fcd"}})(buffer.getvalue())
         assert action == MODIFY
         assert changed

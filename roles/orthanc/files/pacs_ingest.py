@@ -1,6 +1,6 @@
 """Sets tags of images as they come, and refuses some, as orthanc_ingest says.
 
-A modality is told so by the status of its C-STORE, and keeps the image. What goes wrong here is in the log, and the
+Whoever sends such an image is told so, and keeps it. What goes wrong here is in the log, and the
 image is stored as it came, or stays with its sender.
 """
 
@@ -75,9 +75,10 @@ def received(image: bytes, origin: Any) -> tuple[Any, bytes | None]:
             done, tags = coerced(image, wanted), changed
         except Exception as error:
             orthanc.LogError(f"orthanc_ingest: image {tags.get('SOPInstanceUID')} stays as it is: {error!r}")
-    # What comes by DICOM is refused by a status, below.
+    # What comes by DICOM is refused by a status, below. Of what is discarded, DICOMweb says that it was stored; so it
+    # becomes something that Orthanc refuses by itself.
     if origin != orthanc.InstanceOrigin.DICOM_PROTOCOL and refused(tags, "HTTP"):
-        return orthanc.ReceivedInstanceAction.DISCARD, None
+        return orthanc.ReceivedInstanceAction.MODIFY, b"Refused by orthanc_ingest"
     if done is None:
         return orthanc.ReceivedInstanceAction.KEEP_AS_IS, None
     return orthanc.ReceivedInstanceAction.MODIFY, done
