@@ -13,6 +13,7 @@ import io
 import json
 import pathlib
 import re
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -28,11 +29,12 @@ from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage, MRImageStorage  # type: ignore[attr-defined]
 
 from tests.hosts.conftest import QUICKSTART, Lab
+from tests.unit.good_host import pair
 
 pytestmark = pytest.mark.later
 LAB = {"name": "rules", "pacs": "trixie-installed", "old": "bookworm-installed"}
 STUDIES, LATE = 200, 20
-PEER_PORT = 11180
+PEER_PORT, HOOK_PORT, TOKEN = 11180, 11143, "Not-for-others.1"
 TRIALS = "journalctl --unit pacs-orthanc-trial --output cat --quiet | grep -c ^Started; true"
 SETTINGS: dict[str, Any] = {
     "orthanc_plugins": ["dicomweb", "python"],
@@ -113,6 +115,35 @@ class Peer(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Hook(Peer):
+    """A server that is told of studies."""
+
+    told: ClassVar[set[str]] = set()
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if self.headers["Authorization"] == f"Bearer {TOKEN}":
+            self.told.add(body["StudyInstanceUID"])
+        self.send_response(204)
+        self.end_headers()
+
+
+@contextlib.contextmanager
+def serving(address: str, port: int, handler: type[Peer], *certificate: pathlib.Path) -> Iterator[None]:
+    """Serve on this machine; over TLS with a certificate and its key."""
+    server = http.server.ThreadingHTTPServer((address, port), handler)
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate[0], certificate[1])
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
 class Site:
     def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
         self.lab, self.inventory, self.report = lab, folder / "inventory", folder / "report"
@@ -124,11 +155,18 @@ class Site:
         both = {"hosts": dict.fromkeys(lab.address)}
         (self.inventory / "hosts.yml").write_text(yaml.safe_dump({"orthanc": both, "nginx": both}), encoding="utf-8")
         self.machine: dict[str, Any] = lab.modalities["verifier"]
+        self.hook = f"https://{self.machine['Host']}:{HOOK_PORT}/told"
+        self.certificate = (folder / "hook.crt", folder / "hook.key")
+        for file, text in zip(self.certificate, pair((self.machine["Host"],)), strict=True):
+            file.write_text(text, encoding="utf-8")
 
     def play(self, playbook: str = "site", *routes: dict[str, Any], **more: Any) -> str:
         peers = {"mirror": {"Url": f"http://{self.machine['Host']}:{PEER_PORT}/"}}
-        ingest = INGEST if routes else []
-        given = SETTINGS | {"orthanc_peers": peers, "orthanc_routes": list(routes), "orthanc_ingest": ingest} | more
+        given = SETTINGS | {"orthanc_peers": peers, "orthanc_routes": list(routes)} | more
+        if routes:
+            given["orthanc_ingest"] = INGEST
+            given["orthanc_webhooks"] = [{"url": self.hook, "token": TOKEN, "when": {"Modality": "CT"}}]
+            given["orthanc_https_ca"] = self.certificate[0].read_text(encoding="utf-8")
         return self.lab.play(playbook, given, inventory=self.inventory).stdout
 
     def ask(self, host: str, method: str, path: str, data: bytes | None = None) -> requests.Response | None:
@@ -186,7 +224,11 @@ def test_routes_are_tried_and_stay(site: Site) -> None:
     }
     for host in site.lab.address:
         told = site.waiting(host)
-        assert (told["Problem"], sorted(told["Destinations"])) == ("", ["mirror", "verifier"])
+        assert (told["Problem"], sorted(told["Destinations"])) == ("", [site.hook, "mirror", "verifier"])
+        files = site.lab.shell(
+            "grep -l Not-for-others /etc/pacs/orthanc/*; journalctl | grep -c Not-for-others; true", host
+        )
+        assert files.split() == ["/etc/pacs/orthanc/credentials.json", "0"]
     assert re.findall(r" changed=(\d+) ", site.play("site", *ROUTES)) == ["0", "0"]
 
 
@@ -251,9 +293,10 @@ def test_every_study_arrives(site: Site, host: str) -> None:
         image(host, 1000 + number, 0, "MR_small.dcm", StudyDescription="Sch\u00e4del nativ") for number in range(5)
     ]
     foreign = [image(host, 2000 + number, 0, InstitutionName="Somewhere else") for number in range(5)]
-    server = http.server.ThreadingHTTPServer((machine["Host"], PEER_PORT), Peer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
+    with (
+        serving(machine["Host"], PEER_PORT, Peer),
+        serving(machine["Host"], HOOK_PORT, Hook, *site.certificate),
+    ):
         contents = [content for study in (*studies, others, foreign) for _uid, content in study]
         for part in range(3):
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -280,10 +323,8 @@ def test_every_study_arrives(site: Site, host: str) -> None:
             site.kill(host)
             wait(lambda: not site.waiting(host)["Waiting"], 600)
         assert destination.received == {uid for study in (*studies, late) for uid, _content in study}
+        assert Hook.told >= {pydicom.dcmread(io.BytesIO(study[0][1])).StudyInstanceUID for study in studies}
         assert not Peer.received & {uid for study in (*studies, foreign) for uid, _content in study}
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def test_verification_tells_what_waits(site: Site) -> None:
