@@ -267,7 +267,8 @@ def test_refused_images_stay_with_their_sender(site: Site, host: str) -> None:
         headers={"Content-Type": kind, "Accept": "application/dicom+json"},
         timeout=60,
     )
-    assert "00081199" not in (answer.json() if answer.ok else {}), answer.text
+    # Debian 12's plugin names it among neither.
+    assert not answer.ok or not answer.json().get("00081199", {}).get("Value"), answer.text
     entity = AE(ae_title=site.machine["AET"])
     entity.add_requested_context(CTImageStorage, "1.2.840.10008.1.2.1")
     association = entity.associate(site.lab.address[host], 4242, ae_title="ORTHANC")
