@@ -63,7 +63,7 @@ def image(host: str, study: int, number: int, file: str = "CT_small.dcm", **tags
     dataset = pydicom.dcmread(str(get_testdata_file(file)))
     root = f"2.25.{7 + len(host)}{study:04}"
     dataset.PatientID, dataset.StudyInstanceUID = f"ROUTES-{study}", root
-    dataset.SeriesInstanceUID = f"{root}.{len(file)}"
+    dataset.SeriesInstanceUID = f"{root}.{ord(file[0])}"
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = UID(f"{root}.7.{number}")
     dataset.SpecificCharacterSet = "ISO_IR 192"
     for tag, value in tags.items():

@@ -22,6 +22,7 @@ from tests.repository import ROOT
 from tests.unit.good_host import pair
 
 SCRIPT = ROOT / "roles" / "orthanc" / "files" / "pacs_routes.py"
+REFUSED = 'DicomAssociation - connecting to AET "OLD": Connection refused'
 CT, MR = {"Modality": "CT"}, {"Modality": "MR"}
 
 
@@ -111,10 +112,14 @@ class Orthanc(types.ModuleType):
         missing = [image for image in asked["Resources"] if image not in self.images]
         assert not missing, "Orthanc refuses what has images that are not there"
         self.sent += len(asked["Resources"])
-        bad = name in self.away or self.refused & set(asked["Resources"])
-        if not bad:
-            self.got.setdefault(f"{kind}/{name}", []).extend(asked["Resources"])
-        self.jobs[job] = ("Failure", "Connection refused", []) if bad else ("Success", "", [])
+        bad = [image for image in asked["Resources"] if image in self.refused]
+        told = "Presentation context refused"
+        if name in self.away:
+            bad, told = asked["Resources"], 'DicomAssociation - connecting to AET "OLD": Connection refused'
+        # Those before the first one that it refuses have arrived.
+        taken = asked["Resources"][: asked["Resources"].index(bad[0])] if bad else asked["Resources"]
+        self.got.setdefault(f"{kind}/{name}", []).extend(taken)
+        self.jobs[job] = ("Failure", told, []) if bad else ("Success", "", [])
         self.changed(self.ChangeType.JOB_FAILURE if bad else self.ChangeType.JOB_SUCCESS, 0, job)
         return json.dumps({"ID": job}).encode()
 
@@ -210,6 +215,16 @@ def test_late_images_go_alone(site: Site) -> None:
     assert site.got() == ["a1", "a2", "b1", "b2"], "that did not fit before"
 
 
+def test_a_study_that_fits_no_longer_is_completed(site: Site) -> None:
+    """The first image of a series may be another one now."""
+    site.orthanc.store("a", "a1")
+    site.go(100)
+    site.orthanc.images["a1"] = ("a", MR, {})
+    site.orthanc.store("a", "a2", MR)
+    site.go(100)
+    assert site.got() == ["a1", "a2"]
+
+
 def test_overwritten_images_go_again(site: Site) -> None:
     site.orthanc.store("a", "a1")
     site.go(100)
@@ -300,7 +315,7 @@ def test_destination_that_is_away_for_an_hour(site: Site) -> None:
     assert told["Destinations"]["OLD"]["Failed"] > 0
     failed = [row for row in told["Waiting"] if row["Attempts"]]
     assert len(told["Waiting"]) == 200
-    assert {row["Error"] for row in failed} == {"Connection refused"}
+    assert {row["Error"] for row in failed} == {REFUSED}
     assert len(site.orthanc.jobs) < 400, "an attempt a minute, and no more"
     site.orthanc.away.clear()
     site.go(900)
@@ -316,12 +331,46 @@ def test_one_that_is_refused_holds_nobody_up(site: Site) -> None:
     assert site.got() == ["b1", "c1"]
     site.go(6 * 3600, 30)
     (row,) = site.told()["Waiting"]
-    assert (row["To"], row["Study"], row["Error"]) == ("OLD", "a", "Connection refused")
+    assert (row["To"], row["Study"], row["Error"]) == ("OLD", "a", "Presentation context refused")
     assert 20 < row["Attempts"] < 35, "four times an hour in the end"
     site.orthanc.refused.clear()
     site.answer(types.SimpleNamespace(AnswerBuffer=lambda *given: None), "/pacs/routes", method="POST")
     site.go(5)
     assert site.got() == ["a1", "b1", "c1"]
+
+
+def test_image_that_is_refused_keeps_no_other_of_its_study_waiting(site: Site) -> None:
+    images = [f"a{number:03}" for number in range(300)]
+    for image in images:
+        site.orthanc.store("a", image)
+    site.orthanc.refused |= {"a000", "a150", "a151"}
+    site.go(1800, 2)
+    assert set(images) - set(site.got()) == site.orthanc.refused
+    site.go(7200, 4)
+    assert site.told()["Destinations"]["OLD"]["Images"] == 3
+    sent = site.orthanc.sent
+    site.go(3600, 4)
+    assert site.orthanc.sent - sent < 30, "what has arrived is not sent again"
+    site.orthanc.store("a", "late")
+    site.go(1200)
+    assert "late" in site.got()
+    site.orthanc.refused.clear()
+    site.go(3600, 4)
+    assert set(site.got()) == {*images, "late"}
+    assert site.told()["Waiting"] == []
+    assert site.router.size == {}
+
+
+def test_destination_that_is_away_gets_whole_studies(site: Site) -> None:
+    site.orthanc.away.add("OLD")
+    for number in range(50):
+        site.orthanc.store("a", f"a{number}")
+    site.go(600)
+    site.orthanc.away.clear()
+    jobs = len(site.orthanc.jobs)
+    site.go(900)
+    assert len(site.orthanc.jobs) == jobs + 1
+    assert len(site.got()) == 50
 
 
 def test_failures_stay_listed_beyond_the_history_of_jobs(site: Site) -> None:
@@ -330,7 +379,7 @@ def test_failures_stay_listed_beyond_the_history_of_jobs(site: Site) -> None:
         site.orthanc.store(f"s{number}", f"i{number}")
     site.orthanc.refused.update(site.orthanc.images)
     site.go(1200, 5)
-    assert len([row for row in site.told()["Waiting"] if row["Error"] == "Connection refused"]) == 15
+    assert len([row for row in site.told()["Waiting"] if row["Error"] == "Presentation context refused"]) == 15
     assert site.told()["Destinations"]["OLD"] | {"Seconds": 0} == {
         "Studies": 15,
         "Images": 15,
@@ -527,7 +576,7 @@ def test_webhook_that_a_kill_has_cut_off_is_told_again(site: Site, server: http.
     site.router.tick(site.base)
     assert len(site.router.calls) == 1
     site.kill()
-    site.until(lambda: not site.told()["Waiting"])
+    site.until(lambda: not site.told()["Waiting"] and len(Hook.told) == 2)
     assert [(path, login) for path, login, _told in Hook.told] == [("/", "")] * 2
     assert site.got() == ["a1"]
 
@@ -584,6 +633,6 @@ def test_answer(site: Site) -> None:
     site.answer(output, "/pacs/routes", method="GET")
     text, kind = answered.pop()
     assert kind == "application/json"
-    assert json.loads(text)["Waiting"][0]["Error"] == "Connection refused"
+    assert json.loads(text)["Waiting"][0]["Error"] == REFUSED
     site.answer(output, "/pacs/routes", method="DELETE")
     assert answered == ["GET,POST"]

@@ -29,11 +29,11 @@ CREATE TABLE IF NOT EXISTS routed (study TEXT, destination TEXT, PRIMARY KEY (st
 CREATE TABLE IF NOT EXISTS waiting (
     destination TEXT, study TEXT, since REAL NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0, error TEXT NOT NULL DEFAULT '',
-    job TEXT NOT NULL DEFAULT '', last INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (destination, study)
+    job TEXT NOT NULL DEFAULT '', PRIMARY KEY (destination, study)
 );
 CREATE TABLE IF NOT EXISTS images (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, destination TEXT, study TEXT, instance TEXT,
-    UNIQUE (destination, study, instance)
+    destination TEXT, study TEXT, instance TEXT, tries INTEGER NOT NULL DEFAULT 0, sending INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (destination, study, instance)
 );
 """
 # In seconds: how often is looked; for how long a number that is left out in the log may be a change which others have
@@ -45,6 +45,10 @@ PAGE, LISTED = 1000, 1000
 GONE = (6, 17)
 # By what a request to a webhook is told from a job of Orthanc.
 CALL = "webhook "
+# What Orthanc says where nobody is there to refuse an image.
+AWAY = "connecting to AET"
+# How often an image counts as refused that was sent alone then.
+ALONE = 1000
 
 
 class Gone(Exception):
@@ -126,6 +130,8 @@ class Router:
         self.due: dict[tuple[str, str], float] = {}
         self.paused: dict[str, float] = {}
         self.vain: dict[str, int] = {}
+        # How many images of a study are sent at a time, once some were refused.
+        self.size: dict[tuple[str, str], int] = {}
         # What Orthanc says of jobs, also of those that it lists no longer.
         self.ended: dict[str, bool] = {}
         self.lost: dict[str, int] = {}
@@ -260,10 +266,11 @@ class Router:
         with base:
             for name in self.destinations:
                 rules = [route for route in self.routes if route["to"] == name]
-                if not any(fits(rule, one) for one in tags for rule in rules):
-                    continue
                 key = (name, study)
                 before = base.execute("SELECT 1 FROM routed WHERE destination = ? AND study = ?", key).fetchone()
+                # What has begun is completed, whatever comes.
+                if not before and not any(fits(rule, one) for one in tags for rule in rules):
+                    continue
                 base.execute("INSERT OR IGNORE INTO routed (destination, study) VALUES (?, ?)", key)
                 images = [
                     image
@@ -278,10 +285,12 @@ class Router:
                         "INSERT OR IGNORE INTO waiting (destination, study, since) VALUES (?, ?, ?)",
                         (*key, time.time()),
                     )
+                    # One that is on its way, and has come anew, goes again.
                     base.executemany(
                         "INSERT OR REPLACE INTO images (destination, study, instance) VALUES (?, ?, ?)",
                         [(*key, image) for image in images],
                     )
+                    self.due.pop(key, None)
             base.executemany("DELETE FROM arrived WHERE instance = ?", [(image,) for image in new])
 
     def sender(self, instance: str) -> tuple[str, str]:
@@ -293,17 +302,18 @@ class Router:
 
     def deliver(self, base: sqlite3.Connection, name: str) -> None:
         """See what has become of the study that goes to a destination, or send the next one."""
-        mine = "SELECT study, job, last, attempts FROM waiting WHERE destination = ?"
+        mine = "SELECT study, job, attempts FROM waiting WHERE destination = ?"
         running = base.execute(f"{mine} AND job <> ''", (name,)).fetchone()
         if running:
-            study, job, last, attempts = running
+            study, job, attempts = running
             state, told = self.state(job)
             if state == "Success":
-                self.delivered(base, name, study, last)
+                self.delivered(base, name, study)
             elif state == "Lost":
                 with base:
                     base.execute("UPDATE waiting SET job = '' WHERE destination = ? AND study = ?", (name, study))
             elif state == "Failure":
+                self.narrow(base, name, study, told)
                 self.failed(base, name, study, attempts + 1, told)
             else:
                 return
@@ -313,7 +323,7 @@ class Router:
         if now < self.paused.get(name, 0):
             return
         # Those that were refused stand behind, lest they keep others from being tried.
-        for study, _job, _last, attempts in base.execute(f"{mine} ORDER BY attempts, since", (name,)).fetchall():
+        for study, _job, attempts in base.execute(f"{mine} ORDER BY attempts, since", (name,)).fetchall():
             if now >= self.due.get((name, study), 0):
                 try:
                     self.send(base, name, study)
@@ -346,15 +356,21 @@ class Router:
     def send(self, base: sqlite3.Connection, name: str, study: str) -> None:
         """Have a job send what waits of a study."""
         key = (name, study)
-        numbered = dict(
-            base.execute("SELECT instance, number FROM images WHERE destination = ? AND study = ?", key).fetchall()
-        )
-        images = [image for found in images_of(study).values() for image in found if image in numbered]
-        last = max(numbered.values(), default=0)
-        if not images:
+        there = {image for found in images_of(study).values() for image in found}
+        where = "FROM images WHERE destination = ? AND study = ?"
+        waiting = [image for (image,) in base.execute(f"SELECT instance {where}", key)]
+        with base:
+            gone = [(*key, image) for image in waiting if image not in there]
+            base.executemany(f"DELETE {where} AND instance = ?", gone)
+        (tries,) = base.execute(f"SELECT MIN(tries) {where}", key).fetchone()
+        if tries is None:
             # They were deleted meanwhile.
-            self.delivered(base, name, study, last)
+            self.delivered(base, name, study)
             return
+        # What has come since others were refused goes first, and all of it.
+        few = self.size.get(key, -1) if tries else -1
+        rows = base.execute(f"SELECT instance {where} AND tries = ? ORDER BY rowid LIMIT ?", (*key, tries, few))
+        images = [image for (image,) in rows]
         if name in self.hooks:
             tags = ask(f"/studies/{study}")["MainDicomTags"]
             uids = {tag: tags.get(tag, "") for tag in ("StudyInstanceUID", "AccessionNumber")}
@@ -365,19 +381,39 @@ class Router:
             kind = "modalities" if name in ask("/modalities") else "peers"
             job = ask(f"/{kind}/{name}/store", {"Resources": images, "Synchronous": False})["ID"]
         with base:
-            base.execute("UPDATE waiting SET job = ?, last = ? WHERE destination = ? AND study = ?", (job, last, *key))
+            base.execute("UPDATE waiting SET job = ? WHERE destination = ? AND study = ?", (job, *key))
+            base.execute("UPDATE images SET sending = 0 WHERE destination = ? AND study = ?", key)
+            base.executemany(
+                "UPDATE images SET sending = 1 WHERE destination = ? AND study = ? AND instance = ?",
+                [(*key, image) for image in images],
+            )
 
-    def delivered(self, base: sqlite3.Connection, name: str, study: str, last: int) -> None:
+    def delivered(self, base: sqlite3.Connection, name: str, study: str) -> None:
         """Take out what has arrived there; what has come meanwhile goes next."""
         key = (name, study)
         with base:
-            base.execute("DELETE FROM images WHERE destination = ? AND study = ? AND number <= ?", (*key, last))
+            base.execute("DELETE FROM images WHERE destination = ? AND study = ? AND sending", key)
             if base.execute("SELECT 1 FROM images WHERE destination = ? AND study = ? LIMIT 1", key).fetchone():
-                base.execute("UPDATE waiting SET job = '', attempts = 0 WHERE destination = ? AND study = ?", key)
+                base.execute("UPDATE waiting SET job = '' WHERE destination = ? AND study = ?", key)
             else:
                 base.execute("DELETE FROM waiting WHERE destination = ? AND study = ?", key)
+                self.size.pop(key, None)
         self.due.pop(key, None)
         self.vain.pop(name, None)
+        if key in self.size:
+            self.size[key] *= 2
+
+    def narrow(self, base: sqlite3.Connection, name: str, study: str, told: str) -> None:
+        """Have less sent at a time, and what was refused last, lest one image keep the others of its study waiting."""
+        key = (name, study)
+        if name in self.hooks or AWAY in told:
+            return
+        with base:
+            which = "WHERE destination = ? AND study = ? AND sending"
+            count = base.execute(f"UPDATE images SET tries = tries + 1 {which}", key).rowcount
+            if count == 1:
+                base.execute(f"UPDATE images SET tries = MAX(tries, ?) {which}", (ALONE, *key))
+        self.size[key] = max(1, count // 2)
 
     def failed(self, base: sqlite3.Connection, name: str, study: str, attempts: int, told: str) -> None:
         """Note it, and let others be tried before it is again."""
@@ -388,7 +424,10 @@ class Router:
             )
         self.vain[name] = self.vain.get(name, 0) + 1
         now = time.monotonic()
-        self.due[name, study] = now + later(attempts, AGAIN)
+        which = "FROM images WHERE destination = ? AND study = ? AND tries BETWEEN 1 AND ?"
+        # While it is found out which images are refused, the others need not wait for long.
+        if not base.execute(f"SELECT 1 {which} LIMIT 1", (name, study, ALONE - 1)).fetchone():
+            self.due[name, study] = now + later(attempts, AGAIN)
         self.paused[name] = now + later(self.vain[name], DESTINATION_AGAIN)
         orthanc.LogWarning(f"orthanc_routes: study {study} to {name}, attempt {attempts}: {told}")
 
