@@ -133,8 +133,10 @@ class Site:
 
     def start(self) -> None:
         names = runpy.run_path(str(SCRIPT))
-        self.router, self.answer = names["router"], names["answer"]
+        self.router, self.answer, self.changed = names["router"], names["answer"], names["changed"]
+        self.thread = names["thread"]
         self.base = self.router.start()
+        self.router.begun = True
         # Nothing here is for ever.
         self.base.execute("PRAGMA synchronous = 0")
 
@@ -620,6 +622,31 @@ def test_it_goes_on_after_an_error_and_ends_with_orthanc(site: Site, monkeypatch
     assert told[-1] == "OrthancException: (11, 'away')"
     assert site.router.problem == ""
     assert len([line for line in site.orthanc.said if "away" in line]) == 1, "it is said once"
+
+
+def test_it_runs_from_start_to_stop(site: Site) -> None:
+    answered: list[Any] = []
+    output = types.SimpleNamespace(AnswerBuffer=lambda *given: answered.append(json.loads(given[0])))
+    site.router.begun = False
+    site.answer(output, "/pacs/routes", method="GET")
+    assert answered.pop() == {"Problem": "It has not begun.", "Arriving": 0, "Destinations": {}, "Waiting": []}
+    site.base.close()
+    site.changed(site.orthanc.ChangeType.ORTHANC_STARTED, 0, "")
+    end = time.perf_counter() + 60
+    while site.router.problem and time.perf_counter() < end:
+        time.sleep(0.01)
+    site.answer(output, "/pacs/routes", method="GET")
+    assert answered.pop()["Destinations"].keys() == {"OLD"}
+    site.changed(site.orthanc.ChangeType.ORTHANC_STOPPED, 0, "")
+    assert not site.thread.is_alive()
+
+
+def test_a_file_that_is_none_is_told(site: Site) -> None:
+    site.base.close()
+    pathlib.Path(site.router.path).write_bytes(b"x" * 5000)
+    site.router.stopping.wait = lambda _seconds: site.router.stopping.set()
+    site.router.run()
+    assert "file is not a database" in site.router.problem
 
 
 def test_answer(site: Site) -> None:

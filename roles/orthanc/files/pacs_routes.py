@@ -117,7 +117,7 @@ class Router:
         self.destinations = list(dict.fromkeys(route["to"] for route in self.routes))
         self.age = float(options.get("StableAge") or 60)
         self.path = os.path.join(options.get("IndexDirectory") or options["StorageDirectory"], FILE)
-        self.problem = "It has not begun."
+        self.problem, self.begun = "It has not begun.", False
         self.stopping = threading.Event()
         self.again = threading.Event()
         self.parent = functools.lru_cache(10_000)(self._parent)
@@ -145,6 +145,7 @@ class Router:
         while not self.stopping.is_set():
             try:
                 base = base or self.start()
+                self.begun = True
                 self.tick(base)
                 self.problem = ""
             except Exception as error:
@@ -436,6 +437,8 @@ class Router:
     def told(self) -> dict[str, Any]:
         """Say what waits, and what has failed: how much for each destination, and the first ones by name."""
         found: dict[str, Any] = {"Problem": self.problem, "Arriving": 0, "Destinations": {}, "Waiting": []}
+        if not self.begun:
+            return found
         with contextlib.closing(self.open()) as base:
             found["Arriving"] = base.execute("SELECT COUNT(DISTINCT study) FROM arrived").fetchone()[0]
             for name in self.destinations:
