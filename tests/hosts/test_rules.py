@@ -338,6 +338,12 @@ def test_verification_tells_what_waits(site: Site) -> None:
     assert ("mirror", "nothing waits") in rows
     assert ("verifier", "1 studies wait, 1 images, the first for 0.0 h; 1 of them were tried in vain") in rows
     assert ("verifier", "nothing waits") in rows
+    # What is deleted is nobody's affair any more.
+    (study,) = {row["Study"] for row in site.waiting("pacs")["Waiting"]}
+    assert site.ask("pacs", "DELETE", f"/studies/{study}")
+    assert wait(lambda: site.ask("pacs", "POST", "/pacs/routes"))
+    wait(lambda: not site.waiting("pacs")["Waiting"])
+    assert site.waiting("pacs")["Problem"] == ""
 
 
 @pytest.mark.parametrize("host", ["pacs", "old"])

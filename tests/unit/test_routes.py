@@ -490,7 +490,29 @@ def test_changes_that_are_committed_later_are_seen(site: Site) -> None:
     site.go(200)
     assert site.got() == ["a1", "a1", "b1", "c1"]
     assert site.base.execute("SELECT change FROM position").fetchone() == (9,)
-    assert site.router.ahead == set()
+    assert site.router.ahead == {}
+
+
+def test_gaps_of_what_was_deleted_are_waited_for_together(site: Site) -> None:
+    for number in range(100):
+        site.orthanc.store("a", f"a{number}")
+    del site.orthanc.changes[::2]
+    site.go(40)
+    assert site.router.ahead == {}
+    site.go(100)
+    assert len(site.got()) == 100
+
+
+def test_study_that_cannot_be_read_is_told(site: Site) -> None:
+    site.orthanc.store("a", "a1")
+    site.orthanc.broken = ["/instances/a1/simplified-tags"]
+    site.go(100)
+    site.router.problem = ""
+    assert site.told()["Problem"] == "Study a cannot be looked at: OrthancException(11, 'Database is away')"
+    site.orthanc.broken = []
+    site.go(100)
+    assert site.told()["Problem"] == ""
+    assert site.got() == ["a1"]
 
 
 def test_an_index_from_a_backup_counts_anew(site: Site) -> None:

@@ -121,12 +121,12 @@ class Router:
         self.stopping = threading.Event()
         self.again = threading.Event()
         self.parent = functools.lru_cache(10_000)(self._parent)
-        # Changes beyond the position that are done.
-        self.ahead: set[int] = set()
-        self.gap: tuple[int, float] = (0, 0.0)
+        # Changes beyond the position that are done, and since when.
+        self.ahead: dict[int, float] = {}
         # Since when nothing has come to a study, until when a study or a destination is not tried, and how often in a
         # row it was in vain: by a clock that starts anew with Orthanc, which is a time to try.
         self.touched: dict[str, float] = {}
+        self.unread: dict[str, str] = {}
         self.due: dict[tuple[str, str], float] = {}
         self.paused: dict[str, float] = {}
         self.vain: dict[str, int] = {}
@@ -219,7 +219,9 @@ class Router:
             done = page["Done"] or not page["Changes"]
             images = [change["ID"] for change in new if change["ChangeType"] == "NewInstance"]
             arrived = [(image, study) for image in images for study in [self.study(image)] if study]
-            position, ahead = self.advance(position, self.ahead | {change["Seq"] for change in new})
+            position, ahead = self.advance(
+                position, self.ahead | dict.fromkeys((change["Seq"] for change in new), time.monotonic())
+            )
             if new or ahead != self.ahead:
                 with base:
                     base.executemany("INSERT OR REPLACE INTO arrived VALUES (?, ?)", arrived)
@@ -227,18 +229,15 @@ class Router:
             self.ahead = ahead
             self.touched |= dict.fromkeys((study for _image, study in arrived), time.monotonic())
 
-    def advance(self, position: int, ahead: set[int]) -> tuple[int, set[int]]:
+    def advance(self, position: int, ahead: dict[int, float]) -> tuple[int, dict[int, float]]:
         """Return up to where all changes are done, and which are beyond."""
-        while ahead:
-            if position + 1 not in ahead:
-                # Several connections to one index commit in another order than they count.
-                if self.gap[0] != position:
-                    self.gap = (position, time.monotonic())
-                if time.monotonic() - self.gap[1] < GAP:
-                    break
-                position = min(ahead) - 1
-            position += 1
-            ahead.discard(position)
+        for change in sorted(ahead):
+            # Several connections to one index commit in another order than they count, and what is deleted is no change
+            # any more.
+            if change != position + 1 and time.monotonic() - ahead[change] < GAP:
+                break
+            position = change
+            del ahead[change]
         return position, ahead
 
     # Where it goes
@@ -252,8 +251,10 @@ class Router:
             try:
                 self.route(base, study)
                 del self.touched[study]
+                self.unread.pop(study, None)
             except Exception as error:
                 self.touched[study] = now
+                self.unread[study] = f"Study {study} cannot be looked at: {error!r}"
                 orthanc.LogError(f"orthanc_routes: study {study} is looked at again later: {error!r}")
 
     def route(self, base: sqlite3.Connection, study: str) -> None:
@@ -402,7 +403,7 @@ class Router:
         self.due.pop(key, None)
         self.vain.pop(name, None)
         if key in self.size:
-            self.size[key] *= 2
+            self.size[key] = min(2 * self.size[key], 1_000_000)
 
     def narrow(self, base: sqlite3.Connection, name: str, study: str, told: str) -> None:
         """Have less sent at a time, and what was refused last, lest one image keep the others of its study waiting."""
@@ -436,7 +437,8 @@ class Router:
 
     def told(self) -> dict[str, Any]:
         """Say what waits, and what has failed: how much for each destination, and the first ones by name."""
-        found: dict[str, Any] = {"Problem": self.problem, "Arriving": 0, "Destinations": {}, "Waiting": []}
+        problem = self.problem or next(iter(list(self.unread.values())), "")
+        found: dict[str, Any] = {"Problem": problem, "Arriving": 0, "Destinations": {}, "Waiting": []}
         if not self.begun:
             return found
         with contextlib.closing(self.open()) as base:
