@@ -36,9 +36,10 @@ CREATE TABLE IF NOT EXISTS images (
     PRIMARY KEY (destination, study, instance)
 );
 """
-# In seconds: how often is looked; for how long a number that is left out in the log may be a change which others have
-# not committed yet; and after what a study, and whatever goes to a destination, is tried again, at first and at most.
-TICK, GAP = 1.0, 30.0
+# In seconds: how often is looked, and how often while something is on its way; for how long a number that is left out
+# in the log may be a change which others have not committed yet; and after what a study, and whatever goes to a
+# destination, is tried again, at first and at most.
+TICK, SOON, GAP = 1.0, 0.2, 30.0
 AGAIN, DESTINATION_AGAIN = (60.0, 900.0), (5.0, 60.0)
 PAGE, LISTED = 1000, 1000
 # OrthancPluginErrorCode: there is no such resource, or no such item.
@@ -118,6 +119,8 @@ class Router:
         self.age = float(options.get("StableAge") or 60)
         self.path = os.path.join(options.get("IndexDirectory") or options["StorageDirectory"], FILE)
         self.problem, self.begun = "It has not begun.", False
+        # Whether something is on its way.
+        self.busy = False
         self.stopping = threading.Event()
         self.again = threading.Event()
         self.parent = functools.lru_cache(10_000)(self._parent)
@@ -154,7 +157,7 @@ class Router:
                     orthanc.LogError(f"orthanc_routes: {told}; what is to be sent is kept, and tried again")
                 self.problem = told
                 self.stopping.wait(5 * TICK)
-            self.stopping.wait(TICK)
+            self.stopping.wait(SOON if self.busy else TICK)
         if base:
             base.close()
 
@@ -195,6 +198,7 @@ class Router:
         self.settle(base)
         for name in self.destinations:
             self.deliver(base, name)
+        self.busy = bool(base.execute("SELECT 1 FROM waiting WHERE job <> '' LIMIT 1").fetchone())
 
     # What has arrived
 
