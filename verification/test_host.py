@@ -158,7 +158,12 @@ def test_inside_routes_deliver(site: Site, inside: dict[str, Any]) -> None:
     expect("destinations that are sent to", wanted, sorted(told.get("Destinations", {})), "journalctl -u orthanc")
     expect("what keeps all of it from being sent", "", told.get("Problem", ""), "journalctl -u orthanc")
     late = {name: one["Studies"] for name, one in told.get("Destinations", {}).items() if one["Seconds"] > PATIENCE}
-    expect("studies that wait, the first for more than a day", {}, late, "GET /pacs/routes tells which, and why")
+    expect(
+        "studies that wait, the first for more than a day",
+        {},
+        late,
+        "GET /pacs/routes tells why, POST /pacs/routes/drop ends it",
+    )
 
 
 @pytest.mark.parametrize("login", ["none", "default", "wrong"])

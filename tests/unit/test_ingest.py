@@ -152,6 +152,31 @@ def test_letters_that_the_character_set_has_not(run: Callable[..., Ingest], orth
         assert pydicom.dcmread(io.BytesIO(changed)).InstitutionName == "Klinik S\u00fcd"
 
 
+@pytest.mark.parametrize(
+    "charset, text, fits",
+    [
+        ("ISO_IR 13", "\u75c5\u9662", False),
+        ("\\ISO 2022 IR 87", "\u75c5\u9662", True),
+        ("ISO_IR 144", "\u0416", True),
+        ("ISO_IR 100", "\u0416", False),
+    ],
+)
+def test_no_question_marks_are_written(run: Callable[..., Ingest], charset: str, text: str, fits: bool) -> None:
+    dataset = pydicom.dcmread(io.BytesIO(MR))
+    dataset.SpecificCharacterSet = charset.split("\\")
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    action, changed = run({"set": {"InstitutionName": text}})(buffer.getvalue())
+    assert action == (MODIFY if fits else KEEP)
+    assert not changed or pydicom.dcmread(io.BytesIO(changed)).InstitutionName == text
+
+
+def test_refusals_alone_read_an_image_once(run: Callable[..., Ingest], orthanc: Any) -> None:
+    ingest = run({"when": {"Modality": "US"}, "refuse": True})
+    orthanc.CreateDicomInstance = None
+    assert ingest(CT, DICOM) == (KEEP, None)
+
+
 def test_what_cannot_be_read_stays_as_it_is(run: Callable[..., Ingest], orthanc: Any) -> None:
     ingest = run({"set": {"InstitutionName": "Other"}})
     orthanc.CreateDicomInstance = lambda _image: Instance(CT)

@@ -68,6 +68,7 @@ def test_good_ones_pass() -> None:
         ({"to": "inside"}, "that is this Orthanc itself (http://localhost:8042/)"),
         ({"to": "ct", "when": {"Modalty": "CT"}}, "DICOM knows no keyword 'Modalty'. Did you mean 'Modality'?"),
         ({"to": "ct", "when": {"0008,0060": "CT"}}, "DICOM knows no keyword '0008,0060'"),
+        ({"to": "ct", "when": {"OtherStudyNumbers": ""}}, "OtherStudyNumbers is retired"),
         ({"to": "ct", "when": {"PixelData": "x"}}, "PixelData has no text that could be compared"),
         ({"to": "ct", "when": {"ReferencedStudySequence": "x"}}, "has no text that could be compared"),
         ({"to": "ct", "when": {"SeriesNumber": 3}}, "SeriesNumber has to be a text or a list of texts, with quotes"),
@@ -100,6 +101,8 @@ def test_another_orthanc_of_the_same_database_routes_too() -> None:
         ({"url": "https://ris.example.org:port/"}, "is no URL like"),
         ({"url": "https://ris.example.org/#x"}, "is no URL like"),
         ({"url": "https://ris.example.org/a b"}, "is no URL like"),
+        ({"url": "https://ris.example.org/?key=x"}, "is no URL like"),
+        ({"url": "https://ris.example.org:8443/a", "token": "Other"}, "stands there with another token too"),
         ({"url": "ftp://ris.example.org/"}, "is no URL like"),
         ({"url": "http://ris.example.org/"}, "take https"),
         ({"url": "https://ris.example.org/", "token": "a b"}, "token has blanks"),
@@ -107,9 +110,9 @@ def test_another_orthanc_of_the_same_database_routes_too() -> None:
     ],
 )
 def test_bad_webhooks(hook: dict[str, Any], part: str) -> None:
-    good = [{"url": "https://ris.example.org:8443/a?b=c", "token": "Secret.1"}, {"url": "http://127.0.0.1:8000/"}]
+    good = [{"url": "https://ris.example.org:8443/a", "token": "Secret.1"}, {"url": "http://127.0.0.1:8000/"}]
     assert told([], orthanc_webhooks=good) == []
-    (problem,) = hooks(told([], orthanc_webhooks=[*good, hook]))
+    problem = hooks(told([], orthanc_webhooks=[*good, hook]))[-1]
     assert problem.startswith("orthanc_webhooks: entry 3")
     assert part in problem
     (problem,) = hooks(told([], routers=("second",), orthanc_webhooks=good))

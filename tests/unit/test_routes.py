@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import pathlib
@@ -35,7 +36,7 @@ class Killed(BaseException):
 
 
 class Orthanc(types.ModuleType):
-    """Orthanc's module, with an archive in which each image is a series of its own."""
+    """Orthanc's module, with an archive in which each image is a series of its own, where no other is named."""
 
     OrthancException = OrthancException
     ChangeType = types.SimpleNamespace(ORTHANC_STARTED=10, ORTHANC_STOPPED=11, JOB_SUCCESS=17, JOB_FAILURE=18)
@@ -49,6 +50,7 @@ class Orthanc(types.ModuleType):
         }
         self.now = 0.0
         self.images: dict[str, tuple[str, dict[str, Any], dict[str, str]]] = {}
+        self.series: dict[str, str] = {}
         self.changes: list[tuple[int, str]] = []
         self.jobs: dict[str, tuple[str, str, list[str]]] = {}
         self.sent = 0
@@ -58,6 +60,7 @@ class Orthanc(types.ModuleType):
         self.got: dict[str, list[str]] = {}
         self.refused: set[str] = set()
         self.broken: list[str] = []
+        self.code = 11
         self.said: list[str] = []
         self.dies = ""
         self.LogError = self.LogWarning = self.LogInfo = self.said.append
@@ -71,11 +74,14 @@ class Orthanc(types.ModuleType):
         self.images[image] = (study, CT if tags is None else tags, sender)
         self.changes.append((self.changes[-1][0] + 1 if self.changes else 1, image))
 
+    def of(self, image: str) -> str:
+        return self.series.get(image, image)
+
     def RestApiGet(self, path: str) -> bytes:
         if self.dies and re.match(self.dies, path):
             raise Killed(path)
         if any(re.match(broken, path) for broken in self.broken):
-            raise OrthancException(11, "Database is away")
+            raise OrthancException(self.code, "Database is away")
         return json.dumps(self._get(path)).encode()
 
     def _get(self, path: str) -> Any:
@@ -93,12 +99,13 @@ class Orthanc(types.ModuleType):
             return {"Changes": rows, "Done": len(found) <= limit}
         if kind == "instances" and name in self.images:
             _study, tags, sender = self.images[name]
-            return {"simplified-tags": tags, "metadata?expand": sender, "": {"ParentSeries": name}}[part]
-        if kind == "series" and name in self.images:
-            return {"ParentStudy": self.images[name][0], "Instances": [name]}
+            return {"simplified-tags": tags, "metadata?expand": sender, "": {"ParentSeries": self.of(name)}}[part]
+        members = [image for image in self.images if self.of(image) == name]
+        if kind == "series" and members:
+            return {"ParentStudy": self.images[members[0]][0], "Instances": members}
         if kind == "studies" and name in {study for study, _tags, _sender in self.images.values()}:
-            series = [image for image, (study, *_) in self.images.items() if study == name]
-            return {"Series": series, "MainDicomTags": {"StudyInstanceUID": f"1.2.{name}"}}
+            series = dict.fromkeys(self.of(image) for image, (study, *_) in self.images.items() if study == name)
+            return {"Series": list(series), "MainDicomTags": {"StudyInstanceUID": f"1.2.{name}"}}
         if kind == "jobs" and name in list(self.jobs)[-self.history :] if self.history else ():
             state, told, _images = self.jobs[name]
             return {"State": state, "ErrorDescription": told, "ErrorDetails": ""}
@@ -134,7 +141,7 @@ class Site:
     def start(self) -> None:
         names = runpy.run_path(str(SCRIPT))
         self.router, self.answer, self.changed = names["router"], names["answer"], names["changed"]
-        self.thread = names["thread"]
+        self.thread, self.drop = names["thread"], names["drop"]
         self.base = self.router.start()
         self.router.begun = True
         # Nothing here is for ever.
@@ -270,6 +277,18 @@ def test_nobody_gets_back_what_he_has_sent(site: Site) -> None:
     assert site.got("modalities/NEW") == ["a1", "a2"]
 
 
+def test_a_series_may_come_by_several_ways(site: Site) -> None:
+    site.orthanc.series = dict.fromkeys(("a1", "a2", "a3", "a4"), "s")
+    site.orthanc.store("a", "a1", CT, RemoteAET="OLD", RemoteIP="192.0.2.8")
+    site.orthanc.store("a", "a2", CT, RemoteAET="SCANNER", RemoteIP="192.0.2.50")
+    site.go(100)
+    assert site.got() == ["a2"]
+    site.orthanc.store("a", "a3", CT, RemoteAET="SCANNER", RemoteIP="192.0.2.50")
+    site.orthanc.store("a", "a4", CT, RemoteAET="OLD", RemoteIP="192.0.2.8")
+    site.go(100)
+    assert site.got() == ["a2", "a3"]
+
+
 @pytest.mark.parametrize(
     "when, tags, fits",
     [
@@ -334,7 +353,7 @@ def test_one_that_is_refused_holds_nobody_up(site: Site) -> None:
     site.go(6 * 3600, 30)
     (row,) = site.told()["Waiting"]
     assert (row["To"], row["Study"], row["Error"]) == ("OLD", "a", "Presentation context refused")
-    assert 20 < row["Attempts"] < 35, "four times an hour in the end"
+    assert 7 < row["Attempts"] < 11, "each time after twice as long"
     site.orthanc.refused.clear()
     site.answer(types.SimpleNamespace(AnswerBuffer=lambda *given: None), "/pacs/routes", method="POST")
     site.go(5)
@@ -357,7 +376,8 @@ def test_image_that_is_refused_keeps_no_other_of_its_study_waiting(site: Site) -
     site.go(1200)
     assert "late" in site.got()
     site.orthanc.refused.clear()
-    site.go(3600, 4)
+    site.router.again.set()
+    site.go(600)
     assert set(site.got()) == {*images, "late"}
     assert site.told()["Waiting"] == []
     assert site.router.size == {}
@@ -373,6 +393,78 @@ def test_destination_that_is_away_gets_whole_studies(site: Site) -> None:
     site.go(900)
     assert len(site.orthanc.jobs) == jobs + 1
     assert len(site.got()) == 50
+
+
+def test_image_that_is_refused_by_itself_holds_no_other_study_up(site: Site) -> None:
+    for number in range(30):
+        site.orthanc.store(f"s{number}", f"refused{number}")
+    site.orthanc.refused.update(site.orthanc.images)
+    site.go(600)
+    site.orthanc.store("good", "good")
+    site.go(64)
+    assert site.got() == ["good"]
+    tried = len(site.orthanc.jobs)
+    site.go(24 * 3600, 20)
+    assert len(site.orthanc.jobs) - tried < 30 * 10, "once a day in the end"
+
+
+def test_somebody_ends_what_will_never_be_taken(site: Site) -> None:
+    site.orthanc.refused.add("a1")
+    site.orthanc.store("a", "a1")
+    site.orthanc.store("b", "b1")
+    site.go(100)
+    answered: list[Any] = []
+    output = types.SimpleNamespace(
+        AnswerBuffer=lambda *given: answered.append(200),
+        SendHttpStatusCode=answered.append,
+        SendMethodNotAllowed=answered.append,
+    )
+    for method, body in (
+        ("GET", b""),
+        ("POST", b"no JSON"),
+        ("POST", b"[]"),
+        ("POST", b'{"To": "OLD"}'),
+        ("POST", b'{"To": "OLD", "Study": "b"}'),
+        ("POST", b'{"To": "OLD", "Study": "a"}'),
+    ):
+        site.drop(output, "/pacs/routes/drop", method=method, body=body)
+    assert answered == ["POST", 404, 404, 404, 404, 200]
+    assert site.orthanc.said[-1] == "orthanc_routes: study a is not sent to OLD any more, as somebody has asked for"
+    assert site.told()["Waiting"] == []
+    site.orthanc.refused.clear()
+    site.go(2000)
+    assert site.got() == ["b1"]
+
+
+def test_full_disk_makes_no_jobs(site: Site) -> None:
+    site.orthanc.store("a", "a1")
+    site.go(59)
+    site.router.settle(site.base)
+    site.orthanc.now += 2
+    site.router.settle(site.base)
+    assert site.told()["Destinations"]["OLD"]["Images"] == 1
+    site.base.execute("PRAGMA query_only = 1")
+    for _tick in range(20):
+        with contextlib.suppress(sqlite3.OperationalError):
+            site.router.tick(site.base)
+        site.orthanc.now += 1
+    assert not site.orthanc.jobs
+    site.base.execute("PRAGMA query_only = 0")
+    site.go(200)
+    assert site.got() == ["a1"]
+
+
+@pytest.mark.parametrize("path", ["/instances/[^/]+$", "/studies", "/series"])
+def test_no_other_error_is_taken_for_a_deletion(site: Site, path: str) -> None:
+    """Such as a bad sequence of calls, which is number 6."""
+    site.orthanc.store("a", "a1")
+    site.orthanc.broken, site.orthanc.code = [path], 6
+    for _second in range(100):
+        with contextlib.suppress(OrthancException):
+            site.go(1)
+    site.orthanc.broken = []
+    site.go(200)
+    assert site.got() == ["a1"]
 
 
 def test_failures_stay_listed_beyond_the_history_of_jobs(site: Site) -> None:
@@ -430,6 +522,7 @@ def test_images_that_were_deleted_are_nobodys_affair(site: Site) -> None:
     site.go(200)
     assert site.got() == ["a2"]
     assert site.told()["Waiting"] == []
+    assert "orthanc_routes: 1 images of study b were removed here before OLD got them" in site.orthanc.said
 
 
 @pytest.mark.parametrize(

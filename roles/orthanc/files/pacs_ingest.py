@@ -45,23 +45,30 @@ def coerced(image: bytes, tags: dict[str, str | None]) -> bytes:
     """
     opened = io.BytesIO(image)
     dataset = pydicom.dcmread(opened, stop_before_pixels=True)
-    rest = image[opened.tell() :]
+    rest = memoryview(image)[opened.tell() :]
     if dataset.file_meta.TransferSyntaxUID == pydicom.uid.DeflatedExplicitVRLittleEndian:
-        dataset, rest = pydicom.dcmread(io.BytesIO(image)), b""
+        dataset, rest = pydicom.dcmread(io.BytesIO(image)), memoryview(b"")
     encodings = pydicom.charset.convert_encodings(dataset.get("SpecificCharacterSet") or "ISO_IR 6")
     for tag, value in tags.items():
         if value is not None:
-            # What nobody declares is ASCII.
-            value.encode("ascii" if encodings[0] == pydicom.charset.default_encoding else encodings[0])
+            # What nobody declares is ASCII. For letters that it has not, pydicom would write question marks.
+            written = pydicom.charset.encode_string(value, encodings)
+            undeclared = encodings == [pydicom.charset.default_encoding]
+            if (undeclared and not value.isascii()) or (
+                pydicom.charset.decode_bytes(written, encodings, set()) != value
+            ):
+                raise ValueError(f"its character set has not the letters of {tag}")
             setattr(dataset, tag, value)
         elif tag in dataset:
             delattr(dataset, tag)
-    written = io.BytesIO()
-    dataset.save_as(written)
-    return written.getvalue() + rest
+    header = io.BytesIO()
+    dataset.save_as(header)
+    return b"".join((header.getvalue(), rest))
 
 
 def received(image: bytes, origin: Any) -> tuple[Any, bytes | None]:
+    if not CHANGES and origin == orthanc.InstanceOrigin.DICOM_PROTOCOL:
+        return orthanc.ReceivedInstanceAction.KEEP_AS_IS, None
     tags = tags_of(orthanc.CreateDicomInstance(image))
     changed, wanted = dict(tags), {}
     for rule in CHANGES:

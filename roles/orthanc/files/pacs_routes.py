@@ -40,10 +40,10 @@ CREATE TABLE IF NOT EXISTS images (
 # in the log may be a change which others have not committed yet; and after what a study, and whatever goes to a
 # destination, is tried again, at first and at most.
 TICK, SOON, GAP = 1.0, 0.2, 30.0
-AGAIN, DESTINATION_AGAIN = (60.0, 900.0), (5.0, 60.0)
+AGAIN, ALONE_AGAIN, DESTINATION_AGAIN = (60.0, 900.0), (60.0, 86400.0), (5.0, 60.0)
 PAGE, LISTED = 1000, 1000
-# OrthancPluginErrorCode: there is no such resource, or no such item.
-GONE = (6, 17)
+# OrthancPluginErrorCode: there is no such resource.
+GONE = 17
 # By what a request to a webhook is told from a job of Orthanc.
 CALL = "webhook "
 # What Orthanc says where nobody is there to refuse an image.
@@ -61,7 +61,7 @@ def ask(path: str, body: Any = None) -> Any:
     try:
         answer = orthanc.RestApiGet(path) if body is None else orthanc.RestApiPost(path, json.dumps(body))
     except orthanc.OrthancException as error:
-        if error.args and error.args[0] in GONE:
+        if error.args and error.args[0] == GONE:
             raise Gone(f"Orthanc knows no {path}") from None
         raise
     return json.loads(answer)
@@ -266,9 +266,13 @@ class Router:
         series = images_of(study).values()
         first = [images[0] for images in series]
         tags = [ask(f"/instances/{image}/simplified-tags") for image in first]
-        senders = [self.sender(image) for image in first]
         known = ask("/modalities?expand")
-        modalities = {name: (one["AET"], one["Host"]) for name, one in known.items()}
+        modalities = {(one["AET"], one["Host"]): name for name, one in known.items() if name in self.destinations}
+        # A series may have come by several ways. What modality has sent each image, where it could have sent some.
+        senders: dict[str, str] = {}
+        for images in series:
+            if modalities and any(self.sender(image) in modalities for image in (images[0], *new.intersection(images))):
+                senders |= {image: modalities.get(self.sender(image), "") for image in images}
         with base:
             for name in self.destinations:
                 rules = [route for route in self.routes if route["to"] == name]
@@ -280,11 +284,10 @@ class Router:
                 base.execute("INSERT OR IGNORE INTO routed (destination, study) VALUES (?, ?)", key)
                 images = [
                     image
-                    for sender, found in zip(senders, series, strict=True)
-                    # It has these itself.
-                    if sender != modalities.get(name)
+                    for found in series
                     for image in found
-                    if image in new or not before
+                    # What it has sent it has itself.
+                    if (image in new or not before) and senders.get(image) != name
                 ]
                 if images:
                     base.execute(
@@ -319,8 +322,8 @@ class Router:
                 with base:
                     base.execute("UPDATE waiting SET job = '' WHERE destination = ? AND study = ?", (name, study))
             elif state == "Failure":
-                self.narrow(base, name, study, told)
-                self.failed(base, name, study, attempts + 1, told)
+                alone = self.narrow(base, name, study, told)
+                self.failed(base, name, study, attempts + 1, told, alone)
             else:
                 return
             self.ended.pop(job, None)
@@ -368,6 +371,10 @@ class Router:
         with base:
             gone = [(*key, image) for image in waiting if image not in there]
             base.executemany(f"DELETE {where} AND instance = ?", gone)
+        if gone:
+            orthanc.LogWarning(
+                f"orthanc_routes: {len(gone)} images of study {study} were removed here before {name} got them"
+            )
         (tries,) = base.execute(f"SELECT MIN(tries) {where}", key).fetchone()
         if tries is None:
             # They were deleted meanwhile.
@@ -377,6 +384,13 @@ class Router:
         few = self.size.get(key, -1) if tries else -1
         rows = base.execute(f"SELECT instance {where} AND tries = ? ORDER BY rowid LIMIT ?", (*key, tries, few))
         images = [image for (image,) in rows]
+        # Where this cannot be written, nothing is sent: it would be again and again.
+        with base:
+            base.execute(f"UPDATE images SET sending = 0 {where.removeprefix('FROM images ')}", key)
+            base.executemany(
+                "UPDATE images SET sending = 1 WHERE destination = ? AND study = ? AND instance = ?",
+                [(*key, image) for image in images],
+            )
         if name in self.hooks:
             tags = ask(f"/studies/{study}")["MainDicomTags"]
             uids = {tag: tags.get(tag, "") for tag in ("StudyInstanceUID", "AccessionNumber")}
@@ -388,11 +402,6 @@ class Router:
             job = ask(f"/{kind}/{name}/store", {"Resources": images, "Synchronous": False})["ID"]
         with base:
             base.execute("UPDATE waiting SET job = ? WHERE destination = ? AND study = ?", (job, *key))
-            base.execute("UPDATE images SET sending = 0 WHERE destination = ? AND study = ?", key)
-            base.executemany(
-                "UPDATE images SET sending = 1 WHERE destination = ? AND study = ? AND instance = ?",
-                [(*key, image) for image in images],
-            )
 
     def delivered(self, base: sqlite3.Connection, name: str, study: str) -> None:
         """Take out what has arrived there; what has come meanwhile goes next."""
@@ -409,35 +418,59 @@ class Router:
         if key in self.size:
             self.size[key] = min(2 * self.size[key], 1_000_000)
 
-    def narrow(self, base: sqlite3.Connection, name: str, study: str, told: str) -> None:
-        """Have less sent at a time, and what was refused last, lest one image keep the others of its study waiting."""
+    def narrow(self, base: sqlite3.Connection, name: str, study: str, told: str) -> bool:
+        """Have less sent at a time, and what was refused last, lest one image keep the others of its study waiting.
+
+        Return whether an image is refused by itself.
+        """
         key = (name, study)
         if name in self.hooks or AWAY in told:
-            return
+            return False
         with base:
             which = "WHERE destination = ? AND study = ? AND sending"
             count = base.execute(f"UPDATE images SET tries = tries + 1 {which}", key).rowcount
             if count == 1:
                 base.execute(f"UPDATE images SET tries = MAX(tries, ?) {which}", (ALONE, *key))
         self.size[key] = max(1, count // 2)
+        return count == 1
 
-    def failed(self, base: sqlite3.Connection, name: str, study: str, attempts: int, told: str) -> None:
-        """Note it, and let others be tried before it is again."""
+    def failed(
+        self, base: sqlite3.Connection, name: str, study: str, attempts: int, told: str, alone: bool = False
+    ) -> None:
+        """Note it, and let others be tried before it is again.
+
+        :param alone: whether it is an image that is refused by itself, of which nobody else has the blame.
+        """
+        now = time.monotonic()
+        if not alone:
+            self.vain[name] = self.vain.get(name, 0) + 1
+            self.paused[name] = now + later(self.vain[name], DESTINATION_AGAIN)
+        # First of all: where nothing can be written, it is not tried at once, either.
+        self.due[name, study] = now + later(attempts, ALONE_AGAIN if alone else AGAIN)
         with base:
             base.execute(
                 "UPDATE waiting SET job = '', attempts = ?, error = ? WHERE destination = ? AND study = ?",
                 (attempts, told[:500], name, study),
             )
-        self.vain[name] = self.vain.get(name, 0) + 1
-        now = time.monotonic()
         which = "FROM images WHERE destination = ? AND study = ? AND tries BETWEEN 1 AND ?"
         # While it is found out which images are refused, the others need not wait for long.
-        if not base.execute(f"SELECT 1 {which} LIMIT 1", (name, study, ALONE - 1)).fetchone():
-            self.due[name, study] = now + later(attempts, AGAIN)
-        self.paused[name] = now + later(self.vain[name], DESTINATION_AGAIN)
+        if base.execute(f"SELECT 1 {which} LIMIT 1", (name, study, ALONE - 1)).fetchone():
+            del self.due[name, study]
         orthanc.LogWarning(f"orthanc_routes: study {study} to {name}, attempt {attempts}: {told}")
 
-    # What an operator sees
+    # What an operator sees, and ends
+
+    def drop(self, name: str, study: str) -> bool:
+        """Have a study wait no longer; return whether it did."""
+        key = (name, study)
+        with contextlib.closing(self.open()) as base, base:
+            base.execute("DELETE FROM images WHERE destination = ? AND study = ?", key)
+            dropped = base.execute("DELETE FROM waiting WHERE destination = ? AND study = ?", key).rowcount
+        if dropped:
+            orthanc.LogWarning(
+                f"orthanc_routes: study {study} is not sent to {name} any more, as somebody has asked for"
+            )
+        return bool(dropped)
 
     def told(self) -> dict[str, Any]:
         """Say what waits, and what has failed: how much for each destination, and the first ones by name."""
@@ -494,5 +527,22 @@ def answer(output: Any, _uri: str, **request: Any) -> None:
     output.AnswerBuffer(json.dumps(router.told(), indent=2, ensure_ascii=False) + "\n", "application/json")
 
 
+def drop(output: Any, _uri: str, **request: Any) -> None:
+    """POST has one study wait no longer."""
+    if request["method"] != "POST":
+        output.SendMethodNotAllowed("POST")
+        return
+    try:
+        asked = json.loads(request["body"])
+        done = router.drop(str(asked["To"]), str(asked["Study"]))
+    except (KeyError, TypeError, ValueError):
+        done = False
+    if done:
+        output.AnswerBuffer("{}\n", "application/json")
+    else:
+        output.SendHttpStatusCode(404)
+
+
 orthanc.RegisterOnChangeCallback(changed)
+orthanc.RegisterRestCallback("/pacs/routes/drop", drop)
 orthanc.RegisterRestCallback("/pacs/routes", answer)

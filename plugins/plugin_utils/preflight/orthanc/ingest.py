@@ -5,12 +5,18 @@
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import scripts
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.routes import conditions, keyword, vr
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.routes import (
+    conditions,
+    keyword,
+    tag_of,
+    vr,
+)
 
 # What can be set, being a text; and what tells images, and their letters, from others.
 TEXTS = ("AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "PN", "SH", "ST", "TM", "UC", "UT")
@@ -40,6 +46,8 @@ def _changes(here: str, rule: Mapping[str, Any]) -> Iterator[str]:
         if tag in FIXED:
             yield f"{here}: {tag} tells this image from others; leave it as it is."
     for tag in removed:
+        if (tag_of(tag) or 0) >> 16 in (0x0002, 0x0028, 0x7FE0):
+            yield f"{here}: {tag} is what pixels are read by, or the file; leave it."
         if tag in given:
             yield f"{here}: {tag} is set and removed; leave one of them."
     for tag, value in given.items():
@@ -49,6 +57,8 @@ def _changes(here: str, rule: Mapping[str, Any]) -> Iterator[str]:
             yield f"{here}: {tag} is no text, and cannot be set; name another tag, such as InstitutionName."
         elif not isinstance(value, str):
             yield f"{here}: {tag} has to be a text; put it in quotes."
+        elif re.search(r"[\x00-\x1f\x7f]", value) and vr(tag) not in ("LT", "ST", "UT"):
+            yield f"{here}: {tag} has a control character in it; take it out."
         else:
             yield from _value(here, tag, value)
 

@@ -43,12 +43,15 @@ def _webhooks(orthanc: Orthanc) -> Iterator[str]:
     yield from _shared(orthanc, "orthanc_webhooks")
     for number, hook in enumerate(orthanc.variables["orthanc_webhooks"], 1):
         here, url = f"orthanc_webhooks: entry {number}", str(hook["url"])
-        if not re.fullmatch(r"https?://[^\s/@?#]+([/?][^\s#]*)?", url) or not of_url(url) or not url.isascii():
+        if not re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", url) or not of_url(url) or not url.isascii():
             yield f"{here}: '{url}' is no URL like https://ris.example.org/orthanc; a token has a field of its own."
         elif url.startswith("http:") and not _is_here(orthanc, of_url(url).rpartition(" ")[0]):
             yield f"{here}: '{url}' would have what is told, and a token, pass for all to read; take https."
         if not re.fullmatch(r"[\x21-\x7e]*", str(hook.get("token") or "")):
             yield f"{here}: token has blanks or other characters that no request can have."
+        others = [one for one in orthanc.variables["orthanc_webhooks"] if one["url"] == url]
+        if any((one.get("token") or "") != (hook.get("token") or "") for one in others):
+            yield f"{here}: '{url}' stands there with another token too; give one."
         yield from conditions(here, hook)
 
 
@@ -102,6 +105,8 @@ def conditions(here: str, rule: Mapping[str, Any]) -> Iterator[str]:
             if vr(tag) in NO_TEXT:
                 yield f"{here}: {tag} has no text that could be compared; name another tag, such as Modality."
             yield from keyword(here, tag)
+            if vr(tag) and importlib.import_module("pydicom.datadict").dictionary_is_retired(tag_of(tag)):
+                yield f"{here}: {tag} is retired, and Orthanc has another name for it; name another tag."
             texts = wanted if isinstance(wanted, list) else [wanted]
             if not texts or not all(isinstance(text, str) for text in texts):
                 yield f"{here}: {tag} has to be a text or a list of texts, with quotes where they look like numbers."
@@ -109,10 +114,15 @@ def conditions(here: str, rule: Mapping[str, Any]) -> Iterator[str]:
 
 def vr(tag: Any) -> str:
     """Return what DICOM has under a keyword; nothing where it knows none."""
+    number = tag_of(tag)
+    return "" if number is None else str(importlib.import_module("pydicom.datadict").dictionary_VR(number))
+
+
+def tag_of(tag: Any) -> int | None:
+    """Return the number of a keyword; nothing where DICOM knows none."""
     # Its dictionary takes its time to load.
-    dictionary = importlib.import_module("pydicom.datadict")
-    number = dictionary.tag_for_keyword(str(tag))
-    return "" if number is None else str(dictionary.dictionary_VR(number))
+    number: int | None = importlib.import_module("pydicom.datadict").tag_for_keyword(str(tag))
+    return number
 
 
 def keyword(here: str, tag: Any) -> Iterator[str]:
