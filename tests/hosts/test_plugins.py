@@ -38,8 +38,8 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     made.shell(f"touch --date '{'3 days ago' if old_lists else 'now'}' /var/lib/apt/lists")
     printed = made.play(variables=wanted(RELEASES[request.param])).stdout
     asked = re.search(r"Read from the installed binary which options it knows\] \*+\n(\w+): ", printed)
-    assert asked
-    assert asked[1] == ("ok" if old_lists else "skipping"), printed
+    # Where it has nothing to do, it may be skipped together with others.
+    assert (asked[1] if asked else "skipping") == ("ok" if old_lists else "skipping"), printed
     yield made
     made.destroy()
 
