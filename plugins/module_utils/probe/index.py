@@ -27,11 +27,15 @@ def look(module: AnsibleModule, params: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     with contextlib.suppress(Refused, ValueError):
         index = index_of(module, params["database"], settings)
-        return {
+        found = {
             "running": running,
             "where": index.where,
             "size": index.size(),
             "free": free_bytes(params["dump_dir"]) if params["dump_dir"] else -1,
-            "revision": index.revision(),
+            "revision": 0,
         }
+        # A damaged one takes its room all the same.
+        with contextlib.suppress(Refused):
+            found["revision"] = index.revision()
+        return found
     return {}
