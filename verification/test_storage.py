@@ -13,7 +13,7 @@ from verification.reach import Host
 from verification.risks import MEGABYTES
 from verification.site import Site
 
-ON_STORAGE = pathlib.Path(__file__).with_name("on_storage.py").read_text("utf-8")
+FILES = (pathlib.Path(__file__).parents[1] / "plugins" / "module_utils" / "archive_files.py").read_text("utf-8")
 # A probe must not take minutes.
 MOST = 200_000
 
@@ -33,7 +33,7 @@ def test_inside_every_file_is_there(site: Site, host: Host, inside: dict[str, An
     if site.database_storage or inside["system"].get("StorageAreaPlugin"):
         pytest.skip("a plugin keeps the DICOM files")
     engine = site.database if site.database_index else "sqlite"
-    arguments = ("/usr/bin/python3 -c %s %s %s %s %s", ON_STORAGE, site.config_dir, site.storage_dir, engine, str(MOST))
+    arguments = ("/usr/bin/python3 -c %s %s %s %s %s", FILES, site.config_dir, site.storage_dir, engine, str(MOST))
     found: dict[str, Any] = json.loads(host.check_output(*arguments))
     missing, orphans = found["missing"], found["orphans"]
     if found["reason"]:

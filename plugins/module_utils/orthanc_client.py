@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import http.client
 import json
 import urllib.error
@@ -16,6 +17,10 @@ from typing import Any
 
 class Unready(Exception):
     """Orthanc does not answer as it should; the message says how."""
+
+
+class Declined(Unready):
+    """Orthanc answers, and with an error."""
 
 
 class Orthanc:
@@ -44,12 +49,37 @@ class Orthanc:
         if urllib.parse.unquote(name) in self.get(folder):
             self._ask("DELETE", path)
 
+    def store(self, image: bytes) -> str:
+        """Store an image. Return Orthanc's identifier of it. :raises Declined: if it is not taken."""
+        return str(self._ask("POST", "/instances", image, timeout=600)["ID"])
+
+    def md5(self, instance: str, size: int = 0) -> tuple[str, str]:
+        """Return the MD5 of so many first bytes of an image as it is handed out, and that of all of them.
+
+        :raises Unready: if it is not told. An image that is not there has empty ones.
+        """
+        first, digest = hashlib.md5(usedforsecurity=False), hashlib.md5(usedforsecurity=False)
+        request = urllib.request.Request(f"{self._base}/instances/{instance}/file", headers=self._headers)
+        try:
+            with self._opener.open(request, timeout=600) as answer:
+                while block := answer.read(1 << 20):
+                    digest.update(block)
+                    first.update(block[:size])
+                    size -= min(size, len(block))
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return "", ""
+            raise Declined(f"{request.full_url} answers {error.code} {error.reason}") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise Unready(f"{request.full_url} does not answer: {error}") from error
+        return first.hexdigest(), digest.hexdigest()
+
     def _ask(self, method: str, path: str, body: bytes | None = None, timeout: int = 10) -> Any:
         request = urllib.request.Request(self._base + path, body, self._headers, method=method)
         try:
             with self._opener.open(request, timeout=timeout) as answer:
-                return json.load(answer) if method == "GET" else None
+                return json.load(answer) if method in ("GET", "POST") else None
         except urllib.error.HTTPError as error:
-            raise Unready(f"{self._base}{path} answers {error.code} {error.reason}") from error
+            raise Declined(f"{self._base}{path} answers {error.code} {error.reason}") from error
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise Unready(f"{self._base}{path} does not answer: {error}") from error

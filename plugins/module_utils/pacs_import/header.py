@@ -29,6 +29,8 @@ PATIENT_GROUP = 0x00100000
 PATIENT, STUDY, SERIES = 0x00100020, 0x0020000D, 0x0020000E
 IDENTIFIERS = frozenset([INSTANCE, PATIENT, STUDY, SERIES])
 WANTED = IDENTIFIERS | {CLASS, SYNTAX, DATE, MODALITY}
+# How many lines it has, and what they are in, as integers or as numbers with a fraction.
+ROWS, PIXELS = 0x00280010, frozenset([0x7FE00008, 0x7FE00009, 0x7FE00010])
 REFERENCED, RECORDS = 0x00041500, 0x00041220
 IMPLICIT, DEFLATED, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 DIRECTORY = "1.2.840.10008.1.3.10"
@@ -230,6 +232,20 @@ def unknown(data: bytes) -> Iterator[str]:
     except struct.error:
         # A file that goes on.
         return
+
+
+def whole(data: bytes) -> bool:
+    """Tell whether an object ends where its file does, and has the pixels that it says it has."""
+    tags = set()
+    try:
+        _, data, place, coding = _meta(data)
+        while place < len(data):
+            tag, kind, start, length = coding.element(data, place)
+            place = coding.end(data, kind, start, length)
+            tags.add(tag)
+    except (Broken, struct.error, zlib.error):
+        return False
+    return place == len(data) and (ROWS not in tags or not tags.isdisjoint(PIXELS))
 
 
 def elements(data: bytes) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,9 @@
-"""What the verification finds in a storage folder, by an index of SQLite that Orthanc has for itself."""
+"""What is found in a storage folder, by an index of SQLite that Orthanc has for itself."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -20,6 +21,9 @@ import pytest
 from tests.repository import ROOT, run
 from verification.test_storage import named
 
+PROGRAM = ROOT / "plugins" / "module_utils" / "archive_files.py"
+# Of what the files here hold.
+MD5 = hashlib.md5(b"image", usedforsecurity=False).hexdigest()
 KNOWN, LOST, ORPHAN, NEW = (f"{number}{number}{number}{number}0000-0000-0000-0000-000000000000" for number in "1234")
 
 
@@ -37,9 +41,11 @@ def index(tmp_path: pathlib.Path) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(tmp_path / "storage" / "index", isolation_level=None)) as open_index:
         for statement in ("locking_mode = exclusive", "journal_mode = wal", "wal_autocheckpoint = 0"):
             open_index.execute(f"PRAGMA {statement}")
-        open_index.execute("CREATE TABLE AttachedFiles (id INTEGER, uuid TEXT, compressedSize INTEGER)")
+        open_index.execute(
+            "CREATE TABLE AttachedFiles (id INTEGER, uuid TEXT, fileType INTEGER, compressedSize INTEGER, compressedMD5 TEXT)"
+        )
         open_index.execute("CREATE TABLE Resources (internalId INTEGER, publicId TEXT)")
-        open_index.execute("INSERT INTO AttachedFiles VALUES (1, ?, 5), (2, ?, 5)", (KNOWN, LOST))
+        open_index.execute("INSERT INTO AttachedFiles VALUES (1, ?, 1, 5, ?), (2, ?, 1, 5, NULL)", (KNOWN, MD5, LOST))
         open_index.execute("INSERT INTO Resources VALUES (1, 'here'), (2, 'gone')")
         yield open_index
 
@@ -54,7 +60,8 @@ def folder(tmp_path: pathlib.Path, index: sqlite3.Connection) -> pathlib.Path:
 
 
 def script(before: str = "") -> str:
-    return before + (ROOT / "verification" / "on_storage.py").read_text("utf-8")
+    future = "from __future__ import annotations\n"
+    return PROGRAM.read_text("utf-8").replace(future, future + before)
 
 
 def command(folder: pathlib.Path, most: int = 10, before: str = "") -> list[str]:
@@ -101,7 +108,8 @@ def test_files_that_a_full_disk_cut_off(folder: pathlib.Path, size: int) -> None
     assert looked(folder) == answer(["gone"])
 
 
-def test_archive_too_big_for_a_probe(folder: pathlib.Path) -> None:
+def test_archive_too_big_for_a_probe(folder: pathlib.Path, index: sqlite3.Connection) -> None:
+    index.execute("DELETE FROM AttachedFiles WHERE uuid = ?", (LOST,))
     stored(folder, KNOWN)
     stored(folder, ORPHAN)
     assert looked(folder, 1) == answer(reason="there are more than 1 files")
@@ -117,7 +125,7 @@ def test_only_the_first_names_are_printed(folder: pathlib.Path, index: sqlite3.C
     names = [f"{number:04x}0000-0000-0000-0000-000000000000" for number in range(100)]
     index.execute("BEGIN")
     for number, uuid in enumerate(names, 10):
-        index.execute("INSERT INTO AttachedFiles VALUES (?, ?, 5)", (number, f"f{uuid}"))
+        index.execute("INSERT INTO AttachedFiles VALUES (?, ?, 1, 5, NULL)", (number, f"f{uuid}"))
         index.execute("INSERT INTO Resources VALUES (?, ?)", (number, uuid))
         stored(folder, uuid)
     index.execute("COMMIT")
