@@ -253,7 +253,7 @@ def hold(
             _hold_level(
                 found, storage, os.path.join(private, level), names, looking / len(LEVELS), young, level in read
             )
-            if not most and max(map(len, (found.lost, found.orphans))) > MANY:
+            if not most and max(len(found.lost), len(found.orphans)) > MANY:
                 raise Unread(f"more than {MANY} files do not agree: are index and disk of the same archive?")
         if found.lost or found.orphans:
             _look_again(found, storage, index, young)

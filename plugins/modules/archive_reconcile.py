@@ -45,7 +45,8 @@ options:
     description:
       - V(import) gives Orthanc the images that the index does not know, and removes the file of each that Orthanc then
         hands out bit for bit.
-      - V(remove) removes orphans that Orthanc hands out bit for bit, the beginnings of such images, and what is no DICOM.
+      - V(remove) removes orphans that Orthanc hands out bit for bit, the beginnings of such images, and what is no
+        DICOM.
       - V(discard) removes the images that V(import) would import, and those that do not end as DICOM has to.
     type: str
     choices: ["", import, remove, discard]

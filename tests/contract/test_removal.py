@@ -77,6 +77,13 @@ KNOWN = {
         "os.unlink(name, dir_fd=opened)": "a file that Orthanc has named as it names an image, with the same words",
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
+    "plugins/modules/archive_reconcile.py": {
+        "os.unlink(uuid, dir_fd=folder)": "an orphan that bears a name of Orthanc's, with the operator's exact words",
+    },
+    "plugins/module_utils/archive_files.py": {
+        "with tempfile.TemporaryDirectory(dir=TEMPORARY) as private:": "its own, for a copy of the index",
+        'os.remove(f"{copy}-wal")': "in that copy",
+    },
     "plugins/modules/apt_offer.py": {
         "with tempfile.TemporaryDirectory() as folder:": "its own, in the system's folder for such",
     },

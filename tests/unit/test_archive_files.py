@@ -41,9 +41,8 @@ def index(tmp_path: pathlib.Path) -> Iterator[sqlite3.Connection]:
     with contextlib.closing(sqlite3.connect(tmp_path / "storage" / "index", isolation_level=None)) as open_index:
         for statement in ("locking_mode = exclusive", "journal_mode = wal", "wal_autocheckpoint = 0"):
             open_index.execute(f"PRAGMA {statement}")
-        open_index.execute(
-            "CREATE TABLE AttachedFiles (id INTEGER, uuid TEXT, fileType INTEGER, compressedSize INTEGER, compressedMD5 TEXT)"
-        )
+        columns = "id INTEGER, uuid TEXT, fileType INTEGER, compressedSize INTEGER, compressedMD5 TEXT"
+        open_index.execute(f"CREATE TABLE AttachedFiles ({columns})")
         open_index.execute("CREATE TABLE Resources (internalId INTEGER, publicId TEXT)")
         open_index.execute("INSERT INTO AttachedFiles VALUES (1, ?, 1, 5, ?), (2, ?, 1, 5, NULL)", (KNOWN, MD5, LOST))
         open_index.execute("INSERT INTO Resources VALUES (1, 'here'), (2, 'gone')")

@@ -29,8 +29,11 @@ PATIENT_GROUP = 0x00100000
 PATIENT, STUDY, SERIES = 0x00100020, 0x0020000D, 0x0020000E
 IDENTIFIERS = frozenset([INSTANCE, PATIENT, STUDY, SERIES])
 WANTED = IDENTIFIERS | {CLASS, SYNTAX, DATE, MODALITY}
-# How many lines it has, and what they are in, as integers or as numbers with a fraction.
-ROWS, PIXELS = 0x00280010, frozenset([0x7FE00008, 0x7FE00009, 0x7FE00010])
+# How many lines it has, and what they are in: integers, numbers with a fraction, data of spectroscopy, or a document.
+ROWS, PIXELS = 0x00280010, frozenset([0x7FE00008, 0x7FE00009, 0x7FE00010, 0x56000020, 0x00420011])
+# Classes that are pictures: of radiography, CT, ultrasound, MR, secondary capture, angiography, nuclear medicine,
+# visible light, PET and radiotherapy (PS3.4 B.5).
+PICTURES = re.compile(r"1\.2\.840\.10008\.5\.1\.4\.1\.1\.(1|2|3|4|6|7|12|13|14|20|77\.1|128|130|481\.[12])(\..*)?")
 REFERENCED, RECORDS = 0x00041500, 0x00041220
 IMPLICIT, DEFLATED, BIG = "1.2.840.10008.1.2", "1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.2"
 DIRECTORY = "1.2.840.10008.1.3.10"
@@ -235,17 +238,19 @@ def unknown(data: bytes) -> Iterator[str]:
 
 
 def whole(data: bytes) -> bool:
-    """Tell whether an object ends where its file does, and has the pixels that it says it has."""
+    """Tell whether an object has its identifiers and its pixels, and ends where its file does."""
     tags = set()
     try:
-        _, data, place, coding = _meta(data)
+        read(data)
+        found, data, place, coding = _meta(data)
+        picture = PICTURES.fullmatch(text(found.get(CLASS, b"")))
         while place < len(data):
             tag, kind, start, length = coding.element(data, place)
             place = coding.end(data, kind, start, length)
             tags.add(tag)
     except (Broken, struct.error, zlib.error):
         return False
-    return place == len(data) and (ROWS not in tags or not tags.isdisjoint(PIXELS))
+    return place == len(data) and (not tags.isdisjoint(PIXELS) or not (picture or ROWS in tags))
 
 
 def elements(data: bytes) -> Iterator[tuple[str, str]]:
