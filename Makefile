@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
 SHARDS := test-sanity test-scenarios test-later test-releases test-import test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source due lint check verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-import lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-import lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -106,6 +106,9 @@ lint: setup .venv/done-test ## ansible-lint, yamllint, ruff, mypy
 check: setup ## tell what is wrong with INVENTORY, without reaching for any of its hosts
 	ansible-playbook -i $(INVENTORY) playbooks/check.yml
 
+picture: setup ## draw the site of INVENTORY, with a list of all connections, as picture.html beside it
+	ansible-playbook -i $(INVENTORY) playbooks/picture.yml
+
 verify: setup ## prove that the site of INVENTORY works
 	ansible-playbook -i $(INVENTORY) playbooks/verify.yml
 
@@ -118,8 +121,9 @@ certificates: secrets ## make the certificates of INVENTORY, by an authority of 
 lsb-lock: setup ## write the checksums of LSB binaries that INVENTORY needs and does not have
 	ansible-playbook -i $(INVENTORY) playbooks/lsb_lock.yml
 
-docs: setup ## docs/variables.md out of the argument specs
+docs: setup ## what the documents have out of argument specs and inventories
 	python tools/variables.py > docs/variables.md
+	python tools/pictures.py docs/pictures
 
 bench: setup .venv/done-test ## how fast a deployment is, beside a shell script that does the same
 	python -m benchmarks.deploy

@@ -21,6 +21,8 @@ class Site:
     """
 
     name: str
+    # Of all hosts of the inventory, in SVG.
+    picture: str = field(repr=False)
     proxy: str
     url: str
     plain_port: int
