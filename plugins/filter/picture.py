@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 from ansible.errors import AnsibleFilterError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible_collections.dicom.orthanc.plugins.filter.topology import SERVERS, Host, Topology, number
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import by_field
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import by_field
 
 PRODUCTS = {"postgresql": "PostgreSQL", "mysql": "MariaDB"}
 # Those who are no hosts of the inventory: to the left of the picture, and to its right.

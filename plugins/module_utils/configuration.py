@@ -8,7 +8,7 @@ import difflib
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 _KEY = re.compile(r'^\s*(?:\*\s*)?(?P<comment>//\s*)?"(?P<name>[A-Z]\w*)"\s*:\s*(?P<value>.*)')
@@ -71,6 +71,16 @@ def type_of(value: Any) -> str:
 def fits(value: Any, kind: str) -> bool:
     """Tell whether Orthanc takes the value for an option of that type."""
     return takes(kind, type_of(value))
+
+
+def by_field(given: Any, fields: Sequence[str]) -> Mapping[str, Any]:
+    """Return a modality or a peer by its fields, in whichever form it is written; nothing if that is none.
+
+    :param fields: what a list has, in this order, of which the last ones may be left out.
+    """
+    if isinstance(given, list) and len(given) <= len(fields):
+        return dict(zip(fields, given, strict=False))
+    return given if isinstance(given, Mapping) else {}
 
 
 def takes(kind: str, given: str) -> bool:

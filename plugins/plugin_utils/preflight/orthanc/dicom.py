@@ -8,14 +8,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import by_field, version_tuple
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import (
-    NAME,
-    by_field,
-    entry,
-    silent,
-)
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import NAME, entry, silent
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa

@@ -13,16 +13,6 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import
 NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
-def by_field(given: Any, fields: Sequence[str]) -> Mapping[str, Any]:
-    """Return a modality or a peer by its fields, in whichever form it is written; nothing if that is none.
-
-    :param fields: what a list has, in this order, of which the last ones may be left out.
-    """
-    if isinstance(given, list) and len(given) <= len(fields):
-        return dict(zip(fields, given, strict=False))
-    return given if isinstance(given, Mapping) else {}
-
-
 def entry(here: str, entry: Mapping[str, Any], fields: Mapping[str, str]) -> Iterator[str]:
     """Check the fields of a modality or a peer, all of which Orthanc ignores when they are misspelled."""
     for field, value in entry.items():

@@ -10,9 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import by_field, version_tuple
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import dicom, peers
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import by_field
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
 # The first release without a known hole: CVE-2026-10528 was closed in it.

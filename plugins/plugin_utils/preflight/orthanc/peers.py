@@ -7,14 +7,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import by_field
 from ansible_collections.dicom.orthanc.plugins.module_utils.probe.ports import of_url
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import (
-    NAME,
-    by_field,
-    entry,
-    silent,
-)
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import NAME, entry, silent
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
 FIELDS = ("Url", "Username", "Password")

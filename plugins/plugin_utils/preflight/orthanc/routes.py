@@ -10,10 +10,9 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import nearest
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import by_field, nearest
 from ansible_collections.dicom.orthanc.plugins.module_utils.probe.ports import of_url
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import dicom, peers, scripts
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import by_field
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
 # What has no text that could be compared.
