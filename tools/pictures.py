@@ -18,7 +18,7 @@ NAMES = ("single", "split")
 
 def drawn(name: str) -> str:
     """Return the picture of a shipped inventory."""
-    from ansible_collections.dicom.orthanc.plugins.filter.picture import connections, picture
+    from ansible_collections.dicom.orthanc.plugins.plugin_utils.picture import connections, picture
 
     loader = DataLoader()
     loader.set_basedir(str(ROOT / "playbooks"))

@@ -14,7 +14,7 @@ from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
-from ansible_collections.dicom.orthanc.plugins.filter.picture import connections, picture
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.picture import connections, picture
 
 from tests.repository import ROOT, run
 
