@@ -134,8 +134,12 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.pacs_import import h
 # What is younger may be on its way into the index, or just have been restored.
 HOUR = 3600
 NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-UNKNOWN, KNOWN, OTHER = "unknown images", "known images", "other versions"
-COMPRESSED, BROKEN, REMNANT = "compressed", "broken images", "remnants"
+UNKNOWN = "unknown images"
+KNOWN = "known images"
+OTHER = "other versions"
+COMPRESSED = "compressed"
+BROKEN = "broken images"
+REMNANT = "remnants"
 MENDS = {"import": [UNKNOWN], "discard": [UNKNOWN, BROKEN], "remove": [KNOWN, REMNANT]}
 # Of Orthanc's own compression: how long it was, and then how zlib begins.
 ZLIB = re.compile(rb"[\s\S]{8}\x78[\x01\x5e\x9c\xda]")
