@@ -283,7 +283,7 @@ def main() -> None:
             "engine": {"type": "str", "choices": ["sqlite", "postgresql", "mysql"], "default": "sqlite"},
             "percent": {"type": "int", "default": 100},
             "report": {"type": "path", "required": True},
-            "mend": {"type": "str", "choices": ["", *MENDS], "default": ""},
+            "mend": {"type": "str", "choices": ["", "import", "remove", "discard"], "default": ""},
             "count": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
