@@ -122,10 +122,14 @@ def waiting(told: dict[str, int]) -> str:
     if not told["Studies"]:
         return "nothing waits"
     hours = told["Seconds"] / 3600
-    return (
-        f"{told['Studies']} studies wait, {told['Images']} images, the first for {hours:.1f} h;"
-        f" {told['Failed']} of them were tried in vain"
-    )
+    studies, images = counted(told["Studies"], "study", "studies"), counted(told["Images"], "image", "images")
+    waits = "waits" if told["Studies"] == 1 else "wait"
+    vain = "tried in vain so far" if told["Failed"] == told["Studies"] else f"{told['Failed']} tried in vain so far"
+    return f"{studies} {waits}, {images}, the first for {hours:.1f} h" + (f"; {vain}" if told["Failed"] else "")
+
+
+def counted(number: int, one: str, several: str) -> str:
+    return f"{number} {one if number == 1 else several}"
 
 
 def _inside(site: Site, host: Host) -> dict[str, Any]:

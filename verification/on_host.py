@@ -66,6 +66,7 @@ print(
                     "MaximumPatientCount",
                     "MaximumStorageMode",
                     "MaximumStorageSize",
+                    "PacsIngest",
                     "PacsPythonScripts",
                     "PacsRoutes",
                     "PythonScript",

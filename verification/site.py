@@ -38,6 +38,8 @@ class Site:
     plugins: list[str]
     scripts: dict[str, str]
     script_tests: dict[str, dict[str, Any]]
+    rule_scripts: dict[str, str]
+    ingest: list[dict[str, Any]]
     routes: list[dict[str, Any]]
     webhooks: list[str]
     config_dir: str

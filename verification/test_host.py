@@ -13,6 +13,8 @@ from verification.reach import Host
 from verification.site import Site
 
 UNIT = "/etc/systemd/system/orthanc.service"
+# What runs those in Python, by an option of its own.
+LOADER = "pacs_scripts.py"
 # For how long a destination may be away, in seconds.
 PATIENCE = 24 * 3600
 # What the role knows of plugins: under which name Orthanc reports what the inventory has another one for.
@@ -134,16 +136,19 @@ def test_inside_scripts_are_those_of_the_inventory(site: Site, host: Host, insid
     files = "find . -maxdepth 1 '(' -name '*.lua' -o -name '*.py' ')'"
     sums = host.check_output(f"cd %s && {files} -exec sha256sum {{}} +", site.config_dir).splitlines()
     found = {path.removeprefix("./"): digest for digest, path in (line.split() for line in sums)}
-    # The one that runs those in Python, and what the rules of the role are made of.
-    rules = [name for name in ("pacs_tags.py", "pacs_ingest.py", "pacs_routes.py") if found.pop(name, None)]
-    found.pop("pacs_scripts.py", None)
-    expect("sha256sum of the scripts in orthanc_config_dir", site.scripts, found, "orthanc_scripts, playbooks/site.yml")
-    ours = [f"{site.config_dir}/{name}" for name in (*site.scripts, *rules)]
+    # Those that the rules of the inventory bring are known by their texts, too.
+    wanted = site.scripts | site.rule_scripts
+    wrong = dict.fromkeys(found.keys() - wanted.keys(), "is not of the inventory")
+    wrong |= dict.fromkeys(wanted.keys() - found.keys(), "is missing")
+    wrong |= {name: "has another text" for name in wanted.keys() & found.keys() if wanted[name] != found[name]}
+    expect("scripts in orthanc_config_dir", {}, wrong, "orthanc_scripts, orthanc_ingest; playbooks/site.yml")
+    ours = [f"{site.config_dir}/{name}" for name in wanted if name != LOADER]
     for option, end in (("LuaScripts", ".lua"), ("PacsPythonScripts", ".py")):
-        wanted = [path for path in ours if path.endswith(end)]
+        paths = [path for path in ours if path.endswith(end)]
         # The inventory may name others of the host.
-        if wanted:
-            expect(option, wanted, inside["options"][option], "orthanc_scripts")
+        if paths:
+            expect(option, paths, inside["options"][option], "orthanc_scripts, orthanc_ingest, orthanc_routes")
+    expect("PacsIngest", site.ingest, inside["options"]["PacsIngest"] or [], "orthanc_ingest; playbooks/site.yml")
     start = "$(systemctl show orthanc --property=ExecMainStartTimestamp --timestamp=us+utc --value)"
     unread = host.check_output(f'cd %s && {files} -newermt "{start}"', site.config_dir).split()
     expect("scripts that are newer than the Orthanc that runs", [], unread, "systemctl restart orthanc")

@@ -16,7 +16,7 @@ from ansible.errors import AnsibleError, AnsibleFilterError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
-from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
+from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight, rules
 
 SERVERS = ("postgresql", "mysql")
 HERE = "127.0.0.1"
@@ -418,6 +418,12 @@ class Topology:
         """Of those, the ones that send studies on, or tell of them."""
         sharers = [(name, self._host(name)) for name in self.database_sharers]
         return [name for name, host in sharers if host["orthanc_routes"] or host["orthanc_webhooks"]]
+
+    @property
+    def rule_scripts(self) -> list[str]:
+        """The scripts of its role that it runs for the rules of the inventory."""
+        host = self._host(self._name)
+        return rules.scripts({variable: host[variable] for variable in rules.OPTIONS})
 
 
 def topology(hostvars: Any, groups: Mapping[str, list[str]], name: str, part: str) -> Any:

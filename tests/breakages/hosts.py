@@ -384,6 +384,33 @@ HOST = [
         f"cp -p {CONFIGURATION}/orthanc.json {CONFIGURATION}/left.lua",
         undo=f"rm {CONFIGURATION}/left.lua",
     ),
+    *(
+        Breakage(
+            f"a script of the role {what}",
+            ("test_host::test_inside_scripts_are_those_of_the_inventory",),
+            do,
+            tuple(f"{CONFIGURATION}/{name}" for name in ("pacs_ingest.py", "pacs_tags.py")),
+            undo=f"rm -f {CONFIGURATION}/pacs_routes.py",
+        )
+        for what, do in (
+            # None of it is newer than the Orthanc that runs.
+            (
+                "is another one",
+                f"cd {CONFIGURATION}; echo '#' >> pacs_ingest.py; touch -d 2020-01-01 pacs_ingest.py",
+            ),
+            ("is gone", f"rm {CONFIGURATION}/pacs_tags.py"),
+            ("is there for no rule", f"cp -p {CONFIGURATION}/pacs_ingest.py {CONFIGURATION}/pacs_routes.py"),
+        )
+    ),
+    options(
+        "somebody has changed what is refused",
+        (
+            "test_host::test_inside_scripts_are_those_of_the_inventory",
+            "test_ingest::test_images_become_what_the_entries_say",
+            "test_ingest::test_modalities_are_told_what_is_refused",
+        ),
+        "known.update(PacsIngest=[{'when': {'StationName': 'OTHER'}, 'refuse': True}])",
+    ),
     options(
         "somebody has left a route",
         ("test_host::test_inside_routes_deliver",),

@@ -45,6 +45,11 @@ SITE: dict[str, Any] = {
     "orthanc_plugins": ["dicomweb", "gdcm", "worklists"],
     "orthanc_settings": {"DefaultEncoding": "Utf8"},
 }
+# For images that no other check sends.
+INGEST = [
+    {"when": {"StationName": "VERIFY-0815"}, "refuse": True},
+    {"when": {"InstitutionName": "Old name*"}, "set": {"InstitutionName": "New name"}, "remove": ["PatientComments"]},
+]
 
 
 class Site:
@@ -79,6 +84,8 @@ class Site:
                 test = {"send": str(get_testdata_file("CT_small.dcm")), "tags": {"Modality": "CT"}}
                 variables["orthanc_scripts"] = [{"file": str(script), "test": test}]
                 variables["verification_accepted_risks"] = ["routing"]
+                variables["orthanc_plugins"] = [*SITE["orthanc_plugins"], "python"]
+                variables["orthanc_ingest"] = INGEST
             (lab.folder / "host_vars" / f"{name}.json").write_text(json.dumps(variables), encoding="utf-8")
 
     def describe(self) -> None:

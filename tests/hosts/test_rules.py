@@ -34,6 +34,7 @@ from tests.unit.good_host import pair
 pytestmark = pytest.mark.later
 LAB = {"name": "rules", "pacs": "trixie-installed", "old": "bookworm-installed"}
 STUDIES, LATE = 200, 20
+FIND = b'{"Level": "Instance", "Query": {"PatientID": "PACS-VERIFICATION*"}}'
 PEER_PORT, HOOK_PORT, TOKEN = 11180, 11143, "Not-for-others.1"
 TRIALS = "journalctl --unit pacs-orthanc-trial --output cat --quiet | grep -c ^Started; true"
 SETTINGS: dict[str, Any] = {
@@ -337,6 +338,27 @@ def test_every_study_arrives(site: Site, host: str) -> None:
         assert not Peer.received & {uid for study in (*studies, foreign) for uid, _content in study}
 
 
+def test_verification_proves_what_is_refused(site: Site) -> None:
+    """Its own images are none that a rule is for, but for those that it sends for that."""
+    command = [
+        "{{ ansible_playbook_python }}",
+        "-m",
+        "pytest",
+        "-rA",
+        "-k",
+        "test_ingest or scripts",
+    ]
+    command += ["--config-file={{ __verification_suite }}/pytest.ini", "--sites={{ __verification_folder.path }}"]
+    asked: dict[str, Any] = {"verification_level": "conform", "verification_accepted_risks": ["routing"]}
+    asked |= {"__verification_command": [*command, "{{ __verification_suite }}"]}
+    said = site.play("verify", *ROUTES, arguments=("-v",), **asked)
+    for check in ("images_become_what_the_entries_say", "modalities_are_told_what_is_refused"):
+        assert len(re.findall(rf"PASSED \S*test_ingest\.py::test_{check}\[", said)) == 2, said[-4000:]
+    for host in site.lab.address:
+        found = wait(functools.partial(site.ask, host, "POST", "/tools/find", FIND)).json()
+        assert found == []
+
+
 def test_verification_tells_what_waits(site: Site) -> None:
     _uid, content = image("pacs", 3000, 0)
     site.store("pacs", [content])
@@ -347,7 +369,7 @@ def test_verification_tells_what_waits(site: Site) -> None:
     page = (site.report / "report.html").read_text(encoding="utf-8")
     rows = re.findall(r"<tr><th>Sent on to (\w+)</th><td>(.*?)</td></tr>", page)
     assert ("mirror", "nothing waits") in rows
-    assert ("verifier", "1 studies wait, 1 images, the first for 0.0 h; 1 of them were tried in vain") in rows
+    assert ("verifier", "1 study waits, 1 image, the first for 0.0 h; tried in vain so far") in rows
     assert ("verifier", "nothing waits") in rows
     # What somebody ends is not sent any more, and what is deleted is nobody's affair.
     for row in site.waiting("pacs")["Waiting"][:1]:

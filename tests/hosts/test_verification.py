@@ -42,7 +42,7 @@ echo 'For authorised use only.' > /etc/issue.net; echo 'Banner /etc/issue.net' >
 for home in /root /home/deploy; do sed -i '1i echo Welcome; echo Mind the gap >&2' $home/.bashrc; done
 systemctl reload ssh
 """
-# What needs another topology than a single host with SQLite, or the viewer, whatever its release.
+# What needs another topology than a single host with SQLite, the viewer, or rules, whatever its release.
 ELSEWHERE = {
     "test_access::test_relay_is_for_the_proxy_only",
     "test_database::test_connection_to_another_host_is_encrypted",
@@ -55,6 +55,8 @@ ELSEWHERE = {
     "test_database::test_study_is_in_the_database",
     "test_database::test_wrong_password_is_refused",
     "test_hardening::test_database_is_for_this_host_alone",
+    "test_ingest::test_images_become_what_the_entries_say",
+    "test_ingest::test_modalities_are_told_what_is_refused",
     "test_modalities::test_modalities_take_us_for_one",
     "test_pair::test_image_is_fetched_from_the_modality",
     "test_pair::test_modality_takes_several",

@@ -118,7 +118,10 @@ def test_routes_that_do_not_deliver(asked: list[str], waits: dict[str, Any], pro
 
 def test_report_tells_what_waits() -> None:
     assert waiting(NOTHING) == "nothing waits"
-    assert waiting(WAITS) == "3 studies wait, 12 images, the first for 1.5 h; 1 of them were tried in vain"
+    assert waiting(WAITS) == "3 studies wait, 12 images, the first for 1.5 h; 1 tried in vain so far"
+    one = {"Studies": 1, "Images": 1, "Failed": 1, "Seconds": 0}
+    assert waiting(one) == "1 study waits, 1 image, the first for 0.0 h; tried in vain so far"
+    assert waiting(one | {"Failed": 0}) == "1 study waits, 1 image, the first for 0.0 h"
 
 
 def test_every_plugin_is_known_by_what_orthanc_reports() -> None:

@@ -11,11 +11,12 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ansible_collections.dicom.orthanc.plugins.plugin_utils import rules
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 
 LARGEST = 2**20
 # Of the role: what runs the others, and what its rules ask for.
-OWN = ("pacs_scripts.py", "pacs_tags.py", "pacs_ingest.py", "pacs_routes.py")
+OWN = (rules.LOADER, *rules.SCRIPTS)
 # By what ends the name, the option of Orthanc that is made of them.
 OPTIONS = {".lua": "LuaScripts", ".py": "PythonScript"}
 

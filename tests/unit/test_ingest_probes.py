@@ -1,0 +1,81 @@
+"""Which images the verification makes for the entries of orthanc_ingest, and what it expects of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from verification.expect import Unexpected
+from verification.patient import MARK
+from verification.test_ingest import Probe, expect_tags, probes, texts
+
+
+def only(*rules: dict[str, Any]) -> Probe:
+    (probe,) = list(probes(list(rules)))
+    return probe
+
+
+@pytest.mark.parametrize(
+    "rule, tag, text",
+    [
+        ({"when": {"Modality": "US"}}, "Modality", "US"),
+        ({"when": {"Modality": ["MG", "US"]}}, "Modality", "MG"),
+        ({"when": {"StudyDescription": "*HEAD?"}}, "StudyDescription", "HEAD0"),
+        ({"when": {"InstitutionName": ""}}, "InstitutionName", ""),
+        ({"unless": {"Modality": ["CT", "MR"]}}, "Modality", "OT"),
+        ({"unless": {"StationName": "*"}, "when": {"StationName": "x"}}, None, None),
+        ({"unless": {"StationName": "?*"}}, "StationName", ""),
+        ({"unless": {"PatientName": "Nobody"}}, "Modality", "CT"),
+        # Nobody but the disposable patient is sent.
+        ({"when": {"PatientID": ""}}, None, None),
+        ({"unless": {"PatientID": "*"}}, None, None),
+        ({"when": {"PatientID": f"{MARK}*"}}, "Modality", "CT"),
+        ({"when": {"Rows": "17"}}, None, None),
+        ({"when": {"Rows": "128"}}, "Rows", "128"),
+    ],
+)
+def test_image_is_one_that_the_entry_is_for(rule: dict[str, Any], tag: str | None, text: str | None) -> None:
+    found = list(probes([rule | {"refuse": True}]))
+    assert len(found) == (tag is not None)
+    for probe in found:
+        assert probe.refused
+        assert str(probe.dataset.PatientID).startswith(MARK)
+        assert texts(probe.dataset).get(str(tag), "") == text
+
+
+def test_entries_follow_each_other() -> None:
+    rules: list[dict[str, Any]] = [
+        {"when": {"InstitutionName": "Old"}, "set": {"InstitutionName": "New"}, "remove": ["PatientComments"]},
+        {"when": {"InstitutionName": "New"}, "refuse": True},
+        {"unless": {"Modality": "CT"}, "set": {"StationName": "x"}},
+    ]
+    old, new, other = probes(rules)
+    assert (old.entry, old.refused, old.tags) == (1, True, {})
+    assert (new.entry, new.refused) == (2, True)
+    assert (other.entry, other.refused, other.tags) == (3, False, {"StationName": "x"})
+    del rules[1]
+    assert next(probes(rules)).tags == {"InstitutionName": "New", "PatientComments": ""}
+
+
+def test_nobody_else_gets_an_image() -> None:
+    assert not list(probes([{"set": {"PatientID": "4711"}}]))
+    assert only({"set": {"PatientID": f"{MARK}-RULE"}}).tags == {"PatientID": f"{MARK}-RULE"}
+
+
+def test_tags_are_compared() -> None:
+    probe = only({"set": {"StationName": "x"}, "remove": ["StudyDescription"]})
+
+    class Archive:
+        def __init__(self, **other: Any) -> None:
+            self.tags = texts(probe.dataset) | {"StationName": "x", "StudyDescription": None} | other
+
+        def json_at(self, _path: str) -> dict[str, Any]:
+            return self.tags
+
+    good: Any = Archive()
+    expect_tags(good, "/instances/x", probe)
+    for tag, text in (("StationName", "y"), ("StudyDescription", "x"), ("Manufacturer", "")):
+        bad: Any = Archive(**{tag: text})
+        with pytest.raises(Unexpected, match=f"entry 1 of orthanc_ingest: .*{tag}"):
+            expect_tags(bad, "/instances/x", probe)
