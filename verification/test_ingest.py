@@ -108,8 +108,10 @@ def texts(dataset: Dataset) -> dict[str, str]:
     found = {}
     for one in dataset:
         if one.VR not in ("SQ", "OB", "OW", "UN") and one.keyword:
-            values = one.value if one.VM > 1 else [one.value]
-            found[one.keyword] = "\\".join(str(getattr(value, "original_string", value)) for value in values)
+            values = one.value if one.VM > 1 else [one.value] if one.VM else []
+            # Numbers as they are written there; a name has bytes for that.
+            written = (value if one.VR == "PN" else getattr(value, "original_string", value) for value in values)
+            found[one.keyword] = "\\".join(map(str, written))
     return found
 
 

@@ -58,6 +58,13 @@ def test_entries_follow_each_other() -> None:
     assert next(probes(rules)).tags == {"InstitutionName": "New", "PatientComments": ""}
 
 
+def test_texts_are_as_orthanc_has_them() -> None:
+    told = texts(only({"when": {"Modality": "CT"}, "refuse": True}).dataset)
+    assert told["PatientName"] == "Verification^Disposable"
+    assert told["ReferringPhysicianName"] == ""
+    assert told["PixelSpacing"] == "0.661468\\0.661468"
+
+
 def test_nobody_else_gets_an_image() -> None:
     assert not list(probes([{"set": {"PatientID": "4711"}}]))
     assert only({"set": {"PatientID": f"{MARK}-RULE"}}).tags == {"PatientID": f"{MARK}-RULE"}
