@@ -9,12 +9,20 @@ from typing import Any
 
 LOADER = "pacs_scripts.py"
 # The variables of the role by which they come, and the option of Orthanc that each of them is.
-OPTIONS = {"orthanc_ingest": "PacsIngest", "orthanc_routes": "PacsRoutes", "orthanc_webhooks": "PacsWebhooks"}
+OPTIONS = {
+    "orthanc_ingest": "PacsIngest",
+    "orthanc_routes": "PacsRoutes",
+    "orthanc_webhooks": "PacsWebhooks",
+    "orthanc_deidentify": "PacsDeidentify",
+}
 # In the order in which they run; each is there for any of these variables.
 SCRIPTS = {
     "pacs_tags.py": tuple(OPTIONS),
     "pacs_ingest.py": ("orthanc_ingest",),
     "pacs_routes.py": ("orthanc_routes", "orthanc_webhooks"),
+    # The last one, after what others make of an image.
+    "pacs_profile.py": ("orthanc_deidentify",),
+    "pacs_deidentify.py": ("orthanc_deidentify",),
 }
 
 

@@ -13,6 +13,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import val
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import (
     database,
+    deidentify,
     dicom,
     folders,
     imports,
@@ -105,7 +106,7 @@ def problems(host: Host) -> Iterator[str]:
     yield from folders.problems(orthanc, _of_method(host, "FOLDERS", ()))
     yield from _of_method(host, "problems", None)(orthanc)
     checks = (database.problems, plugins.problems, options.problems, dicom.modalities, dicom.tls, peers.problems)
-    for check in (*checks, scripts.problems, ingest.problems, routes.problems, imports.problems):
+    for check in (*checks, scripts.problems, ingest.problems, deidentify.problems, routes.problems, imports.problems):
         yield from check(orthanc)
     if host.probe:
         yield from database.left_behind(variables, host.probe)

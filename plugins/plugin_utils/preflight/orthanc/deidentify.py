@@ -1,0 +1,45 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Rules for research that would let an image in as it comes, or that nobody could repeat."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import dicom, scripts
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import by_field
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.routes import conditions
+
+# As many letters as nobody tries out.
+SHORTEST = 32
+
+
+def problems(orthanc: Orthanc) -> Iterator[str]:
+    """Find what is wrong with them."""
+    rules = orthanc.variables["orthanc_deidentify"]
+    if not rules:
+        return
+    yield from scripts.of_role(orthanc, "orthanc_deidentify")
+    if len(str(orthanc.variables["orthanc_deidentify_secret"])) < SHORTEST:
+        yield (
+            f"orthanc_deidentify_secret: pseudonyms are calculated with it, so it needs at least {SHORTEST} letters; give it"
+            ' "{{ vault_orthanc_deidentify_secret }}", and call make secrets.'
+        )
+    titles = [
+        str(by_field(one, dicom.FIELDS).get("AET", "")) for one in orthanc.variables["orthanc_modalities"].values()
+    ]
+    settings = orthanc.variables["orthanc_settings"] | orthanc.variables["orthanc_settings_unchecked"]
+    for number, rule in enumerate(rules, 1):
+        here = f"orthanc_deidentify: entry {number}"
+        yield from conditions(here, rule)
+        for sender in rule.get("from") or []:
+            # Its images would be stored as they come, under the title that it really has.
+            if not fnmatch.filter(titles, sender.replace("[", "[[]")) and not settings.get("DicomAlwaysAllowStore"):
+                yield (
+                    f"{here}: no entry of orthanc_modalities has the title '{sender}', and of others nothing is taken;"
+                    " correct it, or add the modality."
+                )
+        if not any(rule.get(name) for name in ("from", "when", "unless")) and number < len(rules):
+            yield f"{here}: it is for all images, so those after it never count; put it at the end."

@@ -1,0 +1,311 @@
+"""Takes the patient out of images as they come, as orthanc_deidentify says; what cannot be done so is refused.
+
+Orthanc's own anonymisation works on what is stored already, and would store an image as it came. So the profile of the
+standard is applied here, before Orthanc has it. Pseudonyms are calculated with a secret: the same patient, study or
+image gets the same ones whenever it comes, and no table says who is who.
+"""
+
+import base64
+import datetime
+import hashlib
+import hmac
+import io
+import json
+import re
+import threading
+import uuid
+import warnings
+from typing import Any
+
+import orthanc
+import pydicom
+import pydicom.datadict
+import pydicom.dataset
+import pydicom.multival
+import pydicom.uid
+from pacs_profile import EMPTIED, FILLED, KEEPABLE, REMOVED
+from pacs_tags import fits, matches
+
+OPTIONS = json.loads(orthanc.GetConfiguration())
+RULES, SECRET = OPTIONS["PacsDeidentify"], OPTIONS["PacsDeidentifySecret"].encode()
+# Who sends is known by C-STORE alone, and only when Orthanc is about to store it.
+BY_SENDER = [rule for rule in RULES if rule.get("from")]
+BY_TAGS = [rule for rule in RULES if not rule.get("from")]
+# PS3.7, C.5: refused, not authorized. PS3.4, B.2-1: stored, with other data elements.
+REFUSED, COERCED = 0x0124, 0xB000
+# What Orthanc itself refuses, whatever the way in.
+NOTHING = b"Refused by orthanc_deidentify"
+
+STANDARD = "1.2.840.10008."
+STORAGE = f"{STANDARD}5.1.4.1.1."
+# Texts that people wrote: reports and encapsulated documents.
+TEXTS = tuple(STORAGE + kind for kind in ("88.", "104."))
+# Pictures into which text is drawn as a rule: secondary captures, ultrasound, and what cameras take.
+DRAWN = tuple(STORAGE + kind for kind in ("3.", "6.", "7.", "77.1."))
+# UIDs that say what something is, not which one.
+KINDS = ("SOPClassUID", "SOPClassesInStudy", "SOPClassesSupported", "TransferSyntaxUID", "CodingSchemeUID")
+LETTERS = ("LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")
+DATES = ("DA", "DT", "TM")
+DUMMIES = {
+    "DA": "19000101",
+    "TM": "000000",
+    "DT": "19000101000000",
+    "AS": "000Y",
+    "DS": "0",
+    "IS": "0",
+    "CS": "REMOVED",
+}
+# Group of what is about the patient, whose dates are never kept.
+PATIENTS = 0x0010
+# What may stand in texts in passing, too.
+NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "OtherPatientIDs", "AccessionNumber")
+# From so many letters on it is no chance: as a word of a text, and anywhere in bytes.
+WORD, LONG = 3, 6
+# PS3.3, C.12.1, and PS3.16, CID 7050.
+MODIFIED = {"remove": ("REMOVED",), "shift": ("MODIFIED", "113107"), "keep": ("UNMODIFIED", "113106")}
+MEANINGS = {
+    "113100": "Basic Application Confidentiality Profile",
+    "113105": "Clean Descriptors Option",
+    "113106": "Retain Longitudinal Temporal Information Full Dates Option",
+    "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
+    "113108": "Retain Patient Characteristics Option",
+    "113109": "Retain Device Identity Option",
+    "113112": "Retain Institution Identity Option",
+}
+
+# What is wrong with a value is for nobody's log.
+warnings.filterwarnings("ignore", module="pydicom")
+
+
+class Refusal(Exception):
+    """Why an image cannot be taken, in words without anything of the patient."""
+
+
+def secret_of(kind: str, text: str) -> bytes:
+    return hmac.new(SECRET, f"{kind}\0{text}".encode(), hashlib.sha256).digest()
+
+
+def patient_of(identifier: str) -> str:
+    return base64.b32encode(secret_of("patient", identifier)).decode()[:16]
+
+
+def uid_of(identifier: str) -> str:
+    """Return another UID; those of the standard say what something is, and stay."""
+    if pydicom.uid.UID(identifier).name != identifier:
+        return identifier
+    return f"2.25.{uuid.UUID(bytes=secret_of('uid', identifier)[:16], version=5).int}"
+
+
+def days_of(identifier: str) -> int:
+    """Return by how many days a patient's dates go back: one month to five years."""
+    return 30 + int.from_bytes(secret_of("days", identifier)[:8], "big") % 1797
+
+
+def plain(value: Any) -> str:
+    """Return a value's bytes, whatever its letters are, without what pads it."""
+    text = value.decode("latin-1") if isinstance(value, bytes) else "" if value is None else str(value)
+    return text.strip(" \0")
+
+
+def raw(dataset: Any, keyword: str) -> Any:
+    """Return a value as it is written; nothing where it is not there."""
+    tag = pydicom.datadict.tag_for_keyword(keyword)
+    return dataset.get_item(tag).value if tag in dataset else None
+
+
+def listed(value: Any) -> list[str]:
+    return [str(one) for one in (value if isinstance(value, list | pydicom.multival.MultiValue) else [value]) if one]
+
+
+def shifted(value: str, days: int) -> str:
+    """Return a date, with or without a time, so many days earlier; nothing where it is none."""
+    text = re.sub(r"^(\d{4})\.(\d\d)\.(\d\d)$", r"\1\2\3", value.strip(" \0"))
+    try:
+        date = datetime.datetime.strptime(text[:8], "%Y%m%d").date() - datetime.timedelta(days)
+    except (OverflowError, ValueError):
+        return ""
+    return date.strftime("%Y%m%d").rjust(8, "0") + text[8:]
+
+
+def judge(dataset: Any, burned_in: str) -> None:
+    """Refuse what nobody can take the patient out of."""
+    kind = plain(raw(dataset, "SOPClassUID"))
+    said = plain(raw(dataset, "BurnedInAnnotation")).upper()
+    if not kind.startswith(STANDARD):
+        raise Refusal("its kind is none of the standard, and what is in it is not known")
+    if kind.startswith(TEXTS):
+        raise Refusal("it is a report or a document, which people wrote")
+    if said == "YES":
+        raise Refusal("it says of itself that something is drawn into its pixels (BurnedInAnnotation)")
+    if said == "NO" or burned_in == "said":
+        return
+    drawn = f"{kind}.".startswith(DRAWN) or "SCREEN" in plain(raw(dataset, "ImageType")).upper()
+    if drawn or burned_in == "unless_denied":
+        raise Refusal("it does not say that nothing is drawn into its pixels (BurnedInAnnotation NO)")
+
+
+class Patient:
+    """Takes the patient out of an image."""
+
+    def __init__(self, dataset: Any, rule: dict[str, Any]) -> None:
+        self.dates, self.keep = rule.get("dates") or "remove", set(rule.get("keep") or [])
+        identifier = plain(raw(dataset, "PatientID"))
+        if not identifier:
+            raise Refusal("it has no PatientID, by which others of this patient could be known")
+        self.new, self.days = patient_of(identifier), days_of(identifier)
+        # What nobody is to read any more, as it is written in this image.
+        names = {identifier}
+        for keyword in NAMES:
+            names.update(re.split(r"[\\^=, ]", plain(raw(dataset, keyword))))
+        known = sorted({re.escape(name) for name in names if len(name) >= WORD}, key=len, reverse=True)
+        self.known = re.compile(rf"(?<!\w)(?:{'|'.join(known)})(?!\w)" if known else r"(?!)", re.IGNORECASE)
+        anywhere = {*names, identifier, plain(raw(dataset, "PatientBirthDate"))}
+        self.anywhere = [name.encode("latin-1") for name in anywhere if len(name) >= LONG and len(set(name)) > 2]
+
+    def clean(self, dataset: Any) -> None:
+        """Go through all elements, and those of sequences."""
+        for tag in list(dataset.keys()):
+            keyword = pydicom.datadict.keyword_for_tag(tag)
+            element = dataset.get_item(tag)
+            vr = element.VR or (pydicom.datadict.dictionary_VR(tag) if keyword else "UN")
+            # Curves and overlays are drawn, what follows the pixels is anything, and lengths are others now.
+            if tag.is_private or not keyword or vr == "UN" or tag.group >> 8 in (0x50, 0x60, 0xFF) or not tag.element:
+                del dataset[tag]
+            elif keyword == "PatientID":
+                dataset.PatientID = patient_of(plain(element.value))
+            elif keyword == "PatientName":
+                dataset.PatientName = self.new
+            elif vr in DATES and tag.group != PATIENTS and self.dates != "remove":
+                self._move(dataset, tag, vr)
+            elif keyword in REMOVED - self.keep:
+                del dataset[tag]
+            elif keyword in EMPTIED - self.keep:
+                dataset[tag] = pydicom.DataElement(tag, vr, "")
+            elif keyword in FILLED - self.keep:
+                dataset[tag] = pydicom.DataElement(tag, vr, DUMMIES.get(vr, "REMOVED"))
+            elif vr in DATES or vr == "PN":
+                del dataset[tag]
+            elif vr == "UI" and not keyword.endswith(KINDS):
+                new = [uid_of(one) for one in listed(dataset[tag].value)]
+                dataset[tag] = pydicom.DataElement(tag, vr, new[0] if len(new) == 1 else new or "")
+            elif vr == "SQ":
+                for inner in dataset[tag].value:
+                    self.clean(inner)
+            else:
+                self._read(dataset, tag, vr, element.value)
+
+    def _move(self, dataset: Any, tag: Any, vr: str) -> None:
+        if self.dates == "shift" and vr != "TM":
+            new = [shifted(one, self.days) for one in listed(dataset[tag].value)]
+            dataset[tag] = pydicom.DataElement(tag, vr, new if all(new) else "")
+
+    def _read(self, dataset: Any, tag: Any, vr: str, value: Any) -> None:
+        """Take out of what stays what names the patient in passing."""
+        if vr in LETTERS:
+            if self.known.search("\\".join(map(plain, value if isinstance(value, list) else [value]))):
+                dataset[tag] = pydicom.DataElement(tag, vr, "")
+        elif isinstance(value, bytes) and vr.startswith("O") and any(name in value for name in self.anywhere):
+            raise Refusal("something of the patient is written into its pixels or other bytes")
+
+
+def deidentified(image: bytes, rule: dict[str, Any]) -> tuple[bytes, str]:
+    """Return an image without its patient, and its new UID.
+
+    :raises Refusal: if it cannot be done.
+    """
+    dataset = pydicom.dcmread(io.BytesIO(image))
+    judge(dataset, rule.get("burned_in") or "usual")
+    Patient(dataset, rule).clean(dataset)
+    dates = rule.get("dates") or "remove"
+    dataset.PatientIdentityRemoved, dataset.DeidentificationMethod = "YES", "dicom.orthanc: PS3.15 Basic Profile"
+    dataset.LongitudinalTemporalInformationModified = MODIFIED[dates][0]
+    codes = ["113100", *MODIFIED[dates][1:]]
+    codes += [code for code, keywords in KEEPABLE.items() if keywords.intersection(rule.get("keep") or [])]
+    dataset.DeidentificationMethodCodeSequence = [coded(code) for code in codes]
+    # Nothing of the old one: it has titles, and a preamble has room for anything.
+    meta = pydicom.dataset.FileMetaDataset()
+    meta.FileMetaInformationGroupLength, meta.FileMetaInformationVersion = 0, b"\0\1"
+    meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID = dataset.SOPClassUID, dataset.SOPInstanceUID
+    meta.TransferSyntaxUID = dataset.file_meta.TransferSyntaxUID
+    meta.ImplementationClassUID = pydicom.uid.PYDICOM_IMPLEMENTATION_UID
+    dataset.file_meta, dataset.preamble = meta, bytes(128)
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue(), str(dataset.SOPInstanceUID)
+
+
+def coded(code: str) -> Any:
+    item = pydicom.Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code, "DCM", MEANINGS[code]
+    return item
+
+
+def tags_of(dicom: Any) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(dicom.GetInstanceSimplifiedJson())
+    return found
+
+
+def tried(image: bytes, rule: dict[str, Any], tags: dict[str, Any]) -> tuple[bytes, str] | None:
+    """Return what becomes of an image; nothing, and a line in the log, where it has to be refused."""
+    try:
+        return deidentified(image, rule)
+    except Refusal as error:
+        why = str(error)
+    except BaseException as error:
+        # What it says may be the patient's name.
+        why = f"it cannot be read ({type(error).__name__})"
+    orthanc.LogWarning(f"orthanc_deidentify: image {tags.get('SOPInstanceUID')} is refused: {why}")
+    return None
+
+
+# By their threads: the UID of what has just been made, which the next call is about, and who stores what is made.
+made: dict[int, str] = {}
+storing: set[int] = set()
+
+
+def received(image: bytes, origin: Any) -> tuple[Any, bytes | None]:
+    thread = threading.get_ident()
+    made.pop(thread, None)
+    if thread in storing:
+        return orthanc.ReceivedInstanceAction.KEEP_AS_IS, None
+    try:
+        tags = tags_of(orthanc.CreateDicomInstance(image))
+        rule = next((rule for rule in BY_TAGS if fits(rule, tags)), None)
+        # A rule without conditions is for all.
+        done = None if rule is None else tried(image, rule, tags)
+    except BaseException as error:
+        orthanc.LogError(f"orthanc_deidentify: an image is refused, since it cannot be read: {type(error).__name__}")
+        return orthanc.ReceivedInstanceAction.MODIFY, NOTHING
+    if rule is None:
+        return orthanc.ReceivedInstanceAction.KEEP_AS_IS, None
+    if not done:
+        return orthanc.ReceivedInstanceAction.MODIFY, NOTHING
+    if origin == orthanc.InstanceOrigin.DICOM_PROTOCOL:
+        made[thread] = done[1]
+    return orthanc.ReceivedInstanceAction.MODIFY, done[0]
+
+
+def stored(dicom: Any) -> int:
+    """Store another one instead of an image, by who sends it."""
+    thread, tags = threading.get_ident(), tags_of(dicom)
+    if made.pop(thread, None) == tags.get("SOPInstanceUID"):
+        return 0
+    sender = dicom.GetInstanceRemoteAet()
+    rule = next((rule for rule in BY_SENDER if matches(sender, rule["from"]) and fits(rule, tags)), None)
+    if not rule:
+        return 0
+    done = tried(dicom.GetInstanceData(), rule, tags)
+    if not done:
+        return REFUSED
+    storing.add(thread)
+    try:
+        answer = json.loads(orthanc.RestApiPost("/instances", done[0]))
+    finally:
+        storing.discard(thread)
+    return COERCED if answer["Status"] in ("Success", "AlreadyStored") else REFUSED
+
+
+if BY_TAGS or BY_SENDER:
+    orthanc.RegisterReceivedInstanceCallback(received)
+if BY_SENDER:
+    orthanc.RegisterIncomingCStoreInstanceFilter(stored)

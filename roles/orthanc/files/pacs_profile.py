@@ -1,0 +1,179 @@
+"""What PS3.15 of the DICOM standard, edition 2026c, has its Basic Application Level Confidentiality Profile do.
+
+Its table E.1-1, by keywords, each in the strictest way that leaves an image readable. What has no keyword is removed
+anyway, as is what is private, and each UID becomes another one.
+"""
+
+
+def words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# X; and what is a sequence, or bytes, and would have to be made up.
+REMOVED = words(
+    """
+    AcquisitionComments AcquisitionContextDescription AcquisitionProtocolDescription ActualHumanPerformersSequence
+    AdditionalPatientHistory AddressTrial AdmissionID AdmittingDate AdmittingDiagnosesCodeSequence
+    AdmittingDiagnosesDescription AdmittingTime AffectedSOPInstanceUID Allergies AnnotationGroupDescription
+    ApprovalStatusDateTime Arbitrary AssertionExpirationDateTime AuthorObserverSequence BeamDescription BolusDescription
+    BranchOfService CalibrationDate CalibrationTime CameraOwnerName CassetteID CertificateOfSigner CertifiedTimestamp
+    ChannelDerivationDescription ChannelLabel ClinicalTrialProtocolEthicsCommitteeApprovalNumber
+    ClinicalTrialSeriesDescription ClinicalTrialSeriesID ClinicalTrialTimePointDescription CommentsOnRadiationDose
+    CommentsOnThePerformedProcedureStep CompensatorDescription ConfidentialityConstraintOnPatientDataDescription
+    ConsultingPhysicianIdentificationSequence ContainerComponentID ContainerDescription
+    ContentCreatorIdentificationCodeSequence ContentSequence ContrastBolusStartTime ContrastBolusStopTime
+    ContributionDateTime ContributionDescription CountryOfResidence CreationDate CreationTime CurrentObserverTrial
+    CurrentPatientLocation CurveDate CurveTime CustodialOrganizationSequence DataSetTrailingPadding
+    DateOfDocumentOrVerbalTransactionTrial DateOfInstallation DateOfLastCalibration DateOfManufacture
+    DateOfSecondaryCapture DateTimeOfLastCalibration DecompositionDescription DerivationDescription DeviceDescription
+    DeviceSettingDescription DigitalSignaturesSequence DischargeDate DischargeDiagnosisDescription DischargeTime
+    DisplacementReferenceLabel DistributionAddress DistributionName DoseReferenceDescription EncapsulatedDocument
+    EntityDescription EntityName EquipmentFrameOfReferenceDescription EthicsCommitteeApprovalEffectivenessEndDate
+    EthicsCommitteeApprovalEffectivenessStartDate EthnicGroup EthnicGroupCodeSequence ExpectedCompletionDateTime
+    FilterLookupTableDescription FindingsGroupRecordingDateTrial FindingsGroupRecordingTimeTrial
+    FixationDeviceDescription FlowIdentifier FlowIdentifierSequence FractionGroupDescription FrameComments
+    FrameOriginTimestamp GPSAltitude GPSAltitudeRef GPSAreaInformation GPSDOP GPSDateStamp GPSDestBearing
+    GPSDestBearingRef GPSDestDistance GPSDestDistanceRef GPSDestLatitude GPSDestLatitudeRef GPSDestLongitude
+    GPSDestLongitudeRef GPSDifferential GPSImgDirection GPSImgDirectionRef GPSLatitude GPSLatitudeRef GPSLongitude
+    GPSLongitudeRef GPSMapDatum GPSMeasureMode GPSProcessingMethod GPSSatellites GPSSpeed GPSSpeedRef GPSStatus
+    GPSTimeStamp GPSTrack GPSTrackRef GPSVersionID GantryID GeneratorID GraphicAnnotationSequence
+    HL7DocumentEffectiveTime HardcopyCreationDeviceID HumanPerformerName HumanPerformerOrganization IconImageSequence
+    IdentifyingComments ImageComments ImagePresentationComments ImagingServiceRequestComments Impressions
+    InstanceCoercionDateTime InstanceOriginStatus InstitutionAddress InstitutionCodeSequence InstitutionalDepartmentName
+    InstitutionalDepartmentTypeCodeSequence InsurancePlanIdentification IntendedFractionStartTime
+    IntendedRecipientsOfResultsIdentificationSequence InterpretationApprovalDate InterpretationApprovalTime
+    InterpretationApproverSequence InterpretationAuthor InterpretationDiagnosisDescription InterpretationID
+    InterpretationIDIssuer InterpretationRecordedDate InterpretationRecordedTime InterpretationRecorder
+    InterpretationText InterpretationTranscriber InterpretationTranscriptionDate InterpretationTranscriptionTime
+    InterventionDrugStartTime InterventionDrugStopTime IssueDateOfImagingServiceRequest IssueTimeOfImagingServiceRequest
+    IssuerOfAdmissionID IssuerOfAdmissionIDSequence IssuerOfClinicalTrialProtocolID IssuerOfClinicalTrialSeriesID
+    IssuerOfClinicalTrialSiteID IssuerOfClinicalTrialSubjectID IssuerOfClinicalTrialSubjectReadingID
+    IssuerOfClinicalTrialTimePointID IssuerOfPatientID IssuerOfServiceEpisodeID IssuerOfServiceEpisodeIDSequence
+    IssuerOfTheContainerIdentifierSequence IssuerOfTheSpecimenIdentifierSequence LastMenstrualDate LensMake LensModel
+    LensSerialNumber LensSpecification LongDeviceDescription MAC MakerNote MedicalAlerts MedicalRecordLocator
+    MilitaryRank ModifiedAttributesSequence ModifiedImageDate ModifiedImageDescription ModifiedImageTime
+    ModifyingDeviceID MultienergyAcquisitionDescription MultiplexGroupLabel NameOfPhysiciansReadingStudy
+    NamesOfIntendedRecipientsOfResults NetworkID NonconformingDataElementValue NonconformingModifiedAttributesSequence
+    ObservationDateTrial ObservationStartDateTime ObservationTimeTrial Occupation OperatorIdentificationSequence
+    OrderCallbackPhoneNumber OrderCallbackTelecomInformation OrderEnteredBy OrderEntererLocation
+    OriginalAttributesSequence Originator OtherClinicalTrialProtocolIDsSequence OtherPatientIDs OtherPatientIDsSequence
+    OtherPatientNames OverlayDate OverlayTime ParticipantSequence PatientAddress PatientAge PatientBirthName
+    PatientBirthTime PatientComments PatientInstitutionResidence PatientInsurancePlanCodeSequence PatientMotherBirthName
+    PatientPrimaryLanguageCodeSequence PatientPrimaryLanguageModifierCodeSequence PatientReligiousPreference
+    PatientSetupPhotoDescription PatientSize PatientState PatientTelecomInformation PatientTelephoneNumbers
+    PatientTransportArrangements PatientTreatmentPreparationMethodDescription
+    PatientTreatmentPreparationProcedureParameterDescription PatientWeight PerformedLocation
+    PerformedProcedureStepDescription PerformedProcedureStepEndDate PerformedProcedureStepEndDateTime
+    PerformedProcedureStepEndTime PerformedProcedureStepID PerformedProcedureStepStartDate
+    PerformedProcedureStepStartDateTime PerformedProcedureStepStartTime PerformedStationAETitle
+    PerformedStationGeographicLocationCodeSequence PerformedStationName PerformedStationNameCodeSequence
+    PerformingPhysicianIdentificationSequence PerformingPhysicianName PersonAddress PersonIdentificationCodeSequence
+    PersonTelecomInformation PersonTelephoneNumbers PhysicianApprovingInterpretation PhysiciansOfRecord
+    PhysiciansOfRecordIdentificationSequence PhysiciansReadingStudyIdentificationSequence PlateID
+    PositionAcquisitionTemplateDescription PositionAcquisitionTemplateName PreMedication PregnancyStatus
+    PrescriptionDescription PrescriptionNotesSequence PresentationCreationDate PresentationCreationTime
+    PriorTreatmentDoseDescription ProcedureStepCancellationDateTime ProductExpirationDateTime PyramidDescription
+    PyramidLabel ROICreatorSequence ROIDateTime ROIDescription ROIGenerationDescription ROIInterpreterSequence
+    ROIObservationDateTime ROIObservationDescription ROIObservationLabel RTPlanDescription RTPlanName
+    RadiopharmaceuticalStartDateTime RadiopharmaceuticalStartTime RadiopharmaceuticalStopDateTime
+    RadiopharmaceuticalStopTime ReasonForOmissionDescription ReasonForRequestedProcedureCodeSequence ReasonForStudy
+    ReasonForTheImagingServiceRequest ReasonForTheRequestedProcedure ReasonForVisit ReasonForVisitCodeSequence
+    ReceivingAE ReferencedDigitalSignatureSequence ReferencedPatientAliasSequence ReferencedPatientPhotoSequence
+    ReferencedPatientSequence ReferencedSOPInstanceMACSequence ReferringPhysicianAddress
+    ReferringPhysicianIdentificationSequence ReferringPhysicianTelephoneNumbers RegionOfResidence
+    RequestAttributesSequence RequestedContrastAgent RequestedProcedureComments RequestedProcedureID
+    RequestedProcedureLocation RequestedSeriesDescription RequestingAE RequestingPhysician RequestingService
+    RespiratoryMotionCompensationTechniqueDescription ResponsibleOrganization ResponsiblePerson ResultsComments
+    ResultsDistributionListSequence ResultsID ResultsIDIssuer RetrieveAETitle SOPAuthorizationDateTime
+    ScheduledAdmissionDate ScheduledAdmissionTime ScheduledDischargeDate ScheduledDischargeTime
+    ScheduledHumanPerformersSequence ScheduledPatientInstitutionResidence
+    ScheduledPerformingPhysicianIdentificationSequence ScheduledPerformingPhysicianName
+    ScheduledProcedureStepDescription ScheduledProcedureStepEndDate ScheduledProcedureStepEndTime
+    ScheduledProcedureStepExpirationDateTime ScheduledProcedureStepID ScheduledProcedureStepLocation
+    ScheduledProcedureStepModificationDateTime ScheduledProcedureStepStartDate ScheduledProcedureStepStartDateTime
+    ScheduledProcedureStepStartTime ScheduledStationAETitle ScheduledStationGeographicLocationCodeSequence
+    ScheduledStationName ScheduledStationNameCodeSequence ScheduledStudyLocation ScheduledStudyLocationAETitle
+    ScheduledStudyStartDate ScheduledStudyStartTime ScheduledStudyStopDate ScheduledStudyStopTime
+    SecondaryCaptureDeviceID SelectorOBValue SelectorUNValue SeriesDescription ServiceEpisodeDescription
+    ServiceEpisodeID SetupTechniqueDescription ShieldingDeviceDescription SlideIdentifier SmokingStatus SourceIdentifier
+    SourceManufacturer SpecialNeeds SpecimenAccessionNumber SpecimenDetailedDescription SpecimenPreparationSequence
+    SpecimenShortDescription StationAETitle StructureSetDescription StructureSetName StudyArrivalDate StudyArrivalTime
+    StudyComments StudyCompletionDate StudyCompletionTime StudyDescription StudyIDIssuer StudyReadDate StudyReadTime
+    StudyVerifiedDate StudyVerifiedTime SubstanceAdministrationDateTime TelephoneNumberTrial TemplateLocalVersion
+    TemplateVersion TextComments TextString TimeOfDocumentCreationOrVerbalTransactionTrial TimeOfLastCalibration
+    TimeOfSecondaryCapture TimezoneOffsetFromUTC TopicAuthor TopicKeywords TopicSubject TopicTitle
+    TransducerIdentificationSequence TreatmentSites UDISequence UniqueDeviceIdentifier
+    VerbalSourceIdentifierCodeSequenceTrial VerbalSourceTrial VerifyingObserverIdentificationCodeSequence
+    VerifyingObserverSequence VisitComments WaveformAnnotationSequence WaveformFilterDescription XRayDetectorLabel
+    """
+)
+# What other programs remove, too, and an image is read without: numbers of orders, and what is retired.
+REMOVED |= words(
+    """
+    AlgorithmDescriptionTrial AnatomicLocationOfExaminingInstrumentDescriptionTrial AnatomicPerspectiveDescriptionTrial
+    AssignedLocation BibliographicCitationTrial BoardingPassID CarrierID CoordinatesSetGeometricTypeTrial
+    FillerOrderNumberImagingServiceRequestRetired FillerOrderNumberProcedure FindingsFlagTrial
+    IdentificationDescriptionTrial ImageID InterpretationStatusID InterpretationTypeID LocalNamespaceEntityID
+    MeasurementAutomationTrial ModifiedImageID ObservationSubjectClassTrial ObservationSubjectContextFlagTrial
+    ObserverContextFlagTrial OwnerID PixelCoordinatesSetTrial PlacerOrderNumberImagingServiceRequestRetired
+    PlacerOrderNumberProcedure PotentialThreatObjectID PrintJobID PrintQueueID ProcedureContextFlagTrial
+    ReferencedObjectObservationClassTrial ReferencedObservationClassTrial RepairID ReportProductionStatusTrial
+    ReportStatusCommentTrial ReportStatusIDTrial RouteID RouteSegmentEndLocationID RouteSegmentID
+    RouteSegmentStartLocationID SpecimenDescriptionTrial StorageMediaFileSetID StudyComponentStatusID StudyPriorityID
+    StudyStatusID TypeOfPatientID UniformResourceLocatorTrial UniversalEntityID UrgencyOrPriorityAlertsTrial
+    VisitStatusID
+    """
+)
+# Z, X/Z, X/Z/D.
+EMPTIED = words(
+    """
+    AccessionNumber AcquisitionDate AcquisitionDateTime AcquisitionTime BarcodeValue CalibrationDateTime
+    ClinicalTrialCoordinatingCenterName ClinicalTrialProtocolName ClinicalTrialSiteID ClinicalTrialSiteName
+    ClinicalTrialTimePointID ConceptualVolumeCombinationDescription ConceptualVolumeDescription ConsultingPhysicianName
+    DeviceAlternateIdentifier DeviceSerialNumber FillerOrderNumberImagingServiceRequest FractionationNotes
+    InstanceCreationTime InstitutionName LabelText ManufacturerDeviceIdentifier OperatorsName ParticipationDateTime
+    PatientBirthDate PatientSex PatientSexNeutered PlacerOrderNumberImagingServiceRequest PrescriptionNotes
+    ROIInterpreter ROIName RTAccessoryDeviceSlotID RTAccessoryHolderSlotID RTPhysicianIntentNarrative
+    RadiationGenerationModeDescription ReasonForSuperseding ReferringPhysicianName RequestedProcedureDescription
+    ReviewDate ReviewTime ReviewerName SourceOfPreviousValues SourceSerialNumber StationName StructureSetDate
+    StructureSetTime StudyDate StudyID StudyTime TreatmentMachineName TreatmentTechniqueNotes
+    """
+)
+# D, Z/D, X/D: something has to stand there.
+FILLED = words(
+    """
+    AcquisitionDeviceProcessingDescription AcquisitionFieldOfViewLabel AnnotationGroupLabel AssertionDateTime
+    AttributeModificationDateTime BeamHoldTransitionDateTime ClinicalTrialProtocolEthicsCommitteeName
+    ClinicalTrialProtocolID ClinicalTrialSponsorName ClinicalTrialSubjectID ClinicalTrialSubjectReadingID
+    ContainerIdentifier ContentCreatorName ContentDate ContentTime ContextGroupLocalVersion ContextGroupVersion
+    ContrastBolusAgent Date DateOfLastDetectorCalibration DateTime DecayCorrectionDateTime DestinationAE DetectorID
+    DeviceLabel DigitalSignatureDateTime EffectiveDateTime EndAcquisitionDateTime EntityLabel EntityLongLabel
+    ExclusionStartDateTime FirstTreatmentDate FrameAcquisitionDateTime FrameReferenceDateTime FunctionalSyncPulse
+    HangingProtocolCreationDateTime ImpedanceMeasurementDateTime InformationIssueDateTime InstanceCreationDate
+    InstructionPerformedDateTime IntendedPhaseEndDate IntendedPhaseStartDate InterlockDateTime InterlockDescription
+    InterlockOriginDescription ModifyingSystem MostRecentTreatmentDate ObservationDateTime OverrideDateTime PersonName
+    ProtocolName RTPlanDate RTPlanLabel RTPlanTime RTPrescriptionLabel RTToleranceSetLabel RTTreatmentApproachLabel
+    RadiationDoseIdentificationLabel RadiationDoseInVivoMeasurementLabel RadiationGenerationModeLabel
+    ReasonForTheAttributeModification RecordedRTControlPointDateTime ReferencedDateTime SafePositionExitDate
+    SafePositionExitTime SafePositionReturnDate SafePositionReturnTime SelectorAEValue SelectorASValue SelectorDAValue
+    SelectorDTValue SelectorLOValue SelectorLTValue SelectorPNValue SelectorSHValue SelectorSTValue SelectorTMValue
+    SelectorURValue SelectorUTValue SeriesDate SeriesTime SourceEndDateTime SourceStartDateTime
+    SourceStrengthReferenceDate SourceStrengthReferenceTime SpecimenIdentifier StartAcquisitionDateTime
+    StructureSetLabel Time TimeOfLastDetectorCalibration TreatmentControlPointDate TreatmentControlPointTime
+    TreatmentDate TreatmentPositionGroupLabel TreatmentSite TreatmentTime TreatmentToleranceViolationDateTime
+    TreatmentToleranceViolationDescription UnformattedTextValue UserContentLabel UserContentLongLabel
+    VerificationDateTime VerifyingObserverName VerifyingOrganization XRayDetectorID XRaySourceID
+    """
+)
+# What research may ask to keep, by the code (PS3.16, CID 7050) of the option of the profile that it belongs to.
+KEEPABLE = {
+    "113105": words(
+        """
+        AcquisitionDeviceProcessingDescription ContrastBolusAgent DerivationDescription ProtocolName ROIName RTPlanLabel
+        RequestedProcedureDescription SeriesDescription StructureSetLabel StudyDescription
+        """
+    ),
+    "113108": words("EthnicGroup PatientAge PatientSex PatientSexNeutered PatientSize PatientWeight PregnancyStatus"),
+    "113109": words("DetectorID DeviceSerialNumber StationName"),
+    "113112": words("InstitutionName InstitutionalDepartmentName"),
+}
