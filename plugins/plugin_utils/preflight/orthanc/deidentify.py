@@ -24,7 +24,7 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
     yield from scripts.of_role(orthanc, "orthanc_deidentify")
     if len(str(orthanc.variables["orthanc_deidentify_secret"])) < SHORTEST:
         yield (
-            f"orthanc_deidentify_secret: pseudonyms are calculated with it, so it needs at least {SHORTEST} letters; give it"
+            f"orthanc_deidentify_secret: pseudonyms are made by it, so it needs at least {SHORTEST} letters; give it"
             ' "{{ vault_orthanc_deidentify_secret }}", and call make secrets.'
         )
     titles = [
