@@ -112,6 +112,8 @@ def inside(site: Site, host: Host, facts: dict[str, str]) -> dict[str, Any]:
     facts["Storage"] = f"{'database' if site.database_storage else site.storage_dir}, {free} of {size} GiB free"
     counts = (f"{held.get(f'Count{level}')} {level.lower()}" for level in ("Patients", "Studies", "Instances"))
     facts["Held before"] = ", ".join(counts)
+    if found["worklists"]:
+        facts["Worklists"] = counted(found["worklists"]["Steps"], "step", "steps")
     for name, waits in found["routes"].get("Destinations", {}).items():
         facts[f"Sent on to {name}"] = waiting(waits)
     return found

@@ -66,6 +66,7 @@ print(
                     "MaximumPatientCount",
                     "MaximumStorageMode",
                     "MaximumStorageSize",
+                    "PacsDeidentify",
                     "PacsIngest",
                     "PacsPythonScripts",
                     "PacsRoutes",
@@ -90,7 +91,8 @@ print(
             "index": ask("/changes?last", right)[0],
             "system": json.loads(ask("/system", right)[1] or "{}"),
             "plugins": plugins,
-            # What waits to be sent on; nothing where the script that does it is not there.
+            # What modalities ask for, and what waits to be sent on; nothing where no script does it.
+            "worklists": json.loads(ask("/pacs/worklists", right)[1] or "{}"),
             "routes": json.loads(ask("/pacs/routes", right)[1] or "{}"),
             "versions": {
                 name: json.loads(ask(f"/plugins/{name}", right)[1] or "{}").get("Version", "")

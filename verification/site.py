@@ -40,6 +40,8 @@ class Site:
     script_tests: dict[str, dict[str, Any]]
     rule_scripts: dict[str, str]
     ingest: list[dict[str, Any]]
+    deidentify: list[dict[str, Any]]
+    worklists: str
     routes: list[dict[str, Any]]
     webhooks: list[str]
     config_dir: str

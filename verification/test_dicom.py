@@ -280,8 +280,8 @@ def test_storage_is_committed(scp: Site, modality: str, series: list[Image], rec
 
 
 def test_worklists_answer(scp: Site, modality: str) -> None:
-    if "worklists" not in scp.plugins:
-        pytest.skip("orthanc_plugins does not have worklists")
+    if "worklists" not in scp.plugins and not scp.worklists:
+        pytest.skip("orthanc_plugins does not have worklists, and orthanc_worklists_table is empty")
     step, query = Dataset(), Dataset()
     step.ScheduledStationAETitle, step.Modality = modality, "CT"
     query.PatientID, query.ScheduledProcedureStepSequence = PATIENT_ID, [step]
@@ -289,6 +289,40 @@ def test_worklists_answer(scp: Site, modality: str) -> None:
         expect_outcome(scp, opened, "accepted", "orthanc_modalities (AET, Host), orthanc_dicom_port")
         *_, (status, _) = opened.send_c_find(query, ModalityWorklistInformationFind)
     expect("last status of C-FIND in worklists", 0, status.get("Status"), "orthanc_modalities (AllowFindWorklist)")
+
+
+def steps(site: Site, modality: str, station: str, dates: str, number: str) -> list[Dataset]:
+    """Ask for worklists, and return the answers."""
+    step, query = Dataset(), Dataset()
+    step.ScheduledStationAETitle, step.ScheduledProcedureStepStartDate = station, dates
+    query.AccessionNumber, query.ScheduledProcedureStepSequence = number, [step]
+    with association(site, modality, site.aet, [build_context(ModalityWorklistInformationFind)]) as opened:
+        expect_outcome(site, opened, "accepted", "orthanc_modalities (AET, Host), orthanc_dicom_port")
+        *pending, (status, _) = opened.send_c_find(query, ModalityWorklistInformationFind)
+    expect("last status of C-FIND in worklists", 0, status.get("Status"), "orthanc_modalities (AllowFindWorklist)")
+    return [answer for _status, answer in pending if answer]
+
+
+def test_worklists_of_the_table_are_found(scp: Site, modality: str, client: Client) -> None:
+    """Neither names nor numbers of patients are for a report."""
+    if not scp.worklists:
+        pytest.skip("orthanc_worklists_table is empty")
+    # Others may write into it meanwhile.
+    for _ in range(5):
+        before = client.json_at("/pacs/worklists")["Steps"]
+        found = steps(scp, modality, "*", "19000101-99991231", "*")
+        if before == client.json_at("/pacs/worklists")["Steps"]:
+            break
+    # Those that are files come with them.
+    several = len(found) if "worklists" in scp.plugins else before
+    expect("steps that a modality finds", True, len(found) == several >= before, "orthanc_worklists_table")
+    expect("steps of a station that there is not", 0, len(steps(scp, modality, "PACS-NOBODY", "", "")))
+    for answer in found[:1]:
+        (step,) = answer.ScheduledProcedureStepSequence
+        date, number = str(step.ScheduledProcedureStepStartDate), str(answer.AccessionNumber)
+        again = steps(scp, modality, f"{step.ScheduledStationAETitle[:3]}*", f"{date}-{date}", f"{number[:-1]}?")
+        expect("the first step is found again", True, number in [one.AccessionNumber for one in again])
+        expect("it is none of another day", 0, len(steps(scp, modality, "*", "19000101-19000102", number)))
 
 
 def test_stranger_is_refused(scp: Site) -> None:

@@ -148,10 +148,18 @@ def test_inside_scripts_are_those_of_the_inventory(site: Site, host: Host, insid
         # The inventory may name others of the host.
         if paths:
             expect(option, paths, inside["options"][option], "orthanc_scripts, orthanc_ingest, orthanc_routes")
-    expect("PacsIngest", site.ingest, inside["options"]["PacsIngest"] or [], "orthanc_ingest; playbooks/site.yml")
+    for option, rules in (("PacsIngest", site.ingest), ("PacsDeidentify", site.deidentify)):
+        expect(option, rules, inside["options"][option] or [], "orthanc_ingest, orthanc_deidentify; playbooks/site.yml")
     start = "$(systemctl show orthanc --property=ExecMainStartTimestamp --timestamp=us+utc --value)"
     unread = host.check_output(f'cd %s && {files} -newermt "{start}"', site.config_dir).split()
     expect("scripts that are newer than the Orthanc that runs", [], unread, "systemctl restart orthanc")
+
+
+def test_inside_worklists_are_read(site: Site, inside: dict[str, Any]) -> None:
+    told, see = inside["worklists"], "orthanc_worklists_table; journalctl -u orthanc"
+    expect("table of worklists", site.worklists, told.get("Table", ""), see)
+    expect("why it cannot be read", "", told.get("Problem", ""), see)
+    expect("lines of it that are left out", [], told.get("LeftOut", []), see)
 
 
 def test_inside_routes_deliver(site: Site, inside: dict[str, Any]) -> None:

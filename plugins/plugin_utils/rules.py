@@ -14,12 +14,15 @@ OPTIONS = {
     "orthanc_routes": "PacsRoutes",
     "orthanc_webhooks": "PacsWebhooks",
     "orthanc_deidentify": "PacsDeidentify",
+    "orthanc_worklists_table": "PacsWorklists",
 }
 # In the order in which they run; each is there for any of these variables.
 SCRIPTS = {
-    "pacs_tags.py": tuple(OPTIONS),
+    "pacs_tags.py": ("orthanc_ingest", "orthanc_routes", "orthanc_webhooks", "orthanc_deidentify"),
     "pacs_ingest.py": ("orthanc_ingest",),
     "pacs_routes.py": ("orthanc_routes", "orthanc_webhooks"),
+    "pacs_worklist_table.py": ("orthanc_worklists_table",),
+    "pacs_worklists.py": ("orthanc_worklists_table",),
     # The last one, after what others make of an image.
     "pacs_profile.py": ("orthanc_deidentify",),
     "pacs_deidentify.py": ("orthanc_deidentify",),

@@ -411,6 +411,12 @@ HOST = [
         ),
         "known.update(PacsIngest=[{'when': {'StationName': 'OTHER'}, 'refuse': True}])",
     ),
+    Breakage(
+        "a line of the worklists is wrong",
+        ("test_host::test_inside_worklists_are_read",),
+        "echo 4712,Doe >> /etc/pacs/worklists/table.csv",
+        ("/etc/pacs/worklists/table.csv",),
+    ),
     options(
         "somebody has left a route",
         ("test_host::test_inside_routes_deliver",),

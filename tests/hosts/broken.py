@@ -50,6 +50,10 @@ INGEST = [
     {"when": {"StationName": "VERIFY-0815"}, "refuse": True},
     {"when": {"InstitutionName": "Old name*"}, "set": {"InstitutionName": "New name"}, "remove": ["PatientComments"]},
 ]
+WORKLISTS = """PatientID,PatientName,AccessionNumber,Modality,ScheduledStationAETitle,ScheduledProcedureStepStartDate,\
+ScheduledProcedureStepStartTime
+4711,Doe^Jane,A-1,CT,STATION,2026-12-01,14:30
+"""
 
 
 class Site:
@@ -86,6 +90,9 @@ class Site:
                 variables["verification_accepted_risks"] = ["routing"]
                 variables["orthanc_plugins"] = [*SITE["orthanc_plugins"], "python"]
                 variables["orthanc_ingest"] = INGEST
+                table = folder / "worklists.csv"
+                table.write_text(WORKLISTS, encoding="utf-8")
+                variables |= {"orthanc_worklists_table": str(table), "orthanc_worklists_table_from": "control"}
             (lab.folder / "host_vars" / f"{name}.json").write_text(json.dumps(variables), encoding="utf-8")
 
     def describe(self) -> None:

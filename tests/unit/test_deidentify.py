@@ -509,8 +509,19 @@ def test_by_who_sends_it(load: Load, orthanc: Any) -> None:
     assert "is refused" in orthanc.said.pop()
 
 
+def test_first_rule_counts_whoever_sends(load: Load, orthanc: Any) -> None:
+    load({"from": ["MR1"], "keep": ["PatientSex"]}, {"when": {"Modality": "CT"}})
+    orthanc.RestApiPost = lambda _path, image: orthanc.posted.append(image) or b'{"Status": "Success"}'
+    one = traced(PatientSex="F")
+    assert orthanc.received(one, DICOM) == (KEEP, None), "who sends it is not known yet"
+    assert [orthanc.stored(Instance(one, sender)) for sender in ("MR1", "CT1")] == [0xB000, 0xB000]
+    assert [read(image).PatientSex for image in orthanc.posted] == ["F", ""]
+    assert read(orthanc.received(one, HTTP)[1]).PatientSex == ""
+    assert orthanc.stored(Instance(traced(Modality="US"), "CT1")) == 0
+
+
 def test_nothing_is_done_twice(load: Load, orthanc: Any) -> None:
-    load({"when": {"Modality": "CT"}}, {"from": "*"})
+    load({"when": {"Modality": "CT"}}, {"from": ["*"]})
     _action, changed = orthanc.received(traced(), DICOM)
     assert orthanc.stored(Instance(changed, "CT1")) == 0
     orthanc.RestApiPost = lambda _path, image: orthanc.posted.append(image) or b'{"Status": "Success"}'

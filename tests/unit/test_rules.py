@@ -45,9 +45,11 @@ class Host:
 def compare(host: Host, **options: Any) -> None:
     site: Any = Site.__new__(Site)
     rules = {LOADER: "1", "pacs_tags.py": "2", "pacs_ingest.py": "3"}
-    vars(site).update(scripts={"own.py": "4"}, rule_scripts=rules, ingest=[{"refuse": True}], config_dir=FOLDER)
+    vars(site).update(scripts={"own.py": "4"}, rule_scripts=rules, config_dir=FOLDER)
+    vars(site).update(ingest=[{"refuse": True}], deidentify=[])
     paths = [f"{FOLDER}/{name}" for name in ("own.py", "pacs_tags.py", "pacs_ingest.py")]
-    inside = {"LuaScripts": None, "PacsPythonScripts": paths, "PacsIngest": [{"refuse": True}]} | options
+    inside = {"LuaScripts": None, "PacsPythonScripts": paths, "PacsIngest": [{"refuse": True}], "PacsDeidentify": None}
+    inside |= options
     there: Any = host
     compared(site, there, {"options": inside})
 
@@ -68,6 +70,7 @@ def test_those_of_the_inventory_pass() -> None:
         ({name: one for name, one in GOOD.items() if one != "4"}, {}, "{'own.py': 'is missing'}"),
         (GOOD, {"PacsPythonScripts": [f"{FOLDER}/own.py"]}, "PacsPythonScripts"),
         (GOOD, {"PacsIngest": None}, "PacsIngest"),
+        (GOOD, {"PacsDeidentify": [{}]}, "PacsDeidentify"),
     ],
 )
 def test_others_are_told_by_their_names(sums: dict[str, str], options: dict[str, Any], told: str) -> None:

@@ -28,9 +28,8 @@ from pacs_tags import fits, matches
 
 OPTIONS = json.loads(orthanc.GetConfiguration())
 RULES, SECRET = OPTIONS["PacsDeidentify"], OPTIONS["PacsDeidentifySecret"].encode()
-# Who sends is known by C-STORE alone, and only when Orthanc is about to store it.
-BY_SENDER = [rule for rule in RULES if rule.get("from")]
-BY_TAGS = [rule for rule in RULES if not rule.get("from")]
+# Who sends is known of a C-STORE alone, and only when Orthanc is about to store it.
+BY_SENDER = any(rule.get("from") for rule in RULES)
 # PS3.7, C.5: refused, not authorized. PS3.4, B.2-1: stored, with other data elements.
 REFUSED, COERCED = 0x0124, 0xB000
 # What Orthanc itself refuses, whatever the way in.
@@ -263,36 +262,48 @@ made: dict[int, str] = {}
 storing: set[int] = set()
 
 
+def rule_for(tags: dict[str, Any], sender: str | None = None) -> dict[str, Any] | None:
+    """Return the first rule that is for an image.
+
+    :param sender: its title; empty where nobody has one, and nothing where it is not known yet.
+    """
+    for rule in RULES:
+        senders = rule.get("from")
+        if fits(rule, tags) and (not senders or sender is None or (sender and matches(sender, senders))):
+            return rule
+    return None
+
+
 def received(image: bytes, origin: Any) -> tuple[Any, bytes | None]:
     thread = threading.get_ident()
     made.pop(thread, None)
+    by_modality = origin == orthanc.InstanceOrigin.DICOM_PROTOCOL
     if thread in storing:
         return orthanc.ReceivedInstanceAction.KEEP_AS_IS, None
     try:
         tags = tags_of(orthanc.CreateDicomInstance(image))
-        rule = next((rule for rule in BY_TAGS if fits(rule, tags)), None)
-        # A rule without conditions is for all.
-        done = None if rule is None else tried(image, rule, tags)
+        rule = rule_for(tags, None if by_modality else "")
+        # Where it depends on who sends it, it is decided below.
+        if rule is None or (by_modality and rule.get("from")):
+            return orthanc.ReceivedInstanceAction.KEEP_AS_IS, None
+        done = tried(image, rule, tags)
     except BaseException as error:
         orthanc.LogError(f"orthanc_deidentify: an image is refused, since it cannot be read: {type(error).__name__}")
         return orthanc.ReceivedInstanceAction.MODIFY, NOTHING
-    if rule is None:
-        return orthanc.ReceivedInstanceAction.KEEP_AS_IS, None
     if not done:
         return orthanc.ReceivedInstanceAction.MODIFY, NOTHING
-    if origin == orthanc.InstanceOrigin.DICOM_PROTOCOL:
+    if by_modality:
         made[thread] = done[1]
     return orthanc.ReceivedInstanceAction.MODIFY, done[0]
 
 
 def stored(dicom: Any) -> int:
-    """Store another one instead of an image, by who sends it."""
+    """Store another one instead of an image, where that depends on who sends it."""
     thread, tags = threading.get_ident(), tags_of(dicom)
     if made.pop(thread, None) == tags.get("SOPInstanceUID"):
         return 0
-    sender = dicom.GetInstanceRemoteAet()
-    rule = next((rule for rule in BY_SENDER if matches(sender, rule["from"]) and fits(rule, tags)), None)
-    if not rule:
+    rule = rule_for(tags, dicom.GetInstanceRemoteAet())
+    if rule is None:
         return 0
     done = tried(dicom.GetInstanceData(), rule, tags)
     if not done:
@@ -305,7 +316,6 @@ def stored(dicom: Any) -> int:
     return COERCED if answer["Status"] in ("Success", "AlreadyStored") else REFUSED
 
 
-if BY_TAGS or BY_SENDER:
-    orthanc.RegisterReceivedInstanceCallback(received)
+orthanc.RegisterReceivedInstanceCallback(received)
 if BY_SENDER:
     orthanc.RegisterIncomingCStoreInstanceFilter(stored)

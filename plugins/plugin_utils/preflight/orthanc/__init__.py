@@ -24,6 +24,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc im
     plugins,
     routes,
     scripts,
+    worklists,
 )
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import RELEASE, Orthanc, tables
 
@@ -106,7 +107,8 @@ def problems(host: Host) -> Iterator[str]:
     yield from folders.problems(orthanc, _of_method(host, "FOLDERS", ()))
     yield from _of_method(host, "problems", None)(orthanc)
     checks = (database.problems, plugins.problems, options.problems, dicom.modalities, dicom.tls, peers.problems)
-    for check in (*checks, scripts.problems, ingest.problems, deidentify.problems, routes.problems, imports.problems):
+    rules = (scripts.problems, ingest.problems, deidentify.problems, worklists.problems, routes.problems)
+    for check in (*checks, *rules, imports.problems):
         yield from check(orthanc)
     if host.probe:
         yield from database.left_behind(variables, host.probe)
@@ -146,7 +148,7 @@ def notices(host: Host) -> Iterator[str]:
     orthanc = Orthanc(host)
     if host.probe and host.probe["index"]:
         yield from database.dumped(orthanc, host.probe["index"])
-    for check in (options.notices, plugins.notices, dicom.notices, peers.notices):
+    for check in (options.notices, plugins.notices, dicom.notices, peers.notices, worklists.notices):
         yield from check(orthanc)
 
 

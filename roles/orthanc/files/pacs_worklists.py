@@ -1,0 +1,75 @@
+"""Answers modalities that ask for their worklist, out of the table that orthanc_worklists_table says.
+
+The table is looked at whenever somebody asks, and read again where it is another one: so it may be on whatever file
+system, and nothing has to be told of a change.
+"""
+
+import json
+import os
+import threading
+from typing import Any
+
+import orthanc
+from pacs_worklist_table import Problem, rows, told
+
+
+class Table:
+    """The steps of a table, as they were when it could be read last."""
+
+    def __init__(self, path: str) -> None:
+        self.path, self.lock = path, threading.Lock()
+        self.seen: Any = None
+        self.steps: list[bytes] = []
+        self.wrong: dict[int, str] = {}
+        self.problem = ""
+
+    def read(self) -> list[bytes]:
+        """Return the steps that are in it now; where it cannot be read, those of before."""
+        with self.lock:
+            try:
+                with open(self.path, "rb") as file:
+                    state = os.fstat(file.fileno())
+                    seen = (state.st_ino, state.st_size, state.st_mtime_ns)
+                    if seen == self.seen:
+                        return self.steps
+                    steps, wrong = rows(file.read())
+            except (OSError, Problem) as error:
+                why = f"{self.path}: {(isinstance(error, OSError) and error.strerror) or error}"
+                self.seen = None
+                self.tell(why, self.wrong)
+                return self.steps
+            self.seen, self.steps = seen, steps
+            self.tell("", wrong)
+            return steps
+
+    def tell(self, problem: str, wrong: dict[int, str]) -> None:
+        if problem and problem != self.problem:
+            orthanc.LogError(f"orthanc_worklists_table: {problem}; what it had before is answered")
+        # What a line has is about a patient, and is not for the log.
+        for line, why in sorted(wrong.items()):
+            if self.wrong.get(line) != why:
+                orthanc.LogWarning(f"orthanc_worklists_table: line {line} is left out: {why}")
+        self.problem, self.wrong = problem, wrong
+
+
+table = Table(json.loads(orthanc.GetConfiguration())["PacsWorklists"])
+
+
+def found(answers: Any, query: Any, _sender: str, _title: str) -> None:
+    for step in table.read():
+        if query.WorklistIsMatch(step):
+            answers.WorklistAddAnswer(query, step)
+
+
+def answer(output: Any, _uri: str, **request: Any) -> None:
+    """GET tells how many steps there are, and which lines are left out."""
+    if request["method"] != "GET":
+        output.SendMethodNotAllowed("GET")
+        return
+    steps = table.read()
+    state = {"Table": table.path, "Steps": len(steps), "Problem": table.problem, "LeftOut": told(table.wrong)}
+    output.AnswerBuffer(json.dumps(state, indent=2, ensure_ascii=False) + "\n", "application/json")
+
+
+orthanc.RegisterWorklistCallback(found)
+orthanc.RegisterRestCallback("/pacs/worklists", answer)
