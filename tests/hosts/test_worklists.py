@@ -67,7 +67,7 @@ class Site:
         *found, (status, _) = association.send_c_find(query, ModalityWorklistInformationFind)
         association.release()
         assert status.Status == 0, status
-        return [answer for _status, answer in found]
+        return [answer for _status, answer in found if answer]
 
     def numbers(self, host: str, **asked: str) -> list[str]:
         return sorted(str(one.AccessionNumber) for one in self.find(host, **asked))

@@ -8,6 +8,7 @@ import json
 import pathlib
 import re
 import runpy
+import socket
 import sqlite3
 import ssl
 import sys
@@ -141,7 +142,7 @@ class Site:
     def start(self) -> None:
         names = runpy.run_path(str(SCRIPT))
         self.router, self.answer, self.changed = names["router"], names["answer"], names["changed"]
-        self.thread, self.drop = names["thread"], names["drop"]
+        self.thread, self.drop, self.call = names["thread"], names["drop"], names["Call"]
         self.base = self.router.start()
         self.router.begun = True
         # Nothing here is for ever.
@@ -718,6 +719,57 @@ def test_webhook_is_known_by_its_certificate(
     site.kill()
     site.until(lambda: not site.told()["Waiting"])
     assert len(Hook.told) == 1
+
+
+class Endless:
+    """A server that says a byte now and then, for ever."""
+
+    def __init__(self, beginning: bytes) -> None:
+        self.beginning, self.ended, self.came = beginning, threading.Event(), 0
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listening.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while not self.ended.is_set():
+            with contextlib.suppress(OSError), self.listening.accept()[0] as taken:
+                self.came += 1
+                taken.sendall(self.beginning)
+                while not self.ended.wait(0.02):
+                    taken.sendall(b"x")
+
+
+@pytest.mark.parametrize(
+    "scheme, beginning",
+    [
+        ("http", b""),
+        ("http", b"HTTP/1.1 200 OK\r\nX-Never-Ends: "),
+        # A record of TLS that is longer than what comes.
+        ("https", b"\x16\x03\x03\x3f\xff"),
+    ],
+)
+def test_webhook_that_never_ends_holds_nobody_up(
+    site: Site, server: http.server.ThreadingHTTPServer, scheme: str, beginning: bytes
+) -> None:
+    endless, good = Endless(beginning), f"http://127.0.0.1:{server.server_port}/"
+    bad = f"{scheme}://127.0.0.1:{endless.port}/"
+    del site.orthanc.options["PacsRoutes"]
+    site.orthanc.options["PacsWebhooks"] = [{"url": bad}, {"url": good}]
+    site.kill()
+    site.call.IN_ALL = 0.5
+    for study in ("a", "b"):
+        site.orthanc.store(study, f"{study}1")
+    site.go(61)
+    site.until(lambda: site.told()["Destinations"][bad]["Failed"] == 2)
+    assert {row["Error"] for row in site.told()["Waiting"]} == {"it has not answered within 0 s"}
+    site.until(lambda: len(Hook.told) == 2)
+    assert endless.came >= 2
+    for thread in threading.enumerate():
+        if thread.name == "pacs_webhook":
+            thread.join(60)
+            assert not thread.is_alive(), "it is ended"
+    endless.ended.set()
+    endless.listening.close()
 
 
 def test_it_goes_on_after_an_error_and_ends_with_orthanc(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

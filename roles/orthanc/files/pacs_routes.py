@@ -7,13 +7,15 @@ jobs do the sending: a call that waits would keep all of Python waiting.
 
 import contextlib
 import functools
+import http.client
 import json
 import os
+import socket
 import sqlite3
 import ssl
 import threading
 import time
-import urllib.request
+import urllib.parse
 import uuid
 from typing import Any
 
@@ -77,30 +79,66 @@ def images_of(study: str) -> dict[str, list[str]]:
     return found
 
 
-class Call(urllib.request.HTTPRedirectHandler):
-    """A request to a webhook, in a thread of its own: all of Python does not wait for it."""
+class Call:
+    """A request to a webhook, in a thread of its own: all of Python does not wait for it.
 
-    SECONDS = 30
+    No redirection is followed, since the token is for one server, and no proxy is asked.
+    """
+
+    # For how long a server may be silent, and until when all of it has to be done: one that sends a byte now and then
+    # would keep those waiting that come after.
+    SECONDS, IN_ALL = 30.0, 60.0
 
     def __init__(self, url: str, token: str, authorities: str, told: dict[str, Any]) -> None:
         self.error: str | None = None
-        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
-        self._request = urllib.request.Request(url, json.dumps(told).encode(), headers)
-        self._authorities = authorities
+        self._url, self._body, self._authorities = urllib.parse.urlsplit(url), json.dumps(told).encode(), authorities
+        self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
+        self._socket: socket.socket | None = None
+        self._late = False
         self.thread = threading.Thread(target=self._run, name="pacs_webhook", daemon=True)
         self.thread.start()
 
-    def redirect_request(self, *_given: Any) -> None:
-        """Follow none: the token is for one server."""
-
     def _run(self) -> None:
+        watch = threading.Timer(self.IN_ALL, self._end)
+        watch.daemon = True
+        watch.start()
         try:
-            context = ssl.create_default_context(cafile=self._authorities or None)
-            way = urllib.request.HTTPSHandler(context=context), urllib.request.ProxyHandler({}), self
-            with urllib.request.build_opener(*way).open(self._request, timeout=self.SECONDS):
-                pass
+            self._ask()
         except Exception as error:
             self.error = str(error) or type(error).__name__
+        finally:
+            watch.cancel()
+        if self._late:
+            self.error = f"it has not answered within {self.IN_ALL:.0f} s"
+
+    def _ask(self) -> None:
+        host, port = self._url.hostname or "", self._url.port
+        connection = http.client.HTTPConnection(host, port or (443 if self._url.scheme == "https" else 80))
+        try:
+            self._connect(connection)
+            path = urllib.parse.urlunsplit(("", "", self._url.path or "/", self._url.query, ""))
+            connection.request("POST", path, self._body, {"Host": self._url.netloc, **self._headers})
+            answer = connection.getresponse()
+            if not 200 <= answer.status < 300:
+                self.error = f"HTTP Error {answer.status}: {answer.reason}"
+        finally:
+            connection.close()
+
+    def _connect(self, connection: http.client.HTTPConnection) -> None:
+        self._socket = connection.sock = socket.create_connection((connection.host, connection.port), self.SECONDS)
+        if self._url.scheme == "https":
+            context = ssl.create_default_context(cafile=self._authorities or None)
+            # So that it can be ended meanwhile.
+            secured = context.wrap_socket(
+                connection.sock, server_hostname=connection.host, do_handshake_on_connect=False
+            )
+            self._socket = connection.sock = secured
+            secured.do_handshake()
+
+    def _end(self) -> None:
+        self._late = True
+        with contextlib.suppress(AttributeError, OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)  # type: ignore[union-attr]
 
 
 def later(attempts: int, between: tuple[float, float]) -> float:
