@@ -1,0 +1,190 @@
+"""Studies that are sent on to a real Orthanc, as a modality and as a peer, out of a container and out of PostgreSQL.
+
+The destination is away while they come, and the senders are killed on the way; in the end it has all of them, as they
+are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import json
+import pathlib
+import subprocess
+from typing import Any
+
+import pydicom
+import pytest
+import requests
+import yaml
+
+from tests.hosts.conftest import ROOT, Lab
+from tests.hosts.test_rules import image, wait
+
+pytestmark = pytest.mark.later
+LAB = {
+    "name": "routes",
+    "pacs": {"release": "trixie", "volumes": ["/var/lib/docker"]},
+    "old": "bookworm-installed",
+    "archive": "trixie-installed",
+}
+SENDERS = ["pacs", "old"]
+STUDIES = 12
+# An image as a site has it made: with a plugin that the public ones have, and the stand-ins of the lab have not.
+OWN = "pacs-lab-own:1.12.7"
+DOCKERFILE = """
+FROM pacs-lab:trixie-installed
+RUN apt-get update -q && apt-get install -y -q --no-install-recommends orthanc-python python3-pydicom && apt-get clean
+"""
+PAIR = ROOT / "inventories" / "pair"
+SITE: dict[str, Any] = {
+    **yaml.safe_load((PAIR / "group_vars" / "all" / "main.yml").read_text(encoding="utf-8")),
+    "verification_level": "probe",
+    "verification_modality": "",
+}
+ROUTES = [{"to": "archive", "when": {"Modality": "CT"}}, {"to": "archive-web", "when": {"Modality": "MR"}}]
+
+
+class Site:
+    def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
+        self.lab, self.inventory = lab, folder / "inventory"
+        self.inventory.mkdir()
+        hosts = {"hosts": dict.fromkeys(lab.address)}
+        groups = {"orthanc": hosts, "nginx": hosts, "postgresql": {"hosts": {"old": None}}}
+        (self.inventory / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
+        address = lab.address["archive"]
+        # Both are one Orthanc: it is known as a modality and as a peer.
+        sender: dict[str, Any] = {
+            "orthanc_modalities": lab.modalities | {"archive": {"AET": "ARCHIVE", "Host": address, "Port": 4242}},
+            "orthanc_peers": {
+                "archive-web": {
+                    "Url": f"https://{address}/",
+                    "Username": "peer",
+                    "Password": "{{ vault_orthanc_peer_password }}",
+                }
+            },
+            "orthanc_plugins": ["dicomweb", "python"],
+            "orthanc_routes": ROUTES,
+            "orthanc_settings": {"StableAge": 3, "JobsHistorySize": 1},
+        }
+        own: dict[str, dict[str, Any]] = {
+            "pacs": sender
+            | {
+                "orthanc_install_method": "docker",
+                "orthanc_docker_image": OWN,
+                "orthanc_docker_plugin_dir": "/usr/share/orthanc/plugins",
+            },
+            "old": sender
+            | {
+                "orthanc_database": "postgresql",
+                "orthanc_database_password": "{{ vault_orthanc_database_password }}",
+            },
+            "archive": {
+                "orthanc_modalities": lab.modalities
+                | {name: {"AET": name.upper(), "Host": lab.address[name], "Port": 4242} for name in SENDERS}
+            },
+        }
+        (lab.folder / "host_vars").mkdir()
+        for name, variables in own.items():
+            content = json.dumps(SITE | {"orthanc_aet": name.upper()} | variables)
+            (lab.folder / "host_vars" / f"{name}.json").write_text(content, encoding="utf-8")
+        self.sessions: dict[str, requests.Session] = {}
+
+    def bring_image(self) -> None:
+        """Have the image on the host, as one that was made there: no registry has it."""
+        subprocess.run(["docker", "build", "--quiet", "--tag", OWN, "-"], input=DOCKERFILE, text=True, check=True)
+        install = "DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends"
+        self.lab.shell(f"apt-get update -q && {install} docker.io")
+        load = ["docker", "exec", "-i", self.lab.container(), "docker", "load"]
+        with subprocess.Popen(["docker", "save", OWN], stdout=subprocess.PIPE) as saved:
+            subprocess.run(load, stdin=saved.stdout, check=True)
+
+    def play(self, playbook: str = "site", check: bool = True, **variables: Any) -> str:
+        return self.lab.play(playbook, variables, inventory=self.inventory, check=check).stdout
+
+    def ask(self, host: str, method: str, path: str, data: bytes | None = None) -> requests.Response | None:
+        """Ask an Orthanc, which may have been killed; nothing where it does not answer well."""
+        if host not in self.sessions:
+            self.sessions[host] = self.lab.session(host)
+        with contextlib.suppress(requests.RequestException):
+            answer = self.sessions[host].request(method, self.lab.url(path, host), data=data, timeout=60)
+            return answer if answer.ok else None
+        return None
+
+    def told(self, host: str) -> dict[str, Any]:
+        found: dict[str, Any] = wait(lambda: self.ask(host, "GET", "/pacs/routes")).json()
+        return found
+
+    def kill(self, host: str) -> None:
+        self.lab.shell("pkill -9 -x Orthanc", host)
+
+    def there(self, uid: str) -> bytes:
+        """Return the file that the archive has of an image; nothing where it has none."""
+        found = self.ask("archive", "POST", "/tools/lookup", uid.encode())
+        for one in found.json() if found else []:
+            file = self.ask("archive", "GET", f"/instances/{one['ID']}/file")
+            return file.content if file else b""
+        return b""
+
+
+def read(content: bytes) -> pydicom.Dataset:
+    return pydicom.dcmread(io.BytesIO(content))
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    made = Site(lab, tmp_path_factory.mktemp("routes"))
+    made.bring_image()
+    made.play("certificates")
+    made.play()
+    return made
+
+
+def test_it_is_proved_and_stays(site: Site) -> None:
+    assert ": as wanted." in " ".join(site.play("verify").split())
+    for host in SENDERS:
+        told = site.told(host)
+        assert (told["Problem"], sorted(told["Destinations"])) == ("", ["archive", "archive-web"])
+    assert site.lab.shell("docker ps --format '{{.Image}}'").strip()
+
+
+@pytest.mark.parametrize("host", SENDERS)
+def test_every_study_arrives(site: Site, host: str) -> None:
+    studies = {}
+    for study in range(STUDIES):
+        kind = "MR_small.dcm" if study % 3 == 2 else "CT_small.dcm"
+        studies.update(image(host, study, number, kind) for number in range(3))
+    foreign = dict([image(host, 100, 0, "CT_small.dcm", Modality="OT")])
+    site.lab.shell("systemctl stop orthanc", "archive")
+    for number, content in enumerate((*studies.values(), *foreign.values())):
+        wait(functools.partial(site.ask, host, "POST", "/instances", content))
+        if number == len(studies) // 2:
+            site.kill(host)
+    wait(lambda: sum(one["Failed"] for one in site.told(host)["Destinations"].values()) > 1)
+    site.kill(host)
+    wait(lambda: site.ask(host, "GET", "/system"))
+    site.lab.shell("systemctl start orthanc", "archive")
+    wait(lambda: site.ask("archive", "GET", "/system"))
+    assert wait(lambda: site.ask(host, "POST", "/pacs/routes"))
+    wait(lambda: len(wait(lambda: site.ask("archive", "GET", "/instances")).json()) > 5)
+    # In the middle of it the destination is killed, and then the sender.
+    site.kill("archive")
+    site.kill(host)
+    wait(lambda: site.ask("archive", "GET", "/system"))
+    wait(lambda: (told := site.told(host)) and not told["Waiting"] and not told["Arriving"], 600)
+    for uid, content in studies.items():
+        found = read(wait(functools.partial(site.there, uid)))
+        assert found == read(content)
+    assert not site.there(next(iter(foreign)))
+
+
+def test_what_comes_later_follows(site: Site) -> None:
+    """A peer and a modality, without a kill: within seconds."""
+    for host in SENDERS:
+        late = dict(image(host, 0, number, "CT_small.dcm") for number in (7, 8))
+        for content in late.values():
+            assert site.ask(host, "POST", "/instances", content)
+        for uid, content in late.items():
+            assert read(wait(functools.partial(site.there, uid))) == read(content)
+        assert site.told(host)["Problem"] == ""
