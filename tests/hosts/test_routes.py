@@ -151,7 +151,7 @@ def test_it_is_proved_and_stays(site: Site) -> None:
 
 @pytest.mark.parametrize("host", SENDERS)
 def test_every_study_arrives(site: Site, host: str) -> None:
-    studies = {}
+    studies: dict[str, bytes] = {}
     for study in range(STUDIES):
         kind = "MR_small.dcm" if study % 3 == 2 else "CT_small.dcm"
         studies.update(image(host, study, number, kind) for number in range(3))
