@@ -88,7 +88,8 @@ class Site:
                 test = {"send": str(get_testdata_file("CT_small.dcm")), "tags": {"Modality": "CT"}}
                 variables["orthanc_scripts"] = [{"file": str(script), "test": test}]
                 variables["verification_accepted_risks"] = ["routing"]
-                variables["orthanc_plugins"] = [*SITE["orthanc_plugins"], "python"]
+                # The other one has the plugin worklists.
+                variables["orthanc_plugins"] = ["dicomweb", "gdcm", "python"]
                 variables["orthanc_ingest"] = INGEST
                 table = folder / "worklists.csv"
                 table.write_text(WORKLISTS, encoding="utf-8")

@@ -153,7 +153,10 @@ class Output:
 def orthanc(tmp_path: pathlib.Path, read: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     made: Any = types.ModuleType("orthanc")
     made.said, made.file = [], tmp_path / "table.csv"
-    made.GetConfiguration = lambda: json.dumps({"PacsWorklists": str(made.file)})
+    (tmp_path / "folder").mkdir()
+    asked = {"Table": str(made.file), "Folder": str(tmp_path / "folder")}
+    made.GetConfiguration = lambda: json.dumps({"PacsWorklists": asked})
+    made.OrthancException = RuntimeError
     made.RegisterWorklistCallback = lambda callback: setattr(made, "found", callback)
     made.RegisterRestCallback = lambda _path, callback: setattr(made, "answer", callback)
     made.LogError = made.LogWarning = made.said.append
@@ -220,13 +223,42 @@ def test_a_table_that_cannot_be_read_takes_nothing_away(orthanc: Any) -> None:
     assert state(orthanc)["Problem"] == ""
 
 
+def test_files_are_found_beside_them(orthanc: Any, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    orthanc.file.write_bytes(table(GOOD))
+    folder = orthanc.file.with_name("folder")
+    (folder / "one.wl").write_bytes(read.rows(table(GOOD.replace("A-1", "F-1")))[0][0])
+    (folder / "gone.wl").symlink_to(folder / "nowhere")
+    (folder / "other.txt").write_bytes(b"x")
+    assert [ask(orthanc, wanted) for wanted in ("A-1", "F-1")] == [1, 1]
+    (folder / "a.wl").write_bytes(b"bad")
+    before = Query.WorklistIsMatch
+
+    def match(query: Query, step: bytes) -> bool:
+        if step == b"bad":
+            raise RuntimeError("Bad file format")
+        return before(query, step)
+
+    monkeypatch.setattr(Query, "WorklistIsMatch", match)
+    assert [ask(orthanc, wanted) for wanted in ("A-1", "F-1")] == [1, 1]
+    assert orthanc.said.pop() == "orthanc_worklists_dir: a file is no worklist: Bad file format"
+
+
+def test_letters_that_orthanc_would_leave_out(read: Any, orthanc: Any) -> None:
+    japanese = GOOD.replace("M\u00fcller", "\u7530\u4e2d")
+    assert [len(read.rows(table(GOOD, japanese), encoding)[0]) for encoding in ("Utf8", "Latin1", "Ascii")] == [2, 1, 0]
+    # Orthanc's own, if nothing else is asked for.
+    orthanc.file.write_bytes(table(GOOD, japanese))
+    assert ask(orthanc, "A-1") == 1
+    assert "line 3 is left out: PatientName: Orthanc answers in Latin1, which has not its letters" in orthanc.said.pop()
+
+
 def test_it_is_only_told(orthanc: Any) -> None:
     output = Output()
     orthanc.answer(output, "/pacs/worklists", method="POST")
     assert output.told == "GET"
 
 
-PYTHON: dict[str, Any] = {"orthanc_plugins": ["dicomweb", "python", "worklists"]}
+PYTHON: dict[str, Any] = {"orthanc_plugins": ["dicomweb", "python"]}
 FOLDER, TABLE = "orthanc_worklists_dir", "orthanc_worklists_table"
 
 
@@ -244,7 +276,16 @@ def test_good_places_pass(tmp_path: pathlib.Path) -> None:
         ({FOLDER: "/home/ris/worklists"}, FOLDER, "Orthanc does not see what is in /home/ris/worklists"),
         ({FOLDER: "/srv/worklists", "orthanc_plugins": []}, FOLDER, "add it to orthanc_plugins"),
         (
-            {FOLDER: "/srv/worklists", "orthanc_settings": {"Worklists": {"Database": "/srv/x"}}},
+            {TABLE: "/srv/today.csv", "orthanc_plugins": ["python", "worklists"]},
+            TABLE,
+            "take worklists out of orthanc_plugins",
+        ),
+        (
+            {
+                FOLDER: "/srv/worklists",
+                "orthanc_plugins": ["worklists"],
+                "orthanc_settings": {"Worklists": {"Database": "/srv/x"}},
+            },
             "orthanc_settings",
             "it names a folder too",
         ),

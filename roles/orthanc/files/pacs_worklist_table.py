@@ -33,9 +33,29 @@ class Problem(Exception):
     """What is wrong with a table as a whole."""
 
 
-def rows(content: bytes) -> tuple[list[bytes], dict[int, str]]:
+# How Python calls what Orthanc calls so (DefaultEncoding).
+ENCODINGS = {
+    **{f"Latin{number}": f"iso8859-{number}" for number in (1, 2, 3, 4)},
+    "Ascii": "ascii",
+    "Latin5": "iso8859-9",
+    "Cyrillic": "iso8859-5",
+    "Windows1251": "cp1251",
+    "Arabic": "iso8859-6",
+    "Greek": "iso8859-7",
+    "Hebrew": "iso8859-8",
+    "Thai": "tis-620",
+    "Japanese": "shift_jis",
+    "JapaneseKanji": "iso2022_jp",
+    "Chinese": "gb18030",
+    "Korean": "euc_kr",
+    "SimplifiedChinese": "gb2312",
+}
+
+
+def rows(content: bytes, encoding: str = "Utf8") -> tuple[list[bytes], dict[int, str]]:
     """Return an answer for each good line, and by their numbers what is wrong with the others.
 
+    :param encoding: that of Orthanc's answers, which leave out what it has not.
     :raises Problem: if the first line does not say which columns there are.
     """
     # What is no UTF-8 is told by its line.
@@ -61,12 +81,27 @@ def rows(content: bytes) -> tuple[list[bytes], dict[int, str]]:
         try:
             if len(fields) > len(columns) and any(fields[len(columns) :]):
                 raise ValueError(f"it has {len(fields)} fields, and there are {len(columns)} columns")
-            found.append(answer(dict(zip(columns, fields, strict=False))))
+            given = dict(zip(columns, fields, strict=False))
+            step = answer(given)
+            written(given, encoding)
+            found.append(step)
         except ValueError as error:
             wrong[number] = str(error)
     if not columns:
         raise Problem("it is empty; its first line names the columns")
     return found, wrong
+
+
+def written(fields: dict[str, str], encoding: str) -> None:
+    """See whether Orthanc can answer with these letters."""
+    for column, value in fields.items():
+        try:
+            value.encode(ENCODINGS.get(encoding, "utf-8"))
+        except UnicodeEncodeError:
+            why = (
+                f"Orthanc answers in {encoding}, which has not its letters; set orthanc_settings.DefaultEncoding: Utf8"
+            )
+            raise ValueError(f"{column}: {why}") from None
 
 
 def named(columns: list[str]) -> list[str]:

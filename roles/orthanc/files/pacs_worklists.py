@@ -1,12 +1,15 @@
-"""Answers modalities that ask for their worklist, out of the table that orthanc_worklists_table says.
+"""Answers modalities that ask for their worklist, out of the table that orthanc_worklists_table says, and of files.
 
 The table is looked at whenever somebody asks, and read again where it is another one: so it may be on whatever file
-system, and nothing has to be told of a change.
+system, and nothing has to be told of a change. Orthanc asks one plugin for worklists, so this one takes the files, too.
 """
 
+import contextlib
 import json
 import os
+import pathlib
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import orthanc
@@ -16,8 +19,8 @@ from pacs_worklist_table import Problem, rows, told
 class Table:
     """The steps of a table, as they were when it could be read last."""
 
-    def __init__(self, path: str) -> None:
-        self.path, self.lock = path, threading.Lock()
+    def __init__(self, path: str, encoding: str) -> None:
+        self.path, self.encoding, self.lock = path, encoding, threading.Lock()
         self.seen: Any = None
         self.steps: list[bytes] = []
         self.wrong: dict[int, str] = {}
@@ -32,7 +35,7 @@ class Table:
                     seen = (state.st_ino, state.st_size, state.st_mtime_ns)
                     if seen == self.seen:
                         return self.steps
-                    steps, wrong = rows(file.read())
+                    steps, wrong = rows(file.read(), self.encoding)
             except (OSError, Problem) as error:
                 why = f"{self.path}: {(isinstance(error, OSError) and error.strerror) or error}"
                 self.seen = None
@@ -52,13 +55,25 @@ class Table:
         self.problem, self.wrong = problem, wrong
 
 
-table = Table(json.loads(orthanc.GetConfiguration())["PacsWorklists"])
+OPTIONS = json.loads(orthanc.GetConfiguration())
+FOLDER = OPTIONS["PacsWorklists"]["Folder"]
+table = Table(OPTIONS["PacsWorklists"]["Table"], OPTIONS.get("DefaultEncoding") or "Latin1")
+
+
+def files() -> Iterator[bytes]:
+    """Return the files that others write; one that goes meanwhile is none."""
+    for path in sorted(pathlib.Path(FOLDER).glob("*.wl")):
+        with contextlib.suppress(OSError):
+            yield path.read_bytes()
 
 
 def found(answers: Any, query: Any, _sender: str, _title: str) -> None:
-    for step in table.read():
-        if query.WorklistIsMatch(step):
-            answers.WorklistAddAnswer(query, step)
+    for step in (*table.read(), *files()):
+        try:
+            if query.WorklistIsMatch(step):
+                answers.WorklistAddAnswer(query, step)
+        except orthanc.OrthancException as error:
+            orthanc.LogWarning(f"orthanc_worklists_dir: a file is no worklist: {error}")
 
 
 def answer(output: Any, _uri: str, **request: Any) -> None:

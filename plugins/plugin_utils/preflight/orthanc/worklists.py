@@ -28,9 +28,10 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
     """Find what is wrong with where worklists come from."""
     variables = orthanc.variables
     folder, table = str(variables[FOLDER]), str(variables[TABLE])
-    yield from _place(FOLDER, folder)
-    if folder != DEFAULT:
-        if "worklists" not in variables["orthanc_plugins"]:
+    misplaced = list(_place(FOLDER, folder))
+    yield from misplaced
+    if folder != DEFAULT and not misplaced:
+        if "worklists" not in variables["orthanc_plugins"] and not table:
             yield f"{FOLDER}: the plugin worklists answers with what is in it; add it to orthanc_plugins."
         for name in ("orthanc_settings", "orthanc_settings_unchecked"):
             given = variables[name].get("Worklists")
@@ -39,17 +40,22 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
     if not table:
         return
     yield from scripts.of_role(orthanc, TABLE)
+    if "worklists" in variables["orthanc_plugins"]:
+        yield (
+            f"{TABLE}: Orthanc asks one plugin for worklists, and the script that reads the table answers with those of"
+            f" {FOLDER} as well; take worklists out of orthanc_plugins."
+        )
     if variables[f"{TABLE}_from"] == "host":
         yield from _place(TABLE, table)
     else:
-        yield from _read(table)[0]
+        yield from _read(orthanc, table)[0]
 
 
 def notices(orthanc: Orthanc) -> Iterator[str]:
     """Tell of lines that are left out, since the others are answered all the same."""
     table = str(orthanc.variables[TABLE])
     if table and orthanc.variables[f"{TABLE}_from"] == "control":
-        wrong = _read(table)[1]
+        wrong = _read(orthanc, table)[1]
         for line, why in sorted(wrong.items())[:TOLD]:
             yield f"{TABLE}: line {line} is left out: {why}."
         if len(wrong) > TOLD:
@@ -63,14 +69,15 @@ def _place(variable: str, path: str) -> Iterator[str]:
         yield f"{variable}: Orthanc does not see what is in {path}; choose a place such as /srv/worklists."
 
 
-def _read(table: str) -> tuple[list[str], dict[int, str]]:
+def _read(orthanc: Orthanc, table: str) -> tuple[list[str], dict[int, str]]:
     """Return what is wrong with a table of the control node as a whole, and with its lines."""
     file = os.path.expanduser(table)
     if not os.path.isabs(file) or not os.path.isfile(file) or not os.access(file, os.R_OK):
         return [f"{TABLE}: '{table}' is no file of the control node that can be read, by its absolute path."], {}
     script = _script()
     try:
-        return [], script.rows(pathlib.Path(file).read_bytes())[1]
+        encoding = str(orthanc.variables["orthanc_settings"].get("DefaultEncoding") or "Latin1")
+        return [], script.rows(pathlib.Path(file).read_bytes(), encoding)[1]
     except script.Problem as error:
         return [f"{TABLE}: '{table}': {error}."], {}
 
