@@ -95,7 +95,7 @@ class Site:
         """Have the image on the host, as one that was made there: no registry has it."""
         subprocess.run(["docker", "build", "--quiet", "--tag", OWN, "-"], input=DOCKERFILE, text=True, check=True)
         install = "DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends"
-        self.lab.shell(f"apt-get update -q && {install} docker.io")
+        self.lab.shell(f"apt-get update -q && {install} docker.io docker-cli && systemctl start docker")
         load = ["docker", "exec", "-i", self.lab.container(), "docker", "load"]
         with subprocess.Popen(["docker", "save", OWN], stdout=subprocess.PIPE) as saved:
             subprocess.run(load, stdin=saved.stdout, check=True)
