@@ -377,6 +377,7 @@ HOST = [
         "a plugin is not loaded",
         ("test_host::test_inside_plugins_are_loaded", "test_dicom::test_worklists_answer"),
         "known.update(Plugins=[name for name in known['Plugins'] if 'Worklists' not in name])",
+        site="far",
     ),
     Breakage(
         "somebody has left a script",

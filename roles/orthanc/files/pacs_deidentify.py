@@ -64,7 +64,6 @@ WORD, LONG = 3, 6
 MODIFIED = {"remove": ("REMOVED",), "shift": ("MODIFIED", "113107"), "keep": ("UNMODIFIED", "113106")}
 MEANINGS = {
     "113100": "Basic Application Confidentiality Profile",
-    "113105": "Clean Descriptors Option",
     "113106": "Retain Longitudinal Temporal Information Full Dates Option",
     "113107": "Retain Longitudinal Temporal Information Modified Dates Option",
     "113108": "Retain Patient Characteristics Option",
@@ -219,7 +218,7 @@ def deidentified(image: bytes, rule: dict[str, Any]) -> tuple[bytes, str]:
     dataset.PatientIdentityRemoved, dataset.DeidentificationMethod = "YES", "dicom.orthanc: PS3.15 Basic Profile"
     dataset.LongitudinalTemporalInformationModified = MODIFIED[dates][0]
     codes = ["113100", *MODIFIED[dates][1:]]
-    codes += [code for code, keywords in KEEPABLE.items() if keywords.intersection(rule.get("keep") or [])]
+    codes += [code for code, words in KEEPABLE.items() if code and words.intersection(rule.get("keep") or [])]
     dataset.DeidentificationMethodCodeSequence = [coded(code) for code in codes]
     # Nothing of the old one: it has titles, and a preamble has room for anything.
     meta = pydicom.dataset.FileMetaDataset()

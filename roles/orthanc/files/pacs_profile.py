@@ -166,8 +166,9 @@ FILLED = words(
     """
 )
 # What research may ask to keep, by the code (PS3.16, CID 7050) of the option of the profile that it belongs to.
+# Descriptions have none: nobody has read what else people have written there.
 KEEPABLE = {
-    "113105": words(
+    "": words(
         """
         AcquisitionDeviceProcessingDescription ContrastBolusAgent DerivationDescription ProtocolName ROIName RTPlanLabel
         RequestedProcedureDescription SeriesDescription StructureSetLabel StudyDescription
