@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import pathlib
 import re
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -242,11 +244,20 @@ def left(script: Any, image: bytes, theirs: Dataset) -> set[str]:
     return {str(path[-1]) for path in changed if ours.get(path) == filled[path]}
 
 
+@functools.cache
+def of_everything(other: Any) -> Dataset:
+    """Both take their time for so many elements."""
+    with tempfile.TemporaryDirectory() as folder:
+        found: Dataset = other(everything(), pathlib.Path(folder))
+        return found
+
+
 @pytest.mark.parametrize("other", [by_dicognito, by_deid])
 def test_all_that_others_take_out_is_taken_out(load: Load, tmp_path: pathlib.Path, other: Any) -> None:
     script, compared = load({}), 0
     excepted: set[str] = set()
-    for one in [everything(), *REAL.values()]:
+    assert left(script, everything(), of_everything(other)) <= EXCEPTED
+    for one in REAL.values():
         try:
             script.deidentified(one, {"burned_in": "said"})
             theirs = other(one, tmp_path)
@@ -257,12 +268,12 @@ def test_all_that_others_take_out_is_taken_out(load: Load, tmp_path: pathlib.Pat
         assert sorted(found - EXCEPTED) == []
         compared, excepted = compared + 1, excepted | found
     assert compared > 45
-    assert len(excepted) > 5
+    assert excepted or other is by_dicognito
 
 
-def test_exceptions_are_needed(load: Load, tmp_path: pathlib.Path) -> None:
+def test_exceptions_are_needed(load: Load) -> None:
     script, one = load({}), everything()
-    found = left(script, one, by_dicognito(one, tmp_path)) | left(script, one, by_deid(one, tmp_path))
+    found = {keyword for other in (by_dicognito, by_deid) for keyword in left(script, one, of_everything(other))}
     assert sorted(found) == sorted(EXCEPTED)
 
 
