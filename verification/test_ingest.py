@@ -1,4 +1,4 @@
-"""What orthanc_ingest makes of images: one is made for each entry, as its ``when`` and ``unless`` want it."""
+"""What orthanc_ingest and orthanc_deidentify make of images: one is made for each entry, as it wants them."""
 
 from __future__ import annotations
 
@@ -62,12 +62,7 @@ class Probe:
 def probes(rules: list[dict[str, Any]]) -> Iterator[Probe]:
     """Make an image for each entry, where the disposable patient may have one that it is for."""
     for number, rule in enumerate(rules, 1):
-        dataset = dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
-        dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 192", PATIENT_NAME
-        dataset.PatientID = SCRIPT_ID
-        for level in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
-            setattr(dataset, level, uid(f"rule {uuid.uuid4()}"))
-        dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+        dataset = _disposable()
         if not _made_fit(dataset, rule):
             continue
         now = texts(dataset)
@@ -80,9 +75,34 @@ def probes(rules: list[dict[str, Any]]) -> Iterator[Probe]:
         refused = any(one.get("refuse") and fits(one, now) for one in rules)
         # Under another number it would not be found again, if this run were killed.
         if refused or str(now["PatientID"]).startswith(MARK):
-            buffer = io.BytesIO()
-            dataset.save_as(buffer, enforce_file_format=True)
-            yield Probe(number, buffer.getvalue(), refused, {} if refused else changed)
+            yield Probe(number, _content(dataset), refused, {} if refused else changed)
+
+
+def for_research(rules: list[dict[str, Any]], ingest: list[dict[str, Any]]) -> Iterator[Probe]:
+    """Make an image for each entry of orthanc_deidentify that says by tags which images it is for."""
+    for number, rule in enumerate(rules, 1):
+        dataset = _disposable()
+        dataset.BurnedInAnnotation = "NO"
+        if rule.get("from") or not _made_fit(dataset, rule):
+            continue
+        if not any(one.get("refuse") and fits(one, texts(dataset)) for one in ingest):
+            yield Probe(number, _content(dataset), False, {})
+
+
+def _disposable() -> Dataset:
+    dataset = dcmread(str(get_testdata_file("CT_small.dcm", download=False)))
+    dataset.SpecificCharacterSet, dataset.PatientName = "ISO_IR 192", PATIENT_NAME
+    dataset.PatientID = SCRIPT_ID
+    for level in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        setattr(dataset, level, uid(f"rule {uuid.uuid4()}"))
+    dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+    return dataset
+
+
+def _content(dataset: Dataset) -> bytes:
+    buffer = io.BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
 
 
 def _made_fit(dataset: Dataset, rule: dict[str, Any]) -> bool:
@@ -166,3 +186,33 @@ def test_modalities_are_told_what_is_refused(scp: Site, modality: str, patient: 
             expect(what, REFUSED, opened.send_c_store(probe.dataset).get("Status"), SEE)
             found = patient.post("/tools/lookup", data=str(probe.dataset.SOPInstanceUID))
             expect("a refused image is found", [], found.json(), SEE)
+
+
+def test_images_for_research_have_no_patient(site: Site, patient: Client) -> None:
+    found = list(for_research(site.deidentify, site.ingest))
+    if not found:
+        pytest.skip("the disposable patient has no image for an entry of orthanc_deidentify")
+    for probe in found:
+        what, see = (
+            f"an image for entry {probe.entry} of orthanc_deidentify",
+            "orthanc_deidentify; journalctl -u orthanc",
+        )
+        answer = patient.post("/instances", data=probe.content)
+        expect(f"status of {what}", 200, answer.status_code, see)
+        instance = f"/instances/{answer.json()['ID']}"
+        try:
+            expect_nobody(patient.get(f"{instance}/file").content, probe, what, see)
+        finally:
+            # It is under a pseudonym, which the end of the run does not know.
+            patient.delete(instance)
+
+
+def expect_nobody(file: bytes, probe: Probe, what: str, see: str) -> None:
+    stored, sent = dcmread(io.BytesIO(file)), probe.dataset
+    expect(f"PatientIdentityRemoved of {what}", "YES", str(stored.get("PatientIdentityRemoved")), see)
+    known = [
+        SCRIPT_ID,
+        *PATIENT_NAME.split("^"),
+        *(str(sent[name].value) for name in FIXED if name.endswith("InstanceUID")),
+    ]
+    expect(f"what is known of the patient in {what}", [], [one for one in known if one.encode() in file], see)

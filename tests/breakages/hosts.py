@@ -412,6 +412,14 @@ HOST = [
         ),
         "known.update(PacsIngest=[{'when': {'StationName': 'OTHER'}, 'refuse': True}])",
     ),
+    options(
+        "somebody has changed which images are for research",
+        (
+            "test_host::test_inside_scripts_are_those_of_the_inventory",
+            "test_ingest::test_images_for_research_have_no_patient",
+        ),
+        "known.update(PacsDeidentify=[{'when': {'StationName': 'OTHER'}}])",
+    ),
     Breakage(
         "a line of the worklists is wrong",
         ("test_host::test_inside_worklists_are_read",),

@@ -91,6 +91,8 @@ class Site:
                 # The other one has the plugin worklists.
                 variables["orthanc_plugins"] = ["dicomweb", "gdcm", "python"]
                 variables["orthanc_ingest"] = INGEST
+                variables["orthanc_deidentify"] = [{"when": {"StationName": "VERIFY-0816"}}]
+                variables["orthanc_deidentify_secret"] = "{{ vault_orthanc_admin_password * 2 }}"
                 table = folder / "worklists.csv"
                 table.write_text(WORKLISTS, encoding="utf-8")
                 variables |= {"orthanc_worklists_table": str(table), "orthanc_worklists_table_from": "control"}

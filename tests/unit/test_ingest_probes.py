@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from pydicom.uid import UID
 
 from verification.expect import Unexpected
 from verification.patient import MARK
-from verification.test_ingest import Probe, expect_tags, probes, texts
+from verification.test_ingest import Probe, expect_nobody, expect_tags, for_research, probes, texts
 
 
 def only(*rules: dict[str, Any]) -> Probe:
@@ -86,3 +88,28 @@ def test_tags_are_compared() -> None:
         bad: Any = Archive(**{tag: text})
         with pytest.raises(Unexpected, match=f"entry 1 of orthanc_ingest: .*{tag}"):
             expect_tags(bad, "/instances/x", probe)
+
+
+def test_images_for_research() -> None:
+    rules: list[dict[str, Any]] = [
+        {"from": ["MR1"]},
+        {"when": {"StudyDescription": "*TRIAL"}},
+        {"when": {"PatientID": ""}},
+    ]
+    (probe,) = for_research(rules, [{"when": {"Modality": "US"}, "refuse": True}])
+    assert (probe.entry, probe.dataset.StudyDescription, probe.dataset.BurnedInAnnotation) == (2, "TRIAL", "NO")
+    assert not list(for_research(rules, [{"when": {"StudyDescription": "TRIAL"}, "refuse": True}]))
+    with pytest.raises(Unexpected, match="PatientIdentityRemoved of it: expected 'YES'"):
+        expect_nobody(probe.content, probe, "it", "there")
+    dataset = probe.dataset
+    dataset.PatientIdentityRemoved, dataset.PatientID, dataset.PatientName = "YES", "X", "X"
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    with pytest.raises(Unexpected, match="what is known of the patient in it"):
+        expect_nobody(buffer.getvalue(), probe, "it", "there")
+    for level in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        setattr(dataset, level, "1.2.3")
+    dataset.file_meta.MediaStorageSOPInstanceUID = UID("1.2.3")
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    expect_nobody(buffer.getvalue(), probe, "it", "there")
