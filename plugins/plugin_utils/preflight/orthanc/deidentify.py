@@ -7,8 +7,8 @@ from __future__ import annotations
 import fnmatch
 from collections.abc import Iterator
 
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import by_field
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import dicom, scripts
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.entries import by_field
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.routes import conditions
 
