@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import json
+import os
 import pathlib
 import subprocess
 from typing import Any
@@ -32,9 +33,10 @@ LAB = {
 SENDERS = ["pacs", "old"]
 STUDIES = 12
 # An image as a site has it made: with a plugin that the public ones have, and the stand-ins of the lab have not.
-OWN = "pacs-lab-own:1.12.7"
-DOCKERFILE = """
-FROM pacs-lab:trixie-installed
+LAB_IMAGE = os.environ.get("PACS_LAB_IMAGE") or "pacs-lab"
+OWN = f"{LAB_IMAGE}-standin:own"
+DOCKERFILE = f"""
+FROM {LAB_IMAGE}:trixie-installed
 RUN apt-get update -q && apt-get install -y -q --no-install-recommends orthanc-python python3-pydicom && apt-get clean
 """
 PAIR = ROOT / "inventories" / "pair"
