@@ -303,7 +303,10 @@ def traced(name: str = "CT_small.dcm", **more: Any) -> bytes:
     dataset = pydicom.dcmread(str(get_testdata_file(name)))
     dataset.SpecificCharacterSet = "ISO_IR 192"
     for tag, value in (TRACES | more).items():
-        setattr(dataset, tag, value)
+        if tag == "OverlayBitPosition":
+            dataset.add_new(0x60020102, "US", value)
+        else:
+            setattr(dataset, tag, value)
     dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
     dataset.file_meta.SourceApplicationEntityTitle = "BRANKOVICH"
     dataset.preamble = b"Brankovich".ljust(128, b" ")
@@ -379,6 +382,19 @@ def test_pseudonyms_are_the_same_for_the_same(load: Load) -> None:
     assert another.SOPInstanceUID != once[0].SOPInstanceUID
 
 
+def test_what_is_written_as_unknown(load: Load) -> None:
+    """As archives write what came without representations."""
+    known = traced(PatientName="Brankovich")
+    written = known.replace(b"\x10\0\x20\0LO\x0a\0HOSP-0815 ", b"\x10\0\x20\0UN\0\0\x0a\0\0\0HOSP-0815 ")
+    written = written.replace(b"\x10\0\x10\0PN\x0a\0Brankovich", b"\x10\0\x10\0UN\0\0\x0a\0\0\0Brankovich")
+    assert len(written) == len(known) + 8
+    found = load({}).deidentified(written, {})[0]
+    now = read(found)
+    assert now.PatientID == now.PatientName == read(load({}).deidentified(known, {})[0]).PatientID
+    assert b"Brankovich" not in found
+    assert b"HOSP-0815" not in found
+
+
 def test_dates(load: Load) -> None:
     given = {
         "StudyDate": "20240229",
@@ -440,6 +456,7 @@ KINDS = "1.2.840.10008.5.1.4.1.1."
         ({"SOPClassUID": f"{KINDS}88.11", "BurnedInAnnotation": "NO"}, "said", "a report or a document"),
         ({"SOPClassUID": f"{KINDS}104.1"}, "said", "a report or a document"),
         ({"SOPClassUID": "1.3.12.2.1107.5.9.1"}, "said", "none of the standard"),
+        ({"OverlayBitPosition": 15}, "said", "an overlay is drawn into its pixels"),
         ({"PixelData": b"  Brankovich".ljust(32768)}, "said", "written into its pixels"),
     ],
 )

@@ -135,6 +135,10 @@ def judge(dataset: Any, burned_in: str) -> None:
         raise Refusal("it is a report or a document, which people wrote")
     if said == "YES":
         raise Refusal("it says of itself that something is drawn into its pixels (BurnedInAnnotation)")
+    for group in range(0x6000, 0x6020, 2):
+        # Overlay Bit Position and Overlay Data: without the latter it is in bits of the pixels that nothing else needs.
+        if (group, 0x0102) in dataset and (group, 0x3000) not in dataset:
+            raise Refusal("an overlay is drawn into its pixels")
     if said == "NO" or burned_in == "said":
         return
     drawn = f"{kind}.".startswith(DRAWN) or "SCREEN" in plain(raw(dataset, "ImageType")).upper()
@@ -213,7 +217,10 @@ def deidentified(image: bytes, rule: dict[str, Any]) -> tuple[bytes, str]:
     """
     dataset = pydicom.dcmread(io.BytesIO(image))
     judge(dataset, rule.get("burned_in") or "usual")
-    Patient(dataset, rule).clean(dataset)
+    patient = Patient(dataset, rule)
+    patient.clean(dataset)
+    # Also where it was written as what nobody knows (UN), and went.
+    dataset.PatientID = dataset.PatientName = patient.new
     dates = rule.get("dates") or "remove"
     dataset.PatientIdentityRemoved, dataset.DeidentificationMethod = "YES", "dicom.orthanc: PS3.15 Basic Profile"
     dataset.LongitudinalTemporalInformationModified = MODIFIED[dates][0]
