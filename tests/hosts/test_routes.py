@@ -22,6 +22,8 @@ import yaml
 
 from tests.hosts.conftest import ROOT, Lab
 from tests.hosts.test_rules import image, wait
+from tests.hosts.test_worklists import HEAD
+from tests.hosts.test_worklists import ROWS as WORKLISTS
 
 pytestmark = pytest.mark.later
 LAB = {
@@ -45,6 +47,8 @@ SITE: dict[str, Any] = {
     "verification_level": "probe",
     "verification_modality": "",
 }
+# What the container sees of the host besides.
+TABLE = "/srv/ris/today.csv"
 ROUTES = [{"to": "archive", "when": {"Modality": "CT"}}, {"to": "archive-web", "when": {"Modality": "MR"}}]
 
 
@@ -76,6 +80,7 @@ class Site:
                 "orthanc_install_method": "docker",
                 "orthanc_docker_image": OWN,
                 "orthanc_docker_plugin_dir": "/usr/share/orthanc/plugins",
+                "orthanc_worklists_table": TABLE,
             },
             "old": sender
             | {
@@ -141,6 +146,7 @@ def read(content: bytes) -> pydicom.Dataset:
 def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
     made = Site(lab, tmp_path_factory.mktemp("routes"))
     made.bring_image()
+    made.lab.shell(f"mkdir -p {TABLE.rpartition('/')[0]}; echo '{HEAD}' > {TABLE}")
     made.play("certificates")
     made.play()
     return made
@@ -182,6 +188,15 @@ def test_every_study_arrives(site: Site, host: str) -> None:
         found = read(wait(functools.partial(site.there, uid)))
         assert found == read(content)
     assert not site.there(next(iter(foreign)))
+
+
+def test_container_reads_the_table_of_worklists(site: Site) -> None:
+    for number in (1, 2):
+        rows = [HEAD, *WORKLISTS[:number]]
+        script = f"cat > {TABLE}.new <<'END'\n{chr(10).join(rows)}\nEND\nmv {TABLE}.new {TABLE}"
+        site.lab.shell(f"mkdir -p {TABLE.rpartition('/')[0]}; {script}")
+        told = wait(lambda: site.ask("pacs", "GET", "/pacs/worklists")).json()
+        assert (told["Steps"], told["Problem"], told["LeftOut"]) == (number, "", [])
 
 
 def test_what_comes_later_follows(site: Site) -> None:
