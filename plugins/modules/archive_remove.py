@@ -68,7 +68,8 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.files import MARK, l
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import NAME as NAMED
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_upgrade import remove_dump
 
-INDEX = ("index", "index-wal", "index-shm", "index-journal", ".pacs-reserve")
+# With the name by which backups know an archive: what comes next is another one.
+INDEX = ("index", "index-wal", "index-shm", "index-journal", ".pacs-reserve", ".pacs-archive")
 # Of pacs_routes.py, wherever the index is.
 ROUTES = (".pacs-routes", ".pacs-routes-journal")
 LEVEL = re.compile(r"[0-9a-f]{2}")

@@ -133,6 +133,11 @@ KNOWN = {
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
     "plugins/modules/write_files.py": {"purge: [/etc/pacs/orthanc]": "an example"},
+    "roles/backup/files/pacs_backup.py": {
+        "target.with_name(target.name + end).unlink()": "the log of an earlier copy of the index, beside that copy",
+        "(self.stage / name).unlink(missing_ok=True)": "the copy of the index, in a folder of its own",
+    },
+    "roles/backup/tasks/configure.yml": {'purge: ["{{ __backup_dir }}"]': "/etc/pacs/backup"},
     "roles/nginx/tasks/main.yml": {
         'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
         "absent: __nginx_unwanted": "our own files, and the package's example",

@@ -1,0 +1,135 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the role backup asks of an inventory: an Orthanc that it can back up, and a place that lets it in."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.folders import CLOSED_FOLDERS
+
+RANGES = {"backup_pause_seconds": (1, 120)}
+KEEP = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
+_HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])"
+_SFTP = re.compile(rf"sftp:([a-z_][\w.-]*@{_HOST}:/[^\s:]+|//[a-z_][\w.-]*@{_HOST}(:\d+)?//[^\s:]+)")
+_S3 = re.compile(rf"s3:https?://{_HOST}(:\d+)?(/[\w.-]+)+/?")
+_ENGINES = {"postgresql": "PostgreSQL", "mysql": "MariaDB"}
+
+
+def packages(_host: Host) -> str:
+    return "__backup_packages"
+
+
+def inventory(host: Host) -> Iterator[str]:
+    if not host.has("orthanc"):
+        yield (
+            f"the group 'backup' has {host.name}, which has no Orthanc: it is for hosts of the group 'orthanc' whose"
+            " archive is backed up. Take it out; where the backups go is told by backup_repository."
+        )
+
+
+def problems(host: Host) -> Iterator[str]:
+    variables = host.variables
+    yield from _archive(host)
+    yield from _place(host, str(variables["backup_repository"]))
+    password = str(variables["backup_password"])
+    if not password:
+        yield f"backup_password: it is empty, and nothing is backed up that others could read; {values.SECRETS}"
+    elif len(password) < 16:
+        yield f"backup_password: it is shorter than 16 characters, which can be tried out; {values.SECRETS}"
+    calendar = str(variables["backup_calendar"])
+    if not re.fullmatch(r"[A-Za-z0-9*,./:~_ -]*[A-Za-z0-9*][A-Za-z0-9*,./:~_ -]*", calendar):
+        yield f"backup_calendar: '{calendar}' is no time as systemd has it in OnCalendar, such as *-*-* 02:00:00."
+    yield from _keep(variables["backup_keep"])
+    if variables["backup_ca"]:
+        yield from values.pem("backup_ca", str(variables["backup_ca"]))
+
+
+def _archive(host: Host) -> Iterator[str]:
+    """What can be backed up: all of an archive that is in files."""
+    engine = _ENGINES.get(host.variables["orthanc_database"])
+    plugin = "" if engine else host.internal("orthanc", "__orthanc_storage_library")
+    if engine:
+        yield (
+            f"orthanc_database: {host.name} is in the group 'backup', and its database is {engine}, which is not backed"
+            " up yet: SQLite alone is. Take the host out of that group, and back up database and files in another way."
+        )
+    elif plugin:
+        yield (
+            f"orthanc_plugins: {host.name} is in the group 'backup', and {plugin} keeps its DICOM files, which are not"
+            " backed up yet: those in orthanc_storage_dir alone are. Take the host out of that group."
+        )
+
+
+def _place(host: Host, repository: str) -> Iterator[str]:
+    variables = host.variables
+    if not repository:
+        yield (
+            f"backup_repository: it is empty. Say where the backups of {host.name} go: a folder on another disk,"
+            " sftp:USER@HOST:/FOLDER, or s3:https://HOST/BUCKET."
+        )
+    elif repository.startswith("/"):
+        yield from _folder(host, repository)
+    elif repository.startswith("sftp:"):
+        if not _SFTP.fullmatch(repository):
+            yield (
+                f"backup_repository: '{repository}' is not like sftp:USER@HOST:/FOLDER or, with a port,"
+                " sftp://USER@HOST:PORT//FOLDER."
+            )
+        for name, what in (("private_key", "logs in there"), ("known_hosts", "knows that server")):
+            if not str(variables[f"backup_sftp_{name}"]).strip():
+                yield f"backup_sftp_{name}: it is empty, and nothing else is there by which {host.name} {what}."
+    elif repository.startswith("s3:"):
+        if not _S3.fullmatch(repository):
+            yield f"backup_repository: '{repository}' is not like s3:https://HOST/BUCKET/FOLDER."
+        for name in ("key", "secret"):
+            if not variables[f"backup_s3_{name}"]:
+                yield f"backup_s3_{name}: it is empty, and S3 lets nobody in without it."
+    else:
+        yield (
+            f"backup_repository: '{repository}' is no absolute path, and begins neither with sftp: nor with s3:; other"
+            " places that restic knows are not served yet."
+        )
+
+
+def _folder(host: Host, folder: str) -> Iterator[str]:
+    """A folder of this host, which is to be there when the others are lost."""
+    if not re.fullmatch(r"/[^\s:%\\\"']*", folder) or not values.is_folder(folder):
+        yield (
+            f"backup_repository: '{folder}' is no absolute path in normal form, without white space, quotes, colon or"
+            " percent sign."
+        )
+        return
+    if folder in values.SYSTEM_FOLDERS or folder.startswith(tuple(f"{closed}/" for closed in CLOSED_FOLDERS)):
+        yield f"backup_repository: {folder} is a folder of the system or of its users; choose one on another disk."
+        return
+    names = ("orthanc_storage_dir", "orthanc_index_dir", "orthanc_config_dir", "orthanc_dump_dir")
+    others: dict[str, Any] = {str(host.variables[name]): name for name in names if host.variables[name]}
+    for other, name in {**others, "/etc/pacs": "the toolkit's own", "/var/lib/pacs": "the toolkit's own"}.items():
+        if posixpath.commonpath([folder, other]) in (folder, other):
+            yield f"backup_repository: {folder} and {other} ({name}) lie in one another; choose one on another disk."
+            return
+
+
+def _keep(keep: dict[str, Any]) -> Iterator[str]:
+    strange = [str(name) for name in keep if name not in KEEP]
+    if strange:
+        yield f"backup_keep: '{strange[0]}' is none of restic's names, which are {', '.join(KEEP)}."
+    for name, count in keep.items():
+        if name in KEEP and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 10_000):
+            yield f"backup_keep.{name}: '{count}' is no number of backups; choose one from 1 to 10000, or leave it out."
+    if not keep:
+        yield "backup_keep: it is empty, and no backup would be kept; say how many, as in {daily: 14}."
+
+
+def notices(host: Host) -> Iterator[str]:
+    if str(host.variables["backup_repository"]).startswith("/"):
+        yield (
+            f"backup_repository: the backups of {host.name} go to a folder of the same host. Whoever takes it over, and"
+            " what burns it down, takes them as well; docs/backup.md tells of other places."
+        )

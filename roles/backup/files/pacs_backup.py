@@ -1,0 +1,695 @@
+#!/usr/bin/python3
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Back up the Orthanc of this host by restic, and prove that what was backed up can be had again.
+
+Runs on the host, as root, with what Debian's Python has: by its units, and by the playbooks. What it is told stands
+beside it, in settings.json. docs/backup.md says what it promises.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import datetime
+import fcntl
+import glob
+import itertools
+import json
+import os
+import pathlib
+import re
+import select
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any, TextIO
+
+HERE = pathlib.Path(__file__).resolve().parent
+STATE = pathlib.Path("/var/lib/pacs/backup")
+LOCK = STATE / "lock"
+UNIT = "pacs-backup.service"
+# Beside the index, so that a file system that can share blocks copies it in no time.
+STAGE = ".pacs-backup"
+ARCHIVE = ".pacs-archive"
+# What is in the folder of the files beside them, and is no part of an archive.
+OURS = (".pacs-reserve", ".pacs-drill", ".pacs-restore")
+# What SQLite has beside the index in use, and has to be copied together with it.
+LOGS = ("-wal", "-journal")
+# How often the index is copied while it is in use, until nothing has come in between.
+TRIES = 10
+# How often all is gone through once more, where images went meanwhile.
+PASSES = 3
+# For how long a repository may be silent, in seconds, before it is called unreachable.
+SILENT = 120
+NAMED = 20
+MIB = 1 << 20
+
+
+class Failed(Exception):
+    """It cannot be done; the message says why, and what to do."""
+
+
+def now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
+
+
+def size(path: str | os.PathLike[str]) -> int:
+    """Return how big a file is; nothing if there is none."""
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def put(path: pathlib.Path, value: Any, mode: int = 0o644) -> None:
+    """Write JSON in one step, so that nobody reads half of it, and a loss of power leaves one or the other."""
+    candidate = path.with_name(f".{path.name}.new")
+    with open(os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+        json.dump(value, file, indent=2)
+        file.write("\n")
+        file.flush()
+        os.fchmod(file.fileno(), mode)
+        os.fsync(file.fileno())
+    os.replace(candidate, path)
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """Return what a file of JSON has; nothing if there is none, or half of one."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+# ---- The index, which its Orthanc alone may read: it is copied, and Orthanc is stopped for as long as that has to be.
+
+
+def holders(index: str) -> set[int]:
+    """Return the processes that have a file open: Orthanc, in a container too."""
+    try:
+        wanted = os.stat(index)
+    except FileNotFoundError:
+        return set()
+    found = set()
+    for path in glob.iglob("/proc/[0-9]*/fd/*"):
+        with contextlib.suppress(OSError):
+            seen = os.stat(path)
+            if (seen.st_dev, seen.st_ino) == (wanted.st_dev, wanted.st_ino):
+                found.add(int(path.split("/")[2]))
+    return found - {os.getpid()}
+
+
+def stopped(pid: int) -> bool:
+    """Tell whether every thread of a process stands still; what it had asked of the disk has come to its end then."""
+    for path in glob.glob(f"/proc/{pid}/task/*/stat"):
+        with contextlib.suppress(OSError):
+            text = pathlib.Path(path).read_text(encoding="utf-8", errors="replace")
+            # Behind the name, which may hold anything.
+            if text.rpartition(")")[2].split()[0] not in "tT":
+                return False
+    return os.path.exists(f"/proc/{pid}")
+
+
+def tell(opened: Iterable[int], number: signal.Signals) -> None:
+    for file in opened:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(file, number)
+
+
+class Frozen:
+    """Processes that stand still, for so many seconds at most, whatever becomes of whoever has stopped them."""
+
+    def __init__(self, pids: Iterable[int], seconds: float) -> None:
+        self._pids, self._seconds = sorted(pids), seconds
+        self._opened: list[int] = []
+        self.lasted = 0.0
+
+    def __enter__(self) -> Frozen:
+        with contextlib.suppress(ProcessLookupError):
+            self._opened = [os.pidfd_open(pid) for pid in self._pids]
+        reading, self._pipe = os.pipe()
+        # Another process, since this one may hang on a disk, or be killed: then the pipe ends.
+        self._watcher = os.fork()
+        if self._watcher == 0:
+            with contextlib.suppress(BaseException):
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+                os.close(self._pipe)
+                select.select([reading], [], [], self._seconds)
+                tell(self._opened, signal.SIGCONT)
+            os._exit(0)
+        os.close(reading)
+        self._began = time.monotonic()
+        tell(self._opened, signal.SIGSTOP)
+        while not self.holds() and time.monotonic() < self._began + self._seconds / 2:
+            time.sleep(0.001)
+        return self
+
+    def holds(self) -> bool:
+        """Tell whether they all stand still."""
+        return len(self._opened) == len(self._pids) and all(map(stopped, self._pids))
+
+    def __exit__(self, *_error: object) -> None:
+        tell(self._opened, signal.SIGCONT)
+        self.lasted = time.monotonic() - self._began
+        os.close(self._pipe)
+        os.waitpid(self._watcher, 0)
+        for file in self._opened:
+            os.close(file)
+
+
+def thaw(index: str) -> None:
+    """Have all go on that use the index: whoever had stopped them was killed together with what watched it."""
+    for pid in holders(index):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+
+def head(path: str) -> bytes:
+    """Return the head of SQLite's log: another one begins as soon as what stands in this one is in the index."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(32)
+    except FileNotFoundError:
+        return b""
+
+
+def in_log(index: str) -> bool:
+    """Tell whether the index is written through a log (WAL), which holds all that has changed in it since."""
+    with open(index, "rb") as file:
+        return file.read(20)[18:] == b"\2\2"
+
+
+def copy_file(source: str, target: pathlib.Path) -> None:
+    subprocess.run(["cp", "--reflink=auto", "--", source, str(target)], check=True, capture_output=True)
+
+
+def copy_logs(index: str, target: pathlib.Path) -> None:
+    for end in LOGS:
+        with contextlib.suppress(FileNotFoundError):
+            target.with_name(target.name + end).unlink()
+        if size(index + end):
+            copy_file(index + end, target.with_name(target.name + end))
+
+
+def copy_index(index: str, target: pathlib.Path, limit: float) -> float:
+    """Copy an index that is in use, as it was at one moment. Return for how many seconds Orthanc was stopped.
+
+    The index itself is copied while Orthanc works, and Orthanc is stopped for its log alone, which is small. What has
+    gone from the log into the index meanwhile is still in the log, unless that was begun anew: then all is done again.
+    """
+    whole, took = not in_log(index), 0.0
+    for tried in range(TRIES + 1):
+        pids, before = holders(index), head(index + "-wal")
+        if whole or tried == TRIES:
+            if took > limit / 2:
+                raise Failed(
+                    f"The index changes all the time, and to copy it whole takes {took:.1f} s, for which Orthanc would"
+                    f" have to be stopped: more than half of backup_pause_seconds ({limit:g}). Choose an hour in which"
+                    " fewer images come (backup_calendar), or raise it."
+                )
+            with Frozen(pids, limit) as frozen:
+                copy_file(index, target)
+                copy_logs(index, target)
+                good = not pids or frozen.holds()
+        else:
+            began = time.monotonic()
+            copy_file(index, target)
+            took = time.monotonic() - began
+            with Frozen(pids, limit) as frozen:
+                good = head(index + "-wal") == before
+                if good:
+                    copy_logs(index, target)
+                    good = not pids or frozen.holds()
+        # Another Orthanc may have been started meanwhile.
+        if good and holders(index) == pids:
+            return frozen.lasted if pids else 0.0
+        if frozen.lasted >= limit:
+            raise Failed(
+                f"Orthanc would not stand still, or its index could not be copied, within {limit:g} s; it goes on. Look"
+                " at the disk of the index, or raise backup_pause_seconds."
+            )
+    raise Failed("Orthanc was started again and again while its index was copied; see journalctl -u orthanc.")
+
+
+@contextlib.contextmanager
+def opened(index: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(index)
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def check_index(index: pathlib.Path) -> dict[str, int]:
+    """See whether a copy of an index is sound, and return what it knows. :raises Failed: if it is not."""
+    try:
+        with opened(index) as connection:
+            said = connection.execute("PRAGMA integrity_check(3)").fetchall()
+            if said != [("ok",)]:
+                raise Failed(f"The copy of the index is damaged: {said[0][0]}.")
+            # Of the log, all that is good is in the index then.
+            connection.execute("PRAGMA journal_mode = DELETE")
+            (instances,) = connection.execute("SELECT count(*) FROM Resources WHERE resourceType = 4").fetchone()
+            counted = "SELECT count(*), coalesce(sum(compressedSize), 0) FROM AttachedFiles"
+            files, held = connection.execute(counted).fetchone()
+    except sqlite3.Error as error:
+        raise Failed(f"The copy of the index cannot be read: {error}.") from error
+    return {"instances": instances, "files": files, "bytes": held}
+
+
+def known(index: str | os.PathLike[str]) -> Iterator[tuple[str, str, int, str]]:
+    """Return of each file that a copy of an index knows its name, whose it is, its size, and its MD5, if it has one."""
+    with opened(index) as connection:
+        yield from connection.execute(
+            "SELECT uuid, publicId, compressedSize, coalesce(compressedMD5, '') FROM AttachedFiles"
+            " JOIN Resources ON Resources.internalId = AttachedFiles.id"
+        )
+
+
+def place(storage: str | os.PathLike[str], name: str) -> pathlib.Path:
+    return pathlib.Path(storage, name[:2], name[2:4], name)
+
+
+# ---- The repository.
+
+ELSEWHERE = (
+    (
+        r"wrong password or no key found",
+        "it has another key than backup_password; without the right one nobody can read it",
+    ),
+    (r"ciphertext verification failed|invalid data returned|Pack ID does not match|not loaded", "it is damaged"),
+    (r"already locked", "somebody else is at work in it"),
+    (r"no space left|disk quota|QuotaExceeded|file system is full", "it is full"),
+    (r"read-only file system", "it cannot be written to"),
+    (r"(?i)permission denied|access ?denied|access key id|SignatureDoesNotMatch|forbidden", "it does not let us in"),
+    (
+        r"(?i)dial tcp|no route to host|connection (refused|timed out|reset)|no such host|could not resolve|host key"
+        r"|i/o timeout|x509|unable to start the sftp session|network is unreachable",
+        "it cannot be reached",
+    ),
+)
+NOT_THERE = re.compile(
+    r"unable to open config file.*(no such file or directory|(key|bucket|file) does not exist)", re.S
+)
+
+
+class Repository:
+    """What restic keeps, by the settings."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.url: str = settings["repository"]
+        self._host: str = settings["host"]
+        self._options: list[str] = []
+        self._environment = {
+            "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin",
+            "HOME": "/nonexistent",
+            "LC_ALL": "C.UTF-8",
+            "RESTIC_REPOSITORY": self.url,
+            "RESTIC_PASSWORD_FILE": str(HERE / "password"),
+            "RESTIC_CACHE_DIR": "/var/cache/pacs-backup",
+            "RESTIC_PROGRESS_FPS": "0.01",
+            "TMPDIR": os.environ.get("TMPDIR", "/var/tmp"),
+        }
+        self._environment |= read(HERE / "s3.json")
+        if (HERE / "ca.crt").exists():
+            self._options += ["--cacert", str(HERE / "ca.crt")]
+        far = re.fullmatch(r"sftp:(?://)?([^@/:]+)@(\[[^]]+\]|[^:/]+)(?::(\d+)/|[:/])(/?.*)", self.url)
+        if far:
+            words = [
+                "ssh",
+                "-F/dev/null",
+                f"-i{HERE}/sftp.key",
+                f"-oUserKnownHostsFile={HERE}/known_hosts",
+                f"-l{far[1]}",
+            ]
+            words += [f"-o{word}" for word in ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes")]
+            words += ["-oConnectTimeout=30", "-oServerAliveInterval=30", *([f"-p{far[3]}"] if far[3] else [])]
+            self._options += ["-o", f"sftp.command={' '.join([*words, far[2].strip('[]'), '-s', 'sftp'])}"]
+
+    def run(self, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        """Run restic, and return what came of it."""
+        try:
+            return subprocess.run(
+                ["restic", *self._options, *arguments],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            said = error.stderr or b""
+            lines = (said if isinstance(said, str) else said.decode(errors="replace")).strip().splitlines()
+            raise Failed(
+                f"The repository {self.url} cannot be reached: no answer in {timeout:.0f} s."
+                f" {' '.join(lines[-1:])}".strip()
+            ) from error
+
+    def refused(self, done: subprocess.CompletedProcess[str]) -> Failed:
+        """Return what restic failed with, in words."""
+        # Passing tries come before what it ends with.
+        said = " ".join(done.stderr.split()) or " ".join(done.stdout.split()[-30:])
+        why = next((text for pattern, text in ELSEWHERE if re.search(pattern, said)), "restic fails")
+        return Failed(f"The repository {self.url}: {why}. restic says: {said[-600:]}")
+
+    def ask(self, *arguments: str, timeout: float | None = None) -> str:
+        """Run restic, which has to succeed, and return what it prints. :raises Failed: if it does not."""
+        done = self.run(*arguments, timeout=timeout)
+        if done.returncode:
+            raise self.refused(done)
+        return done.stdout
+
+    def number(self) -> str:
+        """Return by what the repository is known; nothing if there is none at that place."""
+        done = self.run("--no-lock", "cat", "config", timeout=SILENT)
+        if done.returncode == 0:
+            return str(json.loads(done.stdout)["id"])
+        if done.returncode == 10 or NOT_THERE.search(done.stderr):
+            return ""
+        raise self.refused(done)
+
+    def snapshots(self) -> list[dict[str, Any]]:
+        """Return the backups of this host, the oldest first."""
+        found: list[dict[str, Any]] = json.loads(
+            self.ask("--no-lock", "--json", "snapshots", "--host", self._host, "--tag", "pacs", timeout=5 * SILENT)
+            or "[]"
+        )
+        return sorted(found or [], key=taken)
+
+
+def taken(snapshot: dict[str, Any]) -> datetime.datetime:
+    """Return when a backup was begun; restic counts nanoseconds, and Python does not."""
+    text = re.sub(r"\.\d+", "", str(snapshot["time"])).replace("Z", "+00:00")
+    return datetime.datetime.fromisoformat(text).astimezone()
+
+
+def archive_of(snapshot: dict[str, Any]) -> str:
+    """Return by what the archive is known of which this is a backup."""
+    return next((tag.partition("=")[2] for tag in snapshot.get("tags") or [] if tag.startswith("archive=")), "")
+
+
+# ---- What this host does.
+
+
+class Backup:
+    """The backups of this host."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.settings = settings
+        self.storage: str = settings["storage_dir"]
+        self.index = os.path.join(settings["index_dir"], "index")
+        self.stage = pathlib.Path(settings["index_dir"], STAGE)
+        self.mark = pathlib.Path(settings["index_dir"], ARCHIVE)
+        self.repository = Repository(settings)
+
+    # What is kept of it on the host.
+
+    def status(self) -> dict[str, Any]:
+        return read(STATE / "status.json")
+
+    def note(self, **changes: Any) -> None:
+        """Tell a monitor how it stands."""
+        common = {"host": self.settings["host"], "repository": self.repository.url}
+        put(STATE / "status.json", common | self.status() | common | changes)
+
+    def same(self, found: str) -> None:
+        """See whether the repository is the one of before. :raises Failed: if it is not."""
+        before = read(STATE / "repository.json")
+        url = self.repository.url
+        if before.get("url") == url and before["id"] != found:
+            what = "is not there any more" if not found else "is another one by now"
+            raise Failed(
+                f"The repository {url}, which had the backups of this host, {what}. Is its disk mounted? If it is gone"
+                f" for good, remove {STATE}/repository.json, and run playbooks/site.yml for a new one."
+            )
+
+    def ours(self) -> str:
+        """Return by what this archive is known. :raises Failed: if the last backup by this name is of another one."""
+        mine = self.mark.read_text(encoding="utf-8").strip() if self.mark.exists() else ""
+        snapshots = self.repository.snapshots()
+        last = archive_of(snapshots[-1]) if snapshots else mine
+        if last != mine and read(STATE / "begun.json") != {"archive": mine, "after": last}:
+            host, when = self.settings["host"], f"{taken(snapshots[-1]):%Y-%m-%d %H:%M}"
+            raise Failed(
+                f"The last backup of {host} in {self.repository.url} is of another archive than the one on this host"
+                f" ({when}): nothing was backed up, since it would take its place. If this host is to have it, restore"
+                " it (docs/backup.md). If two hosts bear one name, give each a repository of its own."
+                f' If the archive of before is given up, run playbooks/backup.yml with -e \'{{"begin": "new archive of'
+                f" {host}\"}}'."
+            )
+        return mine
+
+    def begin(self) -> None:
+        """Take the archive on this host for another one than the one that was backed up last, which it follows."""
+        snapshots = self.repository.snapshots()
+        self.named(str(uuid.uuid4()))
+        if snapshots:
+            after = archive_of(snapshots[-1])
+            put(STATE / "begun.json", {"archive": self.mark.read_text(encoding="utf-8").strip(), "after": after})
+
+    def named(self, archive: str) -> None:
+        """Have the archive on this host known by a name."""
+        with open(os.open(self.mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644), "w") as file:
+            file.write(f"{archive}\n")
+
+    # What it is asked for.
+
+    def prepare(self) -> bool:
+        """Have a repository. Return whether that, or anything else, is new."""
+        found, changed = self.repository.number(), False
+        self.same(found)
+        if not found:
+            self.repository.ask("init", timeout=SILENT)
+            found, changed = self.repository.number(), True
+        here = {"url": self.repository.url, "id": found}
+        if read(STATE / "repository.json") != here:
+            put(STATE / "repository.json", here, 0o600)
+            changed = True
+        # Else it is told at the first backup: on a new host, the archive of before may not be there yet.
+        if not self.mark.exists() and not self.repository.snapshots():
+            self.begin()
+            changed = True
+        return changed
+
+    def run(self, began: float) -> None:
+        """Back up."""
+        self.same(self.repository.number())
+        archive = self.ours()
+        # Of a run that was killed; those of others who are at work stay.
+        self.repository.ask("unlock", timeout=5 * SILENT)
+        pause, gone, snapshot, added = 0.0, 0, "", 0
+        for passed in range(1, PASSES + 1):
+            lasted, counts = self.copied(archive)
+            pause = max(pause, lasted)
+            snapshot, new, complete = self.saved(archive)
+            added += new
+            gone = sum(not place(self.storage, name).exists() for name, *_ in known(self.stage / "index"))
+            if complete and not gone:
+                break
+            say(f"{gone} files went between the copy of the index and that of the files, in pass {passed}.")
+        if self.mark.exists() and self.mark.read_text(encoding="utf-8").strip() != archive:
+            raise Failed("Another archive took the place of this one meanwhile.")
+        tidy = self.forgotten()
+        self.clear()
+        success = {
+            "snapshot": snapshot,
+            "time": now(),
+            "epoch": int(time.time()),
+            "seconds": round(time.monotonic() - began, 1),
+            "pause_seconds": round(pause, 3),
+            **counts,
+            "added_bytes": added,
+            "gone_meanwhile": gone,
+            "not_tidied": tidy,
+        }
+        self.note(running="", problem="", success=success)
+        say(
+            f"Backed up {counts['instances']} images ({counts['bytes'] >> 20} MiB in {counts['files']}"
+            f" files) as snapshot {snapshot[:8]} in {success['seconds']} s, {added >> 20} MiB of them new; Orthanc stood still for"
+            f" {pause * 1000:.0f} ms."
+        )
+
+    def copied(self, archive: str) -> tuple[float, dict[str, int]]:
+        """Have a copy of the index, and what it is of. Return for how long Orthanc stood still, and what it knows."""
+        self.clear()
+        takes = size(self.index) + sum(size(self.index + end) for end in LOGS)
+        free = shutil.disk_usage(self.stage).free
+        if not os.path.exists(self.index):
+            raise Failed(f"There is no index in {self.settings['index_dir']}; see systemctl status orthanc.")
+        # Orthanc writes to the same disk.
+        if free < 2 * takes + 256 * MIB:
+            raise Failed(
+                f"A copy of the index takes {takes // MIB} MiB beside it, and {self.settings['index_dir']} has"
+                f" {free // MIB} MiB free; make room for {(2 * takes) // MIB + 256}."
+            )
+        pause = copy_index(self.index, self.stage / "index", self.settings["pause_seconds"])
+        counts = check_index(self.stage / "index")
+        told = {name: self.settings[name] for name in ("host", "storage_dir", "index_dir")}
+        put(self.stage / "backup.json", {**told, **counts, "archive": archive, "time": now()}, 0o600)
+        return pause, counts
+
+    def saved(self, archive: str) -> tuple[str, int, bool]:
+        """Have restic take all. Return its snapshot, how many bytes are new, and whether it has read every file."""
+        skipped = [self.index + end for end in ("", *LOGS, "-shm")]
+        skipped += [os.path.join(self.storage, name) for name in OURS]
+        arguments = ["--json", "--quiet", "backup", "--host", self.settings["host"], "--tag", "pacs"]
+        arguments += ["--tag", f"archive={archive}", *(f"--exclude={path}" for path in skipped)]
+        done = self.repository.run(*arguments, "--", *self.paths())
+        lines = [line for line in map(parsed, done.stdout.splitlines()) if line.get("message_type") == "summary"]
+        if done.returncode not in (0, 3) or not lines:
+            raise self.repository.refused(done)
+        unread = [line["item"] for line in map(parsed, done.stderr.splitlines()) if line.get("message_type") == "error"]
+        there = [path for path in unread if os.path.lexists(path)]
+        if done.returncode == 3 and (there or not unread):
+            said = " ".join(done.stderr.split())[-300:]
+            raise Failed(f"{len(there)} files could not be read, such as {', '.join(there[:3])}: {said}")
+        return str(lines[-1]["snapshot_id"]), int(lines[-1].get("data_added", 0)), done.returncode == 0
+
+    def paths(self) -> list[str]:
+        """Return what is backed up, each for itself: what is in another one comes with it."""
+        found: list[str] = []
+        for path in [self.storage, str(self.stage), "/etc/pacs", *self.settings["paths"]]:
+            if os.path.exists(path) and not any(os.path.commonpath([path, other]) == other for other in found):
+                found.append(path)
+        return found
+
+    def forgotten(self) -> str:
+        """Have restic forget what is not kept any more. Return why it does not: the backup is made all the same."""
+        keep = [word for name, count in self.settings["keep"].items() for word in (f"--keep-{name}", str(count))]
+        host = self.settings["host"]
+        words = ["--quiet", "forget", "--host", host, "--tag", "pacs", "--group-by", "host", "--prune"]
+        done = self.repository.run(*words, *keep)
+        return str(self.repository.refused(done)) if done.returncode else ""
+
+    def clear(self) -> None:
+        """Remove the copy."""
+        for name in ("index", *(f"index{end}" for end in (*LOGS, "-shm")), "backup.json", ".backup.json.new"):
+            (self.stage / name).unlink(missing_ok=True)
+
+    def ended(self) -> None:
+        """After a run, however it ended: Orthanc goes on, and a run that was killed is a failure."""
+        thaw(self.index)
+        if self.status().get("running"):
+            result = os.environ.get("SERVICE_RESULT", "unknown")
+            self.note(
+                running="", problem=f"The backup was ended from outside ({result}); see journalctl -u pacs-backup."
+            )
+        self.clear()
+
+    def report(self) -> dict[str, Any]:
+        """Return how it stands, and what is wrong with that."""
+        found = self.status()
+        success, wrong = found.get("success"), str(found.get("problem", ""))
+        age = int(time.time()) - success["epoch"] if success else None
+        gap = widest(self.settings["calendar"])
+        if not wrong and success is None and not found.get("running"):
+            wrong = "There is no backup yet; run playbooks/backup.yml."
+        elif not wrong and age is not None and age > 2 * gap:
+            wrong = (
+                f"The last backup is {age // 3600} h old, and one is due every {gap // 3600} h; see systemctl status"
+                " pacs-backup.timer."
+            )
+        return {**found, "age_seconds": age, "due_seconds": gap, "wrong": wrong}
+
+
+def parsed(line: str) -> dict[str, Any]:
+    """Return a line of JSON; nothing if it is none."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def check_calendar(calendar: str) -> None:
+    """See whether systemd knows the times of a timer. :raises Failed: if it does not."""
+    done = subprocess.run(["systemd-analyze", "calendar", calendar], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Failed(f"backup_calendar: systemd does not know '{calendar}': {' '.join(done.stderr.split())}")
+
+
+def widest(calendar: str) -> int:
+    """Return how many seconds there are at most between two of the next runs."""
+    done = subprocess.run(
+        ["systemd-analyze", "calendar", "--iterations=12", calendar],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "LC_ALL": "C.UTF-8", "TZ": "UTC"},
+    )
+    found = re.findall(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC", done.stdout)
+    times = sorted({datetime.datetime.fromisoformat(text) for text in found})
+    gaps = [int((after - before).total_seconds()) for before, after in itertools.pairwise(times)]
+    return max(gaps, default=86400)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+@contextlib.contextmanager
+def alone(wait: float) -> Iterator[TextIO]:
+    """Keep others of this host's off its backups. :raises Failed: if one is at work for so many seconds."""
+    with open(os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+", encoding="utf-8") as file:
+        end = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise Failed("A backup, a drill or a restore is at work on this host; wait for its end.") from None
+                time.sleep(0.5)
+        yield file
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("verb", choices=["check", "prepare", "run", "now", "ended", "report", "begin", "clean"])
+    parser.add_argument("--settings", type=pathlib.Path, default=HERE / "settings.json")
+    arguments = parser.parse_args()
+    verb, backup = arguments.verb, Backup(read(arguments.settings))
+    os.umask(0o077)
+    # Only what it was begun by may end it in the middle: it goes through its own ends then.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        if verb in ("report", "now"):
+            # One that the timer has begun is waited for instead.
+            if verb == "now":
+                subprocess.run(["systemctl", "start", UNIT], check=False)
+            say(json.dumps(backup.report()))
+        elif verb == "clean":
+            subprocess.run(["systemctl", "clean", "--what=cache", UNIT], check=True)
+        elif verb == "check":
+            check_calendar(backup.settings["calendar"])
+        elif verb == "ended":
+            backup.ended()
+        else:
+            with alone(600 if verb == "run" else 60):
+                if verb == "prepare":
+                    say(json.dumps({"changed": backup.prepare()}))
+                elif verb == "begin":
+                    backup.begin()
+                else:
+                    backup.note(running=now())
+                    backup.run(time.monotonic())
+    except (Failed, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
+        problem = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+        if verb == "run":
+            backup.note(running="", problem=problem)
+        print(problem, file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

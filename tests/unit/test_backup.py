@@ -1,0 +1,508 @@
+"""The program that backs an Orthanc up, with a stand-in for Orthanc that writes its index, and one for restic."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import itertools
+import json
+import os
+import pathlib
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from tests.repository import ROOT
+
+PROGRAM = ROOT / "roles" / "backup" / "files" / "pacs_backup.py"
+ARCHIVE = "5e0e3f4c-0000-4000-8000-000000000001"
+# Holds its index as Orthanc does, and writes to it; what is acknowledged stands in a file.
+ORTHANC = """
+import os, sqlite3, sys, time, uuid
+folder, pause = sys.argv[1], float(sys.argv[2])
+index = sqlite3.connect(f"{folder}/index", isolation_level=None)
+for line in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", f"wal_autocheckpoint = {sys.argv[3]}"):
+    index.execute(f"PRAGMA {line}").fetchall()
+index.execute("CREATE TABLE IF NOT EXISTS Resources(internalId INTEGER PRIMARY KEY, resourceType, publicId TEXT)")
+index.execute("CREATE TABLE IF NOT EXISTS AttachedFiles(id, fileType, uuid, compressedSize INTEGER, compressedMD5)")
+told = os.open(sys.argv[4], os.O_WRONLY | os.O_CREAT)
+number = 0
+while True:
+    number += 1
+    name = str(uuid.UUID(int=number * 2**64 + number * 2**96))
+    os.makedirs(f"{folder}/{name[:2]}/{name[2:4]}", exist_ok=True)
+    with open(f"{folder}/{name[:2]}/{name[2:4]}/{name}", "w") as file:
+        file.write(str(number))
+    index.execute("BEGIN")
+    index.execute("INSERT INTO Resources VALUES (?, 4, ?)", (number, f"{number} " + "x" * 500))
+    index.execute("INSERT INTO AttachedFiles VALUES (?, 1, ?, ?, NULL)", (number, name, len(str(number))))
+    index.execute("COMMIT")
+    os.pwrite(told, b"%12d" % number, 0)
+    time.sleep(pause)
+"""
+
+
+@pytest.fixture(scope="module")
+def program() -> Any:
+    spec = importlib.util.spec_from_file_location("pacs_backup", PROGRAM)
+    assert spec
+    assert spec.loader
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def until(condition: Callable[[], Any], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
+class Orthanc:
+    """A process that writes to an index."""
+
+    def __init__(self, folder: pathlib.Path, pause: float = 0.001, checkpoint: int = 1000) -> None:
+        self.index, self._told = str(folder / "index"), folder.with_name("acknowledged")
+        command = [sys.executable, "-c", ORTHANC, str(folder), str(pause), str(checkpoint), str(self._told)]
+        self.process = subprocess.Popen(command)
+        until(self.acknowledged)
+
+    def acknowledged(self) -> int:
+        return int(self._told.read_text("utf-8") or 0) if self._told.exists() else 0
+
+    def written(self) -> int:
+        """Return the number of the next image that it acknowledges: it goes on."""
+        before = self.acknowledged()
+        until(lambda: self.acknowledged() > before)
+        return self.acknowledged()
+
+    def stands(self) -> bool:
+        state = pathlib.Path(f"/proc/{self.process.pid}/stat").read_text("utf-8")
+        return state.rpartition(")")[2].split()[0] == "T"
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def orthanc(tmp_path: pathlib.Path) -> Iterator[Callable[..., Orthanc]]:
+    started: list[Orthanc] = []
+    folder = tmp_path / "archive"
+    folder.mkdir(exist_ok=True)
+
+    def start(**options: Any) -> Orthanc:
+        started.append(Orthanc(folder, **options))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.end()
+
+
+def test_copy_of_an_index_in_use_is_sound(
+    program: Any, orthanc: Callable[..., Orthanc], tmp_path: pathlib.Path
+) -> None:
+    running = orthanc()
+    for number in range(5):
+        target = tmp_path / f"copy-{number}"
+        before = running.written()
+        pause = program.copy_index(running.index, target, 10.0)
+        assert 0 < pause < 10
+        assert not running.stands()
+        found = program.check_index(target)
+        assert found["instances"] >= before
+        assert found["files"] == found["instances"]
+        assert not target.with_name(target.name + "-wal").exists()
+        running.written()
+
+
+def test_index_alone_is_not_enough(program: Any, orthanc: Callable[..., Orthanc], tmp_path: pathlib.Path) -> None:
+    """What was acknowledged is in its log."""
+    running = orthanc(checkpoint=100_000)
+    before = [running.written() for _ in range(50)][-1]
+    program.copy_index(running.index, tmp_path / "copy", 10.0)
+    (tmp_path / "copy-wal").unlink()
+    with contextlib.suppress(program.Failed):
+        assert program.check_index(tmp_path / "copy")["instances"] < before
+
+
+def test_log_that_is_begun_anew_all_the_time(
+    program: Any, orthanc: Callable[..., Orthanc], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the index is copied whole while Orthanc stands still."""
+    running, copied, copy = orthanc(checkpoint=2), [], program.copy_file
+
+    def slow(source: str, target: pathlib.Path) -> None:
+        copied.append((pathlib.Path(source).name, running.stands()))
+        copy(source, target)
+        if not running.stands():
+            end = time.monotonic() + seconds
+            while time.monotonic() < end:
+                running.written()
+
+    seconds = 0.01
+    monkeypatch.setattr(program, "copy_file", slow)
+    program.copy_index(running.index, tmp_path / "copy", 10.0)
+    assert ("index", True) in copied[-2:]
+    assert len(copied) > program.TRIES
+    program.check_index(tmp_path / "copy")
+    assert not running.stands()
+
+    seconds = 0.3
+    with pytest.raises(program.Failed, match="changes all the time"):
+        program.copy_index(running.index, tmp_path / "copy", 0.5)
+    assert not running.stands()
+
+
+def test_index_without_its_orthanc(program: Any, orthanc: Callable[..., Orthanc], tmp_path: pathlib.Path) -> None:
+    running = orthanc()
+    before = running.written()
+    running.end()
+    assert program.copy_index(running.index, tmp_path / "copy", 10.0) == 0
+    assert program.check_index(tmp_path / "copy")["instances"] >= before
+
+
+def test_disk_that_hangs_does_not_hold_orthanc(
+    program: Any, orthanc: Callable[..., Orthanc], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on when its time is over, and what was copied until then is no copy."""
+    running = orthanc()
+
+    def hang(_index: str, _target: pathlib.Path) -> None:
+        assert running.stands()
+        until(lambda: not running.stands())
+
+    monkeypatch.setattr(program, "copy_logs", hang)
+    with pytest.raises(program.Failed, match=r"within 0\.5 s; it goes on"):
+        program.copy_index(running.index, tmp_path / "copy", 0.5)
+    running.written()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_while_orthanc_stands_still(
+    program: Any, orthanc: Callable[..., Orthanc], number: signal.Signals
+) -> None:
+    running = orthanc()
+    script = (
+        f"import runpy, time; program = runpy.run_path({str(PROGRAM)!r})\n"
+        f"with program['Frozen']([{running.process.pid}], 600): print('stands', flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout
+        assert other.stdout.readline() == "stands\n"
+        assert running.stands()
+        other.send_signal(number)
+    until(lambda: not running.stands())
+    running.written()
+
+
+def test_all_of_the_backup_killed_while_orthanc_stands_still(program: Any, orthanc: Callable[..., Orthanc]) -> None:
+    """What systemd calls then has it go on."""
+    running = orthanc()
+    os.kill(running.process.pid, signal.SIGSTOP)
+    until(running.stands)
+    program.thaw(running.index)
+    running.written()
+
+
+@pytest.mark.parametrize("place", [0, 4096])
+def test_damaged_copy_is_noticed(
+    program: Any, orthanc: Callable[..., Orthanc], tmp_path: pathlib.Path, place: int
+) -> None:
+    running = orthanc(checkpoint=1)
+    for _ in range(50):
+        running.written()
+    running.end()
+    program.copy_index(running.index, tmp_path / "copy", 10.0)
+    # What is in its log is mended by that.
+    program.check_index(tmp_path / "copy")
+    with (tmp_path / "copy").open("r+b") as file:
+        file.seek(place)
+        file.write(b"\xff" * 3000)
+    with pytest.raises(program.Failed, match="copy of the index"):
+        program.check_index(tmp_path / "copy")
+
+
+class Restic:
+    """Stands in for restic: keeps what it is asked for, and answers."""
+
+    def __init__(self) -> None:
+        self.calls: list[list[str]] = []
+        self.number, self.snapshots = "abc", [dict[str, Any]()][:0]
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.answers: dict[str, tuple[int, str]] = {}
+
+    def __call__(self, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        self.calls.append(list(arguments))
+        verb = next(word for word in arguments if not word.startswith("--"))
+        if verb in self.answers:
+            code, said = self.answers[verb]
+            return subprocess.CompletedProcess([], code, "", said)
+        out = ""
+        if verb == "cat":
+            out = json.dumps({"id": self.number})
+            if not self.number:
+                said = "Fatal: unable to open config file: stat /x/config: no such file or directory"
+                return subprocess.CompletedProcess([], 1, "", said)
+        if verb == "init":
+            self.number = "new"
+        if verb == "snapshots":
+            out = json.dumps(self.snapshots)
+        if verb == "backup":
+            tags = [after for word, after in itertools.pairwise(arguments) if word == "--tag"]
+            self.snapshots.append({"time": f"2026-11-30T0{len(self.snapshots)}:00:00.123456789Z", "tags": tags})
+            self.meanwhile()
+            out = json.dumps({"message_type": "summary", "snapshot_id": f"{len(self.snapshots):08}", "data_added": 5})
+        return subprocess.CompletedProcess([], 0, out, "")
+
+    def verbs(self) -> list[str]:
+        return [next(word for word in call if not word.startswith("--")) for call in self.calls]
+
+
+class Host:
+    """A host with an archive, and restic."""
+
+    def __init__(self, program: Any, folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.program, self.restic = program, Restic()
+        self.archive, self.state = folder / "archive", folder / "state"
+        for path in (self.archive / ".pacs-backup", self.state):
+            path.mkdir(parents=True, exist_ok=True)
+        monkeypatch.setattr(program, "STATE", self.state)
+        monkeypatch.setattr(program, "LOCK", self.state / "lock")
+        self.settings = {
+            "host": "pacs",
+            "repository": "/srv/backup",
+            "calendar": "daily",
+            "keep": {"daily": 14},
+            "pause_seconds": 10,
+            "storage_dir": str(self.archive),
+            "index_dir": str(self.archive),
+            "paths": ["/nowhere"],
+        }
+
+    def backup(self) -> Any:
+        made = self.program.Backup(self.settings)
+        made.repository.run = self.restic
+        return made
+
+    def status(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.state / "status.json").read_text("utf-8"))
+        return found
+
+
+@pytest.fixture
+def host(program: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    return Host(program, tmp_path, monkeypatch)
+
+
+def test_backup(host: Host, orthanc: Callable[..., Orthanc]) -> None:
+    running = orthanc()
+    assert host.backup().prepare()
+    assert not host.backup().prepare()
+    before = running.written()
+    host.backup().run(time.monotonic())
+    success = host.status()["success"]
+    assert success["instances"] >= before
+    assert 0 < success["pause_seconds"] < 10
+    assert (success["snapshot"], success["added_bytes"], success["gone_meanwhile"]) == ("00000001", 5, 0)
+    assert host.restic.verbs()[-3:] == ["unlock", "backup", "forget"]
+    (call,) = [call for call in host.restic.calls if "backup" in call]
+    assert call[call.index("--") + 1 :] == [str(host.archive), "/etc/pacs"][: 1 + os.path.exists("/etc/pacs")]
+    # The index in use would be half of one, and the copy is in.
+    assert {f"--exclude={host.archive}/index{end}" for end in ("", "-wal", "-shm")} <= set(call)
+    assert not [word for word in call if word.startswith("--exclude=") and ".pacs-backup" in word]
+    assert "--keep-daily" in host.restic.calls[-1]
+    assert os.listdir(host.archive / ".pacs-backup") == []
+    assert host.backup().report()["wrong"] == ""
+
+
+def test_images_that_go_meanwhile(host: Host, orthanc: Callable[..., Orthanc]) -> None:
+    """One that is sent again is deleted, and another file has it: all is gone through once more."""
+    running = orthanc(pause=0.01)
+    host.backup().prepare()
+    deleted: list[pathlib.Path] = []
+
+    def delete(most: int) -> Callable[[], None]:
+        def once() -> None:
+            with sqlite3.connect(host.archive / ".pacs-backup" / "index") as copy:
+                (name,) = copy.execute("SELECT uuid FROM AttachedFiles LIMIT 1 OFFSET ?", (len(deleted),)).fetchone()
+            if len(deleted) < most:
+                deleted.append(host.program.place(host.archive, name))
+                deleted[-1].unlink()
+
+        return once
+
+    host.restic.meanwhile = delete(1)
+    host.backup().run(time.monotonic())
+    # In the copy it still is, since this stand-in does not delete it there.
+    assert host.restic.verbs().count("backup") == host.program.PASSES
+    assert host.status()["success"]["gone_meanwhile"] == 1
+    deleted[0].write_text("again", "utf-8")
+    host.restic.meanwhile = lambda: None
+    host.backup().run(time.monotonic())
+    assert host.status()["success"]["gone_meanwhile"] == 0
+    running.written()
+
+
+def test_repository_that_is_gone_or_another_one(host: Host) -> None:
+    """Where its disk is not mounted no other one is made."""
+    host.backup().prepare()
+    host.restic.number = ""
+    for call in (host.backup().prepare, lambda: host.backup().run(0)):
+        with pytest.raises(host.program.Failed, match=r"is not there any more\. Is its disk mounted"):
+            call()
+    assert "init" not in host.restic.verbs()
+    host.restic.number = "other"
+    with pytest.raises(host.program.Failed, match="is another one by now"):
+        host.backup().prepare()
+    # At another place it is meant to be.
+    host.settings["repository"] = "/srv/other"
+    assert host.backup().prepare()
+
+
+def test_new_host_does_not_take_the_place_of_the_archive_that_was_lost(
+    host: Host, orthanc: Callable[..., Orthanc]
+) -> None:
+    orthanc()
+    host.restic.snapshots = [{"time": "2026-11-29T02:00:00Z", "tags": ["pacs", f"archive={ARCHIVE}"]}]
+    host.backup().prepare()
+    for _ in range(2):
+        with pytest.raises(host.program.Failed, match="of another archive than the one on this host"):
+            host.backup().run(0)
+        # Nor if somebody has given it a name.
+        (host.archive / ".pacs-archive").write_text("x\n", "utf-8")
+    assert "backup" not in host.restic.verbs()
+    host.backup().begin()
+    host.backup().run(time.monotonic())
+    host.backup().run(time.monotonic())
+    assert host.restic.verbs().count("backup") == 2
+    # And not after yet another one.
+    host.restic.snapshots.append({"time": "2026-11-30T12:00:00+02:00", "tags": ["pacs", "archive=third"]})
+    with pytest.raises(host.program.Failed, match="of another archive"):
+        host.backup().run(0)
+
+
+def test_run_that_was_killed_is_a_failure(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVICE_RESULT", "signal")
+    host.backup().note(running="2026-11-30T02:00:00+00:00", success={"epoch": int(time.time())})
+    (host.archive / ".pacs-backup" / "index").write_text("half", "utf-8")
+    host.backup().ended()
+    assert "ended from outside (signal)" in host.status()["problem"]
+    assert host.backup().report()["wrong"] == host.status()["problem"]
+    assert os.listdir(host.archive / ".pacs-backup") == []
+    # One that ended by itself has said so.
+    host.backup().note(problem="")
+    host.backup().ended()
+    assert host.status()["problem"] == ""
+
+
+def test_backup_that_is_too_old(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host.program, "widest", lambda _calendar: 86400)
+    assert "There is no backup yet" in host.backup().report()["wrong"]
+    host.backup().note(success={"epoch": int(time.time()) - 2 * 86400 + 100})
+    assert host.backup().report()["wrong"] == ""
+    host.backup().note(success={"epoch": int(time.time()) - 2 * 86400 - 100})
+    assert "48 h old, and one is due every 24 h" in host.backup().report()["wrong"]
+
+
+def test_half_of_a_status_is_none(host: Host) -> None:
+    (host.state / "status.json").write_text('{"problem": ', "utf-8")
+    host.backup().note(running="now")
+    assert host.status()["running"] == "now"
+
+
+def test_full_disk_is_noticed_before(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    (host.archive / "index").write_bytes(b"x")
+    free = host.program.shutil.disk_usage(host.archive)._replace(free=1 << 20)
+    monkeypatch.setattr(host.program.shutil, "disk_usage", lambda _path: free)
+    with pytest.raises(host.program.Failed, match="1 MiB free; make room for 256"):
+        host.backup().copied(ARCHIVE)
+
+
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        ("Fatal: wrong password or no key found", "another key than backup_password"),
+        (
+            'Fatal: unable to open config file: Stat: Get "https://s3/x": dial tcp 192.0.2.1:443: no route to host\n'
+            "Is there a repository at the following location?\ns3:https://s3/x",
+            "cannot be reached",
+        ),
+        (
+            "Fatal: unable to open config file: The Access Key Id you provided does not exist in our records.",
+            "let us in",
+        ),
+        ("Fatal: unable to open repository: unable to start the sftp session, error: EOF", "cannot be reached"),
+        ("Fatal: unable to create lock in backend: repository is already locked by PID 5", "somebody else is at work"),
+        ("Fatal: unable to save snapshot: write /srv/x: no space left on device", "it is full"),
+        ("error for tree 1234: ciphertext verification failed", "it is damaged"),
+        ("Fatal: something new", "restic fails. restic says: Fatal: something new"),
+    ],
+)
+def test_what_restic_says_in_words(host: Host, said: str, words: str) -> None:
+    """And none of it is taken for a place where a repository has to be made."""
+    host.restic.answers["cat"] = (1, said)
+    with pytest.raises(host.program.Failed) as failed:
+        host.backup().prepare()
+    assert words in str(failed.value)
+    assert "init" not in host.restic.verbs()
+
+
+def test_older_backups_that_stay_are_told(host: Host, orthanc: Callable[..., Orthanc]) -> None:
+    orthanc()
+    host.backup().prepare()
+    host.restic.answers["forget"] = (1, "unable to create lock in backend: repository is already locked")
+    host.backup().run(time.monotonic())
+    assert "somebody else is at work" in host.status()["success"]["not_tidied"]
+
+
+@pytest.mark.parametrize("items, good", [(["/nowhere/x"], True), ([str(PROGRAM)], False), ([], False)])
+def test_file_that_cannot_be_read_fails_and_one_that_went_does_not(host: Host, items: list[str], good: bool) -> None:
+    lines = [json.dumps({"message_type": "error", "during": "archival", "item": item}) for item in items]
+
+    def run(*_arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        summary = json.dumps({"message_type": "summary", "snapshot_id": "1", "data_added": 0})
+        return subprocess.CompletedProcess([], 3, summary, "\n".join(lines))
+
+    made = host.backup()
+    made.repository.run = run
+    if good:
+        assert made.saved(ARCHIVE) == ("1", 0, False)
+    else:
+        with pytest.raises(host.program.Failed, match="could not be read"):
+            made.saved(ARCHIVE)
+
+
+@pytest.mark.parametrize(
+    "url, words",
+    [
+        ("sftp:backup@nas:/srv/pacs", ["-lbackup", "nas", "-s", "sftp"]),
+        ("sftp://backup@nas.example.org:2222//srv/pacs", ["-lbackup", "-p2222", "nas.example.org", "-s", "sftp"]),
+        ("sftp://backup@[fd00::1]:22//srv/pacs", ["-lbackup", "-p22", "fd00::1", "-s", "sftp"]),
+    ],
+)
+def test_sftp_server_is_known_by_its_key_alone(host: Host, url: str, words: list[str]) -> None:
+    host.settings["repository"] = url
+    option, command = host.program.Backup(host.settings).repository._options
+    assert option == "-o"
+    assert command.startswith("sftp.command=ssh -F/dev/null ")
+    found = command.split()
+    assert [word for word in found if word in words] == words
+    assert "-oStrictHostKeyChecking=yes" in found
+
+
+def test_one_at_a_time(host: Host) -> None:
+    with (
+        host.program.alone(0),
+        pytest.raises(host.program.Failed, match="is at work on this host"),
+        host.program.alone(0),
+    ):
+        pass

@@ -1,0 +1,111 @@
+"""What the role backup asks of an inventory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general
+
+from tests.unit.good_host import PROBE, host, pair
+
+GOOD: dict[str, Any] = {"backup_repository": "/srv/backup/pacs", "backup_password": "sixteen letters!"}
+SFTP: dict[str, Any] = {
+    "backup_repository": "sftp:backup@nas.example.org:/srv/pacs",
+    "backup_sftp_private_key": "-----BEGIN OPENSSH PRIVATE KEY-----",
+    "backup_sftp_known_hosts": "nas.example.org ssh-ed25519 AAAA",
+}
+S3: dict[str, Any] = {
+    "backup_repository": "s3:https://s3.example.org/pacs",
+    "backup_s3_key": "key",
+    "backup_s3_secret": "secret",
+}
+
+
+def found(changes: dict[str, Any], roles: tuple[str, ...] = ("orthanc", "backup")) -> Any:
+    made = host(roles, GOOD | changes, PROBE)
+    made.name = "pacs"
+    made.constants = {**made.constants, "backup": {}}
+    made.internal = lambda _role, name: changes.get(name, "")
+    return made
+
+
+def problems(changes: dict[str, Any]) -> list[str]:
+    return list(general.problems(found(changes)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        SFTP,
+        SFTP | {"backup_repository": "sftp://backup@[fd00::1]:2222//srv/pacs"},
+        S3,
+        S3 | {"backup_repository": "s3:http://192.0.2.7:9000/pacs/main", "backup_ca": pair(("s3.example.org",))[0]},
+        {"backup_calendar": "Mon..Fri *-*-* 22:30 Europe/Berlin"},
+        {"backup_calendar": "daily"},
+        {"backup_keep": {"last": 3}},
+    ],
+)
+def test_good_ones(changes: dict[str, Any]) -> None:
+    assert problems(changes) == []
+
+
+@pytest.mark.parametrize(
+    "changes, variable, part",
+    [
+        ({"backup_repository": ""}, "backup_repository", "Say where the backups of pacs go"),
+        ({"backup_repository": "srv/backup"}, "backup_repository", "is no absolute path"),
+        ({"backup_repository": "rest:https://x/"}, "backup_repository", "are not served yet"),
+        ({"backup_repository": "/srv/../etc"}, "backup_repository", "in normal form"),
+        ({"backup_repository": "/srv/a b"}, "backup_repository", "white space"),
+        ({"backup_repository": "/srv"}, "backup_repository", "of the system"),
+        ({"backup_repository": "/home/backup"}, "backup_repository", "of the system"),
+        ({"backup_repository": "/var/lib/orthanc/db-v6/backup"}, "backup_repository", "lie in one another"),
+        ({"backup_repository": "/var/lib/orthanc"}, "backup_repository", "(orthanc_storage_dir) lie in one another"),
+        ({"backup_repository": "/etc/pacs/backup"}, "backup_repository", "lie in one another"),
+        (SFTP | {"backup_repository": "sftp:nas:/x"}, "backup_repository", "is not like sftp:USER@HOST:/FOLDER"),
+        (SFTP | {"backup_repository": "sftp:-o@nas:/x"}, "backup_repository", "is not like sftp:"),
+        (SFTP | {"backup_sftp_private_key": ""}, "backup_sftp_private_key", "logs in there"),
+        (SFTP | {"backup_sftp_known_hosts": " "}, "backup_sftp_known_hosts", "knows that server"),
+        (S3 | {"backup_repository": "s3:s3.example.org/x"}, "backup_repository", "is not like s3:https://"),
+        (S3 | {"backup_repository": "s3:https://a:b@s3.example.org/x"}, "backup_repository", "is not like s3:"),
+        (S3 | {"backup_s3_secret": ""}, "backup_s3_secret", "lets nobody in"),
+        ({"backup_password": ""}, "backup_password", "it is empty"),
+        ({"backup_password": "fifteen letters"}, "backup_password", "shorter than 16"),
+        ({"backup_calendar": ""}, "backup_calendar", "OnCalendar"),
+        ({"backup_calendar": "daily; rm"}, "backup_calendar", "OnCalendar"),
+        ({"backup_keep": {}}, "backup_keep", "no backup would be kept"),
+        ({"backup_keep": {"dayly": 3}}, "backup_keep", "'dayly' is none of restic's names"),
+        ({"backup_keep": {"daily": 0}}, "backup_keep.daily", "'0' is no number of backups"),
+        ({"backup_keep": {"daily": "14"}}, "backup_keep.daily", "'14' is no number of backups"),
+        ({"backup_keep": {"daily": True}}, "backup_keep.daily", "is no number of backups"),
+        ({"backup_pause_seconds": 0}, "backup_pause_seconds", "choose a number from 1 to 120"),
+        ({"backup_ca": "/etc/ssl/ca.crt"}, "backup_ca", "give its text, not its path"),
+        ({"__orthanc_storage_library": "libOrthancAwsS3Storage"}, "orthanc_plugins", "are not backed up yet"),
+    ],
+)
+def test_wrong_ones(changes: dict[str, Any], variable: str, part: str) -> None:
+    (problem,) = problems(changes)
+    assert problem.startswith(f"{variable}: ")
+    assert part in problem
+
+
+@pytest.mark.parametrize("database, name", [("postgresql", "PostgreSQL"), ("mysql", "MariaDB")])
+def test_database_of_a_server_is_not_backed_up_yet(database: str, name: str) -> None:
+    given = {"orthanc_database": database, "orthanc_database_password": "long enough"}
+    (problem,) = [one for one in problems(given) if "not backed" in one]
+    assert problem.startswith(f"orthanc_database: pacs is in the group 'backup', and its database is {name}")
+    assert "Take the host out of that group" in problem
+
+
+def test_host_without_an_orthanc() -> None:
+    (problem,) = preflight.ask("backup", "inventory", found({}, roles=("backup",)), ())
+    assert problem.startswith("the group 'backup' has pacs, which has no Orthanc")
+    assert not list(preflight.ask("backup", "inventory", found({}), ()))
+
+
+def test_backups_on_the_same_host_are_told() -> None:
+    assert [one for one in general.notices(found({})) if "of the same host" in one]
+    assert not [one for one in general.notices(found(SFTP)) if "of the same host" in one]
