@@ -14,10 +14,13 @@ import contextlib
 import datetime
 import fcntl
 import glob
+import hashlib
+import http.client
 import itertools
 import json
 import os
 import pathlib
+import pwd
 import re
 import select
 import shutil
@@ -33,7 +36,7 @@ from typing import Any, TextIO
 HERE = pathlib.Path(__file__).resolve().parent
 STATE = pathlib.Path("/var/lib/pacs/backup")
 LOCK = STATE / "lock"
-UNIT = "pacs-backup.service"
+UNIT, DRILL = "pacs-backup.service", "pacs-drill.service"
 # Beside the index, so that a file system that can share blocks copies it in no time.
 STAGE = ".pacs-backup"
 ARCHIVE = ".pacs-archive"
@@ -273,6 +276,38 @@ def known(index: str | os.PathLike[str]) -> Iterator[tuple[str, str, int, str]]:
         )
 
 
+def compare(
+    index: pathlib.Path, storage: pathlib.Path, folders: set[str], sums: bool
+) -> tuple[int, dict[str, list[str]]]:
+    """Hold files against a copy of their index, those of some folders. Return how many, and what is wrong with which.
+
+    :param sums: whether each is read, and its MD5 compared; else its size alone is.
+    """
+    wrong: dict[str, list[str]] = {"missing": [], "damaged": [], "unknown": []}
+    expected: set[str] = set()
+    for name, owner, length, digest in known(index):
+        if name[:2] not in folders:
+            continue
+        expected.add(name)
+        path = place(storage, name)
+        if not path.exists():
+            wrong["missing"].append(f"{name} of {owner}")
+        elif size(path) != length or (sums and digest and md5(path) != digest):
+            wrong["damaged"].append(f"{name} of {owner}")
+    for folder in sorted(folders):
+        wrong["unknown"] += [path.name for path in storage.glob(f"{folder}/*/*") if path.name not in expected]
+    return len(expected), wrong
+
+
+def md5(path: pathlib.Path) -> str:
+    """Return the MD5 of a file, as Orthanc has it in its index."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(MIB):
+            digest.update(block)
+    return digest.hexdigest()
+
+
 def place(storage: str | os.PathLike[str], name: str) -> pathlib.Path:
     return pathlib.Path(storage, name[:2], name[2:4], name)
 
@@ -392,9 +427,9 @@ def taken(snapshot: dict[str, Any]) -> datetime.datetime:
     return datetime.datetime.fromisoformat(text).astimezone()
 
 
-def archive_of(snapshot: dict[str, Any]) -> str:
-    """Return by what the archive is known of which this is a backup."""
-    return next((tag.partition("=")[2] for tag in snapshot.get("tags") or [] if tag.startswith("archive=")), "")
+def tagged(snapshot: dict[str, Any], name: str) -> str:
+    """Return what a backup says of itself: by what its archive is known, or where the copy of the index is in it."""
+    return next((tag.partition("=")[2] for tag in snapshot.get("tags") or [] if tag.startswith(f"{name}=")), "")
 
 
 # ---- What this host does.
@@ -436,7 +471,7 @@ class Backup:
         """Return by what this archive is known. :raises Failed: if the last backup by this name is of another one."""
         mine = self.mark.read_text(encoding="utf-8").strip() if self.mark.exists() else ""
         snapshots = self.repository.snapshots()
-        last = archive_of(snapshots[-1]) if snapshots else mine
+        last = tagged(snapshots[-1], "archive") if snapshots else mine
         if last != mine and read(STATE / "begun.json") != {"archive": mine, "after": last}:
             host, when = self.settings["host"], f"{taken(snapshots[-1]):%Y-%m-%d %H:%M}"
             raise Failed(
@@ -453,7 +488,7 @@ class Backup:
         snapshots = self.repository.snapshots()
         self.named(str(uuid.uuid4()))
         if snapshots:
-            after = archive_of(snapshots[-1])
+            after = tagged(snapshots[-1], "archive")
             put(STATE / "begun.json", {"archive": self.mark.read_text(encoding="utf-8").strip(), "after": after})
 
     def named(self, archive: str) -> None:
@@ -512,11 +547,9 @@ class Backup:
             "not_tidied": tidy,
         }
         self.note(running="", problem="", success=success)
-        say(
-            f"Backed up {counts['instances']} images ({counts['bytes'] >> 20} MiB in {counts['files']}"
-            f" files) as snapshot {snapshot[:8]} in {success['seconds']} s, {added >> 20} MiB of them new; Orthanc stood still for"
-            f" {pause * 1000:.0f} ms."
-        )
+        size_of = f"{counts['bytes'] >> 20} MiB in {counts['files']} files, {added >> 20} MiB of them new"
+        stood = f"Orthanc stood still for {pause * 1000:.0f} ms"
+        say(f"Backed up {counts['instances']} images ({size_of}) as {snapshot} in {success['seconds']} s; {stood}.")
 
     def copied(self, archive: str) -> tuple[float, dict[str, int]]:
         """Have a copy of the index, and what it is of. Return for how long Orthanc stood still, and what it knows."""
@@ -542,7 +575,8 @@ class Backup:
         skipped = [self.index + end for end in ("", *LOGS, "-shm")]
         skipped += [os.path.join(self.storage, name) for name in OURS]
         arguments = ["--json", "--quiet", "backup", "--host", self.settings["host"], "--tag", "pacs"]
-        arguments += ["--tag", f"archive={archive}", *(f"--exclude={path}" for path in skipped)]
+        arguments += ["--tag", f"archive={archive}", "--tag", f"index={self.stage}"]
+        arguments += [f"--exclude={path}" for path in skipped]
         done = self.repository.run(*arguments, "--", *self.paths())
         lines = [line for line in map(parsed, done.stdout.splitlines()) if line.get("message_type") == "summary"]
         if done.returncode not in (0, 3) or not lines:
@@ -598,7 +632,250 @@ class Backup:
                 f"The last backup is {age // 3600} h old, and one is due every {gap // 3600} h; see systemctl status"
                 " pacs-backup.timer."
             )
-        return {**found, "age_seconds": age, "due_seconds": gap, "wrong": wrong}
+        drill = read(pathlib.Path(found.get("drill", {}).get("report", "/nowhere")))
+        return {**found, "age_seconds": age, "due_seconds": gap, "wrong": wrong, "drill_report": drill}
+
+
+# ---- The drill.
+
+DRILLED = "pacs-drill-orthanc"
+# How many images the restored Orthanc is asked for, at most.
+ASKED = 200
+# It answers nobody but this host, sends nothing, listens to no modality and goes on with no job.
+QUIET = {
+    "Name": "DRILL",
+    "Plugins": [],
+    "HttpPort": 8042,
+    "RemoteAccessAllowed": False,
+    "AuthenticationEnabled": False,
+    "DicomServerEnabled": False,
+    "SaveJobs": False,
+}
+
+
+class Drill:
+    """The last backup, restored beside the archive, with an Orthanc of its own that nobody reaches."""
+
+    def __init__(self, backup: Backup) -> None:
+        self.backup, self.repository = backup, backup.repository
+        self.folder = pathlib.Path(backup.storage, ".pacs-drill")
+        self.tree = self.folder / "tree"
+        self.report: dict[str, Any] = {}
+
+    def inside(self, path: str) -> pathlib.Path:
+        return self.tree / path.lstrip("/")
+
+    def run(self) -> None:
+        """Restore, compare and start it. :raises Failed: if anything is not as it has to be."""
+        began = time.monotonic()
+        percent = self.backup.settings["drill_percent"]
+        self.backup.same(self.repository.number())
+        snapshots = self.repository.snapshots()
+        if not snapshots:
+            raise Failed(f"There is no backup of {self.backup.settings['host']} in {self.repository.url} to restore.")
+        last = snapshots[-1]
+        stage = tagged(last, "index")
+        told = json.loads(self.repository.ask("dump", str(last["id"]), f"{stage}/backup.json"))
+        folders = chosen(percent, int(time.time() // 86400))
+        self.report = {
+            "host": self.backup.settings["host"],
+            "repository": self.repository.url,
+            "time": now(),
+            "snapshot": str(last["id"]),
+            "backed_up": told["time"],
+            "percent": percent,
+            "folders": sorted(folders) if percent < 100 else "all",
+        }
+        self.room(told["bytes"] * len(folders) // 256)
+        self.clear()
+        self.folder.mkdir(mode=0o750)
+        damage = self.read_all(percent)
+        self.restored(str(last["id"]), stage, told, folders)
+        damage += self.report.pop("unrestored")
+        index, storage = self.inside(stage) / "index", self.inside(told["storage_dir"])
+        counts = check_index(index)
+        compared, wrong = compare(index, storage, folders, sums=True)
+        self.report |= {"images": counts["instances"], "files": compared}
+        # Those have come while the files were read, after the index.
+        self.report |= {**wrong, "unknown": len(wrong["unknown"])}
+        self.report["damage"] = damage
+        self.report["served"] = self.served(index, storage, folders, counts["instances"])
+        self.report["seconds"] = round(time.monotonic() - began, 1)
+        if damage or wrong["missing"] or wrong["damaged"]:
+            raise Failed(
+                f"The backup of {told['time']} is not whole: {len(wrong['missing'])} files are missing and"
+                f" {len(wrong['damaged'])} damaged, of {compared}. {' '.join(damage[:3])}".strip()
+            )
+        if counts["instances"] != told["instances"]:
+            raise Failed(f"The index has {counts['instances']} images, and was backed up with {told['instances']}.")
+
+    def room(self, needed: int) -> None:
+        """See whether it fits beside the archive, which is in use. :raises Failed: if not."""
+        disk = shutil.disk_usage(self.backup.storage)
+        if disk.free - needed < disk.total // 10:
+            raise Failed(
+                f"The drill takes {needed // MIB} MiB in {self.backup.storage}, where {disk.free // MIB} MiB are free, and"
+                " a tenth of that disk has to stay free. Have it restore less (backup_drill_percent), or on another host"
+                " (docs/backup.md)."
+            )
+
+    def read_all(self, percent: int) -> list[str]:
+        """Have restic read what is in the repository. Return what is damaged."""
+        part = ["--read-data"] if percent == 100 else [f"--read-data-subset={percent}%"]
+        done = self.repository.run("--no-lock", "check", *part)
+        if done.returncode == 0:
+            return []
+        return [str(self.repository.refused(done))]
+
+    def restored(self, snapshot: str, stage: str, told: dict[str, Any], folders: set[str]) -> None:
+        """Restore the index and the files of some folders."""
+        began = time.monotonic()
+        wanted = [told["storage_dir"]] if len(folders) == 256 else [f"{told['storage_dir']}/{name}" for name in folders]
+        words = [word for path in (stage, *wanted) for word in ("--include", path)]
+        done = self.repository.run("restore", snapshot, "--target", str(self.tree), *words)
+        self.report["restore_seconds"] = round(time.monotonic() - began, 1)
+        self.report["unrestored"] = [str(self.repository.refused(done))] if done.returncode else []
+        if not (self.inside(stage) / "index").exists():
+            raise Failed(f"The index is not in the backup, or cannot be read. {self.report['unrestored'][:1]}")
+        owner = pwd.getpwnam("orthanc")
+        for path, _folders, names in os.walk(self.tree):
+            for one in (path, *(os.path.join(path, name) for name in names)):
+                os.chown(one, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+        os.chown(self.folder, 0, owner.pw_gid)
+        os.chmod(self.folder, 0o750)
+
+    def served(self, index: pathlib.Path, storage: pathlib.Path, folders: set[str], images: int) -> int:
+        """Have an Orthanc serve it, in a network of its own. Return how many images it has handed out as they were.
+
+        :raises Failed: if it does not start, or another number of images, or another image, comes from it.
+        """
+        with opened(index) as connection:
+            rows = connection.execute(
+                "SELECT publicId, uncompressedMD5, uuid FROM AttachedFiles JOIN Resources"
+                " ON Resources.internalId = AttachedFiles.id WHERE fileType = 1 AND uncompressedMD5 <> ''"
+            )
+            known_sums = [(owner, digest) for owner, digest, name in rows if name[:2] in folders]
+        asked = dict(known_sums[:: max(1, len(known_sums) // ASKED)][:ASKED])
+        settings = self.folder / "orthanc.json"
+        put(settings, {**QUIET, "StorageDirectory": str(storage), "IndexDirectory": str(index.parent)})
+        command, container = orthanc_command(str(settings), str(self.folder))
+        properties = ["PrivateNetwork=yes", "ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "Nice=19"]
+        properties += [f"ReadWritePaths={self.folder}", f"User={'root' if container else 'orthanc'}"]
+        run = ["systemd-run", "--quiet", "--collect", f"--unit={DRILLED}", *(f"--property={one}" for one in properties)]
+        try:
+            subprocess.run([*run, "--", *command], check=True, capture_output=True, text=True)
+            answers = ask_inside(container, asked)
+        finally:
+            stop_drilled()
+        self.report["orthanc"] = answers["version"]
+        if answers["images"] != images:
+            raise Failed(f"Orthanc has {answers['images']} images of the backup, and its index {images}.")
+        if answers["other"]:
+            raise Failed(
+                f"Orthanc does not hand out {len(answers['other'])} images as they were: {answers['other'][:3]}"
+            )
+        return len(asked)
+
+    def clear(self) -> None:
+        """Remove what was restored: files by the names that Orthanc gives them, and folders that are empty then."""
+        for path, folders, names in os.walk(self.folder, topdown=False):
+            for name in names:
+                if FILE.fullmatch(name):
+                    os.unlink(os.path.join(path, name))
+            for name in folders:
+                with contextlib.suppress(OSError):
+                    os.rmdir(os.path.join(path, name))
+        with contextlib.suppress(FileNotFoundError):
+            os.rmdir(self.folder)
+
+    def note(self, problem: str) -> str:
+        """Leave the report, dated, and tell a monitor. Return where it is."""
+        self.report["wrong"] = problem
+        path = STATE / "drills" / f"{datetime.datetime.now():%Y-%m-%dT%H%M%S}.json"
+        path.parent.mkdir(mode=0o755, exist_ok=True)
+        put(path, self.report)
+        self.backup.note(
+            drilling="", drill={"time": now(), "epoch": int(time.time()), "report": str(path), **self.report}
+        )
+        return str(path)
+
+
+FILE = re.compile(
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|index(-wal|-shm|-journal)?|\.?(backup|orthanc)\.json(\.new)?"
+)
+
+
+def chosen(percent: int, day: int) -> set[str]:
+    """Return which of the 256 folders of an archive are restored: others each day, and all of them in the end."""
+    count = -(-256 * percent // 100)
+    return {f"{(day * count + number) % 256:02x}" for number in range(count)}
+
+
+def orthanc_command(settings: str, folder: str) -> tuple[list[str], bool]:
+    """Return how the very Orthanc of this host is started with other settings, and whether it is in a container."""
+    said = subprocess.run(
+        ["systemctl", "show", "orthanc", "--property=ExecStart"], check=True, capture_output=True, text=True
+    ).stdout
+    found = re.search(r"argv\[\]=(.*?) ;", said)
+    if not found:
+        raise Failed("There is no orthanc.service on this host, whose Orthanc could be tried; run playbooks/site.yml.")
+    words = found[1].split()
+    if os.path.basename(words[0]) != "docker":
+        return [words[0], settings], False
+    kept = [word for word in words if re.match(r"--(user|userns)=", word)]
+    options = ["--rm", "--pull=never", "--no-healthcheck", "--log-driver=none", "--network=none", "--read-only"]
+    options += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--volume=/tmp", f"--volume={folder}:{folder}"]
+    return [words[0], "run", f"--name={DRILLED}", *options, *kept, "--entrypoint=Orthanc", words[-2], settings], True
+
+
+def stop_drilled() -> None:
+    subprocess.run(["systemctl", "stop", f"{DRILLED}.service"], check=False, capture_output=True)
+
+
+def ask_inside(container: bool, asked: dict[str, str]) -> dict[str, Any]:
+    """Ask the Orthanc of the drill from inside of its network."""
+    show = ["systemctl", "show", f"{DRILLED}.service", "--property=MainPID", "--value"]
+    if container:
+        show = ["docker", "inspect", "--format={{.State.Pid}}", DRILLED]
+    end = time.monotonic() + 120
+    pid = "0"
+    while pid in ("", "0") and time.monotonic() < end:
+        pid = subprocess.run(show, check=False, capture_output=True, text=True).stdout.strip()
+        time.sleep(0.2)
+    if pid in ("", "0"):
+        raise Failed(f"The Orthanc of the drill does not start; see journalctl -u {DRILLED}.")
+    command = ["nsenter", f"--net=/proc/{pid}/ns/net", sys.executable, __file__, "ask"]
+    done = subprocess.run(command, input=json.dumps(asked), check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise Failed(f"The Orthanc of the drill does not answer: {done.stderr.strip()}; see journalctl -u {DRILLED}.")
+    answers: dict[str, Any] = json.loads(done.stdout)
+    return answers
+
+
+def ask(asked: dict[str, str]) -> dict[str, Any]:
+    """Ask the only Orthanc of this network how many images it has, and for some of them."""
+    end = time.monotonic() + 120
+    while True:
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", 8042, timeout=60)
+            version = json.loads(got(connection, "/system"))["Version"]
+            break
+        except (OSError, http.client.HTTPException):
+            if time.monotonic() > end:
+                raise Failed("no answer in 120 s") from None
+            time.sleep(0.5)
+    images = json.loads(got(connection, "/statistics"))["CountInstances"]
+    other = []
+    for name, digest in asked.items():
+        content = got(connection, f"/instances/{name}/file")
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != digest:
+            other.append(name)
+    return {"version": version, "images": images, "other": other}
+
+
+def got(connection: http.client.HTTPConnection, path: str) -> bytes:
+    connection.request("GET", path)
+    return connection.getresponse().read()
 
 
 def parsed(line: str) -> dict[str, Any]:
@@ -652,9 +929,73 @@ def alone(wait: float) -> Iterator[TextIO]:
         yield file
 
 
+def act(verb: str, backup: Backup) -> None:
+    """Do what is asked for."""
+    if verb in ("report", "now", "drill-now"):
+        # One that a timer has begun is waited for instead.
+        if verb != "report":
+            subprocess.run(["systemctl", "start", UNIT if verb == "now" else DRILL], check=False)
+        say(json.dumps(backup.report()))
+    elif verb == "check":
+        check_calendar(backup.settings["calendar"])
+    elif verb == "clean":
+        subprocess.run(["systemctl", "clean", "--what=cache", UNIT], check=True)
+    elif verb == "ended":
+        backup.ended()
+    elif verb == "ask":
+        say(json.dumps(ask(json.load(sys.stdin))))
+    elif verb == "drilled":
+        stop_drilled()
+        Drill(backup).clear()
+        if backup.status().get("drilling"):
+            Drill(backup).note(f"It was ended from outside ({os.environ.get('SERVICE_RESULT')}).")
+    elif verb == "drill":
+        with alone(600):
+            backup.note(drilling=now())
+            drilled(Drill(backup))
+    elif verb == "prepare":
+        with alone(60):
+            say(json.dumps({"changed": backup.prepare()}))
+    elif verb == "begin":
+        with alone(60):
+            backup.begin()
+    else:
+        with alone(600):
+            backup.note(running=now())
+            backup.run(time.monotonic())
+
+
+def drilled(drill: Drill) -> None:
+    """Drill, and leave a report whatever comes of it."""
+    problem = ""
+    try:
+        drill.run()
+    except (Failed, OSError, ValueError, sqlite3.Error, subprocess.SubprocessError) as error:
+        problem = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+        raise
+    finally:
+        say(f"The report is {drill.note(problem)}.")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("verb", choices=["check", "prepare", "run", "now", "ended", "report", "begin", "clean"])
+    parser.add_argument(
+        "verb",
+        choices=[
+            "check",
+            "prepare",
+            "run",
+            "now",
+            "ended",
+            "report",
+            "begin",
+            "clean",
+            "drill",
+            "drill-now",
+            "drilled",
+            "ask",
+        ],
+    )
     parser.add_argument("--settings", type=pathlib.Path, default=HERE / "settings.json")
     arguments = parser.parse_args()
     verb, backup = arguments.verb, Backup(read(arguments.settings))
@@ -662,26 +1003,7 @@ def main() -> int:
     # Only what it was begun by may end it in the middle: it goes through its own ends then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        if verb in ("report", "now"):
-            # One that the timer has begun is waited for instead.
-            if verb == "now":
-                subprocess.run(["systemctl", "start", UNIT], check=False)
-            say(json.dumps(backup.report()))
-        elif verb == "clean":
-            subprocess.run(["systemctl", "clean", "--what=cache", UNIT], check=True)
-        elif verb == "check":
-            check_calendar(backup.settings["calendar"])
-        elif verb == "ended":
-            backup.ended()
-        else:
-            with alone(600 if verb == "run" else 60):
-                if verb == "prepare":
-                    say(json.dumps({"changed": backup.prepare()}))
-                elif verb == "begin":
-                    backup.begin()
-                else:
-                    backup.note(running=now())
-                    backup.run(time.monotonic())
+        act(verb, backup)
     except (Failed, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
         problem = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
         if verb == "run":

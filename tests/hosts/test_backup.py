@@ -1,0 +1,278 @@
+"""An archive is backed up while images come and go; what was backed up is proved, damaged, and not lost by a new host."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+import re
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.hosts.conftest import QUICKSTART, Lab
+from tests.hosts.test_database import image
+from tests.hosts.test_site import changed
+
+pytestmark = pytest.mark.later
+LAB = {"name": "backup", "pacs": "trixie-installed", "old": "bookworm-installed", "nas": "trixie"}
+PASSWORD = "the key of backups in a test"
+REPOSITORY = "/srv/backup/pacs"
+HOSTS = ("pacs", "old")
+ARCHIVE, KEPT = "/var/lib/orthanc/db-v6", "/var/lib/pacs/backup"
+STATE = "systemctl show orthanc --property=InvocationID,NRestarts,ActiveState"
+# As root has it, by hand.
+RESTIC = f"RESTIC_PASSWORD_FILE=/etc/pacs/backup/password RESTIC_REPOSITORY={REPOSITORY} restic --no-cache"
+# A program that stops at a call, for as long as it takes to kill it.
+HANGS = f"""cat > /usr/local/bin/{{program}} <<'END'
+#!/bin/sh
+case "$*" in *{{call}}*) touch {KEPT}/hangs; exec sleep 600 ;; esac
+exec /usr/bin/{{program}} "$@"
+END
+chmod 755 /usr/local/bin/{{program}}; rm -f {KEPT}/hangs; systemctl start --no-block pacs-backup
+until [ -e {KEPT}/hangs ]; do sleep 0.1; done; ps --no-headers -o state -C Orthanc
+systemctl kill --signal KILL pacs-backup
+while systemctl show pacs-backup --property=ActiveState | grep -q activating; do sleep 0.1; done
+rm /usr/local/bin/{{program}} {KEPT}/hangs
+"""
+# The second file from the end of a repository has its middle changed.
+DAMAGE = """file=$(find /srv/backup/pacs/data -type f -size +20k | sort | head -n 1); cp -a $file /root/kept
+python3 - $file <<'END'
+import os, sys
+with open(sys.argv[1], "rb") as file:
+    content = bytearray(file.read())
+content[len(content) // 2] ^= 1
+os.unlink(sys.argv[1])
+with open(sys.argv[1], "wb") as file:
+    file.write(content)
+END
+echo $file > /root/damaged
+"""
+
+
+class Site:
+    """Orthancs of both releases with SQLite, whose backups go to a folder each."""
+
+    def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
+        self.lab, self.inventory = lab, folder / "inventory"
+        self.inventory.mkdir()
+        groups = {group: {"hosts": dict.fromkeys(HOSTS)} for group in ("orthanc", "nginx", "backup")}
+        (self.inventory / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
+        (self.inventory / "group_vars").symlink_to(QUICKSTART / "group_vars")
+        self.variables: dict[str, Any] = {
+            "backup_repository": REPOSITORY,
+            "backup_password": PASSWORD,
+            "orthanc_settings": {"OverwriteInstances": True},
+        }
+
+    def play(self, playbook: str = "site", check: bool = True, limit: str = "", **changes: Any) -> str:
+        only = ["--limit", limit] if limit else []
+        done = self.lab.play(playbook, self.variables | changes, only, self.inventory, check=check)
+        return " ".join(done.stdout.split())
+
+    def status(self, host: str = "pacs") -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.lab.shell(f"cat {KEPT}/status.json", host))
+        return found
+
+    def wrong(self, host: str = "pacs") -> str:
+        return str(json.loads(self.lab.shell("python3 /etc/pacs/backup/backup.py report", host))["wrong"])
+
+    def send(self, numbers: range, host: str = "pacs") -> int:
+        with self.lab.session(host) as session:
+            answers = [session.post(self.lab.url("/instances", host), data=image(one), timeout=60) for one in numbers]
+        assert [answer.status_code for answer in answers] == [200] * len(answers)
+        return len(answers)
+
+    def goes_on(self, host: str = "pacs") -> None:
+        assert "T" not in self.lab.shell("ps --no-headers -o state -C Orthanc", host)
+        with self.lab.session(host) as session:
+            assert session.get(self.lab.url("/changes?last", host), timeout=30).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    made = Site(lab, tmp_path_factory.mktemp("backup"))
+    made.play()
+    return made
+
+
+def test_second_run_changes_nothing(site: Site) -> None:
+    for arguments in ([], ["--check", "--diff"]):
+        done = site.lab.play("site", site.variables, arguments, site.inventory).stdout
+        assert not changed(done)
+        assert PASSWORD not in done
+
+
+def test_key_is_for_root_alone(site: Site) -> None:
+    modes = "stat --format '%a %U' /etc/pacs/backup /etc/pacs/backup/password"
+    found = f"grep -rlF '{PASSWORD}' /etc /var/lib/pacs /var/log || true"
+    for host in HOSTS:
+        assert site.lab.shell(modes, host).splitlines() == ["700 root", "600 root"]
+        assert site.lab.shell(found, host).split() == ["/etc/pacs/backup/password"]
+
+
+def test_nothing_yet_is_a_failure(site: Site) -> None:
+    assert "There is no backup yet; run playbooks/backup.yml" in site.wrong()
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_backup_while_images_come_and_go(site: Site, host: str) -> None:
+    """Every image that was acknowledged before it began is in it, though each is replaced now and then."""
+    lab, over, slowest = site.lab, threading.Event(), [0.0]
+    sent = site.send(range(1, 41), host)
+
+    def come_and_go() -> None:
+        number = 100
+        with lab.session(host) as session:
+            while not over.is_set():
+                number += 1
+                for data in (image(number), image(number), image(1 + number % 40)):
+                    began = time.monotonic()
+                    assert session.post(lab.url("/instances", host), data=data, timeout=60).status_code == 200
+                    slowest[0] = max(slowest[0], time.monotonic() - began)
+
+    before = lab.shell(STATE, host)
+    client = threading.Thread(target=come_and_go)
+    client.start()
+    try:
+        said = site.play("backup", limit=host)
+    finally:
+        over.set()
+        client.join()
+    found = re.search(r"Backed up (\d+) images of (\w+) .* Orthanc stood still for (\d+) ms", said)
+    assert found, said
+    print(f"{host}: {found[0]}; the slowest upload took {slowest[0]:.2f} s")
+    assert int(found[1]) >= sent
+    assert found[2] == host
+    assert 0 < int(found[3]) < 10_000
+    assert site.wrong(host) == ""
+    assert lab.shell(STATE, host) == before
+    site.goes_on(host)
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_drill(site: Site, host: str) -> None:
+    """By the very Orthanc of the host, which nobody reaches meanwhile."""
+    lab = site.lab
+    site.play("backup", limit=host)
+    before = lab.shell(f"{STATE}; ss -ltn | sort", host)
+    said = site.play("drill", limit=host)
+    success, version = site.status(host)["success"], {"pacs": "1.12.7", "old": "1.10.1"}[host]
+    assert f"is whole: {success['files']} files (100 % of the archive)" in said
+    assert f"and Orthanc {version}, started on it, has all {success['instances']} images" in said
+    assert lab.shell(f"{STATE}; ss -ltn | sort", host) == before
+    assert ".pacs-drill" not in lab.shell(f"ls -a {ARCHIVE}", host)
+    report = json.loads(lab.shell(f"cat $(ls {KEPT}/drills/*.json | tail -n 1)", host))
+    assert (report["wrong"], report["missing"], report["damaged"], report["damage"]) == ("", [], [], [])
+    site.goes_on(host)
+
+
+def test_byte_changed_in_the_repository_is_found(site: Site) -> None:
+    lab = site.lab
+    lab.shell(DAMAGE)
+    try:
+        said = site.play("drill", limit="pacs", check=False)
+        assert "failed=1" in said
+        assert "is not whole" in said or "it is damaged" in said
+        assert site.status()["drill"]["wrong"]
+        assert ".pacs-drill" not in lab.shell(f"ls -a {ARCHIVE}")
+    finally:
+        lab.shell("cp -a --remove-destination /root/kept $(cat /root/damaged)")
+    assert "is whole" in site.play("drill", limit="pacs")
+
+
+def test_killed_while_orthanc_stands_still(site: Site) -> None:
+    assert "T" in site.lab.shell(HANGS.format(program="cp", call="index-wal"))
+    site.goes_on()
+    assert "ended from outside" in site.wrong()
+    assert site.lab.shell("systemctl is-failed pacs-backup", check=False) == "failed\n"
+    assert site.lab.shell(f"ls {ARCHIVE}/.pacs-backup") == ""
+    assert "Backed up" in site.play("backup", limit="pacs")
+    assert site.wrong() == ""
+
+
+def test_killed_while_restic_is_at_work(site: Site) -> None:
+    """Its lock does not keep the next one from its work."""
+    assert "T" not in site.lab.shell(HANGS.format(program="restic", call=" backup "))
+    assert "ended from outside" in site.wrong()
+    site.lab.shell(f"sleep 600 | {RESTIC} backup --host x --stdin & sleep 3; kill -9 $(pgrep -x restic); pkill sleep")
+    assert site.lab.shell(f"{RESTIC} list locks --no-lock --quiet").strip()
+    assert "Backed up" in site.play("backup", limit="pacs")
+    assert not site.lab.shell(f"{RESTIC} list locks --no-lock --quiet").strip()
+    assert site.status()["success"]["not_tidied"] == ""
+
+
+@pytest.mark.parametrize(
+    "do, undo, words",
+    [
+        ("mv /srv/backup /srv/away", "mv /srv/away /srv/backup", "is not there any more. Is its disk mounted"),
+        (
+            "cp -a /etc/pacs/backup/password /root/; echo of others > /etc/pacs/backup/password",
+            "cp -a /root/password /etc/pacs/backup/",
+            "another key than backup_password",
+        ),
+    ],
+    ids=["gone", "wrong key"],
+)
+def test_repository_that_is_not_the_one(site: Site, do: str, undo: str, words: str) -> None:
+    site.lab.shell(do)
+    try:
+        said = site.play("backup", limit="pacs", check=False)
+        assert "failed=1" in said
+        assert words in said
+        assert words in site.wrong()
+    finally:
+        site.lab.shell(undo)
+    assert "Backed up" in site.play("backup", limit="pacs")
+
+
+def test_archive_that_was_lost_keeps_its_backups(site: Site) -> None:
+    """A host without its archive makes no backup of an empty one, by its timer neither."""
+    lab, before = site.lab, site.status()["success"]["snapshot"]
+    empty = f"mv {ARCHIVE} {ARCHIVE}.lost; install -d -o orthanc -g orthanc {ARCHIVE}"
+    lab.shell(f"systemctl stop orthanc; {empty}; touch {ARCHIVE}/.pacs; systemctl start orthanc")
+    try:
+        site.play(limit="pacs")
+        said = site.play("backup", limit="pacs", check=False)
+        assert "is of another archive than the one on this host" in said
+        assert site.status()["success"]["snapshot"] == before
+    finally:
+        lab.shell(f"systemctl stop orthanc; rm -r {ARCHIVE}; mv {ARCHIVE}.lost {ARCHIVE}; systemctl start orthanc")
+    assert "Backed up" in site.play("backup", limit="pacs")
+
+
+def test_sftp(site: Site) -> None:
+    """The server is known by its host key alone, and its user by the key in the vault."""
+    lab = site.lab
+    lab.shell(
+        "useradd --create-home --shell /bin/bash backup; install -d -m 700 -o backup ~backup/.ssh;"
+        " ssh-keygen -q -N '' -t ed25519 -f /root/key;"
+        " install -m 600 -o backup /root/key.pub ~backup/.ssh/authorized_keys",
+        "nas",
+    )
+    server, address = lab.shell("ssh-keygen -y -f /etc/ssh/lab_host_key", "nas").strip(), lab.address["nas"]
+    given = {
+        "backup_repository": f"sftp:backup@{address}:/home/backup/pacs",
+        "backup_sftp_private_key": lab.shell("cat /root/key", "nas"),
+        "backup_sftp_known_hosts": f"{address} {server}",
+    }
+    other = lab.shell("ssh-keygen -y -f /root/key", "nas").strip()
+    said = site.play(limit="pacs", check=False, **given | {"backup_sftp_known_hosts": f"{address} {other}"})
+    assert "cannot be reached" in said
+    site.play(limit="pacs", **given)
+    said = site.play("backup", limit="pacs", **given)
+    assert "Backed up" in said
+    assert "PRIVATE KEY" not in said
+    assert "is whole" in site.play("drill", limit="pacs", **given)
+    site.play(limit="pacs")
+
+
+def test_removal(site: Site) -> None:
+    """The repository stays."""
+    site.play("remove", limit="old", remove="service of old")
+    left = "find /etc /var/lib /var/cache -name '*pacs-backup*' -o -name '*pacs-drill*' -o -path '*pacs/backup*'"
+    assert site.lab.shell(left, "old") == ""
+    assert site.lab.shell(f"ls {REPOSITORY}/snapshots", "old").strip()
