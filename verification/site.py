@@ -58,6 +58,7 @@ class Site:
     database_encrypted: bool
     database_of_others: bool
     database_closed_port: int
+    backup: bool
     connection: dict[str, Any] = field(repr=False)
     proxy_connection: dict[str, Any] = field(repr=False)
     users: dict[str, str] = field(repr=False)

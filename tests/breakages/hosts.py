@@ -561,4 +561,15 @@ MODALITIES = [
     ),
 ]
 
-BREAKAGES = [*ACCESS, *VIEWERS, *HARDENING, *HOST, *STORAGE, *DATABASE, *MODALITIES]
+BACKUPS = [
+    # Of a host without any it is not asked.
+    Breakage(
+        "the last backup has failed",
+        ("test_backup::test_last_backup_is_good_and_new",),
+        "mkdir /etc/pacs/backup; cat > /etc/pacs/backup/backup.py <<'END'\n"
+        'print(\'{"success": null, "age_seconds": null, "wrong": "The repository cannot be reached."}\')\nEND',
+        undo="rm -r /etc/pacs/backup",
+    ),
+]
+
+BREAKAGES = [*ACCESS, *VIEWERS, *HARDENING, *HOST, *STORAGE, *DATABASE, *MODALITIES, *BACKUPS]

@@ -136,6 +136,9 @@ KNOWN = {
     "roles/backup/files/pacs_backup.py": {
         "target.with_name(target.name + end).unlink()": "the log of an earlier copy of the index, beside that copy",
         "(self.stage / name).unlink(missing_ok=True)": "the copy of the index, in a folder of its own",
+        "os.unlink(os.path.join(path, name))": "what a drill has restored, in a folder of its own",
+        "os.rmdir(os.path.join(path, name))": "the same; refuses a folder with something in it",
+        "os.rmdir(self.folder)": "the same folder",
     },
     "roles/backup/tasks/configure.yml": {'purge: ["{{ __backup_dir }}"]': "/etc/pacs/backup"},
     "roles/nginx/tasks/main.yml": {

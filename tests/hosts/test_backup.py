@@ -1,4 +1,4 @@
-"""An archive is backed up while images come and go; what was backed up is proved, damaged, and not lost by a new host."""
+"""An archive is backed up while images come and go; what was backed up is proved, damaged, and kept by a new host."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import pathlib
 import re
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -254,7 +253,7 @@ def test_sftp(site: Site) -> None:
         "nas",
     )
     server, address = lab.shell("ssh-keygen -y -f /etc/ssh/lab_host_key", "nas").strip(), lab.address["nas"]
-    given = {
+    given: dict[str, Any] = {
         "backup_repository": f"sftp:backup@{address}:/home/backup/pacs",
         "backup_sftp_private_key": lab.shell("cat /root/key", "nas"),
         "backup_sftp_known_hosts": f"{address} {server}",

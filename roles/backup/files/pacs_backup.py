@@ -711,12 +711,11 @@ class Drill:
 
     def room(self, needed: int) -> None:
         """See whether it fits beside the archive, which is in use. :raises Failed: if not."""
-        disk = shutil.disk_usage(self.backup.storage)
-        if disk.free - needed < disk.total // 10:
+        free = shutil.disk_usage(self.backup.storage).free
+        if free < needed + 1024 * MIB:
             raise Failed(
-                f"The drill takes {needed // MIB} MiB in {self.backup.storage}, where {disk.free // MIB} MiB are free, and"
-                " a tenth of that disk has to stay free. Have it restore less (backup_drill_percent), or on another host"
-                " (docs/backup.md)."
+                f"The drill takes {needed // MIB} MiB in {self.backup.storage}, which has {free // MIB} MiB free, of"
+                " which 1024 are for images that come. Have it restore less (backup_drill_percent)."
             )
 
     def read_all(self, percent: int) -> list[str]:
