@@ -139,6 +139,7 @@ KNOWN = {
         "os.unlink(os.path.join(path, name))": "what a drill has restored, in a folder of its own",
         "os.rmdir(os.path.join(path, name))": "the same; refuses a folder with something in it",
         "os.rmdir(self.folder)": "the same folder",
+        "self.moves.unlink()": "the list of what a restore has moved, once that serves",
     },
     "roles/backup/tasks/configure.yml": {'purge: ["{{ __backup_dir }}"]': "/etc/pacs/backup"},
     "roles/nginx/tasks/main.yml": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import pathlib
 import re
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.hosts.conftest import QUICKSTART, Lab
+from tests.hosts.conftest import QUICKSTART, Lab, run
 from tests.hosts.test_database import image
 from tests.hosts.test_site import changed
 
@@ -241,6 +242,86 @@ def test_archive_that_was_lost_keeps_its_backups(site: Site) -> None:
     finally:
         lab.shell(f"systemctl stop orthanc; rm -r {ARCHIVE}; mv {ARCHIVE}.lost {ARCHIVE}; systemctl start orthanc")
     assert "Backed up" in site.play("backup", limit="pacs")
+
+
+def test_restore_onto_a_host_that_has_lost_all(site: Site) -> None:
+    """With inventory, vault and repository alone: first the site, then its archive, every image bit for bit."""
+    lab, numbers = site.lab, range(300, 330)
+    site.send(numbers)
+    site.play("backup", limit="pacs")
+    before = site.status()["success"]
+    gone = f"/etc/pacs /var/lib/pacs {ARCHIVE} /etc/systemd/system/orthanc.service /var/cache/pacs-backup"
+    lab.shell(f"systemctl stop orthanc pacs-backup.timer; rm -r {gone}")
+    site.play(limit="pacs")
+    said = site.play("restore", limit="pacs")
+    assert f"Orthanc serves its {before['instances']} images" in said
+    with lab.session() as session:
+        found = session.post(lab.url("/tools/lookup"), data="RESTART-300", timeout=30).json()
+        assert [one["Type"] for one in found] == ["Patient"]
+        for number in numbers:
+            (patient,) = session.post(lab.url("/tools/lookup"), data=f"RESTART-{number}", timeout=30).json()
+            (one,) = session.get(lab.url(f"{patient['Path']}/instances"), timeout=30).json()
+            assert session.get(lab.url(f"/instances/{one['ID']}/file"), timeout=30).content == image(number)
+    assert "Backed up" in site.play("backup", limit="pacs")
+    assert site.status()["success"]["instances"] == before["instances"]
+    assert not changed(site.lab.play("site", site.variables, ["--limit", "pacs"], site.inventory).stdout)
+
+
+def test_restore_asks_for_words_and_keeps_what_is_there(site: Site) -> None:
+    lab, before = site.lab, site.status()["success"]["instances"]
+    site.send(range(400, 405))
+    state = f"{STATE}; find {ARCHIVE} -name '*-*-*-*' | sort | md5sum"
+    seen = lab.shell(state)
+    said = site.play("restore", limit="pacs", check=False)
+    assert "Nothing was restored, since" in said
+    assert '{"restore": "archive of pacs"}' in said
+    assert "Nothing was restored" in site.play("restore", check=False, limit="pacs", restore="archive")
+    assert "One host is restored at a time" in site.play("restore", check=False)
+    assert lab.shell(state) == seen
+    said = site.play("restore", limit="pacs", restore="archive of pacs")
+    assert f"Orthanc serves its {before} images" in said
+    (aside,) = re.findall(rf"{ARCHIVE}/\.pacs-before-[\w-]+", said)
+    assert int(lab.shell(f"find {aside} -name '*-*-*-*' | wc -l")) > before
+    site.goes_on()
+    lab.shell(f"rm -r {aside}")
+
+
+def test_restore_that_was_cut_off_goes_on(site: Site) -> None:
+    """In the middle of what it moves."""
+    lab, before = site.lab, site.status()["success"]["instances"]
+    lab.shell(
+        "python3 - <<'END'\nimport runpy, os\n"
+        "program = runpy.run_path('/etc/pacs/backup/backup.py')\n"
+        "backup = program['Backup'](program['read'](program['HERE'] / 'settings.json'))\n"
+        "made, rename = program['Restore'](backup), os.rename\n"
+        "seen = []\n"
+        "def cut(source, target):\n"
+        "    seen.append(source)\n"
+        "    if len(seen) == 40: os._exit(0)\n"
+        "    rename(source, target)\n"
+        "os.rename = cut\n"
+        "made.run('latest', True)\nEND"
+    )
+    assert lab.shell("systemctl is-active orthanc", check=False) == "inactive\n"
+    said = site.play("restore", limit="pacs")
+    assert f"Orthanc serves its {before} images" in said
+    site.goes_on()
+
+
+def test_restore_onto_the_other_release(site: Site) -> None:
+    """A backup of Orthanc 1.12.7 on Debian 13, in an Orthanc 1.10.1 on Debian 12."""
+    lab, before = site.lab, site.status()["success"]
+    lab.shell(f"rm -rf {REPOSITORY}.pacs", "old")
+    archive = lab.shell("tar -C /srv/backup -c pacs | base64 -w 0")
+    file = lab.folder / "repository.tar"
+    file.write_bytes(base64.b64decode(archive))
+    run("docker", "cp", file, f"{lab.container('old')}:/root/repository.tar")
+    lab.shell(
+        "rm -r /srv/backup/pacs; tar -C /srv/backup -xf /root/repository.tar; rm /var/lib/pacs/backup/*.json", "old"
+    )
+    said = site.play("restore", limit="old", restore="archive of old", snapshot=before["snapshot"][:8])
+    assert f"Orthanc serves its {before['instances']} images" in said
+    site.goes_on("old")
 
 
 def test_sftp(site: Site) -> None:

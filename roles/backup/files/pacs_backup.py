@@ -10,6 +10,7 @@ beside it, in settings.json. docs/backup.md says what it promises.
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import datetime
 import fcntl
@@ -688,7 +689,7 @@ class Drill:
         }
         self.room(told["bytes"] * len(folders) // 256)
         self.clear()
-        self.folder.mkdir(mode=0o750)
+        self.folder.mkdir(mode=0o750, exist_ok=True)
         damage = self.read_all(percent)
         self.restored(str(last["id"]), stage, told, folders)
         damage += self.report.pop("unrestored")
@@ -729,8 +730,8 @@ class Drill:
     def restored(self, snapshot: str, stage: str, told: dict[str, Any], folders: set[str]) -> None:
         """Restore the index and the files of some folders."""
         began = time.monotonic()
-        wanted = [told["storage_dir"]] if len(folders) == 256 else [f"{told['storage_dir']}/{name}" for name in folders]
-        words = [word for path in (stage, *wanted) for word in ("--include", path)]
+        names = ["[0-9a-f][0-9a-f]"] if len(folders) == 256 else folders
+        words = included(stage, (f"{told['storage_dir']}/{name}" for name in names))
         done = self.repository.run("restore", snapshot, "--target", str(self.tree), *words)
         self.report["restore_seconds"] = round(time.monotonic() - began, 1)
         self.report["unrestored"] = [str(self.repository.refused(done))] if done.returncode else []
@@ -800,7 +801,7 @@ class Drill:
 
 
 FILE = re.compile(
-    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|index(-wal|-shm|-journal)?|\.?(backup|orthanc)\.json(\.new)?"
+    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|index(-wal|-shm|-journal)?|\.?(backup|moves|orthanc|report)\.json(\.new)?"
 )
 
 
@@ -825,6 +826,11 @@ def orthanc_command(settings: str, folder: str) -> tuple[list[str], bool]:
     options = ["--rm", "--pull=never", "--no-healthcheck", "--log-driver=none", "--network=none", "--read-only"]
     options += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--volume=/tmp", f"--volume={folder}:{folder}"]
     return [words[0], "run", f"--name={DRILLED}", *options, *kept, "--entrypoint=Orthanc", words[-2], settings], True
+
+
+def included(stage: str, paths: Iterable[str]) -> list[str]:
+    """Return how restic is told what to restore: the copy of the index, and files."""
+    return [word for path in (f"{stage}/index", f"{stage}/backup.json", *paths) for word in ("--include", path)]
 
 
 def stop_drilled() -> None:
@@ -875,6 +881,170 @@ def ask(asked: dict[str, str]) -> dict[str, Any]:
 def got(connection: http.client.HTTPConnection, path: str) -> bytes:
     connection.request("GET", path)
     return connection.getresponse().read()
+
+
+# ---- The restore.
+
+# What of an archive lies in its folders, by the names that Orthanc gives it.
+LEVEL = re.compile(r"[0-9a-f]{2}")
+INDEX = ("index", "index-wal", "index-shm", "index-journal")
+
+
+class Restore:
+    """A backup in the place of the archive; what is there is kept beside it."""
+
+    def __init__(self, backup: Backup) -> None:
+        self.backup, self.repository = backup, backup.repository
+        self.folder = pathlib.Path(backup.storage, ".pacs-restore")
+        self.tree, self.moves = self.folder / "tree", self.folder / "moves.json"
+
+    def inside(self, path: str) -> pathlib.Path:
+        return self.tree / path.lstrip("/")
+
+    def images(self) -> int:
+        """Return how many files of images there are."""
+        levels = "[0-9a-f]" * 2
+        return sum(1 for _ in glob.iglob(f"{glob.escape(self.backup.storage)}/{levels}/{levels}/*"))
+
+    def run(self, wanted: str, over: bool) -> dict[str, Any]:
+        """Restore. Return what came of it. :raises Failed: if nothing was changed, or if it does not work."""
+        if self.moves.exists():
+            # Of a run that was cut off in the middle, what it had restored takes its place first.
+            return self.placed(read(self.folder / "report.json"))
+        host, there = self.backup.settings["host"], self.images()
+        if there and not over:
+            raise Failed(
+                f"Nothing was restored, since {self.backup.storage} has {there} files of images. To have the backup in"
+                f' their place, say -e \'{{"restore": "archive of {host}"}}\': what is there is kept beside it then.'
+            )
+        self.backup.same(self.repository.number())
+        snapshot, others = self.picked(wanted)
+        stage = tagged(snapshot, "index")
+        told = json.loads(self.repository.ask("dump", str(snapshot["id"]), f"{stage}/backup.json"))
+        free = shutil.disk_usage(self.backup.storage).free
+        if free < told["bytes"] + 1024 * MIB:
+            raise Failed(
+                f"Nothing was restored: the backup takes {told['bytes'] // MIB} MiB in {self.backup.storage}, which has"
+                f" {free // MIB} MiB free, of which 1024 are for images that come."
+            )
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self.had(snapshot, told["storage_dir"], stage)
+        index, storage = self.inside(stage) / "index", self.inside(told["storage_dir"])
+        check_index(index)
+        everything = {f"{number:02x}" for number in range(256)}
+        compared, wrong = compare(index, storage, everything, sums=True)
+        for other in others if wrong["missing"] else ():
+            # Files never change: an earlier backup may have what went while this one was made.
+            names = [name.split()[0] for name in wrong["missing"]]
+            words = [word for name in names for word in ("--include", str(place(told["storage_dir"], name)))]
+            self.repository.run("restore", str(other["id"]), "--target", str(self.tree), *words)
+            compared, wrong = compare(index, storage, everything, sums=True)
+            if not wrong["missing"]:
+                break
+        report = {"host": host, "snapshot": str(snapshot["id"]), "backed_up": told["time"], "files": compared, **wrong}
+        put(self.folder / "report.json", report | {"images": told["instances"], "archive": told["archive"]})
+        self.plan(index, storage)
+        return self.placed(read(self.folder / "report.json"))
+
+    def picked(self, wanted: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return the backup that is wanted, and the others of the same archive, the newest first."""
+        snapshots = self.repository.snapshots()
+        if wanted != "latest":
+            # By its number also one of a host with another name.
+            said = self.repository.ask("--no-lock", "--json", "snapshots", wanted, timeout=5 * SILENT)
+            found = json.loads(said or "[]")
+        else:
+            found = snapshots[-1:]
+        if len(found) != 1 or not tagged(found[0], "index"):
+            listed = self.repository.ask("--no-lock", "--json", "snapshots", "--tag", "pacs", timeout=5 * SILENT)
+            hosts = sorted({str(one["hostname"]) for one in json.loads(listed or "[]")})
+            raise Failed(
+                f"Nothing was restored: {self.repository.url} has no backup '{wanted}' of"
+                f" {self.backup.settings['host']}; it has those of {', '.join(hosts) or 'nobody'}."
+            )
+        archive = tagged(found[0], "archive")
+        others = [one for one in snapshots if tagged(one, "archive") == archive and one["id"] != found[0]["id"]]
+        return found[0], others[::-1]
+
+    def had(self, snapshot: dict[str, Any], storage: str, stage: str) -> None:
+        """Have restic restore index and files beside the archive."""
+        words = included(stage, [f"{storage}/[0-9a-f][0-9a-f]"])
+        done = self.repository.run("restore", str(snapshot["id"]), "--target", str(self.tree), *words)
+        if done.returncode:
+            raise Failed(
+                f"{self.repository.refused(done)} Nothing of the archive was changed; what could be read is in"
+                f" {self.tree}."
+            )
+        owner = pwd.getpwnam("orthanc")
+        for path, _folders, names in os.walk(self.tree):
+            for one in (path, *(os.path.join(path, name) for name in names)):
+                os.chown(one, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+
+    def plan(self, index: pathlib.Path, storage: pathlib.Path) -> None:
+        """Write down what is moved where: first what is there, then what was restored, and its index last."""
+        aside = f".pacs-before-{datetime.datetime.now():%Y-%m-%dT%H%M%S}"
+        here, there = pathlib.Path(self.backup.storage), pathlib.Path(self.backup.index).parent
+        moves = [(path, here / aside / path.name) for path in sorted(here.iterdir()) if LEVEL.fullmatch(path.name)]
+        moves += [(there / name, there / aside / name) for name in INDEX if (there / name).exists()]
+        moves += [(path, here / path.name) for path in sorted(storage.iterdir()) if LEVEL.fullmatch(path.name)]
+        moves.append((index, there / "index"))
+        put(self.moves, {"moves": [[str(source), str(target)] for source, target in moves]}, 0o600)
+
+    def move(self) -> None:
+        """Move what is written down. What was moved before is not moved again."""
+        for source, target in read(self.moves)["moves"]:
+            if os.path.lexists(source) and not os.path.lexists(target):
+                os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+                os.rename(source, target)
+
+    def placed(self, report: dict[str, Any]) -> dict[str, Any]:
+        """Have what was restored in its place, and Orthanc serve it."""
+        moves = read(self.moves)["moves"]
+        aside = sorted({os.path.dirname(target) for _, target in moves if "/.pacs-before-" in target})
+        # After a loss of power in the middle nobody starts it on half of an archive.
+        service("disable", "orthanc")
+        service("stop", "orthanc")
+        self.move()
+        self.backup.named(report["archive"])
+        service("enable", "orthanc")
+        service("start", "orthanc")
+        images = self.counted()
+        self.moves.unlink()
+        drill = Drill(self.backup)
+        drill.folder = self.folder
+        drill.clear()
+        found = {
+            **report,
+            "time": now(),
+            "images_now": images,
+            "aside": [path for path in aside if os.path.exists(path)],
+        }
+        put(STATE / "restored.json", found)
+        if images < report["images"]:
+            raise Failed(f"Orthanc has {images} images, and the backup {report['images']}; see journalctl -u orthanc.")
+        return found
+
+    def counted(self) -> int:
+        """Return how many images Orthanc has, once it answers."""
+        users = read(pathlib.Path(self.backup.settings["config_dir"], "credentials.json"))["RegisteredUsers"]
+        login = base64.b64encode(":".join(next(iter(users.items()))).encode()).decode()
+        end = time.monotonic() + 600
+        while True:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", self.backup.settings["http_port"], timeout=60)
+                connection.request("GET", "/statistics", headers={"Authorization": f"Basic {login}"})
+                return int(json.loads(connection.getresponse().read())["CountInstances"])
+            except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+                if time.monotonic() > end:
+                    raise Failed(
+                        "Orthanc does not answer with what was restored; see journalctl -u orthanc. What was there"
+                        f" before is in {self.backup.storage}/.pacs-before-*."
+                    ) from error
+                time.sleep(1)
+
+
+def service(verb: str, unit: str) -> None:
+    subprocess.run(["systemctl", verb, unit], check=True, capture_output=True, text=True)
 
 
 def parsed(line: str) -> dict[str, Any]:
@@ -996,13 +1166,19 @@ def main() -> int:
         ],
     )
     parser.add_argument("--settings", type=pathlib.Path, default=HERE / "settings.json")
+    parser.add_argument("--snapshot", default="latest")
+    parser.add_argument("--over", action="store_true")
     arguments = parser.parse_args()
     verb, backup = arguments.verb, Backup(read(arguments.settings))
     os.umask(0o077)
     # Only what it was begun by may end it in the middle: it goes through its own ends then.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        act(verb, backup)
+        if verb == "restore":
+            with alone(600):
+                say(json.dumps(Restore(backup).run(arguments.snapshot, arguments.over)))
+        else:
+            act(verb, backup)
     except (Failed, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
         problem = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
         if verb == "run":
