@@ -40,7 +40,11 @@ def test_there_is_something_to_do(more: dict[str, list[str]]) -> None:
 @pytest.mark.parametrize(
     "groups, role, words",
     [
-        ({"all": [], "ungrouped": []}, "", "in the groups mysql, nginx, orthanc, postgresql, so nothing would be done"),
+        (
+            {"all": [], "ungrouped": []},
+            "",
+            "in the groups backup, mysql, nginx, orthanc, postgresql, so nothing would be done",
+        ),
         ({"all": ["pacs"], "ungrouped": ["pacs"]}, "", "No host of the inventory"),
         ({"all": ["pacs"], "orthank": ["pacs"]}, "", "a group 'orthank', .* Did you mean 'orthanc'"),
         (GOOD | {"ngnix": ["pacs"]}, "", "Did you mean 'nginx'"),

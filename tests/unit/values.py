@@ -30,6 +30,8 @@ ALL: Mapping[str, Any] = {
     "orthanc_proxy_password": "another one",
     "orthanc_database_password": "a third one",
     "orthanc_plugins": ["dicomweb"],
+    "backup_repository": "/srv/backup",
+    "backup_password": "the key of the backups",
 }
 # Hosts on which, taken together, every variable counts.
 ALONE: Mapping[str, Mapping[str, Any]] = {
@@ -39,7 +41,7 @@ ALONE: Mapping[str, Mapping[str, Any]] = {
     "source": {"ansible_host": "192.0.2.5", **SOURCE},
     "upstream": {"ansible_host": "192.0.2.4", "orthanc_apt_source": "upstream"},
 }
-SERVERS = {"postgresql": "apt", "mysql": "docker"}
+GROUPS = {"postgresql": "apt", "mysql": "docker", "backup": "upstream"}
 SPLIT: Mapping[str, str] = {"orthanc": "pacs", "nginx": "web", "postgresql": "db"}
 # What the name of a variable has in it, and the host on which it counts, where that is not the first one.
 WHERE = {
@@ -48,6 +50,7 @@ WHERE = {
     "orthanc_docker": "docker",
     "docker_engine": "docker",
     "mysql": "docker",
+    "backup": "upstream",
     "orthanc_apt": "upstream",
     "nginx_relay": "pacs",
     "certificates": "localhost",
@@ -78,7 +81,7 @@ def inventory(hosts: Mapping[str, Mapping[str, Any]], groups: Mapping[str, list[
 def alone(hosts: Mapping[str, tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     """Make an inventory of hosts like those above, each with some variables besides."""
     groups = {group: list(hosts) for group in ("orthanc", "nginx")}
-    groups |= {engine: [name for name, (like, _) in hosts.items() if like == host] for engine, host in SERVERS.items()}
+    groups |= {group: [name for name, (like, _) in hosts.items() if like == host] for group, host in GROUPS.items()}
     return inventory({name: {**ALONE[like], **given} for name, (like, given) in hosts.items()}, groups)
 
 
