@@ -506,3 +506,207 @@ def test_one_at_a_time(host: Host) -> None:
         host.program.alone(0),
     ):
         pass
+
+
+def test_drills_of_a_part_come_to_all_in_the_end(program: Any) -> None:
+    everything = {f"{number:02x}" for number in range(256)}
+    assert program.chosen(100, 7) == everything
+    days = [program.chosen(10, day) for day in range(10)]
+    assert {len(day) for day in days} == {26}
+    assert set().union(*days) == everything
+    assert program.chosen(1, 3) != program.chosen(1, 4)
+
+
+class Backed:
+    """An archive of ten images that was backed up, and restic that restores it."""
+
+    def __init__(self, host: Host, orthanc: Callable[..., Orthanc]) -> None:
+        running = orthanc(pause=0.01)
+        until(lambda: running.acknowledged() >= 10)
+        running.end()
+        self.host, self.backup = host, host.backup()
+        self.stage = str(self.backup.stage)
+        self.index = host.archive.with_name("index")
+        host.program.copy_index(str(host.archive / "index"), self.index, 10.0)
+        self.counts = host.program.check_index(self.index)
+        self.files = {path.name: path.read_text("utf-8") for path in host.archive.glob("??/??/*")}
+        self.told = {**host.settings, **self.counts, "time": "2026-11-30T02:00:00", "archive": ARCHIVE}
+        self.lost: set[str] = set()
+        self.restic = host.restic
+        host.restic.snapshots = [self.snapshot("1"), self.snapshot("2")]
+        self.backup.repository.run = self
+
+    def snapshot(self, number: str) -> dict[str, Any]:
+        tags = ["pacs", f"archive={ARCHIVE}", f"index={self.stage}"]
+        return {"time": f"2026-11-30T0{number}:00:00Z", "id": number, "tags": tags, "hostname": "pacs"}
+
+    def __call__(self, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        if arguments[0] == "dump":
+            return subprocess.CompletedProcess([], 0, json.dumps(self.told), "")
+        if arguments[0] != "restore":
+            return self.restic(*arguments, timeout=timeout)
+        self.restic.calls.append(list(arguments))
+        tree = pathlib.Path(arguments[arguments.index("--target") + 1])
+        for name, text in self.files.items():
+            # The last one lacks what was replaced while it was made.
+            if arguments[1] == "1" or name not in self.lost:
+                path = self.host.program.place(tree / str(self.host.archive)[1:], name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text, "utf-8")
+        copy = tree / self.stage[1:] / "index"
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(self.index.read_bytes())
+        (copy.parent / "backup.json").write_text("{}", "utf-8")
+        return subprocess.CompletedProcess([], 0, "", "")
+
+
+@pytest.fixture
+def backed(host: Host, orthanc: Callable[..., Orthanc], monkeypatch: pytest.MonkeyPatch) -> Backed:
+    monkeypatch.setattr(host.program, "service", lambda verb, unit: host.restic.calls.append([verb, unit]))
+    monkeypatch.setattr(host.program.pwd, "getpwnam", lambda _name: type("owner", (), {"pw_uid": -1, "pw_gid": -1}))
+    host.settings["drill_percent"] = 100
+    return Backed(host, orthanc)
+
+
+def drilled(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> tuple[str, dict[str, Any]]:
+    drill = backed.host.program.Drill(backed.backup)
+    monkeypatch.setattr(drill, "served", lambda *_arguments: 3)
+    with contextlib.suppress(backed.host.program.Failed):
+        backed.host.program.drilled(drill)
+    told = backed.host.status()["drill"]
+    report = json.loads(pathlib.Path(told["report"]).read_text("utf-8"))
+    assert report["wrong"] == told["wrong"]
+    return str(told["wrong"]), report
+
+
+def test_drill(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong, report = drilled(backed, monkeypatch)
+    assert wrong == ""
+    assert (report["files"], report["images"], report["snapshot"]) == (*[len(backed.files)] * 2, "2")
+    folder = backed.host.archive / ".pacs-drill"
+    assert folder.exists()
+    backed.host.program.Drill(backed.backup).clear()
+    assert not folder.exists()
+    assert len(list(backed.host.archive.glob("??/??/*"))) == len(backed.files)
+
+
+def test_drill_finds_what_is_missing_or_damaged(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = sorted(backed.files)
+    backed.lost = {names[0]}
+    backed.files[names[1]] += "more"
+    wrong, report = drilled(backed, monkeypatch)
+    assert "1 files are missing and 1 damaged, of" in wrong
+    assert report["missing"][0].startswith(names[0])
+    assert report["damaged"][0].startswith(names[1])
+
+
+def test_drill_finds_damage_that_touches_no_image(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    backed.restic.answers["check"] = (1, "pack 1234: ciphertext verification failed")
+    wrong, _report = drilled(backed, monkeypatch)
+    assert "is not whole: 0 files are missing and 0 damaged" in wrong
+    assert "it is damaged" in wrong
+
+
+def test_drill_without_room_is_not_begun(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = backed.host.program.shutil.disk_usage("/")._replace(free=1 << 29)
+    monkeypatch.setattr(backed.host.program.shutil, "disk_usage", lambda _path: free)
+    assert "512 MiB free, of which 1024 are for images that come" in drilled(backed, monkeypatch)[0]
+    assert not (backed.host.archive / ".pacs-drill").exists()
+
+
+def restored(backed: Backed, monkeypatch: pytest.MonkeyPatch, over: bool = True) -> dict[str, Any]:
+    restore = backed.host.program.Restore(backed.backup)
+    monkeypatch.setattr(restore, "counted", lambda: backed.counts["instances"])
+    found: dict[str, Any] = restore.run("latest", over)
+    return found
+
+
+def archive(folder: pathlib.Path) -> dict[str, str]:
+    return {path.name: path.read_text("utf-8") for path in folder.glob("??/??/*")}
+
+
+def test_restore_keeps_what_is_there(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = backed.host.archive
+    (name, *_) = backed.files
+    backed.host.program.place(folder, name).write_text("changed since", "utf-8")
+    (folder / "ff" / "ff").mkdir(parents=True)
+    (folder / "ff" / "ff" / "ffffffff-0000-4000-8000-000000000001").write_text("new since", "utf-8")
+    with pytest.raises(backed.host.program.Failed, match=r"say -e .* \"archive of pacs\""):
+        restored(backed, monkeypatch, over=False)
+    before = archive(folder)
+    found = restored(backed, monkeypatch)
+    assert archive(folder) == backed.files
+    (aside,) = found["aside"]
+    assert archive(pathlib.Path(aside)) == before
+    assert (pathlib.Path(aside) / "index").exists()
+    assert (found["missing"], found["damaged"], found["unknown"]) == ([], [], [])
+    assert (folder / ".pacs-archive").read_text("utf-8").strip() == ARCHIVE
+    assert not (folder / ".pacs-restore").exists()
+    assert [call[0] for call in backed.restic.calls if call[1:] == ["orthanc"]] == [
+        "disable",
+        "stop",
+        "enable",
+        "start",
+    ]
+
+
+def test_restore_takes_from_earlier_backups_what_the_last_one_lacks(
+    backed: Backed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backed.lost = set(sorted(backed.files)[:2])
+    assert restored(backed, monkeypatch)["missing"] == []
+    assert archive(backed.host.archive) == backed.files
+    backed.host.restic.snapshots = backed.host.restic.snapshots[1:]
+    found = restored(backed, monkeypatch)
+    assert {line.split()[0] for line in found["missing"]} == backed.lost
+
+
+@pytest.mark.parametrize("moves", range(1, 40, 6))
+def test_restore_that_is_cut_off_goes_on(backed: Backed, monkeypatch: pytest.MonkeyPatch, moves: int) -> None:
+    """After any number of moves, and with what it had restored, whatever the repository has by then."""
+    rename, seen = os.rename, []
+
+    def cut(source: str, target: str) -> None:
+        seen.append(source)
+        if len(seen) > moves:
+            raise KeyboardInterrupt
+        rename(source, target)
+
+    monkeypatch.setattr(backed.host.program.os, "rename", cut)
+    with contextlib.suppress(KeyboardInterrupt):
+        restored(backed, monkeypatch)
+    monkeypatch.setattr(backed.host.program.os, "rename", rename)
+    backed.restic.snapshots = backed.restic.snapshots[:1] if len(seen) > moves else backed.restic.snapshots
+    restored(backed, monkeypatch)
+    assert archive(backed.host.archive) == backed.files
+    assert not (backed.host.archive / ".pacs-restore").exists()
+
+
+def test_restore_of_what_there_is_none(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    backed.restic.snapshots = [{**backed.snapshot("1"), "tags": ["pacs"]}]
+    with pytest.raises(backed.host.program.Failed, match=r"has no backup 'latest' of pacs; it has those of pacs"):
+        restored(backed, monkeypatch)
+    assert archive(backed.host.archive) == backed.files
+
+
+@pytest.mark.parametrize(
+    "said, expected",
+    [
+        ("/usr/sbin/Orthanc ; argv[]=/usr/sbin/Orthanc /etc/pacs/orthanc ; ignore", ["/usr/sbin/Orthanc", "/x.json"]),
+        (
+            "argv[]=/usr/bin/docker run --rm --user=1:2 --userns=host --name=orthanc --network=host --volume=/a:/a"
+            " --entrypoint=Orthanc sha256:abc /etc/pacs/orthanc ; ignore",
+            ["/usr/bin/docker", "run", "--user=1:2", "--network=none", "--entrypoint=Orthanc", "sha256:abc", "/x.json"],
+        ),
+    ],
+)
+def test_very_orthanc_of_the_host_is_started(
+    program: Any, monkeypatch: pytest.MonkeyPatch, said: str, expected: list[str]
+) -> None:
+    done = subprocess.CompletedProcess([], 0, f"ExecStart={{ path={said}=no }}\n", "")
+    monkeypatch.setattr(program.subprocess, "run", lambda *_arguments, **_options: done)
+    command, container = program.orthanc_command("/x.json", "/srv/drill")
+    assert container is (len(expected) > 2)
+    assert set(expected) <= set(command)
+    assert (command[0], command[-1]) == (expected[0], expected[-1])
+    assert not {"--network=host", "--volume=/a:/a", "--name=orthanc"} & set(command)
