@@ -136,6 +136,7 @@ KNOWN = {
     "roles/backup/files/pacs_backup.py": {
         "target.with_name(target.name + end).unlink()": "the log of an earlier copy of the index, beside that copy",
         "(self.stage / name).unlink(missing_ok=True)": "the copy of the index, in a folder of its own",
+        "path.unlink()": "a second name of a file that Orthanc has, or has deleted, in the same folder",
         "os.unlink(os.path.join(path, name))": "what a drill has restored, in a folder of its own",
         "os.rmdir(os.path.join(path, name))": "the same; refuses a folder with something in it",
         "os.rmdir(self.folder)": "the same folder",

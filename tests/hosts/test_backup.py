@@ -18,10 +18,18 @@ from tests.hosts.test_database import image
 from tests.hosts.test_site import changed
 
 pytestmark = pytest.mark.later
-LAB = {"name": "backup", "pacs": "trixie-installed", "old": "bookworm-installed", "nas": "trixie"}
+LAB = {
+    "name": "backup",
+    "pacs": "trixie-installed",
+    "old": "bookworm-installed",
+    "box": {"release": "trixie", "volumes": ["/var/lib/docker"]},
+    # The server of SFTP as well.
+    "registry": "trixie",
+}
 PASSWORD = "the key of backups in a test"
 REPOSITORY = "/srv/backup/pacs"
-HOSTS = ("pacs", "old")
+# Of each, the Orthanc that it has.
+HOSTS = {"pacs": "1.12.7", "old": "1.10.1", "box": "1.13.0"}
 ARCHIVE, KEPT = "/var/lib/orthanc/db-v6", "/var/lib/pacs/backup"
 STATE = "systemctl show orthanc --property=InvocationID,NRestarts,ActiveState"
 # As root has it, by hand.
@@ -29,7 +37,7 @@ RESTIC = f"RESTIC_PASSWORD_FILE=/etc/pacs/backup/password RESTIC_REPOSITORY={REP
 # A program that stops at a call, for as long as it takes to kill it.
 HANGS = f"""cat > /usr/local/bin/{{program}} <<'END'
 #!/bin/sh
-case "$*" in *{{call}}*) touch {KEPT}/hangs; exec sleep 600 ;; esac
+case "$*" in *"{{call}}"*) touch {KEPT}/hangs; exec sleep 600 ;; esac
 exec /usr/bin/{{program}} "$@"
 END
 chmod 755 /usr/local/bin/{{program}}; rm -f {KEPT}/hangs; systemctl start --no-block pacs-backup
@@ -54,7 +62,7 @@ echo $file > /root/damaged
 
 
 class Site:
-    """Orthancs of both releases with SQLite, whose backups go to a folder each."""
+    """Orthancs of both releases and one in a container, with SQLite, whose backups go to a folder each."""
 
     def __init__(self, lab: Lab, folder: pathlib.Path) -> None:
         self.lab, self.inventory = lab, folder / "inventory"
@@ -62,6 +70,9 @@ class Site:
         groups = {group: {"hosts": dict.fromkeys(HOSTS)} for group in ("orthanc", "nginx", "backup")}
         (self.inventory / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
         (self.inventory / "group_vars").symlink_to(QUICKSTART / "group_vars")
+        image = {"orthanc_docker_image": "registry:5000/orthancteam/orthanc:1.13.0", "orthanc_install_method": "docker"}
+        (lab.folder / "host_vars").mkdir(exist_ok=True)
+        (lab.folder / "host_vars" / "box.json").write_text(json.dumps(image), encoding="utf-8")
         self.variables: dict[str, Any] = {
             "backup_repository": REPOSITORY,
             "backup_password": PASSWORD,
@@ -147,6 +158,7 @@ def test_backup_while_images_come_and_go(site: Site, host: str) -> None:
     print(f"{host}: {found[0]}; the slowest upload took {slowest[0]:.2f} s")
     assert int(found[1]) >= sent
     assert found[2] == host
+    assert site.status(host)["success"]["missing"] == 0
     assert 0 < int(found[3]) < 10_000
     assert site.wrong(host) == ""
     assert lab.shell(STATE, host) == before
@@ -160,7 +172,7 @@ def test_drill(site: Site, host: str) -> None:
     site.play("backup", limit=host)
     before = lab.shell(f"{STATE}; ss -ltn | sort", host)
     said = site.play("drill", limit=host)
-    success, version = site.status(host)["success"], {"pacs": "1.12.7", "old": "1.10.1"}[host]
+    success, version = site.status(host)["success"], HOSTS[host]
     assert f"is whole: {success['files']} files (100 % of the archive)" in said
     assert f"and Orthanc {version}, started on it, has all {success['instances']} images" in said
     assert lab.shell(f"{STATE}; ss -ltn | sort", host) == before
@@ -189,7 +201,7 @@ def test_killed_while_orthanc_stands_still(site: Site) -> None:
     site.goes_on()
     assert "ended from outside" in site.wrong()
     assert site.lab.shell("systemctl is-failed pacs-backup", check=False) == "failed\n"
-    assert site.lab.shell(f"ls {ARCHIVE}/.pacs-backup") == ""
+    assert "index" not in site.lab.shell(f"ls {ARCHIVE}/.pacs-backup")
     assert "Backed up" in site.play("backup", limit="pacs")
     assert site.wrong() == ""
 
@@ -331,15 +343,16 @@ def test_sftp(site: Site) -> None:
         "useradd --create-home --shell /bin/bash backup; install -d -m 700 -o backup ~backup/.ssh;"
         " ssh-keygen -q -N '' -t ed25519 -f /root/key;"
         " install -m 600 -o backup /root/key.pub ~backup/.ssh/authorized_keys",
-        "nas",
+        "registry",
     )
-    server, address = lab.shell("ssh-keygen -y -f /etc/ssh/lab_host_key", "nas").strip(), lab.address["nas"]
+    server = lab.shell("ssh-keygen -y -f /etc/ssh/lab_host_key", "registry").strip()
+    address = lab.address["registry"]
     given: dict[str, Any] = {
         "backup_repository": f"sftp:backup@{address}:/home/backup/pacs",
-        "backup_sftp_private_key": lab.shell("cat /root/key", "nas"),
+        "backup_sftp_private_key": lab.shell("cat /root/key", "registry"),
         "backup_sftp_known_hosts": f"{address} {server}",
     }
-    other = lab.shell("ssh-keygen -y -f /root/key", "nas").strip()
+    other = lab.shell("ssh-keygen -y -f /root/key", "registry").strip()
     said = site.play(limit="pacs", check=False, **given | {"backup_sftp_known_hosts": f"{address} {other}"})
     assert "cannot be reached" in said
     site.play(limit="pacs", **given)

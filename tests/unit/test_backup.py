@@ -9,7 +9,6 @@ import json
 import os
 import pathlib
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -237,6 +236,7 @@ class Restic:
     def __init__(self) -> None:
         self.calls: list[list[str]] = []
         self.number, self.snapshots = "abc", [dict[str, Any]()][:0]
+        self.paths: tuple[str, ...] = ()
         self.meanwhile: Callable[[], None] = lambda: None
         self.answers: dict[str, tuple[int, str]] = {}
 
@@ -254,13 +254,16 @@ class Restic:
                 return subprocess.CompletedProcess([], 1, "", said)
         if verb == "init":
             self.number = "new"
+        tags = [after for word, after in itertools.pairwise(arguments) if word == "--tag"]
         if verb == "snapshots":
-            out = json.dumps(self.snapshots)
+            out = json.dumps([one for one in self.snapshots if not tags or tags[0] in one["tags"]])
         if verb == "backup":
-            tags = [after for word, after in itertools.pairwise(arguments) if word == "--tag"]
-            self.snapshots.append({"time": f"2026-11-30T0{len(self.snapshots)}:00:00.123456789Z", "tags": tags})
+            number = f"{len(self.snapshots):08}"
+            time = f"2026-11-30T{len(self.snapshots):02}:00:00.123456789Z"
+            self.snapshots.append({"time": time, "tags": tags, "id": number * 8, "hostname": "pacs"})
+            self.paths = arguments[arguments.index("--") + 1 :]
             self.meanwhile()
-            out = json.dumps({"message_type": "summary", "snapshot_id": f"{len(self.snapshots):08}", "data_added": 5})
+            out = json.dumps({"message_type": "summary", "snapshot_id": number, "data_added": 5})
         return subprocess.CompletedProcess([], 0, out, "")
 
     def verbs(self) -> list[str]:
@@ -312,44 +315,109 @@ def test_backup(host: Host, orthanc: Callable[..., Orthanc]) -> None:
     success = host.status()["success"]
     assert success["instances"] >= before
     assert 0 < success["pause_seconds"] < 10
-    assert (success["snapshot"], success["added_bytes"], success["gone_meanwhile"]) == ("00000001", 5, 0)
-    assert host.restic.verbs()[-3:] == ["unlock", "backup", "forget"]
-    (call,) = [call for call in host.restic.calls if "backup" in call]
-    assert call[call.index("--") + 1 :] == [str(host.archive), "/etc/pacs"][: 1 + os.path.exists("/etc/pacs")]
-    # The index in use would be half of one, and the copy is in.
-    assert {f"--exclude={host.archive}/index{end}" for end in ("", "-wal", "-shm")} <= set(call)
-    assert not [word for word in call if word.startswith("--exclude=") and ".pacs-backup" in word]
-    assert "--keep-daily" in host.restic.calls[-1]
-    assert os.listdir(host.archive / ".pacs-backup") == []
+    assert (success["snapshot"], success["added_bytes"], success["missing"]) == ("00000001", 10, 0)
+    assert host.restic.verbs()[-6:] == ["unlock", "backup", "backup", "forget", "snapshots", "snapshots"]
+    files, index = (call for call in host.restic.calls if "backup" in call)
+    assert files[files.index("--") + 1 :] == [str(host.archive), "/etc/pacs"][: 1 + os.path.exists("/etc/pacs")]
+    # The index in use would be half of one, and the copy comes for itself.
+    skipped = {f"--exclude={host.archive}/{name}" for name in ("index", "index-wal", "index-shm", ".pacs-backup")}
+    assert skipped <= set(files)
+    assert index[index.index("--") + 1 :] == [f"{host.archive}/.pacs-backup"]
+    assert not [word for word in index if word.startswith("--exclude=") and ".pacs-backup" in word]
+    assert {"pacs", "files=00000000"} <= set(index)
+    assert "--keep-daily" in host.restic.calls[-3]
+    assert [path.name for path in (host.archive / ".pacs-backup").rglob("*")] == ["files"]
     assert host.backup().report()["wrong"] == ""
 
 
-def test_images_that_go_meanwhile(host: Host, orthanc: Callable[..., Orthanc]) -> None:
-    """One that is sent again is deleted, and another file has it: all is gone through once more."""
+def test_images_that_come_and_go_meanwhile(
+    host: Host, orthanc: Callable[..., Orthanc], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that the index knows is in one of the two: what has come is held, though it is deleted before it is taken."""
+    running = orthanc()
+    host.backup().prepare()
+    taken: set[str] = set()
+    hold = host.program.Backup.hold
+
+    def held_and_deleted(made: Any, name: str) -> bool:
+        found = bool(hold(made, name))
+        # As soon as Orthanc goes on.
+        gone.append(name)
+        return found
+
+    def take() -> None:
+        for folder in map(pathlib.Path, host.restic.paths):
+            taken.update(path.name for path in folder.rglob("*-*-*"))
+        before = running.acknowledged()
+        until(lambda: running.acknowledged() > before + 20)
+        for name in gone:
+            host.program.place(host.archive, name).unlink(missing_ok=True)
+
+    gone: list[str] = []
+    monkeypatch.setattr(host.program.Backup, "hold", held_and_deleted)
+    host.restic.meanwhile = take
+    known: set[str] = set()
+    clear = host.program.Backup.clear
+
+    def look(made: Any) -> None:
+        copy = made.stage / "index"
+        known.clear()
+        known.update(name for name, *_ in host.program.known(copy) if copy.exists()) if copy.exists() else None
+        clear(made)
+
+    monkeypatch.setattr(host.program.Backup, "clear", look)
+    host.backup().run(time.monotonic())
+    assert len(gone) > 20
+    assert len(known) == host.status()["success"]["files"]
+    assert known <= taken
+    assert host.status()["success"]["missing"] == 0
+
+
+def test_files_that_are_missing_already_are_told(host: Host, orthanc: Callable[..., Orthanc]) -> None:
+    running = orthanc()
+    host.backup().prepare()
+    running.end()
+    for path in sorted(host.archive.glob("??/??/*"))[:2]:
+        path.unlink()
+    host.backup().run(time.monotonic())
+    assert host.status()["success"]["missing"] == 2
+
+
+def test_first_backup_that_takes_days(
+    host: Host, orthanc: Callable[..., Orthanc], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What has come in days would be too much to hold while Orthanc stands still: the files are taken once more."""
+    orthanc()
+    host.backup().prepare()
+    monkeypatch.setattr(host.program, "LONG", -1)
+    host.backup().run(time.monotonic())
+    assert host.restic.verbs().count("backup") == host.program.PASSES + 1
+
+
+def test_files_of_a_backup_go_with_it(host: Host, orthanc: Callable[..., Orthanc]) -> None:
+    orthanc()
+    host.backup().prepare()
+    for _ in range(2):
+        host.backup().run(time.monotonic())
+    files = [one for one in host.restic.snapshots if "pacs-files" in one["tags"]]
+    assert ["forget", "--prune"] not in [call[1:3] for call in host.restic.calls]
+    host.restic.snapshots = [one for one in host.restic.snapshots if f"files={files[0]['id'][:8]}" not in one["tags"]]
+    host.backup().run(time.monotonic())
+    assert host.restic.calls[-1] == ["--quiet", "forget", "--prune", files[0]["id"]]
+
+
+def test_file_system_without_links(
+    host: Host, orthanc: Callable[..., Orthanc], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_source: object, _target: object, follow_symlinks: bool) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(host.program.os, "link", refuse)
     running = orthanc(pause=0.01)
     host.backup().prepare()
-    deleted: list[pathlib.Path] = []
-
-    def delete(most: int) -> Callable[[], None]:
-        def once() -> None:
-            with sqlite3.connect(host.archive / ".pacs-backup" / "index") as copy:
-                (name,) = copy.execute("SELECT uuid FROM AttachedFiles LIMIT 1 OFFSET ?", (len(deleted),)).fetchone()
-            if len(deleted) < most:
-                deleted.append(host.program.place(host.archive, name))
-                deleted[-1].unlink()
-
-        return once
-
-    host.restic.meanwhile = delete(1)
+    host.restic.meanwhile = lambda: until(lambda: running.written())
     host.backup().run(time.monotonic())
-    # In the copy it still is, since this stand-in does not delete it there.
-    assert host.restic.verbs().count("backup") == host.program.PASSES
-    assert host.status()["success"]["gone_meanwhile"] == 1
-    deleted[0].write_text("again", "utf-8")
-    host.restic.meanwhile = lambda: None
-    host.backup().run(time.monotonic())
-    assert host.status()["success"]["gone_meanwhile"] == 0
-    running.written()
+    assert host.status()["success"]["missing"] == 0
 
 
 def test_repository_that_is_gone_or_another_one(host: Host) -> None:
@@ -372,7 +440,8 @@ def test_new_host_does_not_take_the_place_of_the_archive_that_was_lost(
     host: Host, orthanc: Callable[..., Orthanc]
 ) -> None:
     orthanc()
-    host.restic.snapshots = [{"time": "2026-11-29T02:00:00Z", "tags": ["pacs", f"archive={ARCHIVE}"]}]
+    tags = ["pacs", f"archive={ARCHIVE}"]
+    host.restic.snapshots = [{"time": "2026-11-29T02:00:00Z", "tags": tags, "id": "1", "hostname": "pacs"}]
     host.backup().prepare()
     for _ in range(2):
         with pytest.raises(host.program.Failed, match="of another archive than the one on this host"):
@@ -383,9 +452,10 @@ def test_new_host_does_not_take_the_place_of_the_archive_that_was_lost(
     host.backup().begin()
     host.backup().run(time.monotonic())
     host.backup().run(time.monotonic())
-    assert host.restic.verbs().count("backup") == 2
+    assert host.restic.verbs().count("backup") == 4
     # And not after yet another one.
-    host.restic.snapshots.append({"time": "2026-11-30T12:00:00+02:00", "tags": ["pacs", "archive=third"]})
+    other = {"time": "2026-12-01T12:00:00+02:00", "tags": ["pacs", "archive=third"], "id": "9", "hostname": "pacs"}
+    host.restic.snapshots.append(other)
     with pytest.raises(host.program.Failed, match="of another archive"):
         host.backup().run(0)
 
@@ -397,7 +467,7 @@ def test_run_that_was_killed_is_a_failure(host: Host, monkeypatch: pytest.Monkey
     host.backup().ended()
     assert "ended from outside (signal)" in host.status()["problem"]
     assert host.backup().report()["wrong"] == host.status()["problem"]
-    assert os.listdir(host.archive / ".pacs-backup") == []
+    assert not (host.archive / ".pacs-backup" / "index").exists()
     # One that ended by itself has said so.
     host.backup().note(problem="")
     host.backup().ended()
@@ -424,7 +494,7 @@ def test_full_disk_is_noticed_before(host: Host, monkeypatch: pytest.MonkeyPatch
     free = host.program.shutil.disk_usage(host.archive)._replace(free=1 << 20)
     monkeypatch.setattr(host.program.shutil, "disk_usage", lambda _path: free)
     with pytest.raises(host.program.Failed, match="1 MiB free; make room for 256"):
-        host.backup().copied(ARCHIVE)
+        host.backup().copied()
 
 
 @pytest.mark.parametrize(
@@ -475,10 +545,10 @@ def test_file_that_cannot_be_read_fails_and_one_that_went_does_not(host: Host, i
     made = host.backup()
     made.repository.run = run
     if good:
-        assert made.saved(ARCHIVE) == ("1", 0, False)
+        assert made.saved(["pacs"], ["/srv"]) == ("1", 0)
     else:
         with pytest.raises(host.program.Failed, match="could not be read"):
-            made.saved(ARCHIVE)
+            made.saved(["pacs"], ["/srv"])
 
 
 @pytest.mark.parametrize(
@@ -531,13 +601,14 @@ class Backed:
         self.counts = host.program.check_index(self.index)
         self.files = {path.name: path.read_text("utf-8") for path in host.archive.glob("??/??/*")}
         self.told = {**host.settings, **self.counts, "time": "2026-11-30T02:00:00", "archive": ARCHIVE}
+        self.told["held"] = str(self.backup.held)
         self.lost: set[str] = set()
         self.restic = host.restic
         host.restic.snapshots = [self.snapshot("1"), self.snapshot("2")]
         self.backup.repository.run = self
 
     def snapshot(self, number: str) -> dict[str, Any]:
-        tags = ["pacs", f"archive={ARCHIVE}", f"index={self.stage}"]
+        tags = ["pacs", f"archive={ARCHIVE}", f"index={self.stage}", f"files=files-{number}"]
         return {"time": f"2026-11-30T0{number}:00:00Z", "id": number, "tags": tags, "hostname": "pacs"}
 
     def __call__(self, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
@@ -546,17 +617,22 @@ class Backed:
         if arguments[0] != "restore":
             return self.restic(*arguments, timeout=timeout)
         self.restic.calls.append(list(arguments))
-        tree = pathlib.Path(arguments[arguments.index("--target") + 1])
-        for name, text in self.files.items():
-            # The last one lacks what was replaced while it was made.
-            if arguments[1] == "1" or name not in self.lost:
+        tree, wanted = pathlib.Path(arguments[arguments.index("--target") + 1]), arguments[3]
+        copy = tree / self.stage[1:] / "index"
+        if not wanted.startswith("files-"):
+            # With it is what has come while the files were taken.
+            (copy.parent / "files").mkdir(parents=True, exist_ok=True)
+            for name in sorted(self.files)[-2:]:
+                (copy.parent / "files" / name).write_text(self.files[name], "utf-8")
+            copy.write_bytes(self.index.read_bytes())
+            (copy.parent / "backup.json").write_text("{}", "utf-8")
+            return subprocess.CompletedProcess([], 0, "", "")
+        for name in sorted(self.files)[:-2]:
+            # The last one lacks some.
+            if wanted == "files-1" or name not in self.lost:
                 path = self.host.program.place(tree / str(self.host.archive)[1:], name)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(text, "utf-8")
-        copy = tree / self.stage[1:] / "index"
-        copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(self.index.read_bytes())
-        (copy.parent / "backup.json").write_text("{}", "utf-8")
+                path.write_text(self.files[name], "utf-8")
         return subprocess.CompletedProcess([], 0, "", "")
 
 
@@ -585,7 +661,7 @@ def test_drill(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (report["files"], report["images"], report["snapshot"]) == (*[len(backed.files)] * 2, "2")
     folder = backed.host.archive / ".pacs-drill"
     assert folder.exists()
-    backed.host.program.Drill(backed.backup).clear()
+    backed.host.program.Drill(backed.backup).away()
     assert not folder.exists()
     assert len(list(backed.host.archive.glob("??/??/*"))) == len(backed.files)
 
@@ -710,3 +786,30 @@ def test_very_orthanc_of_the_host_is_started(
     assert set(expected) <= set(command)
     assert (command[0], command[-1]) == (expected[0], expected[-1])
     assert not {"--network=host", "--volume=/a:/a", "--name=orthanc"} & set(command)
+
+
+@pytest.mark.parametrize("name", [".pacs-backup", ".pacs-drill", ".pacs-restore"])
+def test_folder_that_somebody_else_has_put_there(backed: Backed, tmp_path: pathlib.Path, name: str) -> None:
+    """Who has taken Orthanc over may write beside the images: no link of his is followed, no folder of his is used."""
+    folder, program = backed.host.archive / name, backed.host.program
+    if folder.exists():
+        folder.rename(tmp_path / "away")
+    folder.symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere").mkdir()
+    with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
+        program.owned(folder)
+    folder.unlink()
+    folder.mkdir()
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+        with pytest.raises(program.Failed, match="is not root's"):
+            program.owned(folder)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_folder_stays_though_another_takes_its_place(program: Any, tmp_path: pathlib.Path) -> None:
+    _, way = program.owned(tmp_path / "ours")
+    (tmp_path / "ours").rename(tmp_path / "moved")
+    (tmp_path / "ours").symlink_to("/etc")
+    (way / "file").write_text("x", "utf-8")
+    assert (tmp_path / "moved" / "file").exists()

@@ -14,6 +14,7 @@ import base64
 import contextlib
 import datetime
 import fcntl
+import functools
 import glob
 import hashlib
 import http.client
@@ -31,7 +32,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -42,13 +43,13 @@ UNIT, DRILL = "pacs-backup.service", "pacs-drill.service"
 STAGE = ".pacs-backup"
 ARCHIVE = ".pacs-archive"
 # What is in the folder of the files beside them, and is no part of an archive.
-OURS = (".pacs-reserve", ".pacs-drill", ".pacs-restore")
+OURS = (".pacs-reserve", ".pacs-drill", ".pacs-restore", ".pacs-before-*")
 # What SQLite has beside the index in use, and has to be copied together with it.
 LOGS = ("-wal", "-journal")
 # How often the index is copied while it is in use, until nothing has come in between.
 TRIES = 10
-# How often all is gone through once more, where images went meanwhile.
-PASSES = 3
+# How often restic takes the files, where that took longer than so many seconds: what has come meanwhile is held then.
+PASSES, LONG = 3, 600
 # For how long a repository may be silent, in seconds, before it is called unreachable.
 SILENT = 120
 NAMED = 20
@@ -90,6 +91,21 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     except (FileNotFoundError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def owned(path: str | os.PathLike[str]) -> tuple[int, pathlib.Path]:
+    """Have a folder of our own in one that is Orthanc's. Return it opened, and a way to it that stays.
+
+    Whoever has taken Orthanc over could have put a folder or a link of his own in its place, at any moment.
+
+    :raises Failed: if it is somebody else's.
+    """
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(path, 0o700)
+    opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    if os.fstat(opened).st_uid != os.geteuid():
+        raise Failed(f"{path} is not root's, who alone writes there; look who has made it, and remove it.")
+    return opened, pathlib.Path(f"/proc/{os.getpid()}/fd/{opened}")
 
 
 # ---- The index, which its Orthanc alone may read: it is copied, and Orthanc is stopped for as long as that has to be.
@@ -202,8 +218,10 @@ def copy_logs(index: str, target: pathlib.Path) -> None:
             copy_file(index + end, target.with_name(target.name + end))
 
 
-def copy_index(index: str, target: pathlib.Path, limit: float) -> float:
+def copy_index(index: str, target: pathlib.Path, limit: float, also: Callable[[], None] = lambda: None) -> float:
     """Copy an index that is in use, as it was at one moment. Return for how many seconds Orthanc was stopped.
+
+    :param also: what else is done with the copy before Orthanc goes on.
 
     The index itself is copied while Orthanc works, and Orthanc is stopped for its log alone, which is small. What has
     gone from the log into the index meanwhile is still in the log, unless that was begun anew: then all is done again.
@@ -221,6 +239,7 @@ def copy_index(index: str, target: pathlib.Path, limit: float) -> float:
             with Frozen(pids, limit) as frozen:
                 copy_file(index, target)
                 copy_logs(index, target)
+                also()
                 good = not pids or frozen.holds()
         else:
             began = time.monotonic()
@@ -230,6 +249,7 @@ def copy_index(index: str, target: pathlib.Path, limit: float) -> float:
                 good = head(index + "-wal") == before
                 if good:
                     copy_logs(index, target)
+                    also()
                     good = not pids or frozen.holds()
         # Another Orthanc may have been started meanwhile.
         if good and holders(index) == pids:
@@ -263,9 +283,10 @@ def check_index(index: pathlib.Path) -> dict[str, int]:
             (instances,) = connection.execute("SELECT count(*) FROM Resources WHERE resourceType = 4").fetchone()
             counted = "SELECT count(*), coalesce(sum(compressedSize), 0) FROM AttachedFiles"
             files, held = connection.execute(counted).fetchone()
+            (top,) = connection.execute("SELECT coalesce(max(internalId), 0) FROM Resources").fetchone()
     except sqlite3.Error as error:
         raise Failed(f"The copy of the index cannot be read: {error}.") from error
-    return {"instances": instances, "files": files, "bytes": held}
+    return {"instances": instances, "files": files, "bytes": held, "top": top}
 
 
 def known(index: str | os.PathLike[str]) -> Iterator[tuple[str, str, int, str]]:
@@ -413,12 +434,10 @@ class Repository:
             return ""
         raise self.refused(done)
 
-    def snapshots(self) -> list[dict[str, Any]]:
-        """Return the backups of this host, the oldest first."""
-        found: list[dict[str, Any]] = json.loads(
-            self.ask("--no-lock", "--json", "snapshots", "--host", self._host, "--tag", "pacs", timeout=5 * SILENT)
-            or "[]"
-        )
+    def snapshots(self, tag: str = "pacs") -> list[dict[str, Any]]:
+        """Return the backups of this host, the oldest first: those of an index, each of which names its files."""
+        words = ["--no-lock", "--json", "snapshots", "--host", self._host, "--tag", tag]
+        found: list[dict[str, Any]] = json.loads(self.ask(*words, timeout=5 * SILENT) or "[]")
         return sorted(found or [], key=taken)
 
 
@@ -445,7 +464,19 @@ class Backup:
         self.index = os.path.join(settings["index_dir"], "index")
         self.stage = pathlib.Path(settings["index_dir"], STAGE)
         self.mark = pathlib.Path(settings["index_dir"], ARCHIVE)
+        # Where files are held, on the disk that they are on.
+        self.held = pathlib.Path(self.storage, STAGE, "files")
         self.repository = Repository(settings)
+
+    @functools.cached_property
+    def copy(self) -> pathlib.Path:
+        """The copy of the index."""
+        return owned(self.stage)[1] / "index"
+
+    @functools.cached_property
+    def holding(self) -> pathlib.Path:
+        """The folder of files that are held."""
+        return owned(self.held.parent)[1] / self.held.name
 
     # What is kept of it on the host.
 
@@ -522,38 +553,53 @@ class Backup:
         archive = self.ours()
         # Of a run that was killed; those of others who are at work stay.
         self.repository.ask("unlock", timeout=5 * SILENT)
-        pause, gone, snapshot, added = 0.0, 0, "", 0
-        for passed in range(1, PASSES + 1):
-            lasted, counts = self.copied(archive)
+        pause = 0.0
+        for _ in range(PASSES):
+            lasted = self.copied()
             pause = max(pause, lasted)
-            snapshot, new, complete = self.saved(archive)
-            added += new
-            gone = sum(not place(self.storage, name).exists() for name, *_ in known(self.stage / "index"))
-            if complete and not gone:
+            counts, before = check_index(self.copy), {name for name, *_ in known(self.copy)}
+            lost = {name for name in before if not place(self.storage, name).exists()}
+            passed = time.monotonic()
+            files, added = self.saved(["pacs-files"], self.paths())
+            if time.monotonic() - passed < LONG:
                 break
-            say(f"{gone} files went between the copy of the index and that of the files, in pass {passed}.")
-        if self.mark.exists() and self.mark.read_text(encoding="utf-8").strip() != archive:
+        # What restic may have missed has come since: it is held until restic has that, too.
+        lasted = self.copied(lambda: self.hold_new(counts["top"]))
+        pause, counts = max(pause, lasted), check_index(self.copy)
+        here = {name for name, *_ in known(self.copy)}
+        gone = sum(not self.hold(name) for name in here - before)
+        told = {name: self.settings[name] for name in ("host", "storage_dir", "index_dir")}
+        told |= {name: counts[name] for name in ("instances", "files", "bytes")}
+        put(
+            self.copy.with_name("backup.json"),
+            {**told, "held": str(self.held), "archive": archive, "time": now()},
+            0o600,
+        )
+        tags = ["pacs", f"archive={archive}", f"index={self.stage}", f"files={files}"]
+        snapshot, new = self.saved(tags, sorted({str(self.stage), str(self.held.parent)}))
+        if self.mark.read_text(encoding="utf-8").strip() != archive:
             raise Failed("Another archive took the place of this one meanwhile.")
-        tidy = self.forgotten()
-        self.clear()
         success = {
             "snapshot": snapshot,
             "time": now(),
             "epoch": int(time.time()),
             "seconds": round(time.monotonic() - began, 1),
             "pause_seconds": round(pause, 3),
-            **counts,
-            "added_bytes": added,
-            "gone_meanwhile": gone,
-            "not_tidied": tidy,
+            "instances": counts["instances"],
+            "files": counts["files"],
+            "bytes": counts["bytes"],
+            "added_bytes": added + new,
+            "missing": len(lost & here) + gone,
+            "not_tidied": self.forgotten(),
         }
+        self.clear()
         self.note(running="", problem="", success=success)
-        size_of = f"{counts['bytes'] >> 20} MiB in {counts['files']} files, {added >> 20} MiB of them new"
+        size_of = f"{counts['bytes'] >> 20} MiB in {counts['files']} files, {added + new >> 20} MiB of them new"
         stood = f"Orthanc stood still for {pause * 1000:.0f} ms"
         say(f"Backed up {counts['instances']} images ({size_of}) as {snapshot} in {success['seconds']} s; {stood}.")
 
-    def copied(self, archive: str) -> tuple[float, dict[str, int]]:
-        """Have a copy of the index, and what it is of. Return for how long Orthanc stood still, and what it knows."""
+    def copied(self, also: Callable[[], None] = lambda: None) -> float:
+        """Have a copy of the index. Return for how long Orthanc stood still."""
         self.clear()
         takes = size(self.index) + sum(size(self.index + end) for end in LOGS)
         free = shutil.disk_usage(self.stage).free
@@ -565,20 +611,44 @@ class Backup:
                 f"A copy of the index takes {takes // MIB} MiB beside it, and {self.settings['index_dir']} has"
                 f" {free // MIB} MiB free; make room for {(2 * takes) // MIB + 256}."
             )
-        pause = copy_index(self.index, self.stage / "index", self.settings["pause_seconds"])
-        counts = check_index(self.stage / "index")
-        told = {name: self.settings[name] for name in ("host", "storage_dir", "index_dir")}
-        put(self.stage / "backup.json", {**told, **counts, "archive": archive, "time": now()}, 0o600)
-        return pause, counts
+        return copy_index(self.index, self.copy, self.settings["pause_seconds"], also)
 
-    def saved(self, archive: str) -> tuple[str, int, bool]:
-        """Have restic take all. Return its snapshot, how many bytes are new, and whether it has read every file."""
+    def hold_new(self, top: int) -> None:
+        """Hold the files of what has come after a resource, while nobody can delete them."""
+        with opened(self.copy) as connection:
+            # Orthanc waits for it, and a copy that is lost is made again.
+            connection.execute("PRAGMA synchronous = OFF")
+            names = connection.execute("SELECT uuid FROM AttachedFiles WHERE id > ?", (top,)).fetchall()
+        self.holding.mkdir(exist_ok=True)
+        for (name,) in names:
+            self.hold(name)
+
+    def hold(self, name: str) -> bool:
+        """Have a file outlast that Orthanc deletes it. Return whether it was there."""
+        try:
+            os.link(place(self.storage, name), self.holding / name, follow_symlinks=False)
+        except FileExistsError:
+            return True
+        except FileNotFoundError:
+            return False
+        except OSError:
+            # A file system without links.
+            copy_file(str(place(self.storage, name)), self.holding / name)
+        return True
+
+    def saved(self, tags: list[str], paths: list[str]) -> tuple[str, int]:
+        """Have restic take paths. Return its snapshot, and how many bytes are new.
+
+        :raises Failed: if a file that is there cannot be read; others went meanwhile, and the index knows that.
+        """
         skipped = [self.index + end for end in ("", *LOGS, "-shm")]
         skipped += [os.path.join(self.storage, name) for name in OURS]
-        arguments = ["--json", "--quiet", "backup", "--host", self.settings["host"], "--tag", "pacs"]
-        arguments += ["--tag", f"archive={archive}", "--tag", f"index={self.stage}"]
+        if self.storage in paths:
+            skipped += [str(self.stage), str(self.held.parent)]
+        arguments = ["--json", "--quiet", "backup", "--host", self.settings["host"]]
+        arguments += [word for tag in tags for word in ("--tag", tag)]
         arguments += [f"--exclude={path}" for path in skipped]
-        done = self.repository.run(*arguments, "--", *self.paths())
+        done = self.repository.run(*arguments, "--", *paths)
         lines = [line for line in map(parsed, done.stdout.splitlines()) if line.get("message_type") == "summary"]
         if done.returncode not in (0, 3) or not lines:
             raise self.repository.refused(done)
@@ -587,12 +657,12 @@ class Backup:
         if done.returncode == 3 and (there or not unread):
             said = " ".join(done.stderr.split())[-300:]
             raise Failed(f"{len(there)} files could not be read, such as {', '.join(there[:3])}: {said}")
-        return str(lines[-1]["snapshot_id"]), int(lines[-1].get("data_added", 0)), done.returncode == 0
+        return str(lines[-1]["snapshot_id"]), int(lines[-1].get("data_added", 0))
 
     def paths(self) -> list[str]:
-        """Return what is backed up, each for itself: what is in another one comes with it."""
+        """Return what is backed up beside the index, each for itself: what is in another one comes with it."""
         found: list[str] = []
-        for path in [self.storage, str(self.stage), "/etc/pacs", *self.settings["paths"]]:
+        for path in [self.storage, "/etc/pacs", *self.settings["paths"]]:
             if os.path.exists(path) and not any(os.path.commonpath([path, other]) == other for other in found):
                 found.append(path)
         return found
@@ -600,15 +670,23 @@ class Backup:
     def forgotten(self) -> str:
         """Have restic forget what is not kept any more. Return why it does not: the backup is made all the same."""
         keep = [word for name, count in self.settings["keep"].items() for word in (f"--keep-{name}", str(count))]
-        host = self.settings["host"]
-        words = ["--quiet", "forget", "--host", host, "--tag", "pacs", "--group-by", "host", "--prune"]
+        words = ["--quiet", "forget", "--host", self.settings["host"], "--tag", "pacs", "--group-by", "host"]
         done = self.repository.run(*words, *keep)
+        if done.returncode:
+            return str(self.repository.refused(done))
+        # The files of an index go with it.
+        named = {tagged(one, "files")[:8] for one in self.repository.snapshots()}
+        files = [str(one["id"]) for one in self.repository.snapshots("pacs-files")]
+        spare = [number for number in files if number[:8] not in named]
+        done = self.repository.run("--quiet", "forget", "--prune", *spare) if spare else done
         return str(self.repository.refused(done)) if done.returncode else ""
 
     def clear(self) -> None:
-        """Remove the copy."""
+        """Remove the copy, and what is held: Orthanc has each of these files under its own name, or not any more."""
         for name in ("index", *(f"index{end}" for end in (*LOGS, "-shm")), "backup.json", ".backup.json.new"):
-            (self.stage / name).unlink(missing_ok=True)
+            self.copy.with_name(name).unlink(missing_ok=True)
+        for path in self.holding.glob("*-*"):
+            path.unlink()
 
     def ended(self) -> None:
         """After a run, however it ended: Orthanc goes on, and a run that was killed is a failure."""
@@ -654,17 +732,52 @@ QUIET = {
 }
 
 
-class Drill:
-    """The last backup, restored beside the archive, with an Orthanc of its own that nobody reaches."""
+class Beside:
+    """A folder beside the images, in which a backup is restored."""
+
+    NAME = ""
 
     def __init__(self, backup: Backup) -> None:
         self.backup, self.repository = backup, backup.repository
-        self.folder = pathlib.Path(backup.storage, ".pacs-drill")
-        self.tree = self.folder / "tree"
+        self.folder = pathlib.Path(backup.storage, self.NAME)
         self.report: dict[str, Any] = {}
+
+    @functools.cached_property
+    def opened(self) -> tuple[int, pathlib.Path]:
+        return owned(self.folder)
+
+    @property
+    def tree(self) -> pathlib.Path:
+        """What was restored."""
+        return self.opened[1] / "tree"
 
     def inside(self, path: str) -> pathlib.Path:
         return self.tree / path.lstrip("/")
+
+    def real(self, path: pathlib.Path) -> str:
+        """Return the path of something in it that holds for other processes as well."""
+        return str(self.folder / path.relative_to(self.opened[1]))
+
+    def clear(self) -> None:
+        """Remove what was restored: files by the names that Orthanc gives them, and folders that are empty then."""
+        for _path, folders, names, at in os.fwalk(".", topdown=False, dir_fd=self.opened[0]):
+            for name in filter(FILE.fullmatch, names):
+                os.unlink(name, dir_fd=at)
+            for name in folders:
+                with contextlib.suppress(OSError):
+                    os.rmdir(name, dir_fd=at)
+
+    def away(self) -> None:
+        """Remove the folder as well."""
+        self.clear()
+        with contextlib.suppress(OSError):
+            os.rmdir(self.folder)
+
+
+class Drill(Beside):
+    """The last backup, restored beside the archive, with an Orthanc of its own that nobody reaches."""
+
+    NAME = ".pacs-drill"
 
     def run(self) -> None:
         """Restore, compare and start it. :raises Failed: if anything is not as it has to be."""
@@ -689,9 +802,8 @@ class Drill:
         }
         self.room(told["bytes"] * len(folders) // 256)
         self.clear()
-        self.folder.mkdir(mode=0o750, exist_ok=True)
         damage = self.read_all(percent)
-        self.restored(str(last["id"]), stage, told, folders)
+        self.restored(last, told, folders)
         damage += self.report.pop("unrestored")
         index, storage = self.inside(stage) / "index", self.inside(told["storage_dir"])
         counts = check_index(index)
@@ -727,22 +839,17 @@ class Drill:
             return []
         return [str(self.repository.refused(done))]
 
-    def restored(self, snapshot: str, stage: str, told: dict[str, Any], folders: set[str]) -> None:
+    def restored(self, snapshot: dict[str, Any], told: dict[str, Any], folders: set[str]) -> None:
         """Restore the index and the files of some folders."""
         began = time.monotonic()
-        names = ["[0-9a-f][0-9a-f]"] if len(folders) == 256 else folders
-        words = included(stage, (f"{told['storage_dir']}/{name}" for name in names))
-        done = self.repository.run("restore", snapshot, "--target", str(self.tree), *words)
+        names = ["[0-9a-f][0-9a-f]"] if len(folders) == 256 else sorted(folders)
+        said = restore(self.repository, snapshot, told, self.tree, names)
         self.report["restore_seconds"] = round(time.monotonic() - began, 1)
-        self.report["unrestored"] = [str(self.repository.refused(done))] if done.returncode else []
-        if not (self.inside(stage) / "index").exists():
-            raise Failed(f"The index is not in the backup, or cannot be read. {self.report['unrestored'][:1]}")
-        owner = pwd.getpwnam("orthanc")
-        for path, _folders, names in os.walk(self.tree):
-            for one in (path, *(os.path.join(path, name) for name in names)):
-                os.chown(one, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
-        os.chown(self.folder, 0, owner.pw_gid)
-        os.chmod(self.folder, 0o750)
+        self.report["unrestored"] = said
+        if not (self.inside(tagged(snapshot, "index")) / "index").exists():
+            raise Failed(f"The index is not in the backup, or cannot be read. {' '.join(said)}")
+        os.chown(self.opened[0], -1, pwd.getpwnam("orthanc").pw_gid)
+        os.chmod(self.opened[0], 0o750)
 
     def served(self, index: pathlib.Path, storage: pathlib.Path, folders: set[str], images: int) -> int:
         """Have an Orthanc serve it, in a network of its own. Return how many images it has handed out as they were.
@@ -757,7 +864,8 @@ class Drill:
             known_sums = [(owner, digest) for owner, digest, name in rows if name[:2] in folders]
         asked = dict(known_sums[:: max(1, len(known_sums) // ASKED)][:ASKED])
         settings = self.folder / "orthanc.json"
-        put(settings, {**QUIET, "StorageDirectory": str(storage), "IndexDirectory": str(index.parent)})
+        folders_of = {"StorageDirectory": self.real(storage), "IndexDirectory": self.real(index.parent)}
+        put(self.opened[1] / settings.name, {**QUIET, **folders_of})
         command, container = orthanc_command(str(settings), str(self.folder))
         properties = ["PrivateNetwork=yes", "ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "Nice=19"]
         properties += [f"ReadWritePaths={self.folder}", f"User={'root' if container else 'orthanc'}"]
@@ -775,18 +883,6 @@ class Drill:
                 f"Orthanc does not hand out {len(answers['other'])} images as they were: {answers['other'][:3]}"
             )
         return len(asked)
-
-    def clear(self) -> None:
-        """Remove what was restored: files by the names that Orthanc gives them, and folders that are empty then."""
-        for path, folders, names in os.walk(self.folder, topdown=False):
-            for name in names:
-                if FILE.fullmatch(name):
-                    os.unlink(os.path.join(path, name))
-            for name in folders:
-                with contextlib.suppress(OSError):
-                    os.rmdir(os.path.join(path, name))
-        with contextlib.suppress(FileNotFoundError):
-            os.rmdir(self.folder)
 
     def note(self, problem: str) -> str:
         """Leave the report, dated, and tell a monitor. Return where it is."""
@@ -828,9 +924,30 @@ def orthanc_command(settings: str, folder: str) -> tuple[list[str], bool]:
     return [words[0], "run", f"--name={DRILLED}", *options, *kept, "--entrypoint=Orthanc", words[-2], settings], True
 
 
-def included(stage: str, paths: Iterable[str]) -> list[str]:
-    """Return how restic is told what to restore: the copy of the index, and files."""
-    return [word for path in (f"{stage}/index", f"{stage}/backup.json", *paths) for word in ("--include", path)]
+def restore(
+    repository: Repository,
+    snapshot: dict[str, Any],
+    told: dict[str, Any],
+    tree: pathlib.Path,
+    names: Iterable[str],
+    index: bool = True,
+) -> list[str]:
+    """Restore some files, with their index, for Orthanc's user. Return what restic has against it."""
+    said = []
+    words = [word for name in names for word in ("--include", f"{told['storage_dir']}/{name}")]
+    for asked in ([tagged(snapshot, "files"), *words], *([[str(snapshot["id"])]] if index else [])):
+        done = repository.run("restore", "--target", str(tree), *asked)
+        said += [str(repository.refused(done))] if done.returncode else []
+    # What came while the files were read.
+    for path in pathlib.Path(tree, told["held"].lstrip("/")).glob("*-*"):
+        target = place(pathlib.Path(tree, told["storage_dir"].lstrip("/")), path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+    owner = pwd.getpwnam("orthanc")
+    for folder, _folders, files in os.walk(tree):
+        for one in (folder, *(os.path.join(folder, name) for name in files)):
+            os.chown(one, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+    return said
 
 
 def stop_drilled() -> None:
@@ -890,16 +1007,15 @@ LEVEL = re.compile(r"[0-9a-f]{2}")
 INDEX = ("index", "index-wal", "index-shm", "index-journal")
 
 
-class Restore:
+class Restore(Beside):
     """A backup in the place of the archive; what is there is kept beside it."""
 
-    def __init__(self, backup: Backup) -> None:
-        self.backup, self.repository = backup, backup.repository
-        self.folder = pathlib.Path(backup.storage, ".pacs-restore")
-        self.tree, self.moves = self.folder / "tree", self.folder / "moves.json"
+    NAME = ".pacs-restore"
 
-    def inside(self, path: str) -> pathlib.Path:
-        return self.tree / path.lstrip("/")
+    @property
+    def moves(self) -> pathlib.Path:
+        """What is moved where, once that has begun."""
+        return self.opened[1] / "moves.json"
 
     def images(self) -> int:
         """Return how many files of images there are."""
@@ -908,9 +1024,10 @@ class Restore:
 
     def run(self, wanted: str, over: bool) -> dict[str, Any]:
         """Restore. Return what came of it. :raises Failed: if nothing was changed, or if it does not work."""
+        kept = self.opened[1] / "report.json"
         if self.moves.exists():
             # Of a run that was cut off in the middle, what it had restored takes its place first.
-            return self.placed(read(self.folder / "report.json"))
+            return self.placed(read(kept))
         host, there = self.backup.settings["host"], self.images()
         if there and not over:
             raise Failed(
@@ -927,24 +1044,26 @@ class Restore:
                 f"Nothing was restored: the backup takes {told['bytes'] // MIB} MiB in {self.backup.storage}, which has"
                 f" {free // MIB} MiB free, of which 1024 are for images that come."
             )
-        self.folder.mkdir(mode=0o700, exist_ok=True)
-        self.had(snapshot, told["storage_dir"], stage)
+        said = restore(self.repository, snapshot, told, self.tree, ["[0-9a-f][0-9a-f]"])
+        if said:
+            raise Failed(
+                f"{' '.join(said)} Nothing of the archive was changed; what could be read is in {self.folder}."
+            )
         index, storage = self.inside(stage) / "index", self.inside(told["storage_dir"])
         check_index(index)
         everything = {f"{number:02x}" for number in range(256)}
         compared, wrong = compare(index, storage, everything, sums=True)
         for other in others if wrong["missing"] else ():
             # Files never change: an earlier backup may have what went while this one was made.
-            names = [name.split()[0] for name in wrong["missing"]]
-            words = [word for name in names for word in ("--include", str(place(told["storage_dir"], name)))]
-            self.repository.run("restore", str(other["id"]), "--target", str(self.tree), *words)
+            names = [str(place("", name.split()[0])) for name in wrong["missing"]]
+            restore(self.repository, other, told, self.tree, names, index=False)
             compared, wrong = compare(index, storage, everything, sums=True)
             if not wrong["missing"]:
                 break
         report = {"host": host, "snapshot": str(snapshot["id"]), "backed_up": told["time"], "files": compared, **wrong}
-        put(self.folder / "report.json", report | {"images": told["instances"], "archive": told["archive"]})
+        put(kept, report | {"images": told["instances"], "archive": told["archive"]}, 0o600)
         self.plan(index, storage)
-        return self.placed(read(self.folder / "report.json"))
+        return self.placed(read(kept))
 
     def picked(self, wanted: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the backup that is wanted, and the others of the same archive, the newest first."""
@@ -966,28 +1085,15 @@ class Restore:
         others = [one for one in snapshots if tagged(one, "archive") == archive and one["id"] != found[0]["id"]]
         return found[0], others[::-1]
 
-    def had(self, snapshot: dict[str, Any], storage: str, stage: str) -> None:
-        """Have restic restore index and files beside the archive."""
-        words = included(stage, [f"{storage}/[0-9a-f][0-9a-f]"])
-        done = self.repository.run("restore", str(snapshot["id"]), "--target", str(self.tree), *words)
-        if done.returncode:
-            raise Failed(
-                f"{self.repository.refused(done)} Nothing of the archive was changed; what could be read is in"
-                f" {self.tree}."
-            )
-        owner = pwd.getpwnam("orthanc")
-        for path, _folders, names in os.walk(self.tree):
-            for one in (path, *(os.path.join(path, name) for name in names)):
-                os.chown(one, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
-
     def plan(self, index: pathlib.Path, storage: pathlib.Path) -> None:
         """Write down what is moved where: first what is there, then what was restored, and its index last."""
         aside = f".pacs-before-{datetime.datetime.now():%Y-%m-%dT%H%M%S}"
         here, there = pathlib.Path(self.backup.storage), pathlib.Path(self.backup.index).parent
         moves = [(path, here / aside / path.name) for path in sorted(here.iterdir()) if LEVEL.fullmatch(path.name)]
         moves += [(there / name, there / aside / name) for name in INDEX if (there / name).exists()]
-        moves += [(path, here / path.name) for path in sorted(storage.iterdir()) if LEVEL.fullmatch(path.name)]
-        moves.append((index, there / "index"))
+        found = [path for path in sorted(storage.iterdir()) if LEVEL.fullmatch(path.name)] if storage.exists() else []
+        moves += [(pathlib.Path(self.real(path)), here / path.name) for path in found]
+        moves.append((pathlib.Path(self.real(index)), there / "index"))
         put(self.moves, {"moves": [[str(source), str(target)] for source, target in moves]}, 0o600)
 
     def move(self) -> None:
@@ -1010,9 +1116,7 @@ class Restore:
         service("start", "orthanc")
         images = self.counted()
         self.moves.unlink()
-        drill = Drill(self.backup)
-        drill.folder = self.folder
-        drill.clear()
+        self.away()
         found = {
             **report,
             "time": now(),
@@ -1115,7 +1219,7 @@ def act(verb: str, backup: Backup) -> None:
         say(json.dumps(ask(json.load(sys.stdin))))
     elif verb == "drilled":
         stop_drilled()
-        Drill(backup).clear()
+        Drill(backup).away()
         if backup.status().get("drilling"):
             Drill(backup).note(f"It was ended from outside ({os.environ.get('SERVICE_RESULT')}).")
     elif verb == "drill":
@@ -1132,6 +1236,15 @@ def act(verb: str, backup: Backup) -> None:
         with alone(600):
             backup.note(running=now())
             backup.run(time.monotonic())
+
+
+def restored(restore: Restore, snapshot: str, over: bool) -> dict[str, Any]:
+    """Restore, and leave no folder behind where nothing was begun."""
+    try:
+        return restore.run(snapshot, over)
+    finally:
+        with contextlib.suppress(OSError):
+            os.rmdir(restore.folder)
 
 
 def drilled(drill: Drill) -> None:
@@ -1176,7 +1289,7 @@ def main() -> int:
     try:
         if verb == "restore":
             with alone(600):
-                say(json.dumps(Restore(backup).run(arguments.snapshot, arguments.over)))
+                say(json.dumps(restored(Restore(backup), arguments.snapshot, arguments.over)))
         else:
             act(verb, backup)
     except (Failed, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
