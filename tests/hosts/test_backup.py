@@ -262,8 +262,8 @@ def test_restore_onto_a_host_that_has_lost_all(site: Site) -> None:
     site.send(numbers)
     site.play("backup", limit="pacs")
     before = site.status()["success"]
-    gone = f"/etc/pacs /var/lib/pacs {ARCHIVE} /etc/systemd/system/orthanc.service /var/cache/pacs-backup"
-    lab.shell(f"systemctl stop orthanc pacs-backup.timer; rm -r {gone}")
+    gone = f"/etc/pacs /etc/nginx/conf.d/orthanc* /var/lib/pacs {ARCHIVE} /etc/systemd/system/orthanc.service"
+    lab.shell(f"systemctl stop nginx orthanc pacs-backup.timer; rm -r {gone} /var/cache/pacs-backup")
     site.play(limit="pacs")
     said = site.play("restore", limit="pacs")
     assert f"Orthanc serves its {before['instances']} images" in said

@@ -38,7 +38,7 @@ from typing import Any, TextIO
 HERE = pathlib.Path(__file__).resolve().parent
 STATE = pathlib.Path("/var/lib/pacs/backup")
 LOCK = STATE / "lock"
-UNIT, DRILL = "pacs-backup.service", "pacs-drill.service"
+UNIT, TIMER, DRILL = "pacs-backup.service", "pacs-backup.timer", "pacs-drill.service"
 # Beside the index, so that a file system that can share blocks copies it in no time.
 STAGE = ".pacs-backup"
 ARCHIVE = ".pacs-archive"
@@ -1213,6 +1213,8 @@ def act(verb: str, backup: Backup) -> None:
         check_calendar(backup.settings["calendar"])
     elif verb == "clean":
         subprocess.run(["systemctl", "clean", "--what=cache", UNIT], check=True)
+        # When it has run last.
+        subprocess.run(["systemctl", "clean", "--what=state", TIMER], check=True)
     elif verb == "ended":
         backup.ended()
     elif verb == "ask":
