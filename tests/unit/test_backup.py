@@ -23,7 +23,7 @@ PROGRAM = ROOT / "roles" / "backup" / "files" / "pacs_backup.py"
 ARCHIVE = "5e0e3f4c-0000-4000-8000-000000000001"
 # Holds its index as Orthanc does, and writes to it; what is acknowledged stands in a file.
 ORTHANC = """
-import os, sqlite3, sys, time, uuid
+import hashlib, os, sqlite3, sys, time, uuid
 folder, pause = sys.argv[1], float(sys.argv[2])
 index = sqlite3.connect(f"{folder}/index", isolation_level=None)
 for line in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", f"wal_autocheckpoint = {sys.argv[3]}"):
@@ -40,7 +40,8 @@ while True:
         file.write(str(number))
     index.execute("BEGIN")
     index.execute("INSERT INTO Resources VALUES (?, 4, ?)", (number, f"{number} " + "x" * 500))
-    index.execute("INSERT INTO AttachedFiles VALUES (?, 1, ?, ?, NULL)", (number, name, len(str(number))))
+    digest = hashlib.md5(str(number).encode()).hexdigest()
+    index.execute("INSERT INTO AttachedFiles VALUES (?, 1, ?, ?, ?)", (number, name, len(str(number)), digest))
     index.execute("COMMIT")
     os.pwrite(told, b"%12d" % number, 0)
     time.sleep(pause)
@@ -669,7 +670,8 @@ def test_drill(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_drill_finds_what_is_missing_or_damaged(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
     names = sorted(backed.files)
     backed.lost = {names[0]}
-    backed.files[names[1]] += "more"
+    # Of the same size.
+    backed.files[names[1]] = "x" * len(backed.files[names[1]])
     wrong, report = drilled(backed, monkeypatch)
     assert "1 files are missing and 1 damaged, of" in wrong
     assert report["missing"][0].startswith(names[0])
