@@ -342,7 +342,9 @@ def test_sftp(site: Site) -> None:
     lab.shell(
         "useradd --create-home --shell /bin/bash backup; install -d -m 700 -o backup ~backup/.ssh;"
         " ssh-keygen -q -N '' -t ed25519 -f /root/key;"
-        " install -m 600 -o backup /root/key.pub ~backup/.ssh/authorized_keys",
+        " install -m 600 -o backup /root/key.pub ~backup/.ssh/authorized_keys;"
+        " sed -i 's,^AuthorizedKeysFile .*,& .ssh/authorized_keys,' /etc/ssh/sshd_config.d/lab.conf;"
+        " systemctl reload ssh",
         "registry",
     )
     server = lab.shell("ssh-keygen -y -f /etc/ssh/lab_host_key", "registry").strip()
@@ -365,6 +367,7 @@ def test_sftp(site: Site) -> None:
 
 def test_removal(site: Site) -> None:
     """The repository stays."""
+    site.play("backup", limit="old")
     site.play("remove", limit="old", remove="service of old")
     left = "find /etc /var/lib /var/cache -name '*pacs-backup*' -o -name '*pacs-drill*' -o -path '*pacs/backup*'"
     assert site.lab.shell(left, "old") == ""

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
@@ -815,3 +816,15 @@ def test_folder_stays_though_another_takes_its_place(program: Any, tmp_path: pat
     (tmp_path / "ours").symlink_to("/etc")
     (way / "file").write_text("x", "utf-8")
     assert (tmp_path / "moved" / "file").exists()
+
+
+def test_verbs_that_playbooks_and_units_call_are_there() -> None:
+    folders = ("roles/backup/tasks/*.yml", "templates/etc/systemd/system/pacs-*.service.j2")
+    texts = "".join(path.read_text("utf-8") for folder in folders for path in ROOT.glob(folder))
+    called = set(re.findall(r"__backup_program(?:, '?| \}\} |\}\}\", )\"?([a-z-]+)", texts))
+    called |= set(re.findall(r"\"\{\{ __backup_program \}\}\", ([a-z-]+)", texts))
+    assert {"restore", "run", "drill-now", "prepare", "clean", "ended"} <= called
+    said = subprocess.run([sys.executable, PROGRAM, "--help"], capture_output=True, text=True, check=True).stdout
+    known = re.search(r"\{(.*?)\}", "".join(said.split()))
+    assert known
+    assert called <= set(known[1].split(","))

@@ -920,7 +920,8 @@ def orthanc_command(settings: str, folder: str) -> tuple[list[str], bool]:
         return [words[0], settings], False
     kept = [word for word in words if re.match(r"--(user|userns)=", word)]
     options = ["--rm", "--pull=never", "--no-healthcheck", "--log-driver=none", "--network=none", "--read-only"]
-    options += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--volume=/tmp", f"--volume={folder}:{folder}"]
+    options += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--volume=/etc/localtime:/etc/localtime:ro"]
+    options += ["--volume=/tmp", f"--volume={folder}:{folder}"]
     return [words[0], "run", f"--name={DRILLED}", *options, *kept, "--entrypoint=Orthanc", words[-2], settings], True
 
 
@@ -1278,6 +1279,7 @@ def main() -> int:
             "drill-now",
             "drilled",
             "ask",
+            "restore",
         ],
     )
     parser.add_argument("--settings", type=pathlib.Path, default=HERE / "settings.json")
