@@ -325,7 +325,7 @@ def test_restore_onto_the_other_release(site: Site) -> None:
     lab, before = site.lab, site.status()["success"]
     lab.shell(f"rm -rf {REPOSITORY}.pacs", "old")
     archive = lab.shell("tar -C /srv/backup -c pacs | base64 -w 0")
-    file = lab.folder / "repository.tar"
+    file = lab.folder.with_suffix(".tar")
     file.write_bytes(base64.b64decode(archive))
     run("docker", "cp", file, f"{lab.container('old')}:/root/repository.tar")
     lab.shell(

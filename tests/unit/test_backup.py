@@ -343,8 +343,9 @@ def test_images_that_come_and_go_meanwhile(
 
     def held_and_deleted(made: Any, name: str) -> bool:
         found = bool(hold(made, name))
-        # As soon as Orthanc goes on.
+        # As soon as Orthanc goes on; by then it is looked for once more.
         gone.append(name)
+        host.program.place(host.archive, name).unlink(missing_ok=True)
         return found
 
     def take() -> None:

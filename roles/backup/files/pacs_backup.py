@@ -630,7 +630,8 @@ class Backup:
         except FileExistsError:
             return True
         except FileNotFoundError:
-            return False
+            # Orthanc has deleted it, before or after it was held.
+            return (self.holding / name).exists()
         except OSError:
             # A file system without links.
             copy_file(str(place(self.storage, name)), self.holding / name)
