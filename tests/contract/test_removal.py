@@ -137,11 +137,15 @@ KNOWN = {
         "target.with_name(target.name + end).unlink()": "the log of an earlier copy of the index, beside that copy",
         "self.copy.with_name(name).unlink(missing_ok=True)": "the copy of the index, in a folder of its own",
         "path.unlink()": "a second name of a file that Orthanc has, or has deleted, in the same folder",
-        "os.unlink(name, dir_fd=at)": "what a drill or a restore has put in a folder of its own, by Orthanc's names",
         "os.rmdir(name, dir_fd=at)": "the same; refuses a folder with something in it",
         "os.rmdir(self.folder)": "the same folder",
         "os.rmdir(restore.folder)": "the same, where nothing was begun",
-        "self.moves.unlink()": "the list of what a restore has moved, once that serves",
+        "os.unlink(name, dir_fd=at)": "what a drill or a restore has put in a folder of its own, by name; links there",
+        "self.moves.unlink()": "the list of what a restore moves, once that is done, or before it has begun",
+        "self.begun.unlink(missing_ok=True)": "the number of the backup that a restore has in its folder",
+        "candidate.unlink(missing_ok=True)": "half of a file of ours, of a run that was cut off",
+        "(folder / ARCHIVE).unlink(missing_ok=True)": "the name of the archive, for another one",
+        "os.rmdir(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))": "the same, beside the index",
     },
     "roles/backup/tasks/configure.yml": {'purge: ["{{ __backup_dir }}"]': "/etc/pacs/backup"},
     "roles/nginx/tasks/main.yml": {
@@ -175,6 +179,7 @@ TWICE = {
     "plugins/module_utils/orthanc_packages.py": ["remove(path)"],
     "plugins/modules/python_environment.py": ["os.rmdir(path)"],
     "plugins/modules/source_build.py": ["remove(came)"],
+    "roles/backup/files/pacs_backup.py": ["os.unlink(name, dir_fd=at)", "self.moves.unlink()"],
     "templates/etc/pacs/nginx/acme-renewed.j2": ['rm -f "$site.crt.old" "$site.key.old"'],
 }
 

@@ -28,9 +28,11 @@ import select
 import shutil
 import signal
 import sqlite3
+import stat
 import subprocess
 import sys
 import time
+import urllib.parse
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
@@ -42,6 +44,8 @@ UNIT, TIMER, DRILL = "pacs-backup.service", "pacs-backup.timer", "pacs-drill.ser
 # Beside the index, so that a file system that can share blocks copies it in no time.
 STAGE = ".pacs-backup"
 ARCHIVE = ".pacs-archive"
+# Where this is, the toolkit has made the folder, or has taken it over.
+MARK = ".pacs"
 # What is in the folder of the files beside them, and is no part of an archive.
 OURS = (".pacs-reserve", ".pacs-drill", ".pacs-restore", ".pacs-before-*")
 # What SQLite has beside the index in use, and has to be copied together with it.
@@ -53,11 +57,27 @@ PASSES, LONG = 3, 600
 # For how long a repository may be silent, in seconds, before it is called unreachable.
 SILENT = 120
 NAMED = 20
+# A column that Orthanc adds to its index from 1.12.8 on, and the oldest release that still writes to such an index.
+COLUMN, WRITER = "customData", "1.12.7"
+# From how many earlier backups a restore takes what the wanted one lacks; with how many names restic is called at most.
+EARLIER, INCLUDES = 5, 1000
+# How much of a disk stays free for images that come.
+SPARE = 20
+# Where a clock may be wrong, in seconds.
+SKEW = 600
+# For how many seconds older backups may stay before that is a failure.
+UNTIDY = 14 * 86400
+# For how many seconds backups, drills and restores wait for one another.
+PATIENCE = 12 * 3600
 MIB = 1 << 20
 
 
 class Failed(Exception):
     """It cannot be done; the message says why, and what to do."""
+
+
+class Busy(Failed):
+    """Another one is at work."""
 
 
 def now() -> str:
@@ -75,13 +95,25 @@ def size(path: str | os.PathLike[str]) -> int:
 def put(path: pathlib.Path, value: Any, mode: int = 0o644) -> None:
     """Write JSON in one step, so that nobody reads half of it, and a loss of power leaves one or the other."""
     candidate = path.with_name(f".{path.name}.new")
-    with open(os.open(candidate, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "w", encoding="utf-8") as file:
+    candidate.unlink(missing_ok=True)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+    with open(os.open(candidate, flags, mode), "w", encoding="utf-8") as file:
         json.dump(value, file, indent=2)
         file.write("\n")
         file.flush()
         os.fchmod(file.fileno(), mode)
         os.fsync(file.fileno())
     os.replace(candidate, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(path: str | os.PathLike[str]) -> None:
+    """Have the names in a folder outlast a loss of power."""
+    opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -93,6 +125,16 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+def open_folder(path: str | os.PathLike[str]) -> int:
+    """Open a folder without following a link in its last part: root renames there what is Orthanc's."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+
+
+def way(opened: int) -> pathlib.Path:
+    """Return a path to what is open, which stays whatever others rename."""
+    return pathlib.Path(f"/proc/{os.getpid()}/fd/{opened}")
+
+
 def owned(path: str | os.PathLike[str]) -> tuple[int, pathlib.Path]:
     """Have a folder of our own in one that is Orthanc's. Return it opened, and a way to it that stays.
 
@@ -102,10 +144,10 @@ def owned(path: str | os.PathLike[str]) -> tuple[int, pathlib.Path]:
     """
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
-    opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    opened = open_folder(path)
     if os.fstat(opened).st_uid != os.geteuid():
         raise Failed(f"{path} is not root's, who alone writes there; look who has made it, and remove it.")
-    return opened, pathlib.Path(f"/proc/{os.getpid()}/fd/{opened}")
+    return opened, way(opened)
 
 
 # ---- The index, which its Orthanc alone may read: it is copied, and Orthanc is stopped for as long as that has to be.
@@ -206,8 +248,8 @@ def in_log(index: str) -> bool:
         return file.read(20)[18:] == b"\2\2"
 
 
-def copy_file(source: str, target: pathlib.Path) -> None:
-    subprocess.run(["cp", "--reflink=auto", "--", source, str(target)], check=True, capture_output=True)
+def copy_file(source: str, target: pathlib.Path, *options: str) -> None:
+    subprocess.run(["cp", "--reflink=auto", *options, "--", source, str(target)], check=True, capture_output=True)
 
 
 def copy_logs(index: str, target: pathlib.Path) -> None:
@@ -263,18 +305,18 @@ def copy_index(index: str, target: pathlib.Path, limit: float, also: Callable[[]
 
 
 @contextlib.contextmanager
-def opened(index: str | os.PathLike[str]) -> Iterator[sqlite3.Connection]:
-    connection = sqlite3.connect(index)
+def opened(index: str | os.PathLike[str], mode: str = "ro") -> Iterator[sqlite3.Connection]:
+    connection = sqlite3.connect(f"file:{urllib.parse.quote(os.fspath(index))}?mode={mode}", uri=True)
     try:
         yield connection
     finally:
         connection.close()
 
 
-def check_index(index: pathlib.Path) -> dict[str, int]:
+def check_index(index: pathlib.Path) -> dict[str, Any]:
     """See whether a copy of an index is sound, and return what it knows. :raises Failed: if it is not."""
     try:
-        with opened(index) as connection:
+        with opened(index, "rw") as connection:
             said = connection.execute("PRAGMA integrity_check(3)").fetchall()
             if said != [("ok",)]:
                 raise Failed(f"The copy of the index is damaged: {said[0][0]}.")
@@ -284,31 +326,40 @@ def check_index(index: pathlib.Path) -> dict[str, int]:
             counted = "SELECT count(*), coalesce(sum(compressedSize), 0) FROM AttachedFiles"
             files, held = connection.execute(counted).fetchone()
             (top,) = connection.execute("SELECT coalesce(max(internalId), 0) FROM Resources").fetchone()
+            columns = {row[1] for row in connection.execute("PRAGMA table_info(AttachedFiles)")}
     except sqlite3.Error as error:
         raise Failed(f"The copy of the index cannot be read: {error}.") from error
-    return {"instances": instances, "files": files, "bytes": held, "top": top}
+    writer = WRITER if COLUMN in columns else ""
+    return {"instances": instances, "files": files, "bytes": held, "top": top, "writer": writer}
+
+
+# As Orthanc names a file.
+NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 def known(index: str | os.PathLike[str]) -> Iterator[tuple[str, str, int, str]]:
     """Return of each file that a copy of an index knows its name, whose it is, its size, and its MD5, if it has one."""
     with opened(index) as connection:
-        yield from connection.execute(
+        rows = connection.execute(
             "SELECT uuid, publicId, compressedSize, coalesce(compressedMD5, '') FROM AttachedFiles"
             " JOIN Resources ON Resources.internalId = AttachedFiles.id"
         )
+        # Root goes by these names, and Orthanc has written them.
+        yield from (row for row in rows if NAME.fullmatch(row[0]))
 
 
 def compare(
-    index: pathlib.Path, storage: pathlib.Path, folders: set[str], sums: bool
+    index: pathlib.Path, storage: pathlib.Path, folders: set[str], sums: bool, only: set[str] | None = None
 ) -> tuple[int, dict[str, list[str]]]:
     """Hold files against a copy of their index, those of some folders. Return how many, and what is wrong with which.
 
     :param sums: whether each is read, and its MD5 compared; else its size alone is.
+    :param only: the names of those that are looked at, if not all are.
     """
     wrong: dict[str, list[str]] = {"missing": [], "damaged": [], "unknown": []}
     expected: set[str] = set()
     for name, owner, length, digest in known(index):
-        if name[:2] not in folders:
+        if name[:2] not in folders or (only is not None and name not in only):
             continue
         expected.add(name)
         path = place(storage, name)
@@ -316,7 +367,7 @@ def compare(
             wrong["missing"].append(f"{name} of {owner}")
         elif size(path) != length or (sums and digest and md5(path) != digest):
             wrong["damaged"].append(f"{name} of {owner}")
-    for folder in sorted(folders):
+    for folder in sorted(folders) if only is None else ():
         wrong["unknown"] += [path.name for path in storage.glob(f"{folder}/*/*") if path.name not in expected]
     return len(expected), wrong
 
@@ -362,7 +413,6 @@ class Repository:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.url: str = settings["repository"]
-        self._host: str = settings["host"]
         self._options: list[str] = []
         self._environment = {
             "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin",
@@ -435,8 +485,8 @@ class Repository:
         raise self.refused(done)
 
     def snapshots(self, tag: str = "pacs") -> list[dict[str, Any]]:
-        """Return the backups of this host, the oldest first: those of an index, each of which names its files."""
-        words = ["--no-lock", "--json", "snapshots", "--host", self._host, "--tag", tag]
+        """Return the backups, the oldest first: those of an index, each of which names its files."""
+        words = ["--no-lock", "--json", "snapshots", "--tag", tag]
         found: list[dict[str, Any]] = json.loads(self.ask(*words, timeout=5 * SILENT) or "[]")
         return sorted(found or [], key=taken)
 
@@ -460,10 +510,11 @@ class Backup:
 
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
-        self.storage: str = settings["storage_dir"]
-        self.index = os.path.join(settings["index_dir"], "index")
-        self.stage = pathlib.Path(settings["index_dir"], STAGE)
-        self.mark = pathlib.Path(settings["index_dir"], ARCHIVE)
+        # restic keeps a link as a link.
+        self.storage: str = os.path.realpath(settings["storage_dir"])
+        self.index = os.path.join(os.path.realpath(settings["index_dir"]), "index")
+        self.stage = pathlib.Path(self.index).with_name(STAGE)
+        self.mark = pathlib.Path(self.index).with_name(ARCHIVE)
         # Where files are held, on the disk that they are on.
         self.held = pathlib.Path(self.storage, STAGE, "files")
         self.repository = Repository(settings)
@@ -501,7 +552,7 @@ class Backup:
 
     def ours(self) -> str:
         """Return by what this archive is known. :raises Failed: if the last backup by this name is of another one."""
-        mine = self.mark.read_text(encoding="utf-8").strip() if self.mark.exists() else ""
+        mine = self.name()
         snapshots = self.repository.snapshots()
         last = tagged(snapshots[-1], "archive") if snapshots else mine
         if last != mine and read(STATE / "begun.json") != {"archive": mine, "after": last}:
@@ -521,14 +572,36 @@ class Backup:
         self.named(str(uuid.uuid4()))
         if snapshots:
             after = tagged(snapshots[-1], "archive")
-            put(STATE / "begun.json", {"archive": self.mark.read_text(encoding="utf-8").strip(), "after": after})
+            put(STATE / "begun.json", {"archive": self.name(), "after": after})
 
     def named(self, archive: str) -> None:
         """Have the archive on this host known by a name."""
-        with open(os.open(self.mark, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o644), "w") as file:
+        folder = way(open_folder(self.mark.parent))
+        (folder / ARCHIVE).unlink(missing_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        with open(os.open(folder / ARCHIVE, flags, 0o644), "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o644)
             file.write(f"{archive}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def name(self) -> str:
+        """Return by what name the archive on this host is known; nothing if by none."""
+        try:
+            with open(os.open(self.mark, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), encoding="utf-8") as file:
+                found = file.read(100).strip()
+        except FileNotFoundError:
+            return ""
+        return found if NAME.fullmatch(found) else "?"
 
     # What it is asked for.
+
+    def prepared(self) -> bool:
+        """Tell whether nothing has to be done. :raises Failed: if the repository is not the one of before."""
+        found = self.repository.number()
+        self.same(found)
+        there = read(STATE / "repository.json") == {"url": self.repository.url, "id": found}
+        return there and (self.mark.exists() or bool(self.repository.snapshots()))
 
     def prepare(self) -> bool:
         """Have a repository. Return whether that, or anything else, is new."""
@@ -547,38 +620,78 @@ class Backup:
             changed = True
         return changed
 
+    def whole(self) -> None:
+        """See whether the archive is there. :raises Failed: if its disk is not mounted, or a part of it elsewhere."""
+        for folder in sorted({self.storage, os.path.dirname(self.index)}):
+            if not os.path.isfile(os.path.join(folder, MARK)):
+                raise Failed(
+                    f"{folder} does not have the mark {MARK} of an archive, and nothing was backed up. Is its disk"
+                    " mounted? If it is the right one, run playbooks/site.yml."
+                )
+        levels = "[0-9a-f]" * 2
+        for pattern in (levels, f"{levels}/{levels}"):
+            for path in glob.iglob(f"{glob.escape(self.storage)}/{pattern}"):
+                if os.path.islink(path):
+                    raise Failed(
+                        f"{path} is a link, of which restic would keep the link alone: nothing was backed up. Have the"
+                        " folder itself there (mount --bind), or all of the archive on one disk."
+                    )
+
+    def dated(self) -> None:
+        """See whether the clock is right. :raises Failed: if the last backup is of the future."""
+        snapshots = self.repository.snapshots()
+        if snapshots and taken(snapshots[-1]).timestamp() > time.time() + SKEW:
+            raise Failed(
+                f"The last backup is of {taken(snapshots[-1]):%Y-%m-%d %H:%M}, and it is {now()} on this host: nothing"
+                " was backed up, since they are forgotten by their dates. Set the clock; if it is right, have"
+                f" restic forget snapshot {str(snapshots[-1]['id'])[:8]}."
+            )
+
     def run(self, began: float) -> None:
-        """Back up."""
+        """Back up. :raises Failed: also if it was done, and something is wrong with what there is."""
         self.same(self.repository.number())
         archive = self.ours()
-        # Of a run that was killed; those of others who are at work stay.
+        self.whole()
+        self.dated()
+        # Of a run that was killed: no other host has this repository.
         self.repository.ask("unlock", timeout=5 * SILENT)
         pause = 0.0
         for _ in range(PASSES):
             lasted = self.copied()
             pause = max(pause, lasted)
-            counts, before = check_index(self.copy), {name for name, *_ in known(self.copy)}
+            try:
+                counts, before = check_index(self.copy), {name for name, *_ in known(self.copy)}
+            except Failed as error:
+                files, *_ = self.saved(["pacs-files"], self.paths())
+                raise Failed(f"{error} The files alone were backed up, as snapshot {files}.") from error
             lost = {name for name in before if not place(self.storage, name).exists()}
             passed = time.monotonic()
-            files, added = self.saved(["pacs-files"], self.paths())
+            files, added, seen, unread = self.saved(["pacs-files"], self.paths())
             if time.monotonic() - passed < LONG:
                 break
         # What restic may have missed has come since: it is held until restic has that, too.
         lasted = self.copied(lambda: self.hold_new(counts["top"]))
         pause, counts = max(pause, lasted), check_index(self.copy)
         here = {name for name, *_ in known(self.copy)}
-        gone = sum(not self.hold(name) for name in here - before)
-        told = {name: self.settings[name] for name in ("host", "storage_dir", "index_dir")}
-        told |= {name: counts[name] for name in ("instances", "files", "bytes")}
-        put(
-            self.copy.with_name("backup.json"),
-            {**told, "held": str(self.held), "archive": archive, "time": now()},
-            0o600,
-        )
+        gone = {name for name in here - before if not self.hold(name)}
+        missing = sorted((lost & here) | gone)
+        # Those were there all the time.
+        steady = len((before & here) - lost) - len(unread)
+        told = {"host": self.settings["host"], "storage_dir": self.storage, "index_dir": os.path.dirname(self.index)}
+        told |= {name: counts[name] for name in ("instances", "files", "bytes", "writer")}
+        told |= {"index_bytes": size(self.copy), "missing": missing, "held": str(self.held)}
+        put(self.copy.with_name("backup.json"), {**told, "archive": archive, "time": now()}, 0o600)
         tags = ["pacs", f"archive={archive}", f"index={self.stage}", f"files={files}"]
-        snapshot, new = self.saved(tags, sorted({str(self.stage), str(self.held.parent)}))
-        if self.mark.read_text(encoding="utf-8").strip() != archive:
+        snapshot, new, _, other = self.saved(tags, sorted({str(self.stage), str(self.held.parent)}))
+        if self.name() != archive:
             raise Failed("Another archive took the place of this one meanwhile.")
+        self.note(missing=len(missing))
+        wrong = self.against(missing, steady, seen, unread + other)
+        if wrong:
+            self.clear()
+            raise Failed(
+                f"{' '.join(wrong)} What is there was backed up, as {snapshot}, and no older backup forgotten."
+            )
         success = {
             "snapshot": snapshot,
             "time": now(),
@@ -589,14 +702,44 @@ class Backup:
             "files": counts["files"],
             "bytes": counts["bytes"],
             "added_bytes": added + new,
-            "missing": len(lost & here) + gone,
-            "not_tidied": self.forgotten(),
+            "missing": len(missing),
+            "not_tidied": self.forgotten(snapshot),
         }
+        earlier = self.status().get("success") or {}
+        if success["not_tidied"]:
+            success["untidy_since"] = earlier.get("untidy_since") or success["epoch"]
         self.clear()
         self.note(running="", problem="", success=success)
         size_of = f"{counts['bytes'] >> 20} MiB in {counts['files']} files, {added + new >> 20} MiB of them new"
         stood = f"Orthanc stood still for {pause * 1000:.0f} ms"
         say(f"Backed up {counts['instances']} images ({size_of}) as {snapshot} in {success['seconds']} s; {stood}.")
+
+    def against(self, missing: list[str], steady: int, seen: int, unread: list[str]) -> list[str]:
+        """Return what keeps a backup from taking the place of older ones."""
+        status, wrong = self.status(), []
+        success = status.get("success")
+        before = max(success["missing"] if success else 0, status.get("accepted", 0))
+        # The first one takes nothing away.
+        if success and len(missing) > before:
+            host = self.settings["host"]
+            wrong.append(
+                f"{len(missing)} files that the index knows are not there ({before} were not before), such as"
+                f" {missing[0]}. Is a disk not mounted? playbooks/restore.yml takes them from an earlier backup; if"
+                f' they are given up, run playbooks/backup.yml with -e \'{{"lost": "{len(missing)} files of'
+                f" {host}\"}}'."
+            )
+        if seen < steady:
+            wrong.append(f"restic took {seen} files, and there are {steady} of images.")
+        if unread:
+            wrong.append(f"{len(unread)} files could not be read, such as {', '.join(unread[:3])}. See to the disk.")
+        return wrong
+
+    def accept(self, count: int) -> None:
+        """Take so many files for lost. :raises Failed: if that is not how many are missing."""
+        missing = self.status().get("missing", 0)
+        if count != missing:
+            raise Failed(f"At the last backup {missing} files were missing, and not {count}; nothing was done.")
+        self.note(accepted=count)
 
     def copied(self, also: Callable[[], None] = lambda: None) -> float:
         """Have a copy of the index. Return for how long Orthanc stood still."""
@@ -615,13 +758,14 @@ class Backup:
 
     def hold_new(self, top: int) -> None:
         """Hold the files of what has come after a resource, while nobody can delete them."""
-        with opened(self.copy) as connection:
+        with opened(self.copy, "rw") as connection:
             # Orthanc waits for it, and a copy that is lost is made again.
             connection.execute("PRAGMA synchronous = OFF")
             names = connection.execute("SELECT uuid FROM AttachedFiles WHERE id > ?", (top,)).fetchall()
         self.holding.mkdir(exist_ok=True)
         for (name,) in names:
-            self.hold(name)
+            if NAME.fullmatch(name):
+                self.hold(name)
 
     def hold(self, name: str) -> bool:
         """Have a file outlast that Orthanc deletes it. Return whether it was there."""
@@ -634,13 +778,13 @@ class Backup:
             return (self.holding / name).exists()
         except OSError:
             # A file system without links.
-            copy_file(str(place(self.storage, name)), self.holding / name)
+            copy_file(str(place(self.storage, name)), self.holding / name, "--no-dereference")
         return True
 
-    def saved(self, tags: list[str], paths: list[str]) -> tuple[str, int]:
-        """Have restic take paths. Return its snapshot, and how many bytes are new.
+    def saved(self, tags: list[str], paths: list[str]) -> tuple[str, int, int, list[str]]:
+        """Have restic take paths. Return its snapshot, how many bytes are new, of how many files, and what is unread.
 
-        :raises Failed: if a file that is there cannot be read; others went meanwhile, and the index knows that.
+        What went meanwhile is not among that, and the index knows it.
         """
         skipped = [self.index + end for end in ("", *LOGS, "-shm")]
         skipped += [os.path.join(self.storage, name) for name in OURS]
@@ -655,10 +799,10 @@ class Backup:
             raise self.repository.refused(done)
         unread = [line["item"] for line in map(parsed, done.stderr.splitlines()) if line.get("message_type") == "error"]
         there = [path for path in unread if os.path.lexists(path)]
-        if done.returncode == 3 and (there or not unread):
-            said = " ".join(done.stderr.split())[-300:]
-            raise Failed(f"{len(there)} files could not be read, such as {', '.join(there[:3])}: {said}")
-        return str(lines[-1]["snapshot_id"]), int(lines[-1].get("data_added", 0))
+        if done.returncode == 3 and not unread:
+            there = [" ".join(done.stderr.split())[-300:]]
+        last = lines[-1]
+        return str(last["snapshot_id"]), int(last.get("data_added", 0)), int(last["total_files_processed"]), there
 
     def paths(self) -> list[str]:
         """Return what is backed up beside the index, each for itself: what is in another one comes with it."""
@@ -668,19 +812,27 @@ class Backup:
                 found.append(path)
         return found
 
-    def forgotten(self) -> str:
-        """Have restic forget what is not kept any more. Return why it does not: the backup is made all the same."""
+    def forgotten(self, made: str) -> str:
+        """Have restic forget what is not kept any more. Return why it does not: the backup is made all the same.
+
+        :raises Failed: if the backup that was just made went with it.
+        """
         keep = [word for name, count in self.settings["keep"].items() for word in (f"--keep-{name}", str(count))]
-        words = ["--quiet", "forget", "--host", self.settings["host"], "--tag", "pacs", "--group-by", "host"]
-        done = self.repository.run(*words, *keep)
-        if done.returncode:
-            return str(self.repository.refused(done))
-        # The files of an index go with it.
-        named = {tagged(one, "files")[:8] for one in self.repository.snapshots()}
-        files = [str(one["id"]) for one in self.repository.snapshots("pacs-files")]
-        spare = [number for number in files if number[:8] not in named]
-        done = self.repository.run("--quiet", "forget", "--prune", *spare) if spare else done
-        return str(self.repository.refused(done)) if done.returncode else ""
+        words = ["--quiet", "forget", "--tag", "pacs", "--group-by", ""]
+        try:
+            self.repository.ask(*words, *keep)
+            left = self.repository.snapshots()
+            # The files of an index go with it.
+            named = {tagged(one, "files")[:8] for one in left}
+            files = [str(one["id"]) for one in self.repository.snapshots("pacs-files")]
+            spare = [number for number in files if number[:8] not in named]
+            if spare:
+                self.repository.ask("--quiet", "forget", "--prune", *spare)
+        except Failed as error:
+            return str(error)
+        if made[:8] not in {str(one["id"])[:8] for one in left}:
+            raise Failed(f"The backup {made} was forgotten as soon as it was made: see to the clock of this host.")
+        return ""
 
     def clear(self) -> None:
         """Remove the copy, and what is held: Orthanc has each of these files under its own name, or not any more."""
@@ -692,12 +844,31 @@ class Backup:
     def ended(self) -> None:
         """After a run, however it ended: Orthanc goes on, and a run that was killed is a failure."""
         thaw(self.index)
-        if self.status().get("running"):
-            result = os.environ.get("SERVICE_RESULT", "unknown")
-            self.note(
-                running="", problem=f"The backup was ended from outside ({result}); see journalctl -u pacs-backup."
+        # What is there may be of another one, which this one has waited for.
+        with contextlib.suppress(Busy), alone(0):
+            if self.status().get("running"):
+                result = os.environ.get("SERVICE_RESULT", "unknown")
+                self.note(
+                    running="", problem=f"The backup was ended from outside ({result}); see journalctl -u pacs-backup."
+                )
+            self.clear()
+
+    def doubt(self, success: dict[str, Any], age: int | None, gap: int, running: str) -> str:
+        """Return what is wrong though the last backup has not failed."""
+        if (STATE / "moves.json").exists():
+            return "A restore was cut off, and Orthanc does not start before its end; run playbooks/restore.yml again."
+        if age is None:
+            return "" if running else "There is no backup yet; run playbooks/backup.yml."
+        if age < -SKEW:
+            return f"The last backup is of the future ({success['time']}): see to the clock of this host."
+        if age > 2 * gap:
+            return (
+                f"The last backup is {age // 3600} h old, and one is due every {gap // 3600} h; see systemctl status"
+                " pacs-backup.timer."
             )
-        self.clear()
+        if success.get("untidy_since", time.time()) < time.time() - UNTIDY:
+            return f"Older backups have not been forgotten for weeks: {success['not_tidied']}"
+        return ""
 
     def report(self) -> dict[str, Any]:
         """Return how it stands, and what is wrong with that."""
@@ -705,13 +876,10 @@ class Backup:
         success, wrong = found.get("success"), str(found.get("problem", ""))
         age = int(time.time()) - success["epoch"] if success else None
         gap = widest(self.settings["calendar"])
-        if not wrong and success is None and not found.get("running"):
-            wrong = "There is no backup yet; run playbooks/backup.yml."
-        elif not wrong and age is not None and age > 2 * gap:
-            wrong = (
-                f"The last backup is {age // 3600} h old, and one is due every {gap // 3600} h; see systemctl status"
-                " pacs-backup.timer."
-            )
+        wrong = wrong or self.doubt(success or {}, age, gap, str(found.get("running", "")))
+        told = found.get("drill", {}).get("wrong")
+        if not wrong and told:
+            wrong = f"The last drill has failed: {told}"
         drill = read(pathlib.Path(found.get("drill", {}).get("report", "/nowhere")))
         return {**found, "age_seconds": age, "due_seconds": gap, "wrong": wrong, "drill_report": drill}
 
@@ -759,20 +927,38 @@ class Beside:
         """Return the path of something in it that holds for other processes as well."""
         return str(self.folder / path.relative_to(self.opened[1]))
 
-    def clear(self) -> None:
+    def clear(self, ours: re.Pattern[str] | None = None) -> None:
         """Remove what was restored: files by the names that Orthanc gives them, and folders that are empty then."""
         for _path, folders, names, at in os.fwalk(".", topdown=False, dir_fd=self.opened[0]):
-            for name in filter(FILE.fullmatch, names):
+            for name in filter((ours or FILE).fullmatch, names):
                 os.unlink(name, dir_fd=at)
             for name in folders:
                 with contextlib.suppress(OSError):
                     os.rmdir(name, dir_fd=at)
 
-    def away(self) -> None:
+    def away(self, ours: re.Pattern[str] | None = None) -> None:
         """Remove the folder as well."""
-        self.clear()
+        self.clear(ours)
         with contextlib.suppress(OSError):
             os.rmdir(self.folder)
+
+    def holds(self) -> int:
+        """Return how many bytes were restored already."""
+        found = 0
+        for _path, _folders, names, at in os.fwalk(".", dir_fd=self.opened[0]):
+            found += sum(os.stat(name, dir_fd=at, follow_symlinks=False).st_size for name in names)
+        return found
+
+    def room(self, told: dict[str, Any], files: int, way_out: str) -> None:
+        """See whether index and files fit beside the archive, which is in use. :raises Failed: if not."""
+        needed = max(0, files + told.get("index_bytes", 0) - self.holds())
+        disk = shutil.disk_usage(self.backup.storage)
+        spare = max(disk.total // SPARE, 1024 * MIB)
+        if disk.free < needed + spare:
+            raise Failed(
+                f"The backup takes {needed // MIB} MiB more in {self.folder}, whose disk has {disk.free // MIB} MiB"
+                f" free, of which {spare // MIB} are for images that come. {way_out}"
+            )
 
 
 class Drill(Beside):
@@ -791,7 +977,8 @@ class Drill(Beside):
         last = snapshots[-1]
         stage = tagged(last, "index")
         told = json.loads(self.repository.ask("dump", str(last["id"]), f"{stage}/backup.json"))
-        folders = chosen(percent, int(time.time() // 86400))
+        before = self.backup.status().get("drill", {})
+        folders = chosen(percent, before.get("next", 0))
         self.report = {
             "host": self.backup.settings["host"],
             "repository": self.repository.url,
@@ -801,9 +988,9 @@ class Drill(Beside):
             "percent": percent,
             "folders": sorted(folders) if percent < 100 else "all",
         }
-        self.room(told["bytes"] * len(folders) // 256)
         self.clear()
-        damage = self.read_all(percent)
+        self.room(told, told["bytes"] * len(folders) // 256, "Have the drill restore less (backup_drill_percent).")
+        damage = self.read_all(percent, before.get("part", 0))
         self.restored(last, told, folders)
         damage += self.report.pop("unrestored")
         index, storage = self.inside(stage) / "index", self.inside(told["storage_dir"])
@@ -812,7 +999,13 @@ class Drill(Beside):
         self.report |= {"images": counts["instances"], "files": compared}
         # Those have come while the files were read, after the index.
         self.report |= {**wrong, "unknown": len(wrong["unknown"])}
+        # It was missing in the archive, which is told there.
+        lost = set(told.get("missing", []))
+        self.report["missing_before"] = [line for line in wrong["missing"] if line.split()[0] in lost]
+        self.report["missing"] = wrong["missing"] = [line for line in wrong["missing"] if line.split()[0] not in lost]
         self.report["damage"] = damage
+        # The next one goes on from there.
+        self.report["next"] = (before.get("next", 0) + len(folders)) % 256
         self.report["served"] = self.served(index, storage, folders, counts["instances"])
         self.report["seconds"] = round(time.monotonic() - began, 1)
         if damage or wrong["missing"] or wrong["damaged"]:
@@ -823,19 +1016,14 @@ class Drill(Beside):
         if counts["instances"] != told["instances"]:
             raise Failed(f"The index has {counts['instances']} images, and was backed up with {told['instances']}.")
 
-    def room(self, needed: int) -> None:
-        """See whether it fits beside the archive, which is in use. :raises Failed: if not."""
-        free = shutil.disk_usage(self.backup.storage).free
-        if free < needed + 1024 * MIB:
-            raise Failed(
-                f"The drill takes {needed // MIB} MiB in {self.backup.storage}, which has {free // MIB} MiB free, of"
-                " which 1024 are for images that come. Have it restore less (backup_drill_percent)."
-            )
-
-    def read_all(self, percent: int) -> list[str]:
-        """Have restic read what is in the repository. Return what is damaged."""
-        part = ["--read-data"] if percent == 100 else [f"--read-data-subset={percent}%"]
-        done = self.repository.run("--no-lock", "check", *part)
+    def read_all(self, percent: int, before: int) -> list[str]:
+        """Have restic read what is in the repository, or the part after that of before. Return what is damaged."""
+        parts = -(-100 // percent)
+        number = before % parts + 1
+        self.report["part"] = number
+        done = self.repository.run(
+            "--no-lock", "check", *(["--read-data"] if percent == 100 else [f"--read-data-subset={number}/{parts}"])
+        )
         if done.returncode == 0:
             return []
         return [str(self.repository.refused(done))]
@@ -862,7 +1050,11 @@ class Drill(Beside):
                 "SELECT publicId, uncompressedMD5, uuid FROM AttachedFiles JOIN Resources"
                 " ON Resources.internalId = AttachedFiles.id WHERE fileType = 1 AND uncompressedMD5 <> ''"
             )
-            known_sums = [(owner, digest) for owner, digest, name in rows if name[:2] in folders]
+            known_sums = [
+                (owner, digest)
+                for owner, digest, name in rows
+                if name[:2] in folders and NAME.fullmatch(name) and place(storage, name).exists()
+            ]
         asked = dict(known_sums[:: max(1, len(known_sums) // ASKED)][:ASKED])
         settings = self.folder / "orthanc.json"
         folders_of = {"StorageDirectory": self.real(storage), "IndexDirectory": self.real(index.parent)}
@@ -888,6 +1080,9 @@ class Drill(Beside):
     def note(self, problem: str) -> str:
         """Leave the report, dated, and tell a monitor. Return where it is."""
         self.report["wrong"] = problem
+        # One that did not get that far does not begin anew.
+        before = self.backup.status().get("drill", {})
+        self.report = {name: before[name] for name in ("next", "part") if name in before} | self.report
         path = STATE / "drills" / f"{datetime.datetime.now():%Y-%m-%dT%H%M%S}.json"
         path.parent.mkdir(mode=0o755, exist_ok=True)
         put(path, self.report)
@@ -897,15 +1092,13 @@ class Drill(Beside):
         return str(path)
 
 
-FILE = re.compile(
-    r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}|index(-wal|-shm|-journal)?|\.?(backup|moves|orthanc|report)\.json(\.new)?"
-)
+FILE = re.compile(rf"{NAME.pattern}|index(-wal|-shm|-journal)?|\.?(backup|moves|orthanc|report)\.json(\.new)?")
 
 
-def chosen(percent: int, day: int) -> set[str]:
-    """Return which of the 256 folders of an archive are restored: others each day, and all of them in the end."""
+def chosen(percent: int, first: int) -> set[str]:
+    """Return which of the 256 folders of an archive are restored: each time the next ones."""
     count = -(-256 * percent // 100)
-    return {f"{(day * count + number) % 256:02x}" for number in range(count)}
+    return {f"{(first + number) % 256:02x}" for number in range(count)}
 
 
 def orthanc_command(settings: str, folder: str) -> tuple[list[str], bool]:
@@ -940,16 +1133,29 @@ def restore(
     for asked in ([tagged(snapshot, "files"), *words], *([[str(snapshot["id"])]] if index else [])):
         done = repository.run("restore", "--target", str(tree), *asked)
         said += [str(repository.refused(done))] if done.returncode else []
-    # What came while the files were read.
+    settle(tree, told)
+    return said
+
+
+def settle(tree: pathlib.Path, told: dict[str, Any]) -> None:
+    """Have what was restored be Orthanc's, and what was held be in its place.
+
+    Whoever had taken Orthanc over could have had links backed up: nothing is followed, and none is left.
+    """
+    owner = pwd.getpwnam("orthanc")
+    for _path, folders, files, at in os.fwalk(tree):
+        for name in (*folders, *files):
+            if stat.S_IFMT(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode) in (stat.S_IFDIR, stat.S_IFREG):
+                os.chown(name, owner.pw_uid, owner.pw_gid, dir_fd=at, follow_symlinks=False)
+            else:
+                os.unlink(name, dir_fd=at)
+    storage = pathlib.Path(tree, told["storage_dir"].lstrip("/"))
     for path in pathlib.Path(tree, told["held"].lstrip("/")).glob("*-*"):
-        target = place(pathlib.Path(tree, told["storage_dir"].lstrip("/")), path.name)
+        target = place(storage, path.name)
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(path, target)
-    owner = pwd.getpwnam("orthanc")
-    for folder, _folders, files in os.walk(tree):
-        for one in (folder, *(os.path.join(folder, name) for name in files)):
+        for one in (target.parent.parent, target.parent):
             os.chown(one, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
-    return said
 
 
 def stop_drilled() -> None:
@@ -1009,63 +1215,130 @@ LEVEL = re.compile(r"[0-9a-f]{2}")
 INDEX = ("index", "index-wal", "index-shm", "index-journal")
 
 
+# What is left in the folder once all is in its place.
+LEFT = re.compile(r"index|\.?backup\.json(\.new)?")
+EVERYTHING = frozenset(f"{number:02x}" for number in range(256))
+
+
 class Restore(Beside):
     """A backup in the place of the archive; what is there is kept beside it."""
 
     NAME = ".pacs-restore"
 
-    @property
-    def moves(self) -> pathlib.Path:
-        """What is moved where, once that has begun."""
-        return self.opened[1] / "moves.json"
+    def __init__(self, backup: Backup) -> None:
+        super().__init__(backup)
+        # Where nobody but root writes. As long as the first is there, systemd does not start Orthanc.
+        self.moves, self.begun = STATE / "moves.json", STATE / "restore.json"
 
     def images(self) -> int:
         """Return how many files of images there are."""
         levels = "[0-9a-f]" * 2
         return sum(1 for _ in glob.iglob(f"{glob.escape(self.backup.storage)}/{levels}/{levels}/*"))
 
-    def run(self, wanted: str, over: bool) -> dict[str, Any]:
-        """Restore. Return what came of it. :raises Failed: if nothing was changed, or if it does not work."""
-        kept = self.opened[1] / "report.json"
+    def asks(self, there: int) -> Failed:
+        """Return what is said where images would make way without words."""
+        host = self.backup.settings["host"]
+        return Failed(
+            f"Nothing was restored, since {self.backup.storage} has {there} files of images. To have the backup in"
+            f' their place, say -e \'{{"restore": "archive of {host}"}}\': what is there is kept beside it then.'
+        )
+
+    def run(self, wanted: str, over: bool, lacking: int = 0) -> dict[str, Any]:
+        """Restore. Return what came of it. :raises Failed: if nothing was changed, or if it does not work.
+
+        :param over: whether images that are there may make way.
+        :param lacking: without how many files it is good enough, where not all of the repository can be read.
+        """
         if self.moves.exists():
             # Of a run that was cut off in the middle, what it had restored takes its place first.
-            return self.placed(read(kept))
-        host, there = self.backup.settings["host"], self.images()
-        if there and not over:
-            raise Failed(
-                f"Nothing was restored, since {self.backup.storage} has {there} files of images. To have the backup in"
-                f' their place, say -e \'{{"restore": "archive of {host}"}}\': what is there is kept beside it then.'
-            )
+            return self.placed(over)
+        if not over and (there := self.images()):
+            raise self.asks(there)
         self.backup.same(self.repository.number())
         snapshot, others = self.picked(wanted)
         stage = tagged(snapshot, "index")
         told = json.loads(self.repository.ask("dump", str(snapshot["id"]), f"{stage}/backup.json"))
-        free = shutil.disk_usage(self.backup.storage).free
-        if free < told["bytes"] + 1024 * MIB:
-            raise Failed(
-                f"Nothing was restored: the backup takes {told['bytes'] // MIB} MiB in {self.backup.storage}, which has"
-                f" {free // MIB} MiB free, of which 1024 are for images that come."
-            )
+        self.fits(snapshot, told)
         said = restore(self.repository, snapshot, told, self.tree, ["[0-9a-f][0-9a-f]"])
-        if said:
-            raise Failed(
-                f"{' '.join(said)} Nothing of the archive was changed; what could be read is in {self.folder}."
-            )
         index, storage = self.inside(stage) / "index", self.inside(told["storage_dir"])
+        if not index.exists():
+            raise Failed(f"Nothing was restored: the index cannot be read. {' '.join(said)}")
         check_index(index)
-        everything = {f"{number:02x}" for number in range(256)}
-        compared, wrong = compare(index, storage, everything, sums=True)
-        for other in others if wrong["missing"] else ():
-            # Files never change: an earlier backup may have what went while this one was made.
-            names = [str(place("", name.split()[0])) for name in wrong["missing"]]
-            restore(self.repository, other, told, self.tree, names, index=False)
-            compared, wrong = compare(index, storage, everything, sums=True)
-            if not wrong["missing"]:
-                break
-        report = {"host": host, "snapshot": str(snapshot["id"]), "backed_up": told["time"], "files": compared, **wrong}
-        put(kept, report | {"images": told["instances"], "archive": told["archive"]}, 0o600)
-        self.plan(index, storage)
-        return self.placed(read(kept))
+        compared, wrong = compare(index, storage, set(EVERYTHING), sums=True)
+        self.earlier(index, storage, told, others, wrong)
+        lost = len(wrong["missing"]) + len(wrong["damaged"])
+        if said and lost > lacking:
+            raise Failed(
+                f"Nothing of the archive was changed: {lost} of {compared} files cannot be had. {' '.join(said)} To"
+                f' have what can be had, which is in {self.folder}, say -e \'{{"lacking": "{lost} files"}}\'.'
+            )
+        storage.mkdir(parents=True, exist_ok=True)
+        self.beside_index(index)
+        report = {"host": self.backup.settings["host"], "snapshot": str(snapshot["id"]), "backed_up": told["time"]}
+        report |= {"files": compared, **wrong, "images": told["instances"], "archive": told["archive"]}
+        paths = {"storage": str(storage.relative_to(self.tree)), "index": str(index.parent.relative_to(self.tree))}
+        put(self.moves, {"report": report, **paths, "over": over}, 0o600)
+        return self.placed(over)
+
+    def fits(self, snapshot: dict[str, Any], told: dict[str, Any]) -> None:
+        """See whether this host can take it, before anything is restored. :raises Failed: if it cannot."""
+        version = orthanc_version(str(self.folder)) if told.get("writer") else ""
+        if version and numbers(version) < numbers(told["writer"]):
+            raise Failed(
+                f"Nothing was restored: Orthanc {version} of this host would refuse every image, since the index of the"
+                f" backup has columns that Orthanc adds from 1.12.8 on. Have Orthanc {told['writer']} or newer first."
+            )
+        storage = self.backup.storage
+        device = os.stat(storage).st_dev
+        mounts = [one.path for one in os.scandir(storage) if LEVEL.fullmatch(one.name) and one.stat().st_dev != device]
+        if mounts:
+            raise Failed(f"Nothing was restored: {mounts[0]} is on another disk than {storage}, or a link.")
+        if read(self.begun) != {"snapshot": snapshot["id"]}:
+            # Files of another backup would come into the archive.
+            self.clear()
+            put(self.begun, {"snapshot": snapshot["id"]}, 0o600)
+        self.room(told, told["bytes"], "Nothing was restored; make room.")
+        beside = shutil.disk_usage(os.path.dirname(self.backup.index))
+        if beside.free < told.get("index_bytes", 0) + beside.total // SPARE:
+            raise Failed(
+                f"Nothing was restored: the index takes {told['index_bytes'] // MIB} MiB in"
+                f" {os.path.dirname(self.backup.index)}, which has {beside.free // MIB} MiB free."
+            )
+
+    def earlier(
+        self,
+        index: pathlib.Path,
+        storage: pathlib.Path,
+        told: dict[str, Any],
+        others: list[dict[str, Any]],
+        wrong: dict[str, list[str]],
+    ) -> None:
+        """Take what is not there, or not as it was, from earlier backups: files never change."""
+        for other in others[:EARLIER]:
+            names = {line.split()[0] for line in wrong["missing"] + wrong["damaged"]}
+            if not names:
+                return
+            asked = {str(place("", name)) for name in names} if len(names) <= INCLUDES else {name[:2] for name in names}
+            restore(self.repository, other, told, self.tree, sorted(asked), index=False)
+            _, left = compare(index, storage, set(EVERYTHING), sums=True, only=names)
+            wrong["missing"], wrong["damaged"] = left["missing"], left["damaged"]
+
+    def beside_index(self, index: pathlib.Path) -> None:
+        """Have the index on the disk that it is to be on, where that is another folder."""
+        if os.path.dirname(self.backup.index) != self.backup.storage:
+            target = self.staged[1] / "index"
+            shutil.copyfile(index, target)
+            found = os.stat(index)
+            opened = os.open(target, os.O_RDONLY | os.O_NOFOLLOW)
+            os.fchown(opened, found.st_uid, found.st_gid)
+            os.fchmod(opened, stat.S_IMODE(found.st_mode))
+            os.fsync(opened)
+            os.close(opened)
+
+    @functools.cached_property
+    def staged(self) -> tuple[int, pathlib.Path]:
+        """A folder of ours beside the index."""
+        return owned(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))
 
     def picked(self, wanted: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the backup that is wanted, and the others of the same archive, the newest first."""
@@ -1087,48 +1360,90 @@ class Restore(Beside):
         others = [one for one in snapshots if tagged(one, "archive") == archive and one["id"] != found[0]["id"]]
         return found[0], others[::-1]
 
-    def plan(self, index: pathlib.Path, storage: pathlib.Path) -> None:
-        """Write down what is moved where: first what is there, then what was restored, and its index last."""
-        aside = f".pacs-before-{datetime.datetime.now():%Y-%m-%dT%H%M%S}"
-        here, there = pathlib.Path(self.backup.storage), pathlib.Path(self.backup.index).parent
-        moves = [(path, here / aside / path.name) for path in sorted(here.iterdir()) if LEVEL.fullmatch(path.name)]
-        moves += [(there / name, there / aside / name) for name in INDEX if (there / name).exists()]
-        found = [path for path in sorted(storage.iterdir()) if LEVEL.fullmatch(path.name)] if storage.exists() else []
-        moves += [(pathlib.Path(self.real(path)), here / path.name) for path in found]
-        moves.append((pathlib.Path(self.real(index)), there / "index"))
-        put(self.moves, {"moves": [[str(source), str(target)] for source, target in moves]}, 0o600)
-
-    def move(self) -> None:
-        """Move what is written down. What was moved before is not moved again."""
-        for source, target in read(self.moves)["moves"]:
-            if os.path.lexists(source) and not os.path.lexists(target):
-                os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
-                os.rename(source, target)
-
-    def placed(self, report: dict[str, Any]) -> dict[str, Any]:
-        """Have what was restored in its place, and Orthanc serve it."""
-        moves = read(self.moves)["moves"]
-        aside = sorted({os.path.dirname(target) for _, target in moves if "/.pacs-before-" in target})
-        # After a loss of power in the middle nobody starts it on half of an archive.
-        service("disable", "orthanc")
-        service("stop", "orthanc")
-        self.move()
-        self.backup.named(report["archive"])
-        service("enable", "orthanc")
-        service("start", "orthanc")
-        images = self.counted()
-        self.moves.unlink()
-        self.away()
-        found = {
-            **report,
-            "time": now(),
-            "images_now": images,
-            "aside": [path for path in aside if os.path.exists(path)],
+    def plan(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Return what is moved: what is there is kept, what was restored takes its place, and its index comes last."""
+        levels = [
+            sorted(filter(LEVEL.fullmatch, os.listdir(at))) for at in (self.backup.storage, self.tree / told["storage"])
+        ]
+        there = os.listdir(os.path.dirname(self.backup.index))
+        return {
+            "aside": f".pacs-before-{datetime.datetime.now():%Y-%m-%dT%H%M%S%f}",
+            "kept": levels[0],
+            "kept_index": [name for name in INDEX if name in there],
+            "levels": levels[1],
         }
+
+    def move(self, told: dict[str, Any]) -> None:
+        """Move what is planned, from and to folders that are open: whoever had taken Orthanc over may rename there."""
+        folders = [open_folder(self.backup.storage), open_folder(os.path.dirname(self.backup.index))]
+        storage, beside = folders
+        if not told.get("kept_all"):
+            for at, names in ((storage, told["kept"]), (beside, told["kept_index"])):
+                aside = owned(way(at) / told["aside"])[0] if names else -1
+                for name in names:
+                    moved(name, at, aside)
+            os.fsync(storage)
+            os.fsync(beside)
+            put(self.moves, told | {"kept_all": True}, 0o600)
+        restored = open_folder(self.tree / told["storage"])
+        for name in told["levels"]:
+            moved(name, restored, storage)
+        separate = os.path.dirname(self.backup.index) != self.backup.storage
+        moved("index", self.staged[0] if separate else open_folder(self.tree / told["index"]), beside)
+        os.fsync(storage)
+        os.fsync(beside)
+
+    def placed(self, over: bool) -> dict[str, Any]:
+        """Have what was restored in its place, and Orthanc serve it."""
+        told = read(self.moves)
+        if "aside" not in told:
+            told = self.stopped(told, over or told["over"])
+        else:
+            service("stop", "orthanc")
+        self.move(told)
+        report, storage = told["report"], pathlib.Path(self.backup.storage)
+        _, wrong = compare(pathlib.Path(self.backup.index), storage, set(EVERYTHING), sums=False)
+        lost = {line for name in ("missing", "damaged") for line in wrong[name]}
+        lost -= {line for name in ("missing", "damaged") for line in report[name]}
+        if lost:
+            raise Failed(
+                f"{len(lost)} files that were restored are not in {storage}, such as {sorted(lost)[0]}: somebody else"
+                f" is at work there. Orthanc was not started; what was there before is in {storage}/{told['aside']}."
+            )
+        self.backup.named(report["archive"])
+        both = {str(storage), os.path.dirname(self.backup.index)}
+        aside = [path for one in sorted(both) for path in [f"{one}/{told['aside']}"] if os.path.exists(path)]
+        found = {**report, "time": now(), "aside": aside}
         put(STATE / "restored.json", found)
-        if images < report["images"]:
-            raise Failed(f"Orthanc has {images} images, and the backup {report['images']}; see journalctl -u orthanc.")
+        self.moves.unlink()
+        self.begun.unlink(missing_ok=True)
+        service("start", "orthanc")
+        found["images_now"] = self.counted()
+        put(STATE / "restored.json", found)
+        self.away(LEFT)
+        if str(storage) != os.path.dirname(self.backup.index):
+            with contextlib.suppress(OSError):
+                os.rmdir(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))
+        if found["images_now"] < report["images"]:
+            raise Failed(
+                f"Orthanc has {found['images_now']} images, and the backup {report['images']}; see journalctl -u"
+                " orthanc."
+            )
         return found
+
+    def stopped(self, told: dict[str, Any], over: bool) -> dict[str, Any]:
+        """Stop Orthanc, which nothing starts then, and plan. :raises Failed: if images have come that may not go."""
+        try:
+            service("stop", "orthanc")
+            if not over and (there := self.images()):
+                raise self.asks(there)
+            told = told | self.plan(told)
+            put(self.moves, told, 0o600)
+        except BaseException:
+            self.moves.unlink()
+            service("start", "orthanc")
+            raise
+        return told
 
     def counted(self) -> int:
         """Return how many images Orthanc has, once it answers."""
@@ -1147,6 +1462,31 @@ class Restore(Beside):
                         f" before is in {self.backup.storage}/.pacs-before-*."
                     ) from error
                 time.sleep(1)
+
+
+def moved(name: str, source: int, target: int) -> None:
+    """Move a name from a folder to another one, if a run that was cut off has not. :raises Failed: if it cannot be."""
+    here, there = name in os.listdir(source), name in os.listdir(target)
+    if here and not there:
+        os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+    elif here == there:
+        places = [os.readlink(f"/proc/self/fd/{at}") for at in (source, target)]
+        raise Failed(
+            f"{name} is in {'both' if here else 'neither'} of {' and '.join(places)}: somebody else is at work there."
+            " Orthanc was not started, and nothing was removed."
+        )
+
+
+def orthanc_version(folder: str) -> str:
+    """Return which release this host has; nothing where it does not say a number."""
+    command, _ = orthanc_command("--version", folder)
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"\d+(\.\d+)+", said.partition("\n")[0])
+    return found[0] if found else ""
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]
 
 
 def service(verb: str, unit: str) -> None:
@@ -1199,7 +1539,7 @@ def alone(wait: float) -> Iterator[TextIO]:
                 break
             except BlockingIOError:
                 if time.monotonic() > end:
-                    raise Failed("A backup, a drill or a restore is at work on this host; wait for its end.") from None
+                    raise Busy("A backup, a drill or a restore is at work on this host; wait for its end.") from None
                 time.sleep(0.5)
         yield file
 
@@ -1222,30 +1562,35 @@ def act(verb: str, backup: Backup) -> None:
     elif verb == "ask":
         say(json.dumps(ask(json.load(sys.stdin))))
     elif verb == "drilled":
-        stop_drilled()
-        Drill(backup).away()
-        if backup.status().get("drilling"):
-            Drill(backup).note(f"It was ended from outside ({os.environ.get('SERVICE_RESULT')}).")
+        with contextlib.suppress(Busy), alone(0):
+            stop_drilled()
+            Drill(backup).away()
+            if backup.status().get("drilling"):
+                Drill(backup).note(f"It was ended from outside ({os.environ.get('SERVICE_RESULT')}).")
     elif verb == "drill":
-        with alone(600):
+        with alone(PATIENCE):
             backup.note(drilling=now())
             drilled(Drill(backup))
     elif verb == "prepare":
+        # A first backup may take days.
+        if backup.prepared():
+            say(json.dumps({"changed": False}))
+            return
         with alone(60):
             say(json.dumps({"changed": backup.prepare()}))
     elif verb == "begin":
         with alone(60):
             backup.begin()
     else:
-        with alone(600):
+        with alone(PATIENCE):
             backup.note(running=now())
             backup.run(time.monotonic())
 
 
-def restored(restore: Restore, snapshot: str, over: bool) -> dict[str, Any]:
+def restored(restore: Restore, snapshot: str, over: bool, lacking: int) -> dict[str, Any]:
     """Restore, and leave no folder behind where nothing was begun."""
     try:
-        return restore.run(snapshot, over)
+        return restore.run(snapshot, over, lacking)
     finally:
         with contextlib.suppress(OSError):
             os.rmdir(restore.folder)
@@ -1281,11 +1626,14 @@ def main() -> int:
             "drilled",
             "ask",
             "restore",
+            "accept",
         ],
     )
     parser.add_argument("--settings", type=pathlib.Path, default=HERE / "settings.json")
     parser.add_argument("--snapshot", default="latest")
     parser.add_argument("--over", action="store_true")
+    parser.add_argument("--lacking", type=int, default=0)
+    parser.add_argument("--missing", type=int, default=0)
     arguments = parser.parse_args()
     verb, backup = arguments.verb, Backup(read(arguments.settings))
     os.umask(0o077)
@@ -1294,13 +1642,17 @@ def main() -> int:
     try:
         if verb == "restore":
             with alone(600):
-                say(json.dumps(restored(Restore(backup), arguments.snapshot, arguments.over)))
+                say(json.dumps(restored(Restore(backup), arguments.snapshot, arguments.over, arguments.lacking)))
+        elif verb == "accept":
+            with alone(60):
+                backup.accept(arguments.missing)
         else:
             act(verb, backup)
     except (Failed, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
         problem = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
         if verb == "run":
-            backup.note(running="", problem=problem)
+            # What runs is another one, if it did not get its turn.
+            backup.note(problem=problem, **({} if isinstance(error, Busy) else {"running": ""}))
         print(problem, file=sys.stderr, flush=True)
         return 1
     return 0
