@@ -425,6 +425,18 @@ class Topology:
         host = self._host(self._name)
         return rules.scripts({variable: host[variable] for variable in rules.OPTIONS})
 
+    @property
+    def backup_sharers(self) -> list[str]:
+        """The other hosts whose backups go to the very place where those of this one go."""
+
+        def place(name: str) -> str:
+            return str(self._host(name)["backup_repository"]).rstrip("/")
+
+        # A folder is of each host, as far as can be seen.
+        mine = place(self._name)
+        there = [] if mine.startswith("/") else self._group("backup")
+        return [name for name in there if name != self._name and place(name) == mine]
+
 
 def topology(hostvars: Any, groups: Mapping[str, list[str]], name: str, part: str) -> Any:
     """Return a part of what a host has to know of the others."""

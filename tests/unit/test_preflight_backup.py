@@ -100,6 +100,14 @@ def test_database_of_a_server_is_not_backed_up_yet(database: str, name: str) -> 
     assert "Take the host out of that group" in problem
 
 
+def test_repository_of_two_hosts() -> None:
+    made = found(SFTP)
+    made.site = lambda name: ["other"] if name == "site_backup_sharers" else None
+    (problem,) = general.problems(made)
+    assert problem.startswith("backup_repository: the backups of pacs and of other go to the same place")
+    assert "sftp:backup@nas.example.org:/srv/pacs/{{ inventory_hostname }}" in problem
+
+
 def test_host_without_an_orthanc() -> None:
     (problem,) = preflight.ask("backup", "inventory", found({}, roles=("backup",)), ())
     assert problem.startswith("the group 'backup' has pacs, which has no Orthanc")

@@ -367,6 +367,12 @@ def test_databases(site: Callable[..., Ask]) -> None:
     assert ask("plain", "database_clients") == ask("plain", "database_sharers") == []
 
 
+def test_repository_of_backups_that_several_have(site: Callable[..., Ask]) -> None:
+    places = {"a": "sftp:x@nas:/pacs", "b": "sftp:x@nas:/pacs/", "c": "sftp:x@nas:/other", "d": "/srv/b", "e": "/srv/b"}
+    ask = site({name: {"backup_repository": place} for name, place in places.items()}, backup=list(places))
+    assert {name: ask(name, "backup_sharers") for name in places} == {"a": ["b"], "b": ["a"], "c": [], "d": [], "e": []}
+
+
 def test_database_that_several_share(site: Callable[..., Ask]) -> None:
     given: dict[str, dict[str, Any]] = {name: {"orthanc_database": "mysql"} for name in ("a", "b", "c")}
     given["c"]["orthanc_database_name"] = "other"

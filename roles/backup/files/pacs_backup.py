@@ -560,7 +560,7 @@ class Backup:
             raise Failed(
                 f"The last backup of {host} in {self.repository.url} is of another archive than the one on this host"
                 f" ({when}): nothing was backed up, since it would take its place. If this host is to have it, run"
-                " playbooks/restore.yml. If two hosts bear one name, give each a repository of its own."
+                " playbooks/restore.yml. If it is another host's, give each a repository of its own."
                 f' If the archive of before is given up, run playbooks/backup.yml with -e \'{{"begin": "new archive of'
                 f" {host}\"}}'."
             )
