@@ -167,9 +167,8 @@ def test_backup_while_images_come_and_go(site: Site, host: str) -> None:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_drill(site: Site, host: str) -> None:
-    """By the very Orthanc of the host, which nobody reaches meanwhile."""
+    """Of what was backed up while images came and went, by the very Orthanc of the host, which nobody reaches meanwhile."""
     lab = site.lab
-    site.play("backup", limit=host)
     before = lab.shell(f"{STATE}; ss -ltn | sort", host)
     said = site.play("drill", limit=host)
     success, version = site.status(host)["success"], HOSTS[host]
@@ -256,6 +255,52 @@ def test_archive_that_was_lost_keeps_its_backups(site: Site) -> None:
     assert "Backed up" in site.play("backup", limit="pacs")
 
 
+@pytest.mark.parametrize(
+    "do, undo, words",
+    [
+        (f"rm {ARCHIVE}/.pacs", f"touch {ARCHIVE}/.pacs", "Is its disk mounted"),
+        (
+            f"cd {ARCHIVE}; level=$(ls -d ?? | head -n 1); mv $level /srv/level; ln -s /srv/level $level",
+            f"cd {ARCHIVE}; level=$(find . -maxdepth 1 -type l); rm $level; mv /srv/level $level",
+            "is a link, of which restic would keep the link alone",
+        ),
+    ],
+    ids=["not mounted", "link"],
+)
+def test_archive_that_is_not_all_there(site: Site, do: str, undo: str, words: str) -> None:
+    """No backup of less takes the place of what there is."""
+    count = f"ls {REPOSITORY}/snapshots | wc -l"
+    before = site.lab.shell(count)
+    site.lab.shell(do)
+    try:
+        said = site.play("backup", limit="pacs", check=False)
+        assert words in said
+        assert site.lab.shell(count) == before
+    finally:
+        site.lab.shell(undo)
+    assert "Backed up" in site.play("backup", limit="pacs")
+
+
+def test_files_that_went_are_told_until_they_are_given_up(site: Site) -> None:
+    lab = site.lab
+    path = lab.shell(f"find {ARCHIVE}/[0-9a-f][0-9a-f] -type f | sort | head -n 1").strip()
+    lab.shell(f"mv {path} /srv/kept")
+    try:
+        said = site.play("backup", limit="pacs", check=False)
+        assert "1 files that the index knows are not there (0 were not before)" in said
+        assert pathlib.Path(path).name in site.wrong()
+        assert "1 files were missing, and not 2" in site.play(
+            "backup", limit="pacs", check=False, lost="2 files of pacs"
+        )
+        assert "1 files that the index knows were not there" in site.play(
+            "backup", limit="pacs", lost="1 files of pacs"
+        )
+        assert "is whole" in site.play("drill", limit="pacs")
+    finally:
+        lab.shell(f"mv /srv/kept {path}")
+    assert "Backed up" in site.play("backup", limit="pacs")
+
+
 def test_restore_onto_a_host_that_has_lost_all(site: Site) -> None:
     """With inventory, vault and repository alone: first the site, then its archive, every image bit for bit."""
     lab, numbers = site.lab, range(300, 330)
@@ -276,6 +321,7 @@ def test_restore_onto_a_host_that_has_lost_all(site: Site) -> None:
             assert session.get(lab.url(f"/instances/{one['ID']}/file"), timeout=30).content == image(number)
     assert "Backed up" in site.play("backup", limit="pacs")
     assert site.status()["success"]["instances"] == before["instances"]
+    site.send(range(330, 332))
     assert not changed(site.lab.play("site", site.variables, ["--limit", "pacs"], site.inventory).stdout)
 
 
@@ -307,16 +353,20 @@ def test_restore_that_was_cut_off_goes_on(site: Site) -> None:
         "backup = program['Backup'](program['read'](program['HERE'] / 'settings.json'))\n"
         "made, rename = program['Restore'](backup), os.rename\n"
         "seen = []\n"
-        "def cut(source, target):\n"
+        "def cut(source, target, **folders):\n"
         "    seen.append(source)\n"
         "    if len(seen) == 40: os._exit(0)\n"
-        "    rename(source, target)\n"
+        "    rename(source, target, **folders)\n"
         "os.rename = cut\n"
         "made.run('latest', True)\nEND"
     )
+    # Nor does anybody start it on half of an archive.
+    lab.shell("systemctl start orthanc", check=False)
     assert lab.shell("systemctl is-active orthanc", check=False) == "inactive\n"
+    assert "A restore was cut off" in site.wrong()
     said = site.play("restore", limit="pacs")
     assert f"Orthanc serves its {before} images" in said
+    site.send(range(440, 442))
     site.goes_on()
 
 

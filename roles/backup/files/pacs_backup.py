@@ -709,7 +709,7 @@ class Backup:
         if success["not_tidied"]:
             success["untidy_since"] = earlier.get("untidy_since") or success["epoch"]
         self.clear()
-        self.note(running="", problem="", success=success)
+        self.note(running="", problem="", success=success, accepted=0)
         size_of = f"{counts['bytes'] >> 20} MiB in {counts['files']} files, {added + new >> 20} MiB of them new"
         stood = f"Orthanc stood still for {pause * 1000:.0f} ms"
         say(f"Backed up {counts['instances']} images ({size_of}) as {snapshot} in {success['seconds']} s; {stood}.")
