@@ -167,7 +167,7 @@ def test_backup_while_images_come_and_go(site: Site, host: str) -> None:
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_drill(site: Site, host: str) -> None:
-    """Of what was backed up while images came and went, by the very Orthanc of the host, which nobody reaches meanwhile."""
+    """Of what was backed up while images came and went, by the very Orthanc of the host, which nobody reaches."""
     lab = site.lab
     before = lab.shell(f"{STATE}; ss -ltn | sort", host)
     said = site.play("drill", limit=host)

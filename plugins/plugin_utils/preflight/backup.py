@@ -39,8 +39,8 @@ def problems(host: Host) -> Iterator[str]:
     others = host.site("site_backup_sharers")
     if others:
         yield (
-            f"backup_repository: the backups of {host.name} and of {', '.join(others)} go to the same place, where each could"
-            " read and delete those of the other. Give each a repository of its own, as in"
+            f"backup_repository: the backups of {host.name} and of {', '.join(others)} go to the same place, where each"
+            " could read and delete those of the other. Give each a repository of its own, as in"
             f" {str(host.variables['backup_repository']).rstrip('/')}/{{{{ inventory_hostname }}}}."
         )
     yield from _place(host, str(variables["backup_repository"]))
