@@ -685,6 +685,31 @@ def test_drill(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(list(backed.host.archive.glob("??/??/*"))) == len(backed.files)
 
 
+def test_drill_on_another_disk(backed: Backed, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) -> None:
+    backed.host.settings["drill_folder"] = str(tmp_path / "drill")
+    assert "backup_drill_folder: " in drilled(backed, monkeypatch)[0]
+    (tmp_path / "drill").mkdir()
+    assert drilled(backed, monkeypatch)[0] == ""
+    assert (tmp_path / "drill" / ".pacs-drill" / "tree").exists()
+    assert not (backed.host.archive / ".pacs-drill").exists()
+
+
+def test_older_backups_are_forgotten_elsewhere(host: Host, orthanc: Callable[..., Orthanc]) -> None:
+    orthanc()
+    host.settings["keep"] = {}
+    host.backup().prepare()
+    host.backup().run(time.monotonic())
+    assert "forget" not in host.restic.verbs()
+    assert host.status()["success"]["not_tidied"] == ""
+
+
+def test_backup_that_was_cut_off_by_a_loss_of_power(host: Host) -> None:
+    host.backup().note(running="2026-11-30T02:00:00+00:00", success={"epoch": int(time.time())})
+    assert "that was begun at 2026-11-30T02:00:00+00:00 was cut off" in host.backup().report()["wrong"]
+    with host.program.alone(0):
+        assert host.backup().report()["wrong"] == ""
+
+
 def test_drill_finds_what_is_missing_or_damaged(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
     names = sorted(backed.files)
     backed.lost = {names[0]}

@@ -46,6 +46,8 @@ def problems(changes: dict[str, Any]) -> list[str]:
         {"backup_calendar": "Mon..Fri *-*-* 22:30 Europe/Berlin"},
         {"backup_calendar": "daily"},
         {"backup_keep": {"last": 3}},
+        {"backup_keep": {}},
+        {"backup_drill_folder": "/srv/drill"},
     ],
 )
 def test_good_ones(changes: dict[str, Any]) -> None:
@@ -76,7 +78,9 @@ def test_good_ones(changes: dict[str, Any]) -> None:
         ({"backup_password": "fifteen letters"}, "backup_password", "shorter than 16"),
         ({"backup_calendar": ""}, "backup_calendar", "OnCalendar"),
         ({"backup_calendar": "daily; rm"}, "backup_calendar", "OnCalendar"),
-        ({"backup_keep": {}}, "backup_keep", "no backup would be kept"),
+        ({"backup_drill_folder": "srv/drill"}, "backup_drill_folder", "in normal form"),
+        ({"backup_drill_folder": "/usr"}, "backup_drill_folder", "of the system"),
+        ({"backup_drill_folder": "/var/lib/orthanc/db-v6/drill"}, "backup_drill_folder", "lie in one another"),
         ({"backup_keep": {"dayly": 3}}, "backup_keep", "'dayly' is none of restic's names"),
         ({"backup_keep": {"daily": 0}}, "backup_keep.daily", "'0' is no number of backups"),
         ({"backup_keep": {"daily": "14"}}, "backup_keep.daily", "'14' is no number of backups"),

@@ -53,6 +53,8 @@ def problems(host: Host) -> Iterator[str]:
     if not re.fullmatch(r"[A-Za-z0-9*,./:~_ -]*[A-Za-z0-9*][A-Za-z0-9*,./:~_ -]*", calendar):
         yield f"backup_calendar: '{calendar}' is no time as systemd has it in OnCalendar, such as *-*-* 02:00:00."
     yield from _keep(variables["backup_keep"])
+    if variables["backup_drill_folder"]:
+        yield from _folder(host, "backup_drill_folder", str(variables["backup_drill_folder"]))
     if variables["backup_ca"]:
         yield from values.pem("backup_ca", str(variables["backup_ca"]))
 
@@ -81,7 +83,7 @@ def _place(host: Host, repository: str) -> Iterator[str]:
             " sftp:USER@HOST:/FOLDER, or s3:https://HOST/BUCKET."
         )
     elif repository.startswith("/"):
-        yield from _folder(host, repository)
+        yield from _folder(host, "backup_repository", repository)
     elif repository.startswith("sftp:"):
         if not _SFTP.fullmatch(repository):
             yield (
@@ -104,22 +106,22 @@ def _place(host: Host, repository: str) -> Iterator[str]:
         )
 
 
-def _folder(host: Host, folder: str) -> Iterator[str]:
-    """A folder of this host, which is to be there when the others are lost."""
+def _folder(host: Host, variable: str, folder: str) -> Iterator[str]:
+    """A folder of this host, which is none of those that are backed up."""
     if not re.fullmatch(r"/[^\s:%\\\"']*", folder) or not values.is_folder(folder):
         yield (
-            f"backup_repository: '{folder}' is no absolute path in normal form, without white space, quotes, colon or"
+            f"{variable}: '{folder}' is no absolute path in normal form, without white space, quotes, colon or"
             " percent sign."
         )
         return
     if folder in values.SYSTEM_FOLDERS or folder.startswith(tuple(f"{closed}/" for closed in CLOSED_FOLDERS)):
-        yield f"backup_repository: {folder} is a folder of the system or of its users; choose one on another disk."
+        yield f"{variable}: {folder} is a folder of the system or of its users; choose one on another disk."
         return
     names = ("orthanc_storage_dir", "orthanc_index_dir", "orthanc_config_dir", "orthanc_dump_dir")
     others: dict[str, Any] = {str(host.variables[name]): name for name in names if host.variables[name]}
     for other, name in {**others, "/etc/pacs": "the toolkit's own", "/var/lib/pacs": "the toolkit's own"}.items():
         if posixpath.commonpath([folder, other]) in (folder, other):
-            yield f"backup_repository: {folder} and {other} ({name}) lie in one another; choose one on another disk."
+            yield f"{variable}: {folder} and {other} ({name}) lie in one another; choose one on another disk."
             return
 
 
@@ -130,8 +132,6 @@ def _keep(keep: dict[str, Any]) -> Iterator[str]:
     for name, count in keep.items():
         if name in KEEP and (isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= 10_000):
             yield f"backup_keep.{name}: '{count}' is no number of backups; choose one from 1 to 10000, or leave it out."
-    if not keep:
-        yield "backup_keep: it is empty, and no backup would be kept; say how many, as in {daily: 14}."
 
 
 def notices(host: Host) -> Iterator[str]:

@@ -67,6 +67,8 @@ SPARE = 20
 SKEW = 600
 # For how many seconds older backups may stay before that is a failure.
 UNTIDY = 14 * 86400
+# For how many seconds a report may look whether one is at work.
+BRIEF = 2
 # For how many seconds backups, drills and restores wait for one another.
 PATIENCE = 12 * 3600
 MIB = 1 << 20
@@ -815,11 +817,15 @@ class Backup:
     def forgotten(self, made: str) -> str:
         """Have restic forget what is not kept any more. Return why it does not: the backup is made all the same.
 
+        Without anything to keep that is done elsewhere, by whoever may.
+
         :raises Failed: if the backup that was just made went with it.
         """
         keep = [word for name, count in self.settings["keep"].items() for word in (f"--keep-{name}", str(count))]
         words = ["--quiet", "forget", "--tag", "pacs", "--group-by", ""]
         try:
+            if not keep:
+                return ""
             self.repository.ask(*words, *keep)
             left = self.repository.snapshots()
             # The files of an index go with it.
@@ -845,7 +851,7 @@ class Backup:
         """After a run, however it ended: Orthanc goes on, and a run that was killed is a failure."""
         thaw(self.index)
         # What is there may be of another one, which this one has waited for.
-        with contextlib.suppress(Busy), alone(0):
+        with contextlib.suppress(Busy), alone(BRIEF):
             if self.status().get("running"):
                 result = os.environ.get("SERVICE_RESULT", "unknown")
                 self.note(
@@ -857,6 +863,11 @@ class Backup:
         """Return what is wrong though the last backup has not failed."""
         if (STATE / "moves.json").exists():
             return "A restore was cut off, and Orthanc does not start before its end; run playbooks/restore.yml again."
+        if running:
+            with contextlib.suppress(Busy), alone(0):
+                return (
+                    f"The backup that was begun at {running} was cut off, as by a loss of power; the next one is due."
+                )
         if age is None:
             return "" if running else "There is no backup yet; run playbooks/backup.yml."
         if age < -SKEW:
@@ -906,9 +917,9 @@ class Beside:
 
     NAME = ""
 
-    def __init__(self, backup: Backup) -> None:
+    def __init__(self, backup: Backup, above: str = "") -> None:
         self.backup, self.repository = backup, backup.repository
-        self.folder = pathlib.Path(backup.storage, self.NAME)
+        self.folder = pathlib.Path(above or backup.storage, self.NAME)
         self.report: dict[str, Any] = {}
 
     @functools.cached_property
@@ -952,7 +963,7 @@ class Beside:
     def room(self, told: dict[str, Any], files: int, way_out: str) -> None:
         """See whether index and files fit beside the archive, which is in use. :raises Failed: if not."""
         needed = max(0, files + told.get("index_bytes", 0) - self.holds())
-        disk = shutil.disk_usage(self.backup.storage)
+        disk = shutil.disk_usage(self.folder.parent)
         spare = max(disk.total // SPARE, 1024 * MIB)
         if disk.free < needed + spare:
             raise Failed(
@@ -965,6 +976,9 @@ class Drill(Beside):
     """The last backup, restored beside the archive, with an Orthanc of its own that nobody reaches."""
 
     NAME = ".pacs-drill"
+
+    def __init__(self, backup: Backup) -> None:
+        super().__init__(backup, os.path.realpath(backup.settings.get("drill_folder") or backup.storage))
 
     def run(self) -> None:
         """Restore, compare and start it. :raises Failed: if anything is not as it has to be."""
@@ -988,8 +1002,11 @@ class Drill(Beside):
             "percent": percent,
             "folders": sorted(folders) if percent < 100 else "all",
         }
+        if not self.folder.parent.is_dir():
+            raise Failed(f"backup_drill_folder: {self.folder.parent} is not there. Is its disk mounted?")
         self.clear()
-        self.room(told, told["bytes"] * len(folders) // 256, "Have the drill restore less (backup_drill_percent).")
+        way_out = "Have the drill restore less (backup_drill_percent), or on another disk (backup_drill_folder)."
+        self.room(told, told["bytes"] * len(folders) // 256, way_out)
         damage = self.read_all(percent, before.get("part", 0))
         self.restored(last, told, folders)
         damage += self.report.pop("unrestored")
@@ -1562,7 +1579,7 @@ def act(verb: str, backup: Backup) -> None:
     elif verb == "ask":
         say(json.dumps(ask(json.load(sys.stdin))))
     elif verb == "drilled":
-        with contextlib.suppress(Busy), alone(0):
+        with contextlib.suppress(Busy), alone(BRIEF):
             stop_drilled()
             Drill(backup).away()
             if backup.status().get("drilling"):
