@@ -133,21 +133,29 @@ KNOWN = {
         "os.rmdir(folder)": "refuses a folder with something in it",
     },
     "plugins/modules/write_files.py": {"purge: [/etc/pacs/orthanc]": "an example"},
-    "roles/backup/files/pacs_backup.py": {
-        "target.with_name(target.name + end).unlink()": "the log of an earlier copy of the index, beside that copy",
-        "self.copy.with_name(name).unlink(missing_ok=True)": "the copy of the index, in a folder of its own",
-        "path.unlink()": "a second name of a file that Orthanc has, or has deleted, in the same folder",
-        "os.rmdir(name, dir_fd=at)": "the same; refuses a folder with something in it",
-        "os.rmdir(self.folder)": "the same folder",
-        "os.rmdir(restore.folder)": "the same, where nothing was begun",
-        "os.unlink(name, dir_fd=at)": "what a drill or a restore has put in a folder of its own, by name; links there",
-        "self.moves.unlink()": "the list of what a restore moves, once that is done, or before it has begun",
-        "self.begun.unlink(missing_ok=True)": "the number of the backup that a restore has in its folder",
-        "candidate.unlink(missing_ok=True)": "half of a file of ours, of a run that was cut off",
+    "roles/backup/files/pacs_backup/backup.py": {
         "(folder / ARCHIVE).unlink(missing_ok=True)": "the name of the archive, for another one",
-        "os.rmdir(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))": "the same, beside the index",
+        "path.unlink()": "a second name of a file that Orthanc has, or has deleted, in a folder of its own",
+        "self.copy.with_name(name).unlink(missing_ok=True)": "the copy of the index, in the same folder",
     },
-    "roles/backup/tasks/configure.yml": {'purge: ["{{ __backup_dir }}"]': "/etc/pacs/backup"},
+    "roles/backup/files/pacs_backup/beside.py": {
+        "os.rmdir(name, dir_fd=at)": "refuses a folder with something in it",
+        "os.rmdir(self.folder)": "the same",
+        "os.unlink(name, dir_fd=at)": "what a drill or a restore has put in a folder of its own, by name; links there",
+    },
+    "roles/backup/files/pacs_backup/common.py": {
+        "candidate.unlink(missing_ok=True)": "half of a file of ours, of a run that was cut off",
+    },
+    "roles/backup/files/pacs_backup/index.py": {
+        "target.with_name(target.name + end).unlink()": "the log of an earlier copy of the index, beside that copy",
+    },
+    "roles/backup/files/pacs_backup/restore.py": {
+        "os.rmdir(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))": "refuses one with something in it",
+        "os.rmdir(restore.folder)": "the same, where nothing was begun",
+        "self.begun.unlink(missing_ok=True)": "the number of the backup that a restore has in its folder",
+        "self.moves.unlink()": "the list of what a restore moves, once that is done, or before it has begun",
+    },
+    "roles/backup/tasks/configure.yml": {'purge: ["{{ __backup_dir }}", "{{ __backup_package }}"]': "/etc/pacs/backup"},
     "roles/nginx/tasks/main.yml": {
         'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
         "absent: __nginx_unwanted": "our own files, and the package's example",
@@ -179,7 +187,8 @@ TWICE = {
     "plugins/module_utils/orthanc_packages.py": ["remove(path)"],
     "plugins/modules/python_environment.py": ["os.rmdir(path)"],
     "plugins/modules/source_build.py": ["remove(came)"],
-    "roles/backup/files/pacs_backup.py": ["os.unlink(name, dir_fd=at)", "self.moves.unlink()"],
+    "roles/backup/files/pacs_backup/beside.py": ["os.unlink(name, dir_fd=at)"],
+    "roles/backup/files/pacs_backup/restore.py": ["self.moves.unlink()"],
     "templates/etc/pacs/nginx/acme-renewed.j2": ['rm -f "$site.crt.old" "$site.key.old"'],
 }
 

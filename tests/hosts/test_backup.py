@@ -348,10 +348,12 @@ def test_restore_that_was_cut_off_goes_on(site: Site) -> None:
     """In the middle of what it moves."""
     lab, before = site.lab, site.status()["success"]["instances"]
     lab.shell(
-        "python3 - <<'END'\nimport runpy, os\n"
-        "program = runpy.run_path('/etc/pacs/backup/backup.py')\n"
-        "backup = program['Backup'](program['read'](program['HERE'] / 'settings.json'))\n"
-        "made, rename = program['Restore'](backup), os.rename\n"
+        "python3 -B - <<'END'\nimport os, sys\n"
+        "sys.path.insert(0, '/etc/pacs/backup')\n"
+        "from pacs_backup.backup import Backup\n"
+        "from pacs_backup.common import HERE, read\n"
+        "from pacs_backup.restore import Restore\n"
+        "made, rename = Restore(Backup(read(HERE / 'settings.json'))), os.rename\n"
         "seen = []\n"
         "def cut(source, target, **folders):\n"
         "    seen.append(source)\n"

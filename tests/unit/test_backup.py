@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import importlib.util
+import importlib
 import itertools
 import json
 import os
@@ -23,7 +23,8 @@ import pytest
 
 from tests.repository import ROOT
 
-PROGRAM = ROOT / "roles" / "backup" / "files" / "pacs_backup.py"
+FILES = ROOT / "roles" / "backup" / "files"
+PROGRAM = FILES / "backup.py"
 ARCHIVE = "5e0e3f4c-0000-4000-8000-000000000001"
 # Holds its index as Orthanc does, and writes to it; what is acknowledged stands in a file.
 ORTHANC = """
@@ -52,14 +53,37 @@ while True:
 """
 
 
+class Program:
+    """All parts of the program as one: what is changed in one is changed in all that know it by that name."""
+
+    def __init__(self) -> None:
+        parts = [path.stem for path in sorted((FILES / "pacs_backup").glob("*.py"))]
+        self.__dict__["_parts"] = [importlib.import_module(f"pacs_backup.{part}") for part in parts]
+        self.__dict__["_first"] = [dict(vars(part)) for part in self._parts]
+
+    def __getattr__(self, name: str) -> Any:
+        found = [getattr(part, name) for part in self._parts if hasattr(part, name)]
+        if not found:
+            raise AttributeError(name)
+        return found[0]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        for part in self._parts:
+            if hasattr(part, name):
+                setattr(part, name, value)
+
+    def __delattr__(self, name: str) -> None:
+        """So pytest takes back what it has changed."""
+        for part, first in zip(self._parts, self._first, strict=True):
+            if name in first:
+                setattr(part, name, first[name])
+
+
 @pytest.fixture(scope="module")
-def program() -> Any:
-    spec = importlib.util.spec_from_file_location("pacs_backup", PROGRAM)
-    assert spec
-    assert spec.loader
-    made = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+def program() -> Iterator[Any]:
+    sys.path.insert(0, str(FILES))
+    yield Program()
+    sys.path.remove(str(FILES))
 
 
 def until(condition: Callable[[], Any], seconds: float = 30) -> None:
@@ -196,8 +220,8 @@ def test_killed_while_orthanc_stands_still(
 ) -> None:
     running = orthanc()
     script = (
-        f"import runpy, time; program = runpy.run_path({str(PROGRAM)!r})\n"
-        f"with program['Frozen']([{running.process.pid}], 600): print('stands', flush=True); time.sleep(600)"
+        f"import sys, time; sys.path.insert(0, {str(FILES)!r}); from pacs_backup.index import Frozen\n"
+        f"with Frozen([{running.process.pid}], 600): print('stands', flush=True); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout

@@ -1,0 +1,155 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A backup that is restored in a folder of its own, and the very Orthanc of this host."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pathlib
+import pwd
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Iterable
+from typing import Any
+
+from .backup import Backup
+from .common import MIB, NAME, Failed, owned, place
+from .repository import Repository, tagged
+
+# How much of a disk stays free for images that come.
+SPARE = 20
+DRILLED = "pacs-drill-orthanc"
+FILE = re.compile(rf"{NAME.pattern}|index(-wal|-shm|-journal)?|\.?(backup|moves|orthanc|report)\.json(\.new)?")
+
+
+class Beside:
+    """A folder beside the images, in which a backup is restored."""
+
+    NAME = ""
+
+    def __init__(self, backup: Backup, above: str = "") -> None:
+        self.backup, self.repository = backup, backup.repository
+        self.folder = pathlib.Path(above or backup.storage, self.NAME)
+        self.report: dict[str, Any] = {}
+
+    @functools.cached_property
+    def opened(self) -> tuple[int, pathlib.Path]:
+        return owned(self.folder)
+
+    @property
+    def tree(self) -> pathlib.Path:
+        """What was restored."""
+        return self.opened[1] / "tree"
+
+    def inside(self, path: str) -> pathlib.Path:
+        return self.tree / path.lstrip("/")
+
+    def real(self, path: pathlib.Path) -> str:
+        """Return the path of something in it that holds for other processes as well."""
+        return str(self.folder / path.relative_to(self.opened[1]))
+
+    def clear(self, ours: re.Pattern[str] | None = None) -> None:
+        """Remove what was restored: files by the names that Orthanc gives them, and folders that are empty then."""
+        for _path, folders, names, at in os.fwalk(".", topdown=False, dir_fd=self.opened[0]):
+            for name in filter((ours or FILE).fullmatch, names):
+                os.unlink(name, dir_fd=at)
+            for name in folders:
+                with contextlib.suppress(OSError):
+                    os.rmdir(name, dir_fd=at)
+
+    def away(self, ours: re.Pattern[str] | None = None) -> None:
+        """Remove the folder as well."""
+        self.clear(ours)
+        with contextlib.suppress(OSError):
+            os.rmdir(self.folder)
+
+    def holds(self) -> int:
+        """Return how many bytes were restored already."""
+        found = 0
+        for _path, _folders, names, at in os.fwalk(".", dir_fd=self.opened[0]):
+            found += sum(os.stat(name, dir_fd=at, follow_symlinks=False).st_size for name in names)
+        return found
+
+    def room(self, told: dict[str, Any], files: int, way_out: str) -> None:
+        """See whether index and files fit beside the archive, which is in use. :raises Failed: if not."""
+        needed = max(0, files + told.get("index_bytes", 0) - self.holds())
+        disk = shutil.disk_usage(self.folder.parent)
+        spare = max(disk.total // SPARE, 1024 * MIB)
+        if disk.free < needed + spare:
+            raise Failed(
+                f"The backup takes {needed // MIB} MiB more in {self.folder}, whose disk has {disk.free // MIB} MiB"
+                f" free, of which {spare // MIB} are for images that come. {way_out}"
+            )
+
+
+def orthanc_command(settings: str, folder: str) -> tuple[list[str], bool]:
+    """Return how the very Orthanc of this host is started with other settings, and whether it is in a container."""
+    said = subprocess.run(
+        ["systemctl", "show", "orthanc", "--property=ExecStart"], check=True, capture_output=True, text=True
+    ).stdout
+    found = re.search(r"argv\[\]=(.*?) ;", said)
+    if not found:
+        raise Failed("There is no orthanc.service on this host, whose Orthanc could be tried; run playbooks/site.yml.")
+    words = found[1].split()
+    if os.path.basename(words[0]) != "docker":
+        return [words[0], settings], False
+    kept = [word for word in words if re.match(r"--(user|userns)=", word)]
+    options = ["--rm", "--pull=never", "--no-healthcheck", "--log-driver=none", "--network=none", "--read-only"]
+    options += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--volume=/etc/localtime:/etc/localtime:ro"]
+    options += ["--volume=/tmp", f"--volume={folder}:{folder}"]
+    return [words[0], "run", f"--name={DRILLED}", *options, *kept, "--entrypoint=Orthanc", words[-2], settings], True
+
+
+def restore(
+    repository: Repository,
+    snapshot: dict[str, Any],
+    told: dict[str, Any],
+    tree: pathlib.Path,
+    names: Iterable[str],
+    index: bool = True,
+) -> list[str]:
+    """Restore some files, with their index, for Orthanc's user. Return what restic has against it."""
+    said = []
+    words = [word for name in names for word in ("--include", f"{told['storage_dir']}/{name}")]
+    for asked in ([tagged(snapshot, "files"), *words], *([[str(snapshot["id"])]] if index else [])):
+        done = repository.run("restore", "--target", str(tree), *asked)
+        said += [str(repository.refused(done))] if done.returncode else []
+    settle(tree, told)
+    return said
+
+
+def settle(tree: pathlib.Path, told: dict[str, Any]) -> None:
+    """Have what was restored be Orthanc's, and what was held be in its place.
+
+    Whoever had taken Orthanc over could have had links backed up: nothing is followed, and none is left.
+    """
+    owner = pwd.getpwnam("orthanc")
+    for _path, folders, files, at in os.fwalk(tree):
+        for name in (*folders, *files):
+            if stat.S_IFMT(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode) in (stat.S_IFDIR, stat.S_IFREG):
+                os.chown(name, owner.pw_uid, owner.pw_gid, dir_fd=at, follow_symlinks=False)
+            else:
+                os.unlink(name, dir_fd=at)
+    storage = pathlib.Path(tree, told["storage_dir"].lstrip("/"))
+    for path in pathlib.Path(tree, told["held"].lstrip("/")).glob("*-*"):
+        target = place(storage, path.name)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(path, target)
+        for one in (target.parent.parent, target.parent):
+            os.chown(one, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
+
+
+def orthanc_version(folder: str) -> str:
+    """Return which release this host has; nothing where it does not say a number."""
+    command, _ = orthanc_command("--version", folder)
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = re.search(r"\d+(\.\d+)+", said.partition("\n")[0])
+    return found[0] if found else ""
+
+
+def numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".")]

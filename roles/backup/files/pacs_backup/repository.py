@@ -1,0 +1,128 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What restic keeps."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import re
+import subprocess
+from typing import Any
+
+from .common import HERE, SILENT, Failed, read
+
+ELSEWHERE = (
+    (
+        r"wrong password or no key found",
+        "it has another key than backup_password; without the right one nobody can read it",
+    ),
+    (r"ciphertext verification failed|invalid data returned|Pack ID does not match|not loaded", "it is damaged"),
+    (r"already locked", "somebody else is at work in it"),
+    (r"no space left|disk quota|QuotaExceeded|file system is full", "it is full"),
+    (r"read-only file system", "it cannot be written to"),
+    (r"(?i)permission denied|access ?denied|access key id|SignatureDoesNotMatch|forbidden", "it does not let us in"),
+    (
+        r"(?i)dial tcp|no route to host|connection (refused|timed out|reset)|no such host|could not resolve|host key"
+        r"|i/o timeout|x509|unable to start the sftp session|network is unreachable",
+        "it cannot be reached",
+    ),
+)
+NOT_THERE = re.compile(
+    r"unable to open config file.*(no such file or directory|(key|bucket|file) does not exist)", re.S
+)
+
+
+class Repository:
+    """What restic keeps, by the settings."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self.url: str = settings["repository"]
+        self._options: list[str] = []
+        self._environment = {
+            "PATH": os.environ.get("PATH", os.defpath) + ":/usr/sbin",
+            "HOME": "/nonexistent",
+            "LC_ALL": "C.UTF-8",
+            "RESTIC_REPOSITORY": self.url,
+            "RESTIC_PASSWORD_FILE": str(HERE / "password"),
+            "RESTIC_CACHE_DIR": "/var/cache/pacs-backup",
+            "RESTIC_PROGRESS_FPS": "0.01",
+            "TMPDIR": os.environ.get("TMPDIR", "/var/tmp"),
+        }
+        self._environment |= read(HERE / "s3.json")
+        if (HERE / "ca.crt").exists():
+            self._options += ["--cacert", str(HERE / "ca.crt")]
+        far = re.fullmatch(r"sftp:(?://)?([^@/:]+)@(\[[^]]+\]|[^:/]+)(?::(\d+)/|[:/])(/?.*)", self.url)
+        if far:
+            words = [
+                "ssh",
+                "-F/dev/null",
+                f"-i{HERE}/sftp.key",
+                f"-oUserKnownHostsFile={HERE}/known_hosts",
+                f"-l{far[1]}",
+            ]
+            words += [f"-o{word}" for word in ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes")]
+            words += ["-oConnectTimeout=30", "-oServerAliveInterval=30", *([f"-p{far[3]}"] if far[3] else [])]
+            self._options += ["-o", f"sftp.command={' '.join([*words, far[2].strip('[]'), '-s', 'sftp'])}"]
+
+    def run(self, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        """Run restic, and return what came of it."""
+        try:
+            return subprocess.run(
+                ["restic", *self._options, *arguments],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=timeout,
+                check=False,
+            )
+        except subprocess.TimeoutExpired as error:
+            said = error.stderr or b""
+            lines = (said if isinstance(said, str) else said.decode(errors="replace")).strip().splitlines()
+            raise Failed(
+                f"The repository {self.url} cannot be reached: no answer in {timeout:.0f} s."
+                f" {' '.join(lines[-1:])}".strip()
+            ) from error
+
+    def refused(self, done: subprocess.CompletedProcess[str]) -> Failed:
+        """Return what restic failed with, in words."""
+        # Passing tries come before what it ends with.
+        said = " ".join(done.stderr.split()) or " ".join(done.stdout.split()[-30:])
+        why = next((text for pattern, text in ELSEWHERE if re.search(pattern, said)), "restic fails")
+        return Failed(f"The repository {self.url}: {why}. restic says: {said[-600:]}")
+
+    def ask(self, *arguments: str, timeout: float | None = None) -> str:
+        """Run restic, which has to succeed, and return what it prints. :raises Failed: if it does not."""
+        done = self.run(*arguments, timeout=timeout)
+        if done.returncode:
+            raise self.refused(done)
+        return done.stdout
+
+    def number(self) -> str:
+        """Return by what the repository is known; nothing if there is none at that place."""
+        done = self.run("--no-lock", "cat", "config", timeout=SILENT)
+        if done.returncode == 0:
+            return str(json.loads(done.stdout)["id"])
+        if done.returncode == 10 or NOT_THERE.search(done.stderr):
+            return ""
+        raise self.refused(done)
+
+    def snapshots(self, tag: str = "pacs") -> list[dict[str, Any]]:
+        """Return the backups, the oldest first: those of an index, each of which names its files."""
+        words = ["--no-lock", "--json", "snapshots", "--tag", tag]
+        found: list[dict[str, Any]] = json.loads(self.ask(*words, timeout=5 * SILENT) or "[]")
+        return sorted(found or [], key=taken)
+
+
+def taken(snapshot: dict[str, Any]) -> datetime.datetime:
+    """Return when a backup was begun; restic counts nanoseconds, and Python does not."""
+    text = re.sub(r"\.\d+", "", str(snapshot["time"])).replace("Z", "+00:00")
+    return datetime.datetime.fromisoformat(text).astimezone()
+
+
+def tagged(snapshot: dict[str, Any], name: str) -> str:
+    """Return what a backup says of itself: by what its archive is known, or where the copy of the index is in it."""
+    return next((tag.partition("=")[2] for tag in snapshot.get("tags") or [] if tag.startswith(f"{name}=")), "")

@@ -1,0 +1,301 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A backup in the place of the archive."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import datetime
+import functools
+import glob
+import http.client
+import json
+import os
+import pathlib
+import re
+import shutil
+import stat
+import time
+from typing import Any
+
+from .backup import Backup
+from .beside import SPARE, Beside, numbers, orthanc_version, restore
+from .common import MIB, SILENT, STATE, Failed, now, open_folder, owned, place, put, read, service, way
+from .index import check_index, compare
+from .repository import tagged
+
+# From how many earlier backups a restore takes what the wanted one lacks; with how many names restic is called at most.
+EARLIER, INCLUDES = 5, 1000
+# What of an archive lies in its folders, by the names that Orthanc gives it.
+LEVEL = re.compile(r"[0-9a-f]{2}")
+INDEX = ("index", "index-wal", "index-shm", "index-journal")
+# What is left in the folder once all is in its place.
+LEFT = re.compile(r"index|\.?backup\.json(\.new)?")
+EVERYTHING = frozenset(f"{number:02x}" for number in range(256))
+
+
+class Restore(Beside):
+    """A backup in the place of the archive; what is there is kept beside it."""
+
+    NAME = ".pacs-restore"
+
+    def __init__(self, backup: Backup) -> None:
+        super().__init__(backup)
+        # Where nobody but root writes. As long as the first is there, systemd does not start Orthanc.
+        self.moves, self.begun = STATE / "moves.json", STATE / "restore.json"
+
+    def images(self) -> int:
+        """Return how many files of images there are."""
+        levels = "[0-9a-f]" * 2
+        return sum(1 for _ in glob.iglob(f"{glob.escape(self.backup.storage)}/{levels}/{levels}/*"))
+
+    def asks(self, there: int) -> Failed:
+        """Return what is said where images would make way without words."""
+        host = self.backup.settings["host"]
+        return Failed(
+            f"Nothing was restored, since {self.backup.storage} has {there} files of images. To have the backup in"
+            f' their place, say -e \'{{"restore": "archive of {host}"}}\': what is there is kept beside it then.'
+        )
+
+    def run(self, wanted: str, over: bool, lacking: int = 0) -> dict[str, Any]:
+        """Restore. Return what came of it. :raises Failed: if nothing was changed, or if it does not work.
+
+        :param over: whether images that are there may make way.
+        :param lacking: without how many files it is good enough, where not all of the repository can be read.
+        """
+        if self.moves.exists():
+            # Of a run that was cut off in the middle, what it had restored takes its place first.
+            return self.placed(over)
+        if not over and (there := self.images()):
+            raise self.asks(there)
+        self.backup.same(self.repository.number())
+        snapshot, others = self.picked(wanted)
+        stage = tagged(snapshot, "index")
+        told = json.loads(self.repository.ask("dump", str(snapshot["id"]), f"{stage}/backup.json"))
+        self.fits(snapshot, told)
+        said = restore(self.repository, snapshot, told, self.tree, ["[0-9a-f][0-9a-f]"])
+        index, storage = self.inside(stage) / "index", self.inside(told["storage_dir"])
+        if not index.exists():
+            raise Failed(f"Nothing was restored: the index cannot be read. {' '.join(said)}")
+        check_index(index)
+        compared, wrong = compare(index, storage, set(EVERYTHING), sums=True)
+        self.earlier(index, storage, told, others, wrong)
+        lost = len(wrong["missing"]) + len(wrong["damaged"])
+        if said and lost > lacking:
+            raise Failed(
+                f"Nothing of the archive was changed: {lost} of {compared} files cannot be had. {' '.join(said)} To"
+                f' have what can be had, which is in {self.folder}, say -e \'{{"lacking": "{lost} files"}}\'.'
+            )
+        storage.mkdir(parents=True, exist_ok=True)
+        self.beside_index(index)
+        report = {"host": self.backup.settings["host"], "snapshot": str(snapshot["id"]), "backed_up": told["time"]}
+        report |= {"files": compared, **wrong, "images": told["instances"], "archive": told["archive"]}
+        paths = {"storage": str(storage.relative_to(self.tree)), "index": str(index.parent.relative_to(self.tree))}
+        put(self.moves, {"report": report, **paths, "over": over}, 0o600)
+        return self.placed(over)
+
+    def fits(self, snapshot: dict[str, Any], told: dict[str, Any]) -> None:
+        """See whether this host can take it, before anything is restored. :raises Failed: if it cannot."""
+        version = orthanc_version(str(self.folder)) if told.get("writer") else ""
+        if version and numbers(version) < numbers(told["writer"]):
+            raise Failed(
+                f"Nothing was restored: Orthanc {version} of this host would refuse every image, since the index of the"
+                f" backup has columns that Orthanc adds from 1.12.8 on. Have Orthanc {told['writer']} or newer first."
+            )
+        storage = self.backup.storage
+        device = os.stat(storage).st_dev
+        mounts = [one.path for one in os.scandir(storage) if LEVEL.fullmatch(one.name) and one.stat().st_dev != device]
+        if mounts:
+            raise Failed(f"Nothing was restored: {mounts[0]} is on another disk than {storage}, or a link.")
+        if read(self.begun) != {"snapshot": snapshot["id"]}:
+            # Files of another backup would come into the archive.
+            self.clear()
+            put(self.begun, {"snapshot": snapshot["id"]}, 0o600)
+        self.room(told, told["bytes"], "Nothing was restored; make room.")
+        beside = shutil.disk_usage(os.path.dirname(self.backup.index))
+        if beside.free < told.get("index_bytes", 0) + beside.total // SPARE:
+            raise Failed(
+                f"Nothing was restored: the index takes {told['index_bytes'] // MIB} MiB in"
+                f" {os.path.dirname(self.backup.index)}, which has {beside.free // MIB} MiB free."
+            )
+
+    def earlier(
+        self,
+        index: pathlib.Path,
+        storage: pathlib.Path,
+        told: dict[str, Any],
+        others: list[dict[str, Any]],
+        wrong: dict[str, list[str]],
+    ) -> None:
+        """Take what is not there, or not as it was, from earlier backups: files never change."""
+        for other in others[:EARLIER]:
+            names = {line.split()[0] for line in wrong["missing"] + wrong["damaged"]}
+            if not names:
+                return
+            asked = {str(place("", name)) for name in names} if len(names) <= INCLUDES else {name[:2] for name in names}
+            restore(self.repository, other, told, self.tree, sorted(asked), index=False)
+            _, left = compare(index, storage, set(EVERYTHING), sums=True, only=names)
+            wrong["missing"], wrong["damaged"] = left["missing"], left["damaged"]
+
+    def beside_index(self, index: pathlib.Path) -> None:
+        """Have the index on the disk that it is to be on, where that is another folder."""
+        if os.path.dirname(self.backup.index) != self.backup.storage:
+            target = self.staged[1] / "index"
+            shutil.copyfile(index, target)
+            found = os.stat(index)
+            opened = os.open(target, os.O_RDONLY | os.O_NOFOLLOW)
+            os.fchown(opened, found.st_uid, found.st_gid)
+            os.fchmod(opened, stat.S_IMODE(found.st_mode))
+            os.fsync(opened)
+            os.close(opened)
+
+    @functools.cached_property
+    def staged(self) -> tuple[int, pathlib.Path]:
+        """A folder of ours beside the index."""
+        return owned(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))
+
+    def picked(self, wanted: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return the backup that is wanted, and the others of the same archive, the newest first."""
+        snapshots = self.repository.snapshots()
+        if wanted != "latest":
+            # By its number also one of a host with another name.
+            said = self.repository.ask("--no-lock", "--json", "snapshots", wanted, timeout=5 * SILENT)
+            found = json.loads(said or "[]")
+        else:
+            found = snapshots[-1:]
+        if len(found) != 1 or not tagged(found[0], "index"):
+            listed = self.repository.ask("--no-lock", "--json", "snapshots", "--tag", "pacs", timeout=5 * SILENT)
+            hosts = sorted({str(one["hostname"]) for one in json.loads(listed or "[]")})
+            raise Failed(
+                f"Nothing was restored: {self.repository.url} has no backup '{wanted}' of"
+                f" {self.backup.settings['host']}; it has those of {', '.join(hosts) or 'nobody'}."
+            )
+        archive = tagged(found[0], "archive")
+        others = [one for one in snapshots if tagged(one, "archive") == archive and one["id"] != found[0]["id"]]
+        return found[0], others[::-1]
+
+    def plan(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Return what is moved: what is there is kept, what was restored takes its place, and its index comes last."""
+        levels = [
+            sorted(filter(LEVEL.fullmatch, os.listdir(at))) for at in (self.backup.storage, self.tree / told["storage"])
+        ]
+        there = os.listdir(os.path.dirname(self.backup.index))
+        return {
+            "aside": f".pacs-before-{datetime.datetime.now():%Y-%m-%dT%H%M%S%f}",
+            "kept": levels[0],
+            "kept_index": [name for name in INDEX if name in there],
+            "levels": levels[1],
+        }
+
+    def move(self, told: dict[str, Any]) -> None:
+        """Move what is planned, from and to folders that are open: whoever had taken Orthanc over may rename there."""
+        folders = [open_folder(self.backup.storage), open_folder(os.path.dirname(self.backup.index))]
+        storage, beside = folders
+        if not told.get("kept_all"):
+            for at, names in ((storage, told["kept"]), (beside, told["kept_index"])):
+                aside = owned(way(at) / told["aside"])[0] if names else -1
+                for name in names:
+                    moved(name, at, aside)
+            os.fsync(storage)
+            os.fsync(beside)
+            put(self.moves, told | {"kept_all": True}, 0o600)
+        restored = open_folder(self.tree / told["storage"])
+        for name in told["levels"]:
+            moved(name, restored, storage)
+        separate = os.path.dirname(self.backup.index) != self.backup.storage
+        moved("index", self.staged[0] if separate else open_folder(self.tree / told["index"]), beside)
+        os.fsync(storage)
+        os.fsync(beside)
+
+    def placed(self, over: bool) -> dict[str, Any]:
+        """Have what was restored in its place, and Orthanc serve it."""
+        told = read(self.moves)
+        if "aside" not in told:
+            told = self.stopped(told, over or told["over"])
+        else:
+            service("stop", "orthanc")
+        self.move(told)
+        report, storage = told["report"], pathlib.Path(self.backup.storage)
+        _, wrong = compare(pathlib.Path(self.backup.index), storage, set(EVERYTHING), sums=False)
+        lost = {line for name in ("missing", "damaged") for line in wrong[name]}
+        lost -= {line for name in ("missing", "damaged") for line in report[name]}
+        if lost:
+            raise Failed(
+                f"{len(lost)} files that were restored are not in {storage}, such as {sorted(lost)[0]}: somebody else"
+                f" is at work there. Orthanc was not started; what was there before is in {storage}/{told['aside']}."
+            )
+        self.backup.named(report["archive"])
+        both = {str(storage), os.path.dirname(self.backup.index)}
+        aside = [path for one in sorted(both) for path in [f"{one}/{told['aside']}"] if os.path.exists(path)]
+        found = {**report, "time": now(), "aside": aside}
+        put(STATE / "restored.json", found)
+        self.moves.unlink()
+        self.begun.unlink(missing_ok=True)
+        service("start", "orthanc")
+        found["images_now"] = self.counted()
+        put(STATE / "restored.json", found)
+        self.away(LEFT)
+        if str(storage) != os.path.dirname(self.backup.index):
+            with contextlib.suppress(OSError):
+                os.rmdir(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))
+        if found["images_now"] < report["images"]:
+            raise Failed(
+                f"Orthanc has {found['images_now']} images, and the backup {report['images']}; see journalctl -u"
+                " orthanc."
+            )
+        return found
+
+    def stopped(self, told: dict[str, Any], over: bool) -> dict[str, Any]:
+        """Stop Orthanc, which nothing starts then, and plan. :raises Failed: if images have come that may not go."""
+        try:
+            service("stop", "orthanc")
+            if not over and (there := self.images()):
+                raise self.asks(there)
+            told = told | self.plan(told)
+            put(self.moves, told, 0o600)
+        except BaseException:
+            self.moves.unlink()
+            service("start", "orthanc")
+            raise
+        return told
+
+    def counted(self) -> int:
+        """Return how many images Orthanc has, once it answers."""
+        users = read(pathlib.Path(self.backup.settings["config_dir"], "credentials.json"))["RegisteredUsers"]
+        login = base64.b64encode(":".join(next(iter(users.items()))).encode()).decode()
+        end = time.monotonic() + 600
+        while True:
+            try:
+                connection = http.client.HTTPConnection("127.0.0.1", self.backup.settings["http_port"], timeout=60)
+                connection.request("GET", "/statistics", headers={"Authorization": f"Basic {login}"})
+                return int(json.loads(connection.getresponse().read())["CountInstances"])
+            except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
+                if time.monotonic() > end:
+                    raise Failed(
+                        "Orthanc does not answer with what was restored; see journalctl -u orthanc. What was there"
+                        f" before is in {self.backup.storage}/.pacs-before-*."
+                    ) from error
+                time.sleep(1)
+
+
+def moved(name: str, source: int, target: int) -> None:
+    """Move a name from a folder to another one, if a run that was cut off has not. :raises Failed: if it cannot be."""
+    here, there = name in os.listdir(source), name in os.listdir(target)
+    if here and not there:
+        os.rename(name, name, src_dir_fd=source, dst_dir_fd=target)
+    elif here == there:
+        places = [os.readlink(f"/proc/self/fd/{at}") for at in (source, target)]
+        raise Failed(
+            f"{name} is in {'both' if here else 'neither'} of {' and '.join(places)}: somebody else is at work there."
+            " Orthanc was not started, and nothing was removed."
+        )
+
+
+def restored(restore: Restore, snapshot: str, over: bool, lacking: int) -> dict[str, Any]:
+    """Restore, and leave no folder behind where nothing was begun."""
+    try:
+        return restore.run(snapshot, over, lacking)
+    finally:
+        with contextlib.suppress(OSError):
+            os.rmdir(restore.folder)
