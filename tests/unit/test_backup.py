@@ -1382,6 +1382,22 @@ def test_file_that_no_backup_has_does_not_have_all_read_again(backed: Backed, mo
     assert len(calls) == 2 + program.EARLIER
 
 
+def test_damaged_file_is_taken_from_an_earlier_backup(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, name = backed.backup.repository.run, sorted(backed.files)[0]
+
+    def damaged(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        done: subprocess.CompletedProcess[str] = run(*arguments, timeout=timeout)
+        if arguments[0] == "restore" and arguments[3] == "files-2":
+            tree = pathlib.Path(arguments[arguments.index("--target") + 1], str(backed.host.archive)[1:])
+            path = backed.host.program.place(tree, name)
+            path.write_text("x" * len(backed.files[name]), "utf-8")
+        return done
+
+    backed.backup.repository.run = damaged
+    assert restored(backed, monkeypatch)["damaged"] == []
+    assert archive(backed.host.archive) == backed.files
+
+
 def test_many_files_that_are_missing(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command has only so many words."""
     monkeypatch.setattr(backed.host.program, "INCLUDES", 2)
