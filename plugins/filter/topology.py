@@ -426,7 +426,7 @@ class Topology:
         return rules.scripts({variable: host[variable] for variable in rules.OPTIONS})
 
     @property
-    def backup_sharers(self) -> list[str]:
+    def repository_sharers(self) -> list[str]:
         """The other hosts whose backups go to the very place where those of this one go."""
 
         def place(name: str) -> str:

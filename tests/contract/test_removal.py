@@ -151,6 +151,7 @@ KNOWN = {
     },
     "roles/backup/files/pacs_backup/restore.py": {
         "os.rmdir(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))": "refuses one with something in it",
+        "place(storage, name).unlink()": "what was deleted since an earlier backup, where a restore has put it",
         "os.rmdir(restore.folder)": "the same, where nothing was begun",
         "self.begun.unlink(missing_ok=True)": "the number of the backup that a restore has in its folder",
         "self.moves.unlink()": "the list of what a restore moves, once that is done, or before it has begun",

@@ -730,7 +730,7 @@ def test_older_backups_are_forgotten_elsewhere(host: Host, orthanc: Callable[...
 def test_backup_that_was_cut_off_by_a_loss_of_power(host: Host) -> None:
     host.backup().note(running="2026-11-30T02:00:00+00:00", success={"epoch": int(time.time())})
     assert "that was begun at 2026-11-30T02:00:00+00:00 was cut off" in host.backup().report()["wrong"]
-    with host.program.alone(0):
+    with host.program.alone(0, "run.lock"):
         assert host.backup().report()["wrong"] == ""
 
 
@@ -1308,7 +1308,7 @@ def test_one_that_did_not_get_its_turn_leaves_the_other_alone(host: Host, monkey
     staged = host.archive / ".pacs-backup" / "index"
     monkeypatch.setattr(program, "PATIENCE", 0)
     monkeypatch.setattr(sys, "argv", ["backup.py", "run", "--settings", str(settings)])
-    with program.alone(0):
+    with program.alone(0), program.alone(0, "run.lock"):
         staged.write_text("of the one at work", "utf-8")
         host.backup().note(running="now")
         assert program.main() == 1
@@ -1316,8 +1316,22 @@ def test_one_that_did_not_get_its_turn_leaves_the_other_alone(host: Host, monkey
         assert host.status()["running"] == "now"
         assert "is at work on this host" in host.status()["problem"]
         assert staged.exists()
-    host.backup().ended()
+    # Its own end does not wait for a drill that was waiting for it.
+    with program.alone(0):
+        host.backup().ended()
     assert not staged.exists()
+
+
+def test_end_of_a_drill_does_not_wait_for_the_backup_that_waited_for_it(
+    backed: Backed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a second archive stays beside the first one."""
+    monkeypatch.setattr(backed.host.program, "stop_drilled", lambda: None)
+    drilled(backed, monkeypatch)
+    assert (backed.host.archive / ".pacs-drill" / "tree").exists()
+    with backed.host.program.alone(0):
+        backed.host.program.act("drilled", backed.backup)
+    assert not (backed.host.archive / ".pacs-drill").exists()
 
 
 def test_site_is_deployed_while_a_backup_is_at_work(host: Host, capsys: pytest.CaptureFixture[str]) -> None:
@@ -1400,11 +1414,24 @@ def test_damaged_file_is_taken_from_an_earlier_backup(backed: Backed, monkeypatc
 
 def test_many_files_that_are_missing(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
     """A command has only so many words."""
+    run, deleted = backed.backup.repository.run, "ffffffff-0000-4000-8000-000000000001"
+
+    def with_deleted(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+        if arguments[0] == "restore" and arguments[3] == "files-1":
+            tree = pathlib.Path(arguments[arguments.index("--target") + 1], str(backed.host.archive)[1:])
+            path = backed.host.program.place(tree, deleted)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+        done: subprocess.CompletedProcess[str] = run(*arguments, timeout=timeout)
+        return done
+
+    backed.backup.repository.run = with_deleted
     monkeypatch.setattr(backed.host.program, "INCLUDES", 2)
     backed.lost = set(sorted(backed.files)[:5])
     assert restored(backed, monkeypatch)["missing"] == []
     last = [call for call in backed.restic.calls if call[0] == "restore"][-1]
     assert len(last[last.index("--include") + 1]) == len(f"{backed.host.archive}/00")
+    assert archive(backed.host.archive) == backed.files
 
 
 def test_damaged_pack_leaves_all_the_rest(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:

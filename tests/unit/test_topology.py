@@ -370,7 +370,13 @@ def test_databases(site: Callable[..., Ask]) -> None:
 def test_repository_of_backups_that_several_have(site: Callable[..., Ask]) -> None:
     places = {"a": "sftp:x@nas:/pacs", "b": "sftp:x@nas:/pacs/", "c": "sftp:x@nas:/other", "d": "/srv/b", "e": "/srv/b"}
     ask = site({name: {"backup_repository": place} for name, place in places.items()}, backup=list(places))
-    assert {name: ask(name, "backup_sharers") for name in places} == {"a": ["b"], "b": ["a"], "c": [], "d": [], "e": []}
+    assert {name: ask(name, "repository_sharers") for name in places} == {
+        "a": ["b"],
+        "b": ["a"],
+        "c": [],
+        "d": [],
+        "e": [],
+    }
 
 
 def test_database_that_several_share(site: Callable[..., Ask]) -> None:

@@ -41,13 +41,13 @@ def act(verb: str, backup: Backup) -> None:
     elif verb == "ask":
         say(json.dumps(ask(json.load(sys.stdin))))
     elif verb == "drilled":
-        with contextlib.suppress(Busy), alone(BRIEF):
+        with contextlib.suppress(Busy), alone(BRIEF, "drill.lock"):
             stop_drilled()
             Drill(backup).away()
             if backup.status().get("drilling"):
                 Drill(backup).note(f"It was ended from outside ({os.environ.get('SERVICE_RESULT')}).")
     elif verb == "drill":
-        with alone(PATIENCE):
+        with alone(PATIENCE), alone(BRIEF, "drill.lock"):
             backup.note(drilling=now())
             drilled(Drill(backup))
     elif verb == "prepare":
@@ -61,7 +61,7 @@ def act(verb: str, backup: Backup) -> None:
         with alone(60):
             backup.begin()
     else:
-        with alone(PATIENCE):
+        with alone(PATIENCE), alone(BRIEF, "run.lock"):
             backup.note(running=now())
             backup.run(time.monotonic())
 

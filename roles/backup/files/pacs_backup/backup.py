@@ -400,7 +400,7 @@ class Backup:
         """After a run, however it ended: Orthanc goes on, and a run that was killed is a failure."""
         thaw(self.index)
         # What is there may be of another one, which this one has waited for.
-        with contextlib.suppress(Busy), alone(BRIEF):
+        with contextlib.suppress(Busy), alone(BRIEF, "run.lock"):
             if self.status().get("running"):
                 result = os.environ.get("SERVICE_RESULT", "unknown")
                 self.note(
@@ -413,7 +413,7 @@ class Backup:
         if (STATE / "moves.json").exists():
             return "A restore was cut off, and Orthanc does not start before its end; run playbooks/restore.yml again."
         if running:
-            with contextlib.suppress(Busy), alone(0):
+            with contextlib.suppress(Busy), alone(0, "run.lock"):
                 return (
                     f"The backup that was begun at {running} was cut off, as by a loss of power; the next one is due."
                 )

@@ -132,9 +132,14 @@ def say(text: str) -> None:
 
 
 @contextlib.contextmanager
-def alone(wait: float) -> Iterator[TextIO]:
-    """Keep others of this host's off its backups. :raises Failed: if one is at work for so many seconds."""
-    with open(os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+", encoding="utf-8") as file:
+def alone(wait: float, what: str = "lock") -> Iterator[TextIO]:
+    """Keep others of this host's off its backups. :raises Busy: if one is at work for so many seconds.
+
+    :param what: the lock of all, or that of the verb which is at work: by it its own end knows that nobody is.
+    """
+    with open(
+        os.open(LOCK.with_name(what), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600), "r+", encoding="utf-8"
+    ) as file:
         end = time.monotonic() + wait
         while True:
             try:

@@ -89,6 +89,8 @@ class Restore(Beside):
             )
         storage.mkdir(parents=True, exist_ok=True)
         self.beside_index(index)
+        # restic leaves that to the kernel.
+        os.sync()
         report = {"host": self.backup.settings["host"], "snapshot": str(snapshot["id"]), "backed_up": told["time"]}
         report |= {"files": compared, **wrong, "images": told["instances"], "archive": told["archive"]}
         paths = {"storage": str(storage.relative_to(self.tree)), "index": str(index.parent.relative_to(self.tree))}
@@ -137,6 +139,11 @@ class Restore(Beside):
             restore(self.repository, other, told, self.tree, sorted(asked), index=False)
             _, left = compare(index, storage, set(EVERYTHING), sums=True, only=names)
             wrong["missing"], wrong["damaged"] = left["missing"], left["damaged"]
+            if len(names) > INCLUDES:
+                # With whole folders comes what was deleted since.
+                _, now_there = compare(index, storage, set(EVERYTHING), sums=False)
+                for name in set(now_there["unknown"]) - set(wrong["unknown"]):
+                    place(storage, name).unlink()
 
     def beside_index(self, index: pathlib.Path) -> None:
         """Have the index on the disk that it is to be on, where that is another folder."""
