@@ -190,6 +190,19 @@ def test_log_that_is_begun_anew_all_the_time(
     assert not running.stands()
 
 
+def test_nothing_is_copied_while_orthanc_does_not_stand_still(
+    program: Any, orthanc: Callable[..., Orthanc], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running, done = orthanc(), list[str]()
+    running.written()
+    monkeypatch.setattr(program, "stopped", lambda _pid: False)
+    monkeypatch.setattr(program, "copy_logs", lambda *_arguments: done.append("logs"))
+    with pytest.raises(program.Failed, match="would not stand still"):
+        program.copy_index(running.index, tmp_path / "copy", 0.2, lambda: done.append("also"))
+    assert done == []
+    running.written()
+
+
 def test_index_without_its_orthanc(program: Any, orthanc: Callable[..., Orthanc], tmp_path: pathlib.Path) -> None:
     running = orthanc()
     before = running.written()

@@ -154,24 +154,28 @@ def copy_index(index: str, target: pathlib.Path, limit: float, also: Callable[[]
                     " fewer images come (backup_calendar), or raise it."
                 )
             with Frozen(pids, limit) as frozen:
-                copy_file(index, target)
-                copy_logs(index, target)
-                also()
-                good = not pids or frozen.holds()
+                good = stood = frozen.holds()
+                if good:
+                    copy_file(index, target)
+                    copy_logs(index, target)
+                    also()
+                    good = frozen.holds()
         else:
             began = time.monotonic()
             copy_file(index, target)
             took = time.monotonic() - began
             with Frozen(pids, limit) as frozen:
-                good = head(index + "-wal") == before
+                stood = frozen.holds()
+                good = stood and head(index + "-wal") == before
                 if good:
                     copy_logs(index, target)
                     also()
-                    good = not pids or frozen.holds()
+                    good = frozen.holds()
         # Another Orthanc may have been started meanwhile.
-        if good and holders(index) == pids:
+        same = holders(index) == pids
+        if good and same:
             return frozen.lasted if pids else 0.0
-        if frozen.lasted >= limit:
+        if frozen.lasted >= limit or (same and not stood):
             raise Failed(
                 f"Orthanc would not stand still, or its index could not be copied, within {limit:g} s; it goes on. Look"
                 " at the disk of the index, or raise backup_pause_seconds."
