@@ -437,11 +437,19 @@ class Backup:
         age = int(time.time()) - success["epoch"] if success else None
         gap = widest(self.settings["calendar"])
         wrong = wrong or self.doubt(success or {}, age, gap, str(found.get("running", "")))
-        told = found.get("drill", {}).get("wrong")
+        # A backup is no worse for the drill of another one.
+        backup, told = wrong, found.get("drill", {}).get("wrong")
         if not wrong and told:
             wrong = f"The last drill has failed: {told}"
         drill = read(pathlib.Path(found.get("drill", {}).get("report", "/nowhere")))
-        return {**found, "age_seconds": age, "due_seconds": gap, "wrong": wrong, "drill_report": drill}
+        return {
+            **found,
+            "age_seconds": age,
+            "due_seconds": gap,
+            "wrong": wrong,
+            "backup_wrong": backup,
+            "drill_report": drill,
+        }
 
 
 def check_calendar(calendar: str) -> None:

@@ -128,6 +128,7 @@ def settle(tree: pathlib.Path, told: dict[str, Any]) -> None:
     Whoever had taken Orthanc over could have had links backed up: nothing is followed, and none is left.
     """
     owner = pwd.getpwnam("orthanc")
+    os.chown(tree, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
     for _path, folders, files, at in os.fwalk(tree):
         for name in (*folders, *files):
             if stat.S_IFMT(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode) in (stat.S_IFDIR, stat.S_IFREG):
