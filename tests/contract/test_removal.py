@@ -147,13 +147,15 @@ KNOWN = {
         "candidate.unlink(missing_ok=True)": "half of a file of ours, of a run that was cut off",
     },
     "roles/backup/files/pacs_backup/index.py": {
-        "target.with_name(target.name + end).unlink()": "the log of an earlier copy of the index, beside that copy",
+        "copy.unlink(missing_ok=True)": "the log of an earlier copy of the index, beside that copy",
+        "target.unlink(missing_ok=True)": "an earlier copy of what is to be sent on, or half of one",
     },
     "roles/backup/files/pacs_backup/restore.py": {
         "os.rmdir(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))": "refuses one with something in it",
         "place(storage, name).unlink()": "what was deleted since an earlier backup, where a restore has put it",
         "os.rmdir(restore.folder)": "the same, where nothing was begun",
         "self.begun.unlink(missing_ok=True)": "the number of the backup that a restore has in its folder",
+        "target.unlink(missing_ok=True)": "a copy of what was restored, of a run that was cut off",
         "self.moves.unlink()": "the list of what a restore moves, once that is done, or before it has begun",
     },
     "roles/backup/tasks/configure.yml": {'purge: ["{{ __backup_dir }}", "{{ __backup_package }}"]': "/etc/pacs/backup"},
@@ -189,6 +191,7 @@ TWICE = {
     "plugins/modules/python_environment.py": ["os.rmdir(path)"],
     "plugins/modules/source_build.py": ["remove(came)"],
     "roles/backup/files/pacs_backup/beside.py": ["os.unlink(name, dir_fd=at)"],
+    "roles/backup/files/pacs_backup/index.py": ["target.unlink(missing_ok=True)"],
     "roles/backup/files/pacs_backup/restore.py": ["self.moves.unlink()"],
     "templates/etc/pacs/nginx/acme-renewed.j2": ['rm -f "$site.crt.old" "$site.key.old"'],
 }

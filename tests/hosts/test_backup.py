@@ -8,6 +8,7 @@ import pathlib
 import re
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,9 +29,13 @@ LAB = {
 }
 PASSWORD = "the key of backups in a test"
 REPOSITORY = "/srv/backup/pacs"
+# For how long an upload may take at most while a backup is made, in seconds: Orthanc may be stopped for ten.
+SLOWEST = 30
 # Of each, the Orthanc that it has.
 HOSTS = {"pacs": "1.12.7", "old": "1.10.1", "box": "1.13.0"}
 ARCHIVE, KEPT = "/var/lib/orthanc/db-v6", "/var/lib/pacs/backup"
+# Of the host on which it is a folder of its own.
+INDEX = "/srv/index"
 STATE = "systemctl show orthanc --property=InvocationID,NRestarts,ActiveState"
 # As root has it, by hand.
 RESTIC = f"RESTIC_PASSWORD_FILE=/etc/pacs/backup/password RESTIC_REPOSITORY={REPOSITORY} restic --no-cache"
@@ -59,6 +64,59 @@ with open(sys.argv[1], "wb") as file:
 END
 echo $file > /root/damaged
 """
+# What root tries on a host, by restic and by what the server of its backups understands, on a way of its own.
+ATTACK = """cat > /root/attack.py <<'END'
+import json, os, pathlib, socket, subprocess, sys
+sys.path.insert(0, "/etc/pacs/backup")
+from pacs_backup.common import HERE, read
+from pacs_backup.repository import Repository
+made = Repository(read(HERE / "settings.json"))
+def listed():
+    return {one["id"] for tag in ("pacs", "pacs-files") for one in made.snapshots(tag)}
+before, found = listed(), {}
+made.run("unlock")
+made.run("forget", *before)
+found["forgotten"] = listed() != before
+made.run("forget", "--keep-last", "1", "--group-by", "", "--prune")
+found["pruned"] = listed() != before
+pathlib.Path("/root/way").unlink(missing_ok=True)
+ssh = ["ssh", "-F/dev/null", f"-i{HERE}/sftp.key", f"-oUserKnownHostsFile={HERE}/known_hosts", "ADDRESS", "rm -rf ."]
+server = socket.socket(socket.AF_UNIX)
+server.bind("/root/way")
+server.listen()
+if os.fork() == 0:
+    while True:
+        one, _ = server.accept()
+        subprocess.run(ssh, stdin=one, stdout=one)
+        one.close()
+def ask(method, path):
+    asked = ["curl", "--silent", "--http2-prior-knowledge", "--unix-socket", "/root/way", "--request", method]
+    asked += ["--max-time", "60", "--output", "/dev/null", "--write-out", "%{http_code}"]
+    asked += ["--data-binary", "junk"] if method == "POST" else []
+    return subprocess.run([*asked, f"http://localhost/{path}"], capture_output=True, text=True).stdout
+first = sorted(before)[0]
+key = json.loads(made.ask("--no-lock", "--json", "key", "list"))[0]["id"]
+found["read"] = ask("GET", f"snapshots/{first}")
+# restic's own way for its locks.
+lock = "0" * 64
+ask("POST", f"locks/{lock}")
+found["locks"] = ask("DELETE", f"locks/{lock}")
+found["codes"] = [ask(method, path) for method in ("DELETE", "POST") for path in (f"snapshots/{first}", "config")]
+found["codes"] += [ask("DELETE", path) for path in (f"keys/{key}", f"data/{first}", f"index/{first}")]
+print(json.dumps(found), flush=True)
+subprocess.run(["pkill", "-P", str(os.getpid())])
+END
+python3 -B /root/attack.py
+"""
+
+
+def until(condition: Callable[[], bool]) -> None:
+    """Wait for something that has to come."""
+    for _ in range(300):
+        if condition():
+            return
+        time.sleep(1)
+    pytest.fail("it does not come")
 
 
 class Site:
@@ -71,12 +129,16 @@ class Site:
         (self.inventory / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
         (self.inventory / "group_vars").symlink_to(QUICKSTART / "group_vars")
         image = {"orthanc_docker_image": "registry:5000/orthancteam/orthanc:1.13.0", "orthanc_install_method": "docker"}
+        # Nobody is there to send to.
+        routes = {"orthanc_plugins": ["dicomweb", "python"], "orthanc_routes": [{"to": "verifier"}]}
         (lab.folder / "host_vars").mkdir(exist_ok=True)
-        (lab.folder / "host_vars" / "box.json").write_text(json.dumps(image), encoding="utf-8")
+        for host, given in {"box": image, "pacs": routes, "old": {"orthanc_index_dir": INDEX}}.items():
+            (lab.folder / "host_vars" / f"{host}.json").write_text(json.dumps(given), encoding="utf-8")
         self.variables: dict[str, Any] = {
             "backup_repository": REPOSITORY,
             "backup_password": PASSWORD,
             "orthanc_settings": {"OverwriteInstances": True},
+            "verification_level": "probe",
         }
 
     def play(self, playbook: str = "site", check: bool = True, limit: str = "", **changes: Any) -> str:
@@ -96,6 +158,34 @@ class Site:
             answers = [session.post(self.lab.url("/instances", host), data=image(one), timeout=60) for one in numbers]
         assert [answer.status_code for answer in answers] == [200] * len(answers)
         return len(answers)
+
+    def queue(self) -> tuple[int, set[str]]:
+        """Return how far the log of changes was read, and the images that are still to be sent."""
+        waiting = "SELECT instance FROM arrived UNION SELECT instance FROM images"
+        script = f"import sqlite3, json; base = sqlite3.connect('file:{ARCHIVE}/.pacs-routes?mode=ro', uri=True)"
+        asked = f"[base.execute(one).fetchall() for one in ('SELECT change FROM position', '{waiting}')]"
+        position, images = json.loads(self.lab.shell(f'python3 -c "{script}; print(json.dumps({asked}))"'))
+        return position[0][0], {one for (one,) in images}
+
+    def server(self, user: str, restricted: str = "") -> dict[str, Any]:
+        """Have a server that a key lets in, and return by what it is reached, but for the place.
+
+        :param restricted: what sshd lets that key do alone.
+        """
+        address = self.lab.address["registry"]
+        self.lab.shell(
+            f"useradd --create-home --shell /bin/sh {user}; install -d -m 700 -o {user} ~{user}/.ssh;"
+            " [ -e /root/key ] || ssh-keygen -q -N '' -t ed25519 -f /root/key;"
+            f" {{ printf '{restricted} '; cat /root/key.pub; }} > ~{user}/.ssh/authorized_keys;"
+            " sed -i 's,^AuthorizedKeysFile .*,AuthorizedKeysFile /etc/ssh/lab_user_key.pub .ssh/authorized_keys,'"
+            " /etc/ssh/sshd_config.d/lab.conf; systemctl reload ssh",
+            "registry",
+        )
+        server = self.lab.shell("ssh-keygen -y -f /etc/ssh/lab_host_key", "registry").strip()
+        return {
+            "backup_sftp_private_key": self.lab.shell("cat /root/key", "registry"),
+            "backup_sftp_known_hosts": f"{address} {server}",
+        }
 
     def goes_on(self, host: str = "pacs") -> None:
         assert "T" not in self.lab.shell("ps --no-headers -o state -C Orthanc", host)
@@ -157,6 +247,7 @@ def test_backup_while_images_come_and_go(site: Site, host: str) -> None:
     assert found, said
     print(f"{host}: {found[0]}; the slowest upload took {slowest[0]:.2f} s")
     assert int(found[1]) >= sent
+    assert slowest[0] < SLOWEST
     assert found[2] == host
     assert site.status(host)["success"]["missing"] == 0
     assert 0 < int(found[3]) < 10_000
@@ -305,14 +396,21 @@ def test_restore_onto_a_host_that_has_lost_all(site: Site) -> None:
     """With inventory, vault and repository alone: first the site, then its archive, every image bit for bit."""
     lab, numbers = site.lab, range(300, 330)
     site.send(numbers)
+    with lab.session() as session:
+        last = session.get(lab.url("/changes?last"), timeout=30).json()["Last"]
+    until(lambda: site.queue()[0] >= last)
     site.play("backup", limit="pacs")
-    before = site.status()["success"]
+    before, waiting = site.status()["success"], site.queue()[1]
+    assert len(waiting) >= len(numbers)
     gone = f"/etc/pacs /etc/nginx/conf.d/orthanc* /var/lib/pacs {ARCHIVE} /etc/systemd/system/orthanc.service"
     lab.shell(f"systemctl stop nginx orthanc pacs-backup.timer; rm -r {gone} /var/cache/pacs-backup")
     site.play(limit="pacs")
     said = site.play("restore", limit="pacs")
-    assert f"Orthanc serves its {before['instances']} images" in said
+    assert f"Orthanc serves its {before['instances']} images, and handed out 20 of them as they were" in said
+    # What was to be sent then still is, and nothing else: the log of changes goes on from there.
+    assert site.queue()[1] == waiting
     with lab.session() as session:
+        assert site.queue()[0] <= session.get(lab.url("/changes?last"), timeout=30).json()["Last"]
         found = session.post(lab.url("/tools/lookup"), data="RESTART-300", timeout=30).json()
         assert [one["Type"] for one in found] == ["Patient"]
         for number in numbers:
@@ -386,26 +484,17 @@ def test_restore_onto_the_other_release(site: Site) -> None:
     said = site.play("restore", limit="old", restore="archive of old", snapshot=before["snapshot"][:8])
     assert f"Orthanc serves its {before['instances']} images" in said
     site.goes_on("old")
+    # Its index is a folder of its own.
+    assert lab.shell(f"ls {INDEX}/index {ARCHIVE}/.pacs-archive", "old", check=False).split()[0] == f"{INDEX}/index"
+    assert f"{INDEX}/.pacs-before-" in said
+    assert "Backed up" in site.play("backup", limit="old")
 
 
 def test_sftp(site: Site) -> None:
     """The server is known by its host key alone, and its user by the key in the vault."""
-    lab = site.lab
-    lab.shell(
-        "useradd --create-home --shell /bin/bash backup; install -d -m 700 -o backup ~backup/.ssh;"
-        " ssh-keygen -q -N '' -t ed25519 -f /root/key;"
-        " install -m 600 -o backup /root/key.pub ~backup/.ssh/authorized_keys;"
-        " sed -i 's,^AuthorizedKeysFile .*,& .ssh/authorized_keys,' /etc/ssh/sshd_config.d/lab.conf;"
-        " systemctl reload ssh",
-        "registry",
-    )
-    server = lab.shell("ssh-keygen -y -f /etc/ssh/lab_host_key", "registry").strip()
+    lab, given = site.lab, site.server("nas")
     address = lab.address["registry"]
-    given: dict[str, Any] = {
-        "backup_repository": f"sftp:backup@{address}:/home/backup/pacs",
-        "backup_sftp_private_key": lab.shell("cat /root/key", "registry"),
-        "backup_sftp_known_hosts": f"{address} {server}",
-    }
+    given["backup_repository"] = f"sftp:nas@{address}:/home/nas/{{{{ inventory_hostname }}}}"
     other = lab.shell("ssh-keygen -y -f /root/key", "registry").strip()
     said = site.play(limit="pacs", check=False, **given | {"backup_sftp_known_hosts": f"{address} {other}"})
     assert "cannot be reached" in said
@@ -417,10 +506,44 @@ def test_sftp(site: Site) -> None:
     site.play(limit="pacs")
 
 
+@pytest.mark.parametrize("host", ["pacs", "old"])
+def test_root_cannot_delete_what_the_server_lets_it_add_alone(site: Site, host: str) -> None:
+    """With restic of both releases: neither by restic nor by what the server understands; its own locks go."""
+    lab, user = site.lab, f"keep-{host}"
+    only = f'restrict,command="rclone serve restic --stdio --append-only /home/{user}/pacs"'
+    given = site.server(user, only)
+    packages = "apt-get install -y -q --no-install-recommends rclone"
+    lab.shell(f"which rclone || {{ apt-get update -q && {packages}; }} > /root/apt 2>&1", "registry")
+    address = lab.address["registry"]
+    given |= {"backup_repository": f"rclone:keep-{{{{ inventory_hostname }}}}@{address}:/pacs", "backup_keep": {}}
+    site.play(limit=host, **given)
+    try:
+        for _time in range(2):
+            assert "Backed up" in site.play("backup", limit=host, **given)
+        assert site.wrong(host) == ""
+        files = f"cd /home/{user}/pacs && find . -type f ! -path './locks/*' -exec sha256sum {{}} + | sort"
+        before = lab.shell(files, "registry")
+        assert before.count("./snapshots/") == 4
+        assert not lab.shell(f"find /home/{user}/pacs/locks -type f", "registry")
+        told = lab.shell(ATTACK.replace("ADDRESS", f"{user}@{address}"), host)
+        found = json.loads(told.splitlines()[-1])
+        # A way in that does not work shows nothing.
+        assert found.pop("read") == "200"
+        assert found.pop("locks") == "200"
+        assert set(found.pop("codes")) == {"403"}
+        assert found == {"forgotten": False, "pruned": False}
+        # It may add, and what there was is there.
+        assert set(before.splitlines()) <= set(lab.shell(files, "registry").splitlines())
+        assert "is whole" in site.play("drill", limit=host, **given)
+    finally:
+        site.play(limit=host)
+
+
 def test_removal(site: Site) -> None:
-    """The repository stays."""
+    """The repository stays, and is told of what restores have kept."""
     site.play("backup", limit="old")
-    site.play("remove", limit="old", remove="service of old")
+    said = site.play("remove", limit="old", remove="service of old")
+    assert f"which go by hand: {INDEX}/.pacs-before-" in said
     left = "find /etc /var/lib /var/cache -name '*pacs-backup*' -o -name '*pacs-drill*' -o -path '*pacs/backup*'"
     assert site.lab.shell(left, "old") == ""
     assert site.lab.shell(f"ls {REPOSITORY}/snapshots", "old").strip()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import http.server
 import importlib
 import itertools
 import json
@@ -15,6 +16,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -34,7 +36,8 @@ index = sqlite3.connect(f"{folder}/index", isolation_level=None)
 for line in ("locking_mode = EXCLUSIVE", "journal_mode = WAL", f"wal_autocheckpoint = {sys.argv[3]}"):
     index.execute(f"PRAGMA {line}").fetchall()
 index.execute("CREATE TABLE IF NOT EXISTS Resources(internalId INTEGER PRIMARY KEY, resourceType, publicId TEXT)")
-index.execute("CREATE TABLE IF NOT EXISTS AttachedFiles(id, fileType, uuid, compressedSize INTEGER, compressedMD5)")
+columns = "id, fileType, uuid, compressedSize INTEGER, compressedMD5, uncompressedMD5"
+index.execute(f"CREATE TABLE IF NOT EXISTS AttachedFiles({columns})")
 told = os.open(sys.argv[4], os.O_WRONLY | os.O_CREAT)
 number = 0
 while True:
@@ -46,7 +49,8 @@ while True:
     index.execute("BEGIN")
     index.execute("INSERT INTO Resources VALUES (?, 4, ?)", (number, f"{number} " + "x" * 500))
     digest = hashlib.md5(str(number).encode()).hexdigest()
-    index.execute("INSERT INTO AttachedFiles VALUES (?, 1, ?, ?, ?)", (number, name, len(str(number)), digest))
+    row = (number, name, len(str(number)), digest, digest)
+    index.execute("INSERT INTO AttachedFiles VALUES (?, 1, ?, ?, ?, ?)", row)
     index.execute("COMMIT")
     os.pwrite(told, b"%12d" % number, 0)
     time.sleep(pause)
@@ -659,6 +663,7 @@ class Backed:
         self.told = {**host.settings, **self.counts, "time": "2026-11-30T02:00:00", "archive": ARCHIVE}
         self.told["held"] = str(self.backup.held)
         self.lost: set[str] = set()
+        self.queue: str | None = None
         self.restic = host.restic
         host.restic.snapshots = [self.snapshot("1"), self.snapshot("2")]
         self.backup.repository.run = self
@@ -681,6 +686,8 @@ class Backed:
             for name in sorted(self.files)[-2:]:
                 (copy.parent / "files" / name).write_text(self.files[name], "utf-8")
             copy.write_bytes(self.index.read_bytes())
+            if self.queue is not None:
+                copy.with_name(".pacs-routes").write_text(self.queue, "utf-8")
             (copy.parent / "backup.json").write_text("{}", "utf-8")
             return subprocess.CompletedProcess([], 0, "", "")
         for name in sorted(self.files)[:-2]:
@@ -776,10 +783,21 @@ def test_drill_without_room_is_not_begun(backed: Backed, monkeypatch: pytest.Mon
     assert "3072 MiB free, of which 2048 are" in drilled(backed, monkeypatch)[0]
 
 
-def restored(backed: Backed, monkeypatch: pytest.MonkeyPatch, over: bool = True) -> dict[str, Any]:
+def answers(backed: Backed, path: str) -> bytes:
+    """Return what an Orthanc with the archive on the host answers."""
+    kind, *name = path.split("/")[1:]
+    if kind == "statistics":
+        return json.dumps({"CountInstances": backed.counts["instances"]}).encode()
+    with backed.host.program.opened(backed.backup.index) as index:
+        wanted = "SELECT uuid FROM AttachedFiles JOIN Resources ON internalId = id WHERE publicId = ?"
+        (file,) = index.execute(wanted, (name[0],)).fetchone()
+    return bytes(backed.host.program.place(backed.host.archive, file).read_bytes())
+
+
+def restored(backed: Backed, monkeypatch: pytest.MonkeyPatch, over: bool = True, lacking: int = 0) -> dict[str, Any]:
     restore = backed.host.program.Restore(backed.backup)
-    monkeypatch.setattr(restore, "counted", lambda: backed.counts["instances"])
-    found: dict[str, Any] = restore.run("latest", over)
+    monkeypatch.setattr(restore, "answer", lambda path: answers(backed, path))
+    found: dict[str, Any] = restore.run("latest", over, lacking)
     return found
 
 
@@ -1137,7 +1155,9 @@ def test_names_in_an_index_are_no_paths(
     running.end()
     with sqlite3.connect(host.archive / "index") as index:
         index.execute("INSERT INTO Resources VALUES (99999, 4, 'x')")
-        index.execute("INSERT INTO AttachedFiles VALUES (99999, 1, ?, 1, NULL)", (str(tmp_path / "planted-by-it"),))
+        index.execute(
+            "INSERT INTO AttachedFiles VALUES (99999, 1, ?, 1, NULL, NULL)", (str(tmp_path / "planted-by-it"),)
+        )
     index.close()
     (tmp_path / "planted-by-it").write_text("x", "utf-8")
     made, held = host.backup(), list[str]()
@@ -1467,9 +1487,7 @@ def test_damaged_pack_leaves_all_the_rest(backed: Backed, monkeypatch: pytest.Mo
     with pytest.raises(backed.host.program.Failed, match=r'1 of \d+ files cannot be had\. .*"lacking": "1 files"'):
         restored(backed, monkeypatch)
     assert archive(backed.host.archive) == before
-    restore = backed.host.program.Restore(backed.backup)
-    monkeypatch.setattr(restore, "counted", lambda: backed.counts["instances"])
-    assert len(restore.run("latest", True, 1)["missing"]) == 1
+    assert len(restored(backed, monkeypatch, lacking=1)["missing"]) == 1
     assert set(archive(backed.host.archive)) == set(backed.files) - backed.lost
 
 
@@ -1525,3 +1543,264 @@ def test_restore_goes_on_with_what_it_has_and_with_nothing_else(
     backed.restic.snapshots.append(backed.snapshot("3"))
     assert restored(backed, monkeypatch)["unknown"] == []
     assert archive(backed.host.archive) == backed.files
+
+
+# ---- What is to be sent on, which is beside the index.
+
+
+def queue(folder: pathlib.Path, change: int) -> pathlib.Path:
+    """Make a queue that has read so many changes."""
+    path = folder / ".pacs-routes"
+    with contextlib.closing(sqlite3.connect(path)) as base, base:
+        base.execute("CREATE TABLE position (change INTEGER NOT NULL)")
+        base.execute("INSERT INTO position VALUES (?)", (change,))
+    return path
+
+
+def test_queue_is_backed_up_as_it_was_before_the_index(host: Host, orthanc: Callable[..., Orthanc]) -> None:
+    """So it knows no change that the index does not: what it has not read is read once more."""
+    running, told, read = orthanc(), dict[str, Any](), list[int]()
+    path = queue(host.archive, 0)
+    with contextlib.closing(sqlite3.connect(path)) as base, contextlib.closing(sqlite3.connect(path)) as other:
+        # Its script is in the middle of something, and what it has not committed is not there.
+        with base:
+            base.execute("UPDATE position SET change = ?", (running.written(),))
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("UPDATE position SET change = 1000000")
+        copy = host.program.copy_queue
+
+        def later(folder: str, target: pathlib.Path) -> None:
+            copy(folder, target)
+            running.written()
+
+        def take() -> None:
+            stage = host.archive / ".pacs-backup"
+            if host.restic.paths == (str(stage),):
+                told.update(json.loads((stage / "backup.json").read_text("utf-8")))
+                with contextlib.closing(sqlite3.connect(stage / ".pacs-routes")) as taken:
+                    read.extend(taken.execute("SELECT change FROM position").fetchone())
+
+        host.backup().prepare()
+        host.restic.meanwhile = take
+        host.program.copy_queue = later
+        try:
+            host.backup().run(time.monotonic())
+        finally:
+            host.program.copy_queue = copy
+    assert told["queue"]
+    assert 0 < read[0] < told["instances"]
+    files, _index = (call for call in host.restic.calls if "backup" in call)
+    assert {f"--exclude={path}", f"--exclude={path}-journal"} <= set(files)
+    assert not (host.archive / ".pacs-backup" / ".pacs-routes").exists()
+
+
+@pytest.mark.parametrize(
+    "what, words",
+    [
+        ("damaged", "file is not a database"),
+        ("pipe", "it is no plain file"),
+        ("link", "it is no plain file"),
+        ("another", "no such table: position"),
+        ("locked", r"it is locked for 0\.5 s"),
+    ],
+)
+def test_images_are_backed_up_without_the_queue(
+    host: Host,
+    orthanc: Callable[..., Orthanc],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: pathlib.Path,
+    what: str,
+    words: str,
+) -> None:
+    orthanc()
+    host.backup().prepare()
+    path = host.archive / ".pacs-routes"
+    monkeypatch.setattr(host.program, "LOCKED", 0.5)
+    base = sqlite3.connect(tmp_path / "other" if what in ("another", "link") else path)
+    if what == "damaged":
+        path.write_bytes(b"x" * 5000)
+    elif what == "pipe":
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+    elif what in ("link", "another"):
+        base.execute("CREATE TABLE secrets (text)")
+        if what == "link":
+            path.symlink_to(tmp_path / "other")
+        else:
+            shutil.copyfile(tmp_path / "other", path)
+    else:
+        base.execute("CREATE TABLE position (change)")
+        base.execute("PRAGMA locking_mode = EXCLUSIVE")
+        base.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(
+        host.program.Failed, match=rf"has still to send was not backed up: .*{words}.*What is there was"
+    ):
+        host.backup().run(time.monotonic())
+    base.close()
+    assert "forget" not in host.restic.verbs()
+    assert host.restic.verbs().count("backup") == 2
+
+
+@pytest.mark.parametrize("had", [True, False])
+@pytest.mark.parametrize("apart", [True, False])
+@pytest.mark.parametrize("there", [True, False])
+def test_queue_of_a_backup_comes_with_its_index(
+    backed: Backed, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, had: bool, apart: bool, there: bool
+) -> None:
+    """That of the host belongs to another log of changes: it is kept beside."""
+    beside = backed.host.archive
+    if apart:
+        beside = tmp_path / "disk"
+        beside.mkdir()
+        (beside / "index").write_text("the old one", "utf-8")
+        backed.host.settings["index_dir"] = str(beside)
+        backed.backup = backed.host.backup()
+        backed.backup.repository.run = backed
+    for name in (".pacs-routes", ".pacs-routes-journal") if there else ():
+        (beside / name).write_text("the host's", "utf-8")
+    backed.queue = "the backup's" if had else None
+    backed.told["queue"] = had
+    found = restored(backed, monkeypatch)
+    path = beside / ".pacs-routes"
+    assert (path.read_text("utf-8") if path.exists() else None) == backed.queue
+    assert not (beside / ".pacs-routes-journal").exists()
+    aside = [pathlib.Path(one, path.name) for one in found["aside"]]
+    assert [one.read_text("utf-8") for one in aside if one.exists()] == ["the host's"] * there
+    assert not list(beside.glob(".pacs-restore"))
+    assert not (backed.host.archive / ".pacs-restore").exists()
+
+
+def test_queue_that_cannot_be_had_is_told(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    backed.told["queue"] = True
+    assert restored(backed, monkeypatch)["missing"] == [".pacs-routes of what is still to be sent"]
+
+
+# ---- What is handed out, and what was left of the review.
+
+
+def test_restore_is_not_done_before_images_are_handed_out(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = backed.host.program
+    assert restored(backed, monkeypatch)["handed_out"] == len(backed.files)
+    lose(backed)
+    restore, asked = program.Restore(backed.backup), list[str]()
+
+    def other(path: str) -> bytes:
+        asked.append(path)
+        if path.endswith("/file") and len(asked) == 3:
+            raise OSError("Orthanc answers 500")
+        content = answers(backed, path)
+        return content + b"x" if path.endswith("/file") and len(asked) == 4 else content
+
+    monkeypatch.setattr(restore, "answer", other)
+    with pytest.raises(program.Failed, match=rf"does not hand out 2 of {len(backed.files)} images as they are"):
+        restore.run("latest", True)
+    assert archive(backed.host.archive) == backed.files
+
+
+def test_orthanc_is_asked_with_its_user(host: Host, tmp_path: pathlib.Path) -> None:
+    asked: list[str] = []
+
+    class Server(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.append(self.headers["Authorization"])
+            self.send_response(200 if self.path == "/statistics" else 404)
+            self.end_headers()
+            self.wfile.write(b'{"CountInstances": 7}')
+
+        def log_message(self, *_arguments: Any) -> None:
+            """Say nothing."""
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
+        threading.Thread(target=server.serve_forever).start()
+        host.settings |= {"config_dir": str(tmp_path), "http_port": server.server_port}
+        (tmp_path / "credentials.json").write_text('{"RegisteredUsers": {"someone": "secret"}}', "utf-8")
+        restore = host.program.Restore(host.backup())
+        assert restore.counted() == 7
+        assert restore.image("none") == b""
+        server.shutdown()
+    assert asked == ["Basic c29tZW9uZTpzZWNyZXQ="] * 2
+
+
+def test_who_reads_the_index_does_not_stand_still(program: Any, orthanc: Callable[..., Orthanc]) -> None:
+    """A scanner of viruses, say; whoever else writes to it does."""
+    running = orthanc()
+    script = "import sys; opened = open(sys.argv[1], sys.argv[2]); print('open', flush=True); sys.stdin.read()"
+    for mode in ("rb", "r+b"):
+        command = [sys.executable, "-c", script, running.index, mode]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+            assert other.stdout
+            assert other.stdin
+            other.stdout.readline()
+            assert program.holders(running.index) - {other.pid} == {running.process.pid}
+            assert (other.pid in program.holders(running.index)) == (mode == "r+b")
+            other.stdin.close()
+
+
+def test_orthanc_that_came_and_went_during_the_copy(
+    program: Any, orthanc: Callable[..., Orthanc], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody has the index open before and after, and it is another one: it is copied again."""
+    running = orthanc()
+    running.written()
+    running.end()
+    copy, copied = program.copy_file, list[str]()
+
+    def slow(source: str, target: pathlib.Path) -> None:
+        copy(source, target)
+        copied.append(source)
+        if len(copied) == 1:
+            with contextlib.closing(sqlite3.connect(source)) as again, again:
+                again.execute("INSERT INTO Resources VALUES (1000000, 4, 'came meanwhile')")
+
+    monkeypatch.setattr(program, "copy_file", slow)
+    assert program.copy_index(running.index, tmp_path / "copy", 10.0) == 0
+    assert copied.count(running.index) == 2
+    assert program.check_index(tmp_path / "copy")["top"] == 1000000
+
+
+def test_journal_that_orthanc_has_planted_removes_nothing(
+    program: Any, orthanc: Callable[..., Orthanc], tmp_path: pathlib.Path
+) -> None:
+    """SQLite removes what a journal names, and root would be the one that opens it."""
+    running = orthanc()
+    running.written()
+    pathlib.Path(f"{running.index}-journal").write_text("planted", "utf-8")
+    program.copy_index(running.index, tmp_path / "copy", 10.0)
+    assert not (tmp_path / "copy-journal").exists()
+
+
+def test_restored_index_is_read_before_orthanc_reaches_it(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, modes = backed.host.program, list[int]()
+    check, folder = program.check_index, backed.host.archive / ".pacs-drill"
+    folder.mkdir(mode=0o750)
+
+    def seen(index: pathlib.Path) -> Any:
+        modes.append(folder.stat().st_mode & 0o777)
+        return check(index)
+
+    monkeypatch.setattr(program, "check_index", seen)
+    assert drilled(backed, monkeypatch)[0] == ""
+    assert modes == [0o700]
+
+
+def test_first_backup_that_hangs(host: Host) -> None:
+    began = datetime.datetime.now().astimezone() - datetime.timedelta(days=15)
+    host.backup().note(running=began.isoformat(timespec="seconds"))
+    with host.program.alone(0, "run.lock"):
+        assert "has not come to its end for weeks" in host.backup().report()["wrong"]
+
+
+@pytest.mark.parametrize(
+    "url, words, repository",
+    [
+        ("rclone:backup@nas.example.org:/srv/pacs", ["-lbackup", "nas.example.org", "rclone"], "rclone:/srv/pacs"),
+        ("rclone://backup@[fd00::1]:2222//srv/pacs", ["-p2222", "fd00::1", "rclone"], "rclone:/srv/pacs"),
+    ],
+)
+def test_rclone_is_reached_by_ssh(host: Host, url: str, words: list[str], repository: str) -> None:
+    made = host.program.Repository({**host.settings, "repository": url})
+    assert made._options[0] == "-o"
+    assert made._options[1].startswith("rclone.program=ssh -F/dev/null ")
+    assert set(words) <= set(made._options[1].split())
+    assert made._environment["RESTIC_REPOSITORY"] == repository
+    assert made.url == url

@@ -17,7 +17,10 @@ RANGES = {"backup_drill_percent": (1, 100), "backup_pause_seconds": (1, 120)}
 KEEP = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])"
 _SFTP = re.compile(rf"sftp:([a-z_][\w.-]*@{_HOST}:/[^\s:]+|//[a-z_][\w.-]*@{_HOST}(:\d+)?//[^\s:]+)")
+_RCLONE = re.compile(_SFTP.pattern.replace("sftp", "rclone"))
 _S3 = re.compile(rf"s3:https?://{_HOST}(:\d+)?(/[\w.-]+)+/?")
+_PROXY = re.compile(rf"https?://{_HOST}(:\d+)?/?")
+_REGION = re.compile(r"[a-z0-9-]+")
 _ENGINES = {"postgresql": "PostgreSQL", "mysql": "MariaDB"}
 
 
@@ -80,15 +83,16 @@ def _place(host: Host, repository: str) -> Iterator[str]:
     if not repository:
         yield (
             f"backup_repository: it is empty. Say where the backups of {host.name} go: a folder on another disk,"
-            " sftp:USER@HOST:/FOLDER, or s3:https://HOST/BUCKET."
+            " sftp:USER@HOST:/FOLDER, rclone:USER@HOST:/FOLDER, or s3:https://HOST/BUCKET."
         )
     elif repository.startswith("/"):
         yield from _folder(host, "backup_repository", repository)
-    elif repository.startswith("sftp:"):
-        if not _SFTP.fullmatch(repository):
+    elif repository.startswith(("sftp:", "rclone:")):
+        kind, pattern = ("sftp", _SFTP) if repository.startswith("sftp:") else ("rclone", _RCLONE)
+        if not pattern.fullmatch(repository):
             yield (
-                f"backup_repository: '{repository}' is not like sftp:USER@HOST:/FOLDER or, with a port,"
-                " sftp://USER@HOST:PORT//FOLDER."
+                f"backup_repository: '{repository}' is not like {kind}:USER@HOST:/FOLDER or, with a port,"
+                f" {kind}://USER@HOST:PORT//FOLDER."
             )
         for name, what in (("private_key", "logs in there"), ("known_hosts", "knows that server")):
             if not str(variables[f"backup_sftp_{name}"]).strip():
@@ -99,10 +103,15 @@ def _place(host: Host, repository: str) -> Iterator[str]:
         for name in ("key", "secret"):
             if not variables[f"backup_s3_{name}"]:
                 yield f"backup_s3_{name}: it is empty, and S3 lets nobody in without it."
+        region, proxy = str(variables["backup_s3_region"]), str(variables["backup_s3_proxy"])
+        if region and not _REGION.fullmatch(region):
+            yield f"backup_s3_region: '{region}' is no region, such as eu-central-1."
+        if proxy and not _PROXY.fullmatch(proxy):
+            yield f"backup_s3_proxy: '{proxy}' is not like http://proxy.example.org:3128, without a login."
     else:
         yield (
-            f"backup_repository: '{repository}' is no absolute path, and begins neither with sftp: nor with s3:; other"
-            " places that restic knows are not served yet."
+            f"backup_repository: '{repository}' is no absolute path, and begins with none of sftp:, rclone: and s3:;"
+            " other places that restic knows are not served yet."
         )
 
 

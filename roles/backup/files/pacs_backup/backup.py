@@ -40,7 +40,7 @@ from .common import (
     size,
     way,
 )
-from .index import LOGS, check_index, copy_file, copy_index, known, opened, thaw
+from .index import LOGS, QUEUE, check_index, copy_file, copy_index, copy_queue, known, opened, thaw
 from .repository import Repository, tagged, taken
 
 # Beside the index, so that a file system that can share blocks copies it in no time.
@@ -69,6 +69,8 @@ class Backup:
         # Where files are held, on the disk that they are on.
         self.held = pathlib.Path(self.storage, STAGE, "files")
         self.repository = Repository(settings)
+        # What keeps the queue of what is still to be sent from being backed up.
+        self.unsent = ""
 
     @functools.cached_property
     def copy(self) -> pathlib.Path:
@@ -230,7 +232,9 @@ class Backup:
         steady = len((before & here) - lost) - len(unread)
         told = {"host": self.settings["host"], "storage_dir": self.storage, "index_dir": os.path.dirname(self.index)}
         told |= {name: counts[name] for name in ("instances", "files", "bytes", "writer")}
-        told |= {"index_bytes": size(self.copy), "missing": missing, "held": str(self.held)}
+        queue = self.copy.with_name(QUEUE)
+        told |= {"index_bytes": size(self.copy) + size(queue), "missing": missing, "held": str(self.held)}
+        told["queue"] = queue.exists()
         put(self.copy.with_name("backup.json"), {**told, "archive": archive, "time": now()}, 0o600)
         tags = ["pacs", f"archive={archive}", f"index={self.stage}", f"files={files}"]
         snapshot, new, _, other = self.saved(tags, sorted({str(self.stage), str(self.held.parent)}))
@@ -283,6 +287,8 @@ class Backup:
             wrong.append(f"restic took {seen} files, and there are {steady} of images.")
         if unread:
             wrong.append(f"{len(unread)} files could not be read, such as {', '.join(unread[:3])}. See to the disk.")
+        if self.unsent:
+            wrong.append(f"What orthanc_routes has still to send was not backed up: {self.unsent}")
         return wrong
 
     def accept(self, count: int) -> None:
@@ -293,9 +299,10 @@ class Backup:
         self.note(accepted=count)
 
     def copied(self, also: Callable[[], None] = lambda: None) -> float:
-        """Have a copy of the index. Return for how long Orthanc stood still."""
+        """Have a copy of the index, and of the queue beside it. Return for how long Orthanc stood still."""
         self.clear()
-        takes = size(self.index) + sum(size(self.index + end) for end in LOGS)
+        beside = os.path.dirname(self.index)
+        takes = size(self.index) + sum(size(self.index + end) for end in LOGS) + size(os.path.join(beside, QUEUE))
         free = shutil.disk_usage(self.stage).free
         if not os.path.exists(self.index):
             raise Failed(f"There is no index in {self.settings['index_dir']}; see systemctl status orthanc.")
@@ -305,6 +312,12 @@ class Backup:
                 f"A copy of the index takes {takes // MIB} MiB beside it, and {self.settings['index_dir']} has"
                 f" {free // MIB} MiB free; make room for {(2 * takes) // MIB + 256}."
             )
+        self.unsent = ""
+        try:
+            copy_queue(beside, self.copy.with_name(QUEUE))
+        except Failed as error:
+            # The images come first.
+            self.unsent = str(error)
         return copy_index(self.index, self.copy, self.settings["pause_seconds"], also)
 
     def hold_new(self, top: int) -> None:
@@ -338,6 +351,7 @@ class Backup:
         What went meanwhile is not among that, and the index knows it.
         """
         skipped = [self.index + end for end in ("", *LOGS, "-shm")]
+        skipped += [os.path.join(os.path.dirname(self.index), QUEUE + end) for end in ("", "-journal")]
         skipped += [os.path.join(self.storage, name) for name in OURS]
         if self.storage in paths:
             skipped += [str(self.stage), str(self.held.parent)]
@@ -391,7 +405,7 @@ class Backup:
 
     def clear(self) -> None:
         """Remove the copy, and what is held: Orthanc has each of these files under its own name, or not any more."""
-        for name in ("index", *(f"index{end}" for end in (*LOGS, "-shm")), "backup.json", ".backup.json.new"):
+        for name in ("index", *(f"index{end}" for end in (*LOGS, "-shm")), QUEUE, "backup.json", ".backup.json.new"):
             self.copy.with_name(name).unlink(missing_ok=True)
         for path in self.holding.glob("*-*"):
             path.unlink()
@@ -417,8 +431,12 @@ class Backup:
                 return (
                     f"The backup that was begun at {running} was cut off, as by a loss of power; the next one is due."
                 )
+        if age is None and running:
+            # The first one may take days.
+            long = datetime.datetime.fromisoformat(running).timestamp() < time.time() - UNTIDY
+            return f"The first backup, begun at {running}, has not come to its end for weeks." if long else ""
         if age is None:
-            return "" if running else "There is no backup yet; run playbooks/backup.yml."
+            return "There is no backup yet; run playbooks/backup.yml."
         if age < -SKEW:
             return f"The last backup is of the future ({success['time']}): see to the clock of this host."
         if age > 2 * gap:

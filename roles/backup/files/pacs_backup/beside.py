@@ -18,12 +18,15 @@ from typing import Any
 
 from .backup import Backup
 from .common import MIB, NAME, Failed, owned, place
+from .index import QUEUE
 from .repository import Repository, tagged
 
 # How much of a disk stays free for images that come.
 SPARE = 20
 DRILLED = "pacs-drill-orthanc"
-FILE = re.compile(rf"{NAME.pattern}|index(-wal|-shm|-journal)?|\.?(backup|moves|orthanc|report)\.json(\.new)?")
+FILE = re.compile(
+    rf"{NAME.pattern}|(index|{re.escape(QUEUE)})(-wal|-shm|-journal)?|\.?(backup|moves|orthanc|report)\.json(\.new)?"
+)
 
 
 class Beside:
@@ -100,7 +103,8 @@ def orthanc_command(settings: str, folder: str) -> tuple[list[str], bool]:
     kept = [word for word in words if re.match(r"--(user|userns)=", word)]
     options = ["--rm", "--pull=never", "--no-healthcheck", "--log-driver=none", "--network=none", "--read-only"]
     options += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--volume=/etc/localtime:/etc/localtime:ro"]
-    options += ["--volume=/tmp", f"--volume={folder}:{folder}"]
+    # It is dockerd that it is a child of.
+    options += ["--volume=/tmp", f"--volume={folder}:{folder}", "--cpu-shares=64", "--oom-score-adj=800"]
     return [words[0], "run", f"--name={DRILLED}", *options, *kept, "--entrypoint=Orthanc", words[-2], settings], True
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
 import http.client
 import json
@@ -19,8 +18,8 @@ from typing import Any
 
 from .backup import Backup
 from .beside import DRILLED, Beside, orthanc_command, restore
-from .common import HERE, NAME, STATE, Failed, now, place, put, say
-from .index import check_index, compare, opened
+from .common import HERE, STATE, Failed, now, put, say
+from .index import check_index, compare, handed
 from .repository import tagged
 
 # How many images the restored Orthanc is asked for, at most.
@@ -69,6 +68,8 @@ class Drill(Beside):
         }
         if not self.folder.parent.is_dir():
             raise Failed(f"backup_drill_folder: {self.folder.parent} is not there. Is its disk mounted?")
+        # Of one that was killed.
+        os.chmod(self.opened[0], 0o700)
         self.clear()
         way_out = "Have the drill restore less (backup_drill_percent), or on another disk (backup_drill_folder)."
         self.room(told, told["bytes"] * len(folders) // 256, way_out)
@@ -119,25 +120,16 @@ class Drill(Beside):
         self.report["unrestored"] = said
         if not (self.inside(tagged(snapshot, "index")) / "index").exists():
             raise Failed(f"The index is not in the backup, or cannot be read. {' '.join(said)}")
-        os.chown(self.opened[0], -1, pwd.getpwnam("orthanc").pw_gid)
-        os.chmod(self.opened[0], 0o750)
 
     def served(self, index: pathlib.Path, storage: pathlib.Path, folders: set[str], images: int) -> int:
         """Have an Orthanc serve it, in a network of its own. Return how many images it has handed out as they were.
 
         :raises Failed: if it does not start, or another number of images, or another image, comes from it.
         """
-        with opened(index) as connection:
-            rows = connection.execute(
-                "SELECT publicId, uncompressedMD5, uuid FROM AttachedFiles JOIN Resources"
-                " ON Resources.internalId = AttachedFiles.id WHERE fileType = 1 AND uncompressedMD5 <> ''"
-            )
-            known_sums = [
-                (owner, digest)
-                for owner, digest, name in rows
-                if name[:2] in folders and NAME.fullmatch(name) and place(storage, name).exists()
-            ]
-        asked = dict(known_sums[:: max(1, len(known_sums) // ASKED)][:ASKED])
+        asked = handed(index, storage, folders, ASKED)
+        # Only now, since root has opened the index as one that nobody else can reach.
+        os.chown(self.opened[0], -1, pwd.getpwnam("orthanc").pw_gid)
+        os.chmod(self.opened[0], 0o750)
         settings = self.folder / "orthanc.json"
         folders_of = {"StorageDirectory": self.real(storage), "IndexDirectory": self.real(index.parent)}
         put(self.opened[1] / settings.name, {**QUIET, **folders_of})
@@ -165,7 +157,7 @@ class Drill(Beside):
         # One that did not get that far does not begin anew.
         before = self.backup.status().get("drill", {})
         self.report = {name: before[name] for name in ("next", "part") if name in before} | self.report
-        path = STATE / "drills" / f"{datetime.datetime.now():%Y-%m-%dT%H%M%S}.json"
+        path = STATE / "drills" / time.strftime("%Y-%m-%dT%H%M%SZ.json", time.gmtime())
         path.parent.mkdir(mode=0o755, exist_ok=True)
         put(path, self.report)
         self.backup.note(

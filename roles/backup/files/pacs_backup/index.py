@@ -9,27 +9,42 @@ import glob
 import hashlib
 import os
 import pathlib
+import re
 import select
 import signal
 import sqlite3
+import stat
 import subprocess
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 from .common import MIB, NAME, Failed, place, size
 
-# What SQLite has beside the index in use, and has to be copied together with it.
+# What SQLite has beside the index in use.
 LOGS = ("-wal", "-journal")
+# What orthanc_routes has still to send, and how far it has read the log of changes, beside the index.
+QUEUE = ".pacs-routes"
+# For how many seconds somebody may have it locked.
+LOCKED = 60
+# What SQLite says at the end of a copy.
+DONE = 101
 # How often the index is copied while it is in use, until nothing has come in between.
 TRIES = 10
 # A column that Orthanc adds to its index from 1.12.8 on, and the oldest release that still writes to such an index.
 COLUMN, WRITER = "customData", "1.12.7"
 
 
+def writes(path: str) -> bool:
+    """Tell whether a file is open for writing, as /proc has it: a scanner of viruses reads alone."""
+    told = pathlib.Path(path.replace("/fd/", "/fdinfo/")).read_text(encoding="utf-8")
+    found = re.search(r"^flags:\s*([0-7]+)", told, re.M)
+    return not found or int(found[1], 8) & os.O_ACCMODE != os.O_RDONLY
+
+
 def holders(index: str) -> set[int]:
-    """Return the processes that have a file open: Orthanc, in a container too."""
+    """Return the processes that write to a file: Orthanc, in a container too."""
     try:
         wanted = os.stat(index)
     except FileNotFoundError:
@@ -38,7 +53,7 @@ def holders(index: str) -> set[int]:
     for path in glob.iglob("/proc/[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
             seen = os.stat(path)
-            if (seen.st_dev, seen.st_ino) == (wanted.st_dev, wanted.st_ino):
+            if (seen.st_dev, seen.st_ino) == (wanted.st_dev, wanted.st_ino) and writes(path):
                 found.add(int(path.split("/")[2]))
     return found - {os.getpid()}
 
@@ -128,11 +143,24 @@ def copy_file(source: str, target: pathlib.Path, *options: str) -> None:
 
 
 def copy_logs(index: str, target: pathlib.Path) -> None:
-    for end in LOGS:
-        with contextlib.suppress(FileNotFoundError):
-            target.with_name(target.name + end).unlink()
-        if size(index + end):
-            copy_file(index + end, target.with_name(target.name + end))
+    """Copy the log alone: Orthanc has no other, and a journal that somebody has put there may name files to remove."""
+    copy = target.with_name(f"{target.name}-wal")
+    copy.unlink(missing_ok=True)
+    if size(f"{index}-wal"):
+        copy_file(f"{index}-wal", copy)
+
+
+def written(index: str) -> list[tuple[int, int] | None]:
+    """Return when index and log were written last, and how big they are."""
+    found: list[tuple[int, int] | None] = []
+    for path in (index, f"{index}-wal"):
+        try:
+            seen = os.stat(path)
+        except FileNotFoundError:
+            found.append(None)
+        else:
+            found.append((seen.st_mtime_ns, seen.st_size))
+    return found
 
 
 def copy_index(index: str, target: pathlib.Path, limit: float, also: Callable[[], None] = lambda: None) -> float:
@@ -145,7 +173,7 @@ def copy_index(index: str, target: pathlib.Path, limit: float, also: Callable[[]
     """
     whole, took = not in_log(index), 0.0
     for tried in range(TRIES + 1):
-        pids, before = holders(index), head(index + "-wal")
+        pids, before, seen = holders(index), head(index + "-wal"), written(index)
         if whole or tried == TRIES:
             if took > limit / 2:
                 raise Failed(
@@ -171,8 +199,8 @@ def copy_index(index: str, target: pathlib.Path, limit: float, also: Callable[[]
                     copy_logs(index, target)
                     also()
                     good = frozen.holds()
-        # Another Orthanc may have been started meanwhile.
-        same = holders(index) == pids
+        # Another Orthanc may have been started meanwhile, and have ended as well.
+        same = holders(index) == pids and (bool(pids) or written(index) == seen)
         if good and same:
             return frozen.lasted if pids else 0.0
         if frozen.lasted >= limit or (same and not stood):
@@ -190,6 +218,34 @@ def opened(index: str | os.PathLike[str], mode: str = "ro") -> Iterator[sqlite3.
         yield connection
     finally:
         connection.close()
+
+
+def copy_queue(folder: str | os.PathLike[str], target: pathlib.Path) -> None:
+    """Copy what is still to be sent, while Orthanc works. :raises Failed: if it cannot be read.
+
+    Who has it copied before the index has read no change in it that the index does not know.
+    """
+    path = pathlib.Path(folder, QUEUE)
+    end = time.monotonic() + LOCKED
+
+    def waits(status: int, _remaining: int, _total: int) -> None:
+        if status != DONE and time.monotonic() > end:
+            raise Failed(f"{path} cannot be copied: it is locked for {LOCKED} s.")
+
+    target.unlink(missing_ok=True)
+    try:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise Failed(f"{path} cannot be copied: it is no plain file.")
+        with opened(path) as source, opened(target, "rwc") as copy:
+            source.backup(copy, progress=waits)
+            copy.execute("SELECT change FROM position").fetchall()
+            if copy.execute("PRAGMA quick_check(1)").fetchall() != [("ok",)]:
+                raise Failed(f"{path} cannot be copied: it is damaged.")
+    except FileNotFoundError:
+        return
+    except (Failed, sqlite3.Error) as error:
+        target.unlink(missing_ok=True)
+        raise error if isinstance(error, Failed) else Failed(f"{path} cannot be copied: {error}.") from error
 
 
 def check_index(index: pathlib.Path) -> dict[str, Any]:
@@ -245,6 +301,30 @@ def compare(
     for folder in sorted(folders) if only is None else ():
         wrong["unknown"] += [path.name for path in storage.glob(f"{folder}/*/*") if path.name not in expected]
     return len(expected), wrong
+
+
+def handed(
+    index: str | os.PathLike[str],
+    storage: pathlib.Path,
+    folders: Collection[str],
+    count: int,
+    but: Collection[str] = (),
+) -> dict[str, str]:
+    """Return some images whose files are there, from all over an index, each with the MD5 that it is handed out with.
+
+    :param but: the names of files that are known not to be as they were.
+    """
+    with opened(index) as connection:
+        rows = connection.execute(
+            "SELECT publicId, uncompressedMD5, uuid FROM AttachedFiles JOIN Resources"
+            " ON Resources.internalId = AttachedFiles.id WHERE fileType = 1 AND uncompressedMD5 <> ''"
+        )
+        found = [
+            (owner, digest)
+            for owner, digest, name in rows
+            if name[:2] in folders and NAME.fullmatch(name) and name not in but and place(storage, name).exists()
+        ]
+    return dict(found[:: max(1, len(found) // count)][:count])
 
 
 def md5(path: pathlib.Path) -> str:

@@ -30,7 +30,7 @@ ELSEWHERE = (
     ),
 )
 NOT_THERE = re.compile(
-    r"unable to open config file.*(no such file or directory|(key|bucket|file) does not exist)", re.S
+    r"unable to open config file.*(no such file or directory|(key|bucket|file|<config/>) does not exist)", re.S
 )
 
 
@@ -53,18 +53,24 @@ class Repository:
         self._environment |= read(HERE / "s3.json")
         if (HERE / "ca.crt").exists():
             self._options += ["--cacert", str(HERE / "ca.crt")]
-        far = re.fullmatch(r"sftp:(?://)?([^@/:]+)@(\[[^]]+\]|[^:/]+)(?::(\d+)/|[:/])(/?.*)", self.url)
+        far = re.fullmatch(r"(sftp|rclone):(?://)?([^@/:]+)@(\[[^]]+\]|[^:/]+)(?::(\d+)/|[:/])(/?.*)", self.url)
         if far:
             words = [
                 "ssh",
                 "-F/dev/null",
                 f"-i{HERE}/sftp.key",
                 f"-oUserKnownHostsFile={HERE}/known_hosts",
-                f"-l{far[1]}",
+                f"-l{far[2]}",
             ]
             words += [f"-o{word}" for word in ("BatchMode=yes", "IdentitiesOnly=yes", "StrictHostKeyChecking=yes")]
-            words += ["-oConnectTimeout=30", "-oServerAliveInterval=30", *([f"-p{far[3]}"] if far[3] else [])]
-            self._options += ["-o", f"sftp.command={' '.join([*words, far[2].strip('[]'), '-s', 'sftp'])}"]
+            words += ["-oConnectTimeout=30", "-oServerAliveInterval=30", *([f"-p{far[4]}"] if far[4] else [])]
+            words.append(far[3].strip("[]"))
+            if far[1] == "sftp":
+                self._options += ["-o", f"sftp.command={' '.join([*words, '-s', 'sftp'])}"]
+            else:
+                # What runs there, and on which folder, is said by the server alone.
+                self._options += ["-o", f"rclone.program={' '.join([*words, 'rclone'])}"]
+                self._environment["RESTIC_REPOSITORY"] = f"rclone:{far[5]}"
 
     def run(self, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
         """Run restic, and return what came of it."""

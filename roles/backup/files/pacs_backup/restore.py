@@ -9,6 +9,7 @@ import contextlib
 import datetime
 import functools
 import glob
+import hashlib
 import http.client
 import json
 import os
@@ -22,16 +23,18 @@ from typing import Any
 from .backup import Backup
 from .beside import SPARE, Beside, numbers, orthanc_version, restore
 from .common import MIB, SILENT, STATE, Failed, now, open_folder, owned, place, put, read, service, way
-from .index import check_index, compare
+from .index import QUEUE, check_index, compare, handed
 from .repository import tagged
 
 # From how many earlier backups a restore takes what the wanted one lacks; with how many names restic is called at most.
 EARLIER, INCLUDES = 5, 1000
 # What of an archive lies in its folders, by the names that Orthanc gives it.
 LEVEL = re.compile(r"[0-9a-f]{2}")
-INDEX = ("index", "index-wal", "index-shm", "index-journal")
+INDEX = ("index", "index-wal", "index-shm", "index-journal", QUEUE, f"{QUEUE}-journal")
 # What is left in the folder once all is in its place.
-LEFT = re.compile(r"index|\.?backup\.json(\.new)?")
+LEFT = re.compile(rf"index|{re.escape(QUEUE)}|\.?backup\.json(\.new)?")
+# How many images the restored Orthanc is asked for, at most.
+ASKED = 20
 EVERYTHING = frozenset(f"{number:02x}" for number in range(256))
 
 
@@ -81,6 +84,8 @@ class Restore(Beside):
         check_index(index)
         compared, wrong = compare(index, storage, set(EVERYTHING), sums=True)
         self.earlier(index, storage, told, others, wrong)
+        if told.get("queue") and not index.with_name(QUEUE).exists():
+            wrong["missing"].append(f"{QUEUE} of what is still to be sent")
         lost = len(wrong["missing"]) + len(wrong["damaged"])
         if said and lost > lacking:
             raise Failed(
@@ -146,16 +151,20 @@ class Restore(Beside):
                     place(storage, name).unlink()
 
     def beside_index(self, index: pathlib.Path) -> None:
-        """Have the index on the disk that it is to be on, where that is another folder."""
-        if os.path.dirname(self.backup.index) != self.backup.storage:
-            target = self.staged[1] / "index"
-            shutil.copyfile(index, target)
-            found = os.stat(index)
-            opened = os.open(target, os.O_RDONLY | os.O_NOFOLLOW)
-            os.fchown(opened, found.st_uid, found.st_gid)
-            os.fchmod(opened, stat.S_IMODE(found.st_mode))
-            os.fsync(opened)
-            os.close(opened)
+        """Have index and queue on the disk that they are to be on, where that is another folder."""
+        if os.path.dirname(self.backup.index) == self.backup.storage:
+            return
+        for source in (index, index.with_name(QUEUE)):
+            target = self.staged[1] / source.name
+            target.unlink(missing_ok=True)
+            if source.exists():
+                shutil.copyfile(source, target)
+                found = os.stat(source)
+                opened = os.open(target, os.O_RDONLY | os.O_NOFOLLOW)
+                os.fchown(opened, found.st_uid, found.st_gid)
+                os.fchmod(opened, stat.S_IMODE(found.st_mode))
+                os.fsync(opened)
+                os.close(opened)
 
     @functools.cached_property
     def staged(self) -> tuple[int, pathlib.Path]:
@@ -193,6 +202,7 @@ class Restore(Beside):
             "kept": levels[0],
             "kept_index": [name for name in INDEX if name in there],
             "levels": levels[1],
+            "queue": (self.tree / told["index"] / QUEUE).exists(),
         }
 
     def move(self, told: dict[str, Any]) -> None:
@@ -211,7 +221,9 @@ class Restore(Beside):
         for name in told["levels"]:
             moved(name, restored, storage)
         separate = os.path.dirname(self.backup.index) != self.backup.storage
-        moved("index", self.staged[0] if separate else open_folder(self.tree / told["index"]), beside)
+        source = self.staged[0] if separate else open_folder(self.tree / told["index"])
+        for name in [QUEUE, "index"] if told.get("queue") else ["index"]:
+            moved(name, source, beside)
         os.fsync(storage)
         os.fsync(beside)
 
@@ -237,10 +249,12 @@ class Restore(Beside):
         aside = [path for one in sorted(both) for path in [f"{one}/{told['aside']}"] if os.path.exists(path)]
         found = {**report, "time": now(), "aside": aside}
         put(STATE / "restored.json", found)
+        spoilt = {line.split()[0] for name in ("missing", "damaged") for line in report[name]}
+        asked = handed(self.backup.index, storage, EVERYTHING, ASKED, spoilt)
         self.moves.unlink()
         self.begun.unlink(missing_ok=True)
         service("start", "orthanc")
-        found["images_now"] = self.counted()
+        found |= {"images_now": self.counted(), "handed_out": len(asked)}
         put(STATE / "restored.json", found)
         self.away(LEFT)
         if str(storage) != os.path.dirname(self.backup.index):
@@ -250,6 +264,16 @@ class Restore(Beside):
             raise Failed(
                 f"Orthanc has {found['images_now']} images, and the backup {report['images']}; see journalctl -u"
                 " orthanc."
+            )
+        other = [
+            name
+            for name, digest in asked.items()
+            if hashlib.md5(self.image(name), usedforsecurity=False).hexdigest() != digest
+        ]
+        if other:
+            raise Failed(
+                f"Orthanc does not hand out {len(other)} of {len(asked)} images as they are in its index, such as"
+                f" {other[0]}; see journalctl -u orthanc."
             )
         return found
 
@@ -267,16 +291,31 @@ class Restore(Beside):
             raise
         return told
 
-    def counted(self) -> int:
-        """Return how many images Orthanc has, once it answers."""
+    def answer(self, path: str) -> bytes:
+        """Return what Orthanc answers. :raises OSError: also if it is an error."""
         users = read(pathlib.Path(self.backup.settings["config_dir"], "credentials.json"))["RegisteredUsers"]
         login = base64.b64encode(":".join(next(iter(users.items()))).encode()).decode()
+        connection = http.client.HTTPConnection("127.0.0.1", self.backup.settings["http_port"], timeout=60)
+        connection.request("GET", path, headers={"Authorization": f"Basic {login}"})
+        answer = connection.getresponse()
+        content = answer.read()
+        if answer.status != 200:
+            raise OSError(f"Orthanc answers {answer.status} to {path}")
+        return content
+
+    def image(self, name: str) -> bytes:
+        """Return an image as it is handed out; nothing if it is not."""
+        try:
+            return self.answer(f"/instances/{name}/file")
+        except (OSError, http.client.HTTPException):
+            return b""
+
+    def counted(self) -> int:
+        """Return how many images Orthanc has, once it answers."""
         end = time.monotonic() + 600
         while True:
             try:
-                connection = http.client.HTTPConnection("127.0.0.1", self.backup.settings["http_port"], timeout=60)
-                connection.request("GET", "/statistics", headers={"Authorization": f"Basic {login}"})
-                return int(json.loads(connection.getresponse().read())["CountInstances"])
+                return int(json.loads(self.answer("/statistics"))["CountInstances"])
             except (OSError, http.client.HTTPException, ValueError, KeyError) as error:
                 if time.monotonic() > end:
                     raise Failed(
