@@ -138,7 +138,6 @@ class Site:
             "backup_repository": REPOSITORY,
             "backup_password": PASSWORD,
             "orthanc_settings": {"OverwriteInstances": True},
-            "verification_level": "probe",
         }
 
     def play(self, playbook: str = "site", check: bool = True, limit: str = "", **changes: Any) -> str:

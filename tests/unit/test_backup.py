@@ -1711,13 +1711,13 @@ def test_orthanc_is_asked_with_its_user(host: Host, tmp_path: pathlib.Path) -> N
             """Say nothing."""
 
     with http.server.HTTPServer(("127.0.0.1", 0), Server) as server:
-        threading.Thread(target=server.serve_forever).start()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
         host.settings |= {"config_dir": str(tmp_path), "http_port": server.server_port}
         (tmp_path / "credentials.json").write_text('{"RegisteredUsers": {"someone": "secret"}}', "utf-8")
         restore = host.program.Restore(host.backup())
-        assert restore.counted() == 7
-        assert restore.image("none") == b""
+        found = restore.counted(), restore.image("none")
         server.shutdown()
+    assert found == (7, b"")
     assert asked == ["Basic c29tZW9uZTpzZWNyZXQ="] * 2
 
 
@@ -1743,6 +1743,10 @@ def test_orthanc_that_came_and_went_during_the_copy(
     running = orthanc()
     running.written()
     running.end()
+    # As one leaves it that was stopped: without a log.
+    with contextlib.closing(sqlite3.connect(running.index)) as index, index:
+        index.execute("INSERT INTO Resources VALUES (999999, 4, 'last')")
+    assert not pathlib.Path(f"{running.index}-wal").exists()
     copy, copied = program.copy_file, list[str]()
 
     def slow(source: str, target: pathlib.Path) -> None:
