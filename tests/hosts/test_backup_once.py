@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from typing import Any
 
 import yaml
 
@@ -14,7 +15,7 @@ ARCHIVE = "/var/lib/orthanc/db-v6"
 
 
 def test_archive_that_was_lost_is_brought_back(lab: Lab, tmp_path: pathlib.Path) -> None:
-    groups = {group: {"hosts": {"pacs": {}}} for group in ("orthanc", "nginx", "backup")}
+    groups: dict[str, Any] = {group: {"hosts": {"pacs": {}}} for group in ("orthanc", "nginx", "backup")}
     (tmp_path / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
     (tmp_path / "group_vars").symlink_to(QUICKSTART / "group_vars")
     given = {"backup_repository": "/srv/backup", "backup_password": "the key of a test"}
