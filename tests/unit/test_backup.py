@@ -526,7 +526,7 @@ def test_new_host_does_not_take_the_place_of_the_archive_that_was_lost(
 def test_run_that_was_killed_is_a_failure(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVICE_RESULT", "signal")
     host.backup().note(running="2026-11-30T02:00:00+00:00", success={"epoch": int(time.time())})
-    (host.archive / ".pacs-backup" / "index").write_text("half", "utf-8")
+    host.backup().copy.write_text("half", "utf-8")
     host.backup().ended()
     assert "ended from outside (signal)" in host.status()["problem"]
     assert host.backup().report()["wrong"] == host.status()["problem"]
@@ -914,8 +914,8 @@ def test_folder_that_somebody_else_has_put_there(backed: Backed, tmp_path: pathl
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_folder_stays_though_another_takes_its_place(program: Any, tmp_path: pathlib.Path) -> None:
-    _, way = program.owned(tmp_path / "ours")
+def test_folder_stays_though_another_takes_its_place(host: Host, tmp_path: pathlib.Path) -> None:
+    _, way = host.program.owned(tmp_path / "ours")
     (tmp_path / "ours").rename(tmp_path / "moved")
     (tmp_path / "ours").symlink_to("/etc")
     (way / "file").write_text("x", "utf-8")
@@ -1104,9 +1104,114 @@ def test_moves_that_orthanc_has_planted_are_nobodys(
     for name in ("moves.json", "report.json"):
         content = {"moves": [[str(victim), str(tmp_path / "stolen")]], "aside": "x", "archive": "x", "images": 0}
         (folder / name).write_text(json.dumps(content), "utf-8")
+    with pytest.raises(backed.host.program.Failed, match="is not the folder that root has made by this name"):
+        restored(backed, monkeypatch)
+    assert victim.exists()
+    shutil.rmtree(folder)
     restored(backed, monkeypatch)
     assert victim.exists()
     assert archive(backed.host.archive) == backed.files
+
+
+@pytest.mark.parametrize("what", [".pacs-drill", ".pacs-restore"])
+def test_what_was_left_in_a_folder_leads_nowhere(
+    backed: Backed, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, what: str
+) -> None:
+    """Orthanc's user reaches what is restored for a drill while that is served."""
+    victim, name = tmp_path / "etc", sorted(backed.files)[0]
+    victim.mkdir()
+    _, folder = backed.host.program.owned(backed.host.archive / what)
+    above = folder / "tree" / str(backed.host.archive)[1:] / name[:2]
+    above.mkdir(parents=True)
+    (above / name[2:4]).symlink_to(victim)
+    (above / "of no image").write_text("x", "utf-8")
+    (folder / "index").symlink_to(victim / "index")
+    if what == ".pacs-drill":
+        assert drilled(backed, monkeypatch)[0] == ""
+        assert not list((backed.host.archive / what).rglob("of no image"))
+        assert not (backed.host.archive / what / "index").is_symlink()
+    else:
+        restored(backed, monkeypatch)
+        assert archive(backed.host.archive) == backed.files
+        assert not (backed.host.archive / what).exists()
+    assert list(victim.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "kept, name",
+    [
+        (".pacs-before-x", ".pacs-backup"),
+        (".pacs-before-x", ".pacs-drill"),
+        (".pacs-before-x", ".pacs-restore"),
+        (".pacs-drill", ".pacs-restore"),
+        (".pacs-restore", ".pacs-backup"),
+    ],
+)
+def test_folder_of_roots_by_another_name(backed: Backed, monkeypatch: pytest.MonkeyPatch, kept: str, name: str) -> None:
+    """Who has taken Orthanc over may rename what is in its folder, as an archive that is kept."""
+    program, folder = backed.host.program, backed.host.archive / name
+    _, made = program.owned(backed.host.archive / kept)
+    image = made / "tree" / "00" / "00" / sorted(backed.files)[0]
+    image.parent.mkdir(parents=True)
+    for path in (image, made / "index", made / "index-wal"):
+        path.write_text("x", "utf-8")
+    if folder.exists():
+        folder.rmdir()
+    (backed.host.archive / kept).rename(folder)
+    if name == ".pacs-drill":
+        assert "is not the folder that root has made by this name" in drilled(backed, monkeypatch)[0]
+    removes: dict[str, Callable[[], Any]] = {
+        ".pacs-backup": backed.backup.clear,
+        ".pacs-drill": lambda: program.Drill(backed.backup).away(),
+        ".pacs-restore": lambda: restored(backed, monkeypatch),
+    }
+    with pytest.raises(program.Failed, match="is not the folder that root has made by this name"):
+        removes[name]()
+    assert image.exists()
+    assert (made / "index-wal").exists()
+
+
+def test_number_of_a_folder_that_is_given_anew(host: Host) -> None:
+    program, kept = host.program, host.archive / ".pacs-before-x"
+    kept.mkdir()
+    number = {".pacs-drill": kept.stat().st_ino}
+    program.put(host.state / "folders.json", {str(host.archive): number})
+    program.owned(kept)
+    (kept / "index").touch()
+    program.owned(kept)
+    kept.rename(host.archive / ".pacs-drill")
+    with pytest.raises(program.Failed, match="is not the folder that root has made by this name"):
+        program.owned(host.archive / ".pacs-drill")
+
+
+def test_folder_of_roots_is_nobody_elses_to_read(host: Host) -> None:
+    (host.archive / ".pacs-drill").mkdir(mode=0o750)
+    host.program.owned(host.archive / ".pacs-drill")
+    assert (host.archive / ".pacs-drill").stat().st_mode & 0o777 == 0o700
+
+
+def test_files_that_are_held_are_in_no_folder_of_others(host: Host, tmp_path: pathlib.Path) -> None:
+    victim = tmp_path / "etc" / "0000000a-0000-4000-8000-000000000001"
+    victim.parent.mkdir()
+    victim.touch()
+    held = host.archive / ".pacs-backup" / "files"
+    held.symlink_to(victim.parent)
+    with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
+        host.backup().clear()
+    assert victim.exists()
+    held.unlink()
+    held.mkdir()
+    if os.geteuid() == 0:
+        os.chown(held, 65534, 65534)
+        with pytest.raises(host.program.Failed, match="is not root's"):
+            host.backup().clear()
+        os.chown(held, 0, 0)
+    # What has another name than an image is none of what was held.
+    assert host.backup().holding
+    for name in (victim.name, "index-wal"):
+        (held / name).touch()
+    host.backup().clear()
+    assert [path.name for path in held.iterdir()] == ["index-wal"]
 
 
 @pytest.mark.parametrize("what", ["drill", "restore"])
@@ -1342,6 +1447,7 @@ def test_one_that_did_not_get_its_turn_leaves_the_other_alone(host: Host, monkey
     staged = host.archive / ".pacs-backup" / "index"
     monkeypatch.setattr(program, "PATIENCE", 0)
     monkeypatch.setattr(sys, "argv", ["backup.py", "run", "--settings", str(settings)])
+    assert host.backup().copy
     with program.alone(0), program.alone(0, "run.lock"):
         staged.write_text("of the one at work", "utf-8")
         host.backup().note(running="now")

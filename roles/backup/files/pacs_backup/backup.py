@@ -75,12 +75,12 @@ class Backup:
     @functools.cached_property
     def copy(self) -> pathlib.Path:
         """The copy of the index."""
-        return owned(self.stage)[1] / "index"
+        return staged(self.stage) / "index"
 
     @functools.cached_property
     def holding(self) -> pathlib.Path:
         """The folder of files that are held."""
-        return owned(self.held.parent)[1] / self.held.name
+        return owned(staged(self.held.parent) / self.held.name)[1]
 
     # What is kept of it on the host.
 
@@ -326,7 +326,6 @@ class Backup:
             # Orthanc waits for it, and a copy that is lost is made again.
             connection.execute("PRAGMA synchronous = OFF")
             names = connection.execute("SELECT uuid FROM AttachedFiles WHERE id > ?", (top,)).fetchall()
-        self.holding.mkdir(exist_ok=True)
         for (name,) in names:
             if NAME.fullmatch(name):
                 self.hold(name)
@@ -407,8 +406,8 @@ class Backup:
         """Remove the copy, and what is held: Orthanc has each of these files under its own name, or not any more."""
         for name in ("index", *(f"index{end}" for end in (*LOGS, "-shm")), QUEUE, "backup.json", ".backup.json.new"):
             self.copy.with_name(name).unlink(missing_ok=True)
-        for path in self.holding.glob("*-*"):
-            path.unlink()
+        for name in filter(NAME.fullmatch, os.listdir(self.holding)):
+            (self.holding / name).unlink()
 
     def ended(self) -> None:
         """After a run, however it ended: Orthanc goes on, and a run that was killed is a failure."""
@@ -468,6 +467,11 @@ class Backup:
             "backup_wrong": backup,
             "drill_report": drill,
         }
+
+
+def staged(folder: pathlib.Path) -> pathlib.Path:
+    """Return a way to a folder for copies, which site.yml has made."""
+    return owned(folder, frozenset({"files"}))[1]
 
 
 def check_calendar(calendar: str) -> None:

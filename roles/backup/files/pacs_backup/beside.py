@@ -17,16 +17,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from .backup import Backup
-from .common import MIB, NAME, Failed, owned, place
-from .index import QUEUE
+from .common import MIB, Failed, owned, place
 from .repository import Repository, tagged
 
 # How much of a disk stays free for images that come.
 SPARE = 20
 DRILLED = "pacs-drill-orthanc"
-FILE = re.compile(
-    rf"{NAME.pattern}|(index|{re.escape(QUEUE)})(-wal|-shm|-journal)?|\.?(backup|moves|orthanc|report)\.json(\.new)?"
-)
+ANY = re.compile(r".*", re.DOTALL)
 
 
 class Beside:
@@ -55,16 +52,25 @@ class Beside:
         """Return the path of something in it that holds for other processes as well."""
         return str(self.folder / path.relative_to(self.opened[1]))
 
-    def clear(self, ours: re.Pattern[str] | None = None) -> None:
-        """Remove what was restored: files by the names that Orthanc gives them, and folders that are empty then."""
+    def clear(self, ours: re.Pattern[str] = ANY) -> None:
+        """Remove what was restored, files and links by their names, and folders that are empty then."""
         for _path, folders, names, at in os.fwalk(".", topdown=False, dir_fd=self.opened[0]):
-            for name in filter((ours or FILE).fullmatch, names):
+            # A link to a folder is among the folders.
+            links = [name for name in folders if stat.S_ISLNK(os.lstat(name, dir_fd=at).st_mode)]
+            for name in filter(ours.fullmatch, [*names, *links]):
                 os.unlink(name, dir_fd=at)
-            for name in folders:
+            for name in set(folders) - set(links):
                 with contextlib.suppress(OSError):
                     os.rmdir(name, dir_fd=at)
 
-    def away(self, ours: re.Pattern[str] | None = None) -> None:
+    def anew(self) -> None:
+        """Have nothing in the folder but a new one for what is restored. :raises Failed: if something stays."""
+        self.clear()
+        if left := os.listdir(self.opened[0]):
+            raise Failed(f"{self.folder}/{left[0]} cannot be removed: somebody else is at work there.")
+        os.mkdir("tree", 0o700, dir_fd=self.opened[0])
+
+    def away(self, ours: re.Pattern[str] = ANY) -> None:
         """Remove the folder as well."""
         self.clear(ours)
         with contextlib.suppress(OSError):

@@ -19,12 +19,16 @@ from typing import Any, TextIO
 HERE = pathlib.Path(__file__).resolve().parent.parent
 STATE = pathlib.Path("/var/lib/pacs/backup")
 LOCK = STATE / "lock"
+# Which of the folders beside the images are root's.
+FOLDERS = "folders.json"
 # For how long a repository may be silent, in seconds, before it is called unreachable.
 SILENT = 120
 # Where a clock may be wrong, in seconds.
 SKEW = 600
 # For how many seconds a report may look whether one is at work.
 BRIEF = 2
+# For how many seconds one waits for what takes no time.
+PATIENT = 60
 # For how many seconds backups, drills and restores wait for one another.
 PATIENCE = 12 * 3600
 MIB = 1 << 20
@@ -95,18 +99,38 @@ def way(opened: int) -> pathlib.Path:
     return pathlib.Path(f"/proc/{os.getpid()}/fd/{opened}")
 
 
-def owned(path: str | os.PathLike[str]) -> tuple[int, pathlib.Path]:
+def owned(path: str | os.PathLike[str], empty: frozenset[str] = frozenset()) -> tuple[int, pathlib.Path]:
     """Have a folder of our own in one that is Orthanc's. Return it opened, and a way to it that stays.
 
-    Whoever has taken Orthanc over could have put a folder or a link of his own in its place, at any moment.
+    Whoever has taken Orthanc over could have put a folder or a link of his own in its place, at any moment, or one of
+    root's own by another name, as an archive that is kept. So root's state knows which folder has which name; one that
+    it does not know has to be empty.
 
-    :raises Failed: if it is somebody else's.
+    :param empty: what may be in one that is empty.
+    :raises Failed: if it is somebody else's, or another one.
     """
     with contextlib.suppress(FileExistsError):
         os.mkdir(path, 0o700)
     opened = open_folder(path)
-    if os.fstat(opened).st_uid != os.geteuid():
+    found, above = os.fstat(opened), os.path.realpath(os.path.dirname(path))
+    if found.st_uid != os.geteuid():
         raise Failed(f"{path} is not root's, who alone writes there; look who has made it, and remove it.")
+    os.fchmod(opened, 0o700)
+    with alone(PATIENT, "folders.lock"):
+        known = read(STATE / FOLDERS)
+        here = known.setdefault(above, {})
+        name = os.path.basename(path)
+        if here.get(name) != found.st_ino:
+            if set(os.listdir(opened)) - empty:
+                raise Failed(
+                    f"{above}/{name} is not the folder that root has made by this name, and nothing in it was touched:"
+                    " somebody has put another one there. Look what it has, as an archive that is kept, and give it"
+                    " another name."
+                )
+            # A number is given anew once its folder is gone.
+            known[above] = {other: number for other, number in here.items() if number != found.st_ino}
+            known[above][name] = found.st_ino
+            put(STATE / FOLDERS, known, 0o600)
     return opened, way(opened)
 
 

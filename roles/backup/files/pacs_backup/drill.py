@@ -68,9 +68,8 @@ class Drill(Beside):
         }
         if not self.folder.parent.is_dir():
             raise Failed(f"backup_drill_folder: {self.folder.parent} is not there. Is its disk mounted?")
-        # Of one that was killed.
-        os.chmod(self.opened[0], 0o700)
-        self.clear()
+        # Of one that was killed, and whatever Orthanc's user has put there while one was served.
+        self.anew()
         way_out = "Have the drill restore less (backup_drill_percent), or on another disk (backup_drill_folder)."
         self.room(told, told["bytes"] * len(folders) // 256, way_out)
         damage = self.read_all(percent, before.get("part", 0))

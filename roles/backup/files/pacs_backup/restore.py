@@ -115,10 +115,11 @@ class Restore(Beside):
         mounts = [one.path for one in os.scandir(storage) if LEVEL.fullmatch(one.name) and one.stat().st_dev != device]
         if mounts:
             raise Failed(f"Nothing was restored: {mounts[0]} is on another disk than {storage}, or a link.")
-        if read(self.begun) != {"snapshot": snapshot["id"]}:
+        if not self.tree.is_dir() or read(self.begun) != self.beginning(snapshot):
             # Files of another backup would come into the archive.
-            self.clear()
-            put(self.begun, {"snapshot": snapshot["id"]}, 0o600)
+            self.begun.unlink(missing_ok=True)
+            self.anew()
+            put(self.begun, self.beginning(snapshot), 0o600)
         self.room(told, told["bytes"], "Nothing was restored; make room.")
         beside = shutil.disk_usage(os.path.dirname(self.backup.index))
         if beside.free < told.get("index_bytes", 0) + beside.total // SPARE:
@@ -126,6 +127,10 @@ class Restore(Beside):
                 f"Nothing was restored: the index takes {told['index_bytes'] // MIB} MiB in"
                 f" {os.path.dirname(self.backup.index)}, which has {beside.free // MIB} MiB free."
             )
+
+    def beginning(self, snapshot: dict[str, Any]) -> dict[str, Any]:
+        """Return by what a restore that was cut off is known: its backup, and the very folder that it was given."""
+        return {"snapshot": snapshot["id"], "tree": os.lstat(self.tree).st_ino}
 
     def earlier(
         self,
@@ -343,5 +348,6 @@ def restored(restore: Restore, snapshot: str, over: bool, lacking: int) -> dict[
     try:
         return restore.run(snapshot, over, lacking)
     finally:
-        with contextlib.suppress(OSError):
-            os.rmdir(restore.folder)
+        for path in (restore.folder / "tree", restore.folder):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
