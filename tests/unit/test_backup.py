@@ -663,6 +663,8 @@ class Backed:
         self.told = {**host.settings, **self.counts, "time": "2026-11-30T02:00:00", "archive": ARCHIVE}
         self.told["held"] = str(self.backup.held)
         self.lost: set[str] = set()
+        self.missing: dict[str, list[str]] = {}
+        self.broken: set[str] = set()
         self.queue: str | None = None
         self.restic = host.restic
         host.restic.snapshots = [self.snapshot("1"), self.snapshot("2")]
@@ -674,7 +676,10 @@ class Backed:
 
     def __call__(self, *arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
         if arguments[0] == "dump":
-            return subprocess.CompletedProcess([], 0, json.dumps(self.told), "")
+            if arguments[1] in self.broken:
+                return subprocess.CompletedProcess([], 1, "", "Pack ID does not match")
+            missing = {"missing": self.missing[arguments[1]]} if arguments[1] in self.missing else {}
+            return subprocess.CompletedProcess([], 0, json.dumps({**self.told, **missing}), "")
         if arguments[0] != "restore":
             return self.restic(*arguments, timeout=timeout)
         self.restic.calls.append(list(arguments))
@@ -836,8 +841,25 @@ def test_restore_takes_from_earlier_backups_what_the_last_one_lacks(
     assert restored(backed, monkeypatch)["missing"] == []
     assert archive(backed.host.archive) == backed.files
     backed.host.restic.snapshots = backed.host.restic.snapshots[1:]
+    # Words are asked for, but for what was missing when it was backed up.
+    with pytest.raises(backed.host.program.Failed, match=r'2 of \d+ files cannot be had\. To .*"lacking": "2 files"'):
+        restored(backed, monkeypatch)
+    assert archive(backed.host.archive) == backed.files
+    backed.told["missing"] = sorted(backed.lost)
     found = restored(backed, monkeypatch)
     assert {line.split()[0] for line in found["missing"]} == backed.lost
+
+
+def test_one_good_backup_and_then_many_that_lack_the_same(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    backed.lost = set(sorted(backed.files)[:2])
+    backed.restic.snapshots = [backed.snapshot(str(number)) for number in range(1, 9)]
+    backed.missing = {str(number): sorted(backed.lost) for number in range(2, 9)}
+    backed.broken = {"4"}
+    assert restored(backed, monkeypatch)["missing"] == []
+    assert archive(backed.host.archive) == backed.files
+    taken = [call[3] for call in backed.restic.calls if call[0] == "restore"]
+    # One that does not say what it lacks is tried.
+    assert taken == ["files-8", "8", "files-4", "files-1"]
 
 
 @pytest.mark.parametrize("moves", [0, 1, 7, 10, 11, 12, 13, 17, 20, 21, 22])
@@ -1523,8 +1545,11 @@ def test_drills_go_on_where_the_last_one_has_ended(
 def test_file_that_no_backup_has_does_not_have_all_read_again(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
     program, read = backed.host.program, list[str]()
     md5 = program.md5
-    backed.files.pop(sorted(backed.files)[0])
+    name = sorted(backed.files)[0]
+    backed.files.pop(name)
     backed.restic.snapshots = [backed.snapshot(str(number)) for number in range(1, 10)]
+    # Those before do not say so.
+    backed.missing = {"9": [name]}
 
     def seen(path: pathlib.Path) -> str:
         read.append(path.name)
@@ -1534,7 +1559,7 @@ def test_file_that_no_backup_has_does_not_have_all_read_again(backed: Backed, mo
     assert len(restored(backed, monkeypatch)["missing"]) == 1
     assert sorted(read) == sorted(backed.files)
     calls = [call for call in backed.restic.calls if call[0] == "restore"]
-    assert len(calls) == 2 + program.EARLIER
+    assert len(calls) == 2 + 8
 
 
 def test_damaged_file_is_taken_from_an_earlier_backup(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1778,7 +1803,9 @@ def test_queue_of_a_backup_comes_with_its_index(
 
 def test_queue_that_cannot_be_had_is_told(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
     backed.told["queue"] = True
-    assert restored(backed, monkeypatch)["missing"] == [".pacs-routes of what is still to be sent"]
+    with pytest.raises(backed.host.program.Failed, match='"lacking": "1 files"'):
+        restored(backed, monkeypatch)
+    assert restored(backed, monkeypatch, lacking=1)["missing"] == [".pacs-routes of what is still to be sent"]
 
 
 # ---- What is handed out, and what was left of the review.

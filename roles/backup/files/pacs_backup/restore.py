@@ -22,12 +22,12 @@ from typing import Any
 
 from .backup import Backup
 from .beside import SPARE, Beside, numbers, orthanc_version, restore
-from .common import MIB, SILENT, STATE, Failed, now, open_folder, owned, place, put, read, service, way
+from .common import MIB, SILENT, STATE, Failed, now, open_folder, owned, parsed, place, put, read, service, way
 from .index import QUEUE, check_index, compare, handed
 from .repository import tagged
 
-# From how many earlier backups a restore takes what the wanted one lacks; with how many names restic is called at most.
-EARLIER, INCLUDES = 5, 1000
+# With how many names restic is called at most.
+INCLUDES = 1000
 # What of an archive lies in its folders, by the names that Orthanc gives it.
 LEVEL = re.compile(r"[0-9a-f]{2}")
 INDEX = ("index", "index-wal", "index-shm", "index-journal", QUEUE, f"{QUEUE}-journal")
@@ -86,10 +86,12 @@ class Restore(Beside):
         self.earlier(index, storage, told, others, wrong)
         if told.get("queue") and not index.with_name(QUEUE).exists():
             wrong["missing"].append(f"{QUEUE} of what is still to be sent")
-        lost = len(wrong["missing"]) + len(wrong["damaged"])
-        if said and lost > lacking:
+        names = {line.split()[0] for line in wrong["missing"] + wrong["damaged"]}
+        lost = len(names)
+        # What was missing when it was backed up was told then.
+        if (said or names - set(told.get("missing", []))) and lost > lacking:
             raise Failed(
-                f"Nothing of the archive was changed: {lost} of {compared} files cannot be had. {' '.join(said)} To"
+                f"Nothing of the archive was changed: {' '.join([f'{lost} of {compared} files cannot be had.', *said])} To"
                 f' have what can be had, which is in {self.folder}, say -e \'{{"lacking": "{lost} files"}}\'.'
             )
         storage.mkdir(parents=True, exist_ok=True)
@@ -141,10 +143,13 @@ class Restore(Beside):
         wrong: dict[str, list[str]],
     ) -> None:
         """Take what is not there, or not as it was, from earlier backups: files never change."""
-        for other in others[:EARLIER]:
+        for other in others:
             names = {line.split()[0] for line in wrong["missing"] + wrong["damaged"]}
             if not names:
                 return
+            # Nights in which all of it was missing already are many, and may be the last ones.
+            if names <= self.lacked(other):
+                continue
             asked = {str(place("", name)) for name in names} if len(names) <= INCLUDES else {name[:2] for name in names}
             restore(self.repository, other, told, self.tree, sorted(asked), index=False)
             _, left = compare(index, storage, set(EVERYTHING), sums=True, only=names)
@@ -154,6 +159,15 @@ class Restore(Beside):
                 _, now_there = compare(index, storage, set(EVERYTHING), sums=False)
                 for name in set(now_there["unknown"]) - set(wrong["unknown"]):
                     place(storage, name).unlink()
+
+    def lacked(self, snapshot: dict[str, Any]) -> set[str]:
+        """Return which files a backup says it does not have."""
+        try:
+            said = self.repository.ask("dump", str(snapshot["id"]), f"{tagged(snapshot, 'index')}/backup.json")
+        except Failed:
+            # Its files may be whole.
+            return set()
+        return set(parsed(said).get("missing", []))
 
     def beside_index(self, index: pathlib.Path) -> None:
         """Have index and queue on the disk that they are to be on, where that is another folder."""
