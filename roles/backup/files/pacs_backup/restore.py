@@ -22,7 +22,7 @@ from typing import Any
 
 from .backup import Backup
 from .beside import SPARE, Beside, numbers, orthanc_version, restore
-from .common import MIB, SILENT, STATE, Failed, now, open_folder, owned, parsed, place, put, read, service, way
+from .common import MIB, NAME, SILENT, STATE, Failed, now, open_folder, owned, parsed, place, put, read, service, way
 from .index import QUEUE, check_index, compare, handed
 from .repository import tagged
 
@@ -157,8 +157,8 @@ class Restore(Beside):
             if len(names) > INCLUDES:
                 # With whole folders comes what was deleted since.
                 _, now_there = compare(index, storage, set(EVERYTHING), sums=False)
-                for name in set(now_there["unknown"]) - set(wrong["unknown"]):
-                    place(storage, name).unlink()
+                for name in filter(NAME.fullmatch, set(now_there["unknown"]) - set(wrong["unknown"])):
+                    place(storage, name).unlink(missing_ok=True)
 
     def lacked(self, snapshot: dict[str, Any]) -> set[str]:
         """Return which files a backup says it does not have."""
