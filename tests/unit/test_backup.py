@@ -1589,7 +1589,7 @@ def test_many_files_that_are_missing(backed: Backed, monkeypatch: pytest.MonkeyP
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch()
             # No name of Orthanc's, and one that is not where its name says.
-            for name in ("Thumbs.db", f"00{deleted[2:]}"):
+            for name in ("Thumbs.db", "ffff notes", f"00{deleted[2:]}"):
                 (path.parent / name).touch()
         done: subprocess.CompletedProcess[str] = run(*arguments, timeout=timeout)
         return done
@@ -1602,7 +1602,7 @@ def test_many_files_that_are_missing(backed: Backed, monkeypatch: pytest.MonkeyP
     assert len(last[last.index("--include") + 1]) == len(f"{backed.host.archive}/00")
     there = archive(backed.host.archive)
     assert deleted not in there
-    assert set(there) - set(backed.files) == {"Thumbs.db", f"00{deleted[2:]}"}
+    assert set(there) - set(backed.files) == {"Thumbs.db", "ffff notes", f"00{deleted[2:]}"}
 
 
 def test_damaged_pack_leaves_all_the_rest(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,8 +90,9 @@ class Restore(Beside):
         lost = len(names)
         # What was missing when it was backed up was told then.
         if (said or names - set(told.get("missing", []))) and lost > lacking:
+            why = " ".join([f"{lost} of {compared} files cannot be had.", *said])
             raise Failed(
-                f"Nothing of the archive was changed: {' '.join([f'{lost} of {compared} files cannot be had.', *said])} To"
+                f"Nothing of the archive was changed: {why} To"
                 f' have what can be had, which is in {self.folder}, say -e \'{{"lacking": "{lost} files"}}\'.'
             )
         storage.mkdir(parents=True, exist_ok=True)
