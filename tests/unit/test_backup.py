@@ -1768,11 +1768,19 @@ def test_images_are_backed_up_without_the_queue(
         base.execute("CREATE TABLE position (change)")
         base.execute("PRAGMA locking_mode = EXCLUSIVE")
         base.execute("BEGIN EXCLUSIVE")
+    told = dict[str, Any]()
+
+    def take() -> None:
+        if host.restic.paths == (str(host.archive / ".pacs-backup"),):
+            told.update(json.loads((host.archive / ".pacs-backup" / "backup.json").read_text("utf-8")))
+
+    host.restic.meanwhile = take
     with pytest.raises(
         host.program.Failed, match=rf"has still to send was not backed up: .*{words}.*What is there was"
     ):
         host.backup().run(time.monotonic())
     base.close()
+    assert re.search(words, told["unsent"])
     assert "forget" not in host.restic.verbs()
     assert host.restic.verbs().count("backup") == 2
 
@@ -1811,6 +1819,28 @@ def test_queue_that_cannot_be_had_is_told(backed: Backed, monkeypatch: pytest.Mo
     with pytest.raises(backed.host.program.Failed, match='"lacking": "1 files"'):
         restored(backed, monkeypatch)
     assert restored(backed, monkeypatch, lacking=1)["missing"] == [".pacs-routes of what is still to be sent"]
+
+
+@pytest.mark.parametrize(
+    "told, there, words",
+    [
+        ({"queue": False, "unsent": ""}, True, None),
+        ({"queue": False, "unsent": "it is no database"}, False, ", which was not backed up: it is no database"),
+        ({}, True, ", which backups did not have yet: that of the host is kept aside"),
+        ({}, False, None),
+    ],
+)
+def test_queue_that_was_not_backed_up_is_told(
+    backed: Backed, monkeypatch: pytest.MonkeyPatch, told: dict[str, Any], there: bool, words: str | None
+) -> None:
+    """No words are asked for: it was told when it was backed up, or was not known then."""
+    if there:
+        (backed.host.archive / ".pacs-routes").write_text("the host's", "utf-8")
+    backed.told |= told
+    found = restored(backed, monkeypatch)
+    assert found["missing"] == ([] if words is None else [f".pacs-routes of what is still to be sent{words}"])
+    aside = pathlib.Path(found["aside"][0], ".pacs-routes")
+    assert aside.exists() == there
 
 
 # ---- What is handed out, and what was left of the review.

@@ -234,7 +234,7 @@ class Backup:
         told |= {name: counts[name] for name in ("instances", "files", "bytes", "writer")}
         queue = self.copy.with_name(QUEUE)
         told |= {"index_bytes": size(self.copy) + size(queue), "missing": missing, "held": str(self.held)}
-        told["queue"] = queue.exists()
+        told |= {"queue": queue.exists(), "unsent": self.unsent}
         put(self.copy.with_name("backup.json"), {**told, "archive": archive, "time": now()}, 0o600)
         tags = ["pacs", f"archive={archive}", f"index={self.stage}", f"files={files}"]
         snapshot, new, _, other = self.saved(tags, sorted({str(self.stage), str(self.held.parent)}))

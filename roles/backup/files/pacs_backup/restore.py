@@ -84,12 +84,12 @@ class Restore(Beside):
         check_index(index)
         compared, wrong = compare(index, storage, set(EVERYTHING), sums=True)
         self.earlier(index, storage, told, others, wrong)
-        if told.get("queue") and not index.with_name(QUEUE).exists():
-            wrong["missing"].append(f"{QUEUE} of what is still to be sent")
+        wrong["missing"] += self.unsent(told, index)
         names = {line.split()[0] for line in wrong["missing"] + wrong["damaged"]}
         lost = len(names)
         # What was missing when it was backed up was told then.
-        if (said or names - set(told.get("missing", []))) and lost > lacking:
+        before = {*told.get("missing", []), *([] if told.get("queue") else [QUEUE])}
+        if (said or names - before) and lost > lacking:
             why = " ".join([f"{lost} of {compared} files cannot be had.", *said])
             raise Failed(
                 f"Nothing of the archive was changed: {why} To"
@@ -160,6 +160,17 @@ class Restore(Beside):
                 _, now_there = compare(index, storage, set(EVERYTHING), sums=False)
                 for name in filter(NAME.fullmatch, set(now_there["unknown"]) - set(wrong["unknown"])):
                     place(storage, name).unlink(missing_ok=True)
+
+    def unsent(self, told: dict[str, Any], index: pathlib.Path) -> list[str]:
+        """Return what is to be said of the queue that does not come with the index; nothing if there was none."""
+        what = f"{QUEUE} of what is still to be sent"
+        if told.get("unsent"):
+            return [f"{what}, which was not backed up: {told['unsent']}"]
+        if told.get("queue"):
+            return [] if index.with_name(QUEUE).exists() else [what]
+        if "queue" in told or not os.path.lexists(os.path.join(os.path.dirname(self.backup.index), QUEUE)):
+            return []
+        return [f"{what}, which backups did not have yet: that of the host is kept aside"]
 
     def lacked(self, snapshot: dict[str, Any]) -> set[str]:
         """Return which files a backup says it does not have."""
