@@ -1865,6 +1865,35 @@ def test_restore_is_not_done_before_images_are_handed_out(backed: Backed, monkey
     assert archive(backed.host.archive) == backed.files
 
 
+def test_restore_is_told_of_up_to_the_start_of_orthanc(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    program, done = backed.host.program, list[str]()
+    service, unlink, sync = program.service, pathlib.Path.unlink, program.sync_folder
+
+    def gone(path: pathlib.Path, missing_ok: bool = False) -> None:
+        unlink(path, missing_ok)
+        done.append(path.name)
+
+    def started(verb: str, unit: str) -> None:
+        service(verb, unit)
+        done.append(verb)
+
+    def synced(path: Any) -> None:
+        sync(path)
+        done.append(str(path))
+
+    def counted(_restore: Any) -> int:
+        done.append("counted")
+        return int(backed.counts["instances"])
+
+    monkeypatch.setattr(program, "service", started)
+    monkeypatch.setattr(program, "sync_folder", synced)
+    monkeypatch.setattr(pathlib.Path, "unlink", gone)
+    monkeypatch.setattr(program.Restore, "counted", counted)
+    restored(backed, monkeypatch)
+    end = done.index("counted")
+    assert done[end - 4 : end] == ["restore.json", "moves.json", "start", str(backed.host.state)]
+
+
 def test_orthanc_is_asked_with_its_user(host: Host, tmp_path: pathlib.Path) -> None:
     asked: list[str] = []
 

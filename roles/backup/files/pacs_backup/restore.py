@@ -22,7 +22,23 @@ from typing import Any
 
 from .backup import Backup
 from .beside import SPARE, Beside, numbers, orthanc_version, restore
-from .common import MIB, NAME, SILENT, STATE, Failed, now, open_folder, owned, parsed, place, put, read, service, way
+from .common import (
+    MIB,
+    NAME,
+    SILENT,
+    STATE,
+    Failed,
+    now,
+    open_folder,
+    owned,
+    parsed,
+    place,
+    put,
+    read,
+    service,
+    sync_folder,
+    way,
+)
 from .index import QUEUE, check_index, compare, handed
 from .repository import tagged
 
@@ -282,9 +298,11 @@ class Restore(Beside):
         put(STATE / "restored.json", found)
         spoilt = {line.split()[0] for name in ("missing", "damaged") for line in report[name]}
         asked = handed(self.backup.index, storage, EVERYTHING, ASKED, spoilt)
-        self.moves.unlink()
         self.begun.unlink(missing_ok=True)
+        # The last thing before: as long as it is there, it is told that this was cut off.
+        self.moves.unlink()
         service("start", "orthanc")
+        sync_folder(STATE)
         found |= {"images_now": self.counted(), "handed_out": len(asked)}
         put(STATE / "restored.json", found)
         self.away(LEFT)
