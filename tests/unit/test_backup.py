@@ -283,6 +283,8 @@ class Restic:
         self.calls: list[list[str]] = []
         self.number, self.snapshots = "abc", [dict[str, Any]()][:0]
         self.paths: tuple[str, ...] = ()
+        # By the number of each: its backup.json.
+        self.told: dict[str, str] = {}
         self.meanwhile: Callable[[], None] = lambda: None
         self.answers: dict[str, tuple[int, str]] = {}
         self.takes: Callable[[int], int] = lambda seen: seen
@@ -305,12 +307,17 @@ class Restic:
         tags = [after for word, after in itertools.pairwise(arguments) if word == "--tag"]
         if verb == "snapshots":
             out = json.dumps([one for one in self.snapshots if not tags or tags[0] in one["tags"]])
+        if verb == "dump":
+            out = self.told[arguments[1]]
         if verb == "backup":
             number = f"{len(self.snapshots):08}"
             taken = datetime.datetime.now(datetime.UTC)
             time = f"{taken:%Y-%m-%dT%H:%M:%S}.{len(self.snapshots):09}Z"
             self.snapshots.append({"time": time, "tags": tags, "id": number * 8, "hostname": "pacs"})
             self.paths = arguments[arguments.index("--") + 1 :]
+            for file in (pathlib.Path(path, "backup.json") for path in self.paths):
+                if file.exists():
+                    self.told[number * 8] = file.read_text("utf-8")
             self.meanwhile()
             # A link is kept as one.
             seen = sum(len(names) for path in self.paths if not os.path.islink(path) for *_, names in os.walk(path))
@@ -1381,6 +1388,85 @@ def test_files_that_went_since_keep_the_backups_that_have_them(host: Host, ortha
     # For that once.
     assert host.status()["accepted"] == 0
     assert "forget" in host.restic.verbs()
+
+
+def test_host_that_was_installed_anew_gives_up_no_file(host: Host, orthanc: Callable[..., Orthanc]) -> None:
+    """Nothing is known of earlier backups there, and the repository has them; one of a red night counts for nothing."""
+    running = orthanc()
+    host.backup().prepare()
+    running.written()
+    host.backup().run(time.monotonic())
+    running.end()
+    for path in sorted(host.archive.glob("??/??/*"))[:2]:
+        path.unlink()
+    again(host, r"2 files that the index knows are not there \(0 were not before\)")
+    (host.program.STATE / "status.json").unlink()
+    again(host, r"2 files that the index knows are not there \(0 were not before\)")
+    host.backup().accept(2)
+    host.backup().run(time.monotonic())
+
+
+def test_no_backup_of_half_an_archive(host: Host, orthanc: Callable[..., Orthanc]) -> None:
+    orthanc().written()
+    host.backup().prepare()
+    moves = host.program.STATE / "moves.json"
+    moves.write_text("{}", encoding="utf-8")
+    with pytest.raises(host.program.Failed, match="A restore was cut off in the middle"):
+        host.backup().run(time.monotonic())
+    assert "backup" not in host.restic.verbs()
+    moves.unlink()
+    host.backup().run(time.monotonic())
+
+
+@pytest.mark.parametrize("verb", ["now", "drill-now"])
+@pytest.mark.parametrize("code", [0, 1])
+def test_service_that_was_not_begun(
+    backed: Backed, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], verb: str, code: int
+) -> None:
+    """What is known of the one before is not told for it."""
+    drilled(backed, monkeypatch)
+    success = {"epoch": int(time.time()), "time": "now", "missing": 0, "snapshot": "00000001"}
+    backed.host.backup().note(success=success)
+    program, real = backed.host.program, subprocess.run
+
+    def run(command: list[str], **options: Any) -> Any:
+        if command[:2] == ["systemctl", "start"]:
+            return subprocess.CompletedProcess(command, code, "", "A dependency job has failed." * code)
+        return real(command, **options)
+
+    monkeypatch.setattr(program.subprocess, "run", run)
+    unit = "pacs-backup" if verb == "now" else "pacs-drill"
+    with pytest.raises(program.Failed, match=rf"{unit}.service has not done it; systemd says: (A dependency|nothing)"):
+        program.act(verb, backed.host.backup())
+    if code:
+        return
+    # And one that was is told.
+    kind = "success" if verb == "now" else "drill"
+    made = {**backed.host.status()[kind], "epoch": int(time.time()) + 1, "snapshot": "00000009"}
+    monkeypatch.setattr(
+        program.subprocess,
+        "run",
+        lambda *_a, **_o: backed.host.backup().note(**{kind: made}) or subprocess.CompletedProcess([], 0, "", ""),
+    )
+    capsys.readouterr()
+    monkeypatch.setattr(program, "widest", lambda _calendar: 86400)
+    program.act(verb, backed.host.backup())
+    assert json.loads(capsys.readouterr().out)[kind]["snapshot"] == "00000009"
+
+
+def test_drill_that_did_not_get_its_turn_is_told(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    drilled(backed, monkeypatch)
+    program = backed.host.program
+    monkeypatch.setattr(program, "PATIENCE", 0)
+    monkeypatch.setattr(
+        program,
+        "read",
+        lambda _path, real=program.read: backed.host.settings if "settings" in str(_path) else real(_path),
+    )
+    monkeypatch.setattr(sys, "argv", ["backup.py", "drill"])
+    with program.alone(1):
+        assert program.main() == 1
+    assert "at work on this host" in backed.host.status()["drill"]["wrong"]
 
 
 def test_restic_that_took_less_than_there_is(host: Host, orthanc: Callable[..., Orthanc]) -> None:

@@ -25,11 +25,20 @@ UNIT, TIMER, DRILL = "pacs-backup.service", "pacs-backup.timer", "pacs-drill.ser
 
 def act(verb: str, backup: Backup) -> None:
     """Do what is asked for."""
-    if verb in ("report", "now", "drill-now"):
-        # One that a timer has begun is waited for instead.
-        if verb != "report":
-            subprocess.run(["systemctl", "start", UNIT if verb == "now" else DRILL], check=False)
+    if verb == "report":
         say(json.dumps(backup.report()))
+    elif verb in ("now", "drill-now"):
+        unit, kind = (UNIT, "success") if verb == "now" else (DRILL, "drill")
+        before = backup.status().get(kind)
+        # One that a timer has begun is waited for instead.
+        started = subprocess.run(["systemctl", "start", unit], check=False, capture_output=True, text=True)
+        report = backup.report()
+        wrong = report["backup_wrong"] if verb == "now" else (report.get(kind) or {}).get("wrong")
+        # It may not have come to its own first line, as where a disk that it needs is not mounted.
+        if not wrong and (started.returncode or report.get(kind) == before):
+            said = " ".join(started.stderr.split()) or "nothing"
+            raise Failed(f"{unit} has not done it; systemd says: {said} Look at journalctl -u {unit}.")
+        say(json.dumps(report))
     elif verb == "check":
         check_calendar(backup.settings["calendar"])
     elif verb == "clean":
@@ -108,6 +117,8 @@ def main() -> int:
             act(verb, backup)
     except (Failed, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
         problem = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
+        if verb == "drill" and isinstance(error, Busy):
+            Drill(backup).note(problem)
         if verb == "run":
             # What runs is another one, if it did not get its turn.
             backup.note(problem=problem, **({} if isinstance(error, Busy) else {"running": ""}))

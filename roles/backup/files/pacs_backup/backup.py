@@ -9,6 +9,7 @@ import datetime
 import functools
 import glob
 import itertools
+import json
 import os
 import pathlib
 import re
@@ -202,8 +203,14 @@ class Backup:
 
     def run(self, began: float) -> None:
         """Back up. :raises Failed: also if it was done, and something is wrong with what there is."""
+        if (STATE / "moves.json").exists():
+            raise Failed(
+                "A restore was cut off in the middle, and there is half of an archive: nothing was backed up. Run"
+                " playbooks/restore.yml, which goes on."
+            )
         self.same(self.repository.number())
         archive = self.ours()
+        missed = self.missed(archive)
         self.whole()
         self.dated()
         # Of a run that was killed: no other host has this repository.
@@ -241,7 +248,7 @@ class Backup:
         if self.name() != archive:
             raise Failed("Another archive took the place of this one meanwhile.")
         self.note(missing=len(missing))
-        wrong = self.against(missing, steady, seen, unread + other)
+        wrong = self.against(missing, missed, steady, seen, unread + other)
         if wrong:
             self.clear()
             raise Failed(
@@ -269,13 +276,21 @@ class Backup:
         stood = f"Orthanc stood still for {pause * 1000:.0f} ms"
         say(f"Backed up {counts['instances']} images ({size_of}) as {snapshot} in {success['seconds']} s; {stood}.")
 
-    def against(self, missing: list[str], steady: int, seen: int, unread: list[str]) -> list[str]:
+    def missed(self, archive: str) -> int | None:
+        """Return how many files were missing before; nothing where no backup is there that could lose any."""
+        if success := self.status().get("success"):
+            return int(success["missing"])
+        # On a host that was installed anew. Some of them may have failed for what they miss.
+        found = [one for one in self.repository.snapshots() if tagged(one, "archive") == archive]
+        told = [self.repository.ask("dump", str(one["id"]), f"{tagged(one, 'index')}/backup.json") for one in found]
+        return min((len(json.loads(text)["missing"]) for text in told), default=None)
+
+    def against(self, missing: list[str], missed: int | None, steady: int, seen: int, unread: list[str]) -> list[str]:
         """Return what keeps a backup from taking the place of older ones."""
-        status, wrong = self.status(), []
-        success = status.get("success")
-        before = max(success["missing"] if success else 0, status.get("accepted", 0))
+        wrong = []
+        before = max(missed or 0, self.status().get("accepted", 0))
         # The first one takes nothing away.
-        if success and len(missing) > before:
+        if missed is not None and len(missing) > before:
             host = self.settings["host"]
             wrong.append(
                 f"{len(missing)} files that the index knows are not there ({before} were not before), such as"
