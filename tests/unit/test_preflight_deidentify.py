@@ -35,7 +35,6 @@ def test_good_ones_pass() -> None:
     "rule, part",
     [
         ({"from": ["MR2"]}, "entry 1: no entry of orthanc_modalities has the title 'MR2'"),
-        ({"from": ["mr1"]}, "entry 1: no entry of orthanc_modalities has the title 'mr1'"),
         ({"when": {"Modalty": "CT"}}, "entry 1: DICOM knows no keyword 'Modalty'"),
         ({"unless": {"Modality": 1}}, "entry 1: Modality has to be a text"),
         ({}, "entry 1: it is for all images, so those after it never count"),
@@ -64,3 +63,18 @@ def test_what_can_be_kept_is_what_the_script_knows() -> None:
     specs = yaml.safe_load((ROOT / "roles" / "orthanc" / "meta" / "argument_specs.yml").read_text(encoding="utf-8"))
     choices = specs["argument_specs"]["main"]["options"][RULES]["options"]["keep"]["choices"]
     assert sorted(choices) == sorted(word for words in known.values() for word in words)
+
+
+def test_titles_in_small_letters() -> None:
+    """Orthanc takes them for the same, unless it is told otherwise."""
+    assert problems(**GOOD | {RULES: [{"from": ["mr1"]}]}) == []
+    strict = {"orthanc_settings": {"StrictAetComparison": True}, RULES: [{"from": ["mr1"]}]}
+    one_problem(GOOD | strict, RULES, "no entry of orthanc_modalities has the title 'mr1'")
+
+
+@pytest.mark.parametrize("plugin", ["advanced-storage", "indexer"])
+def test_ways_past_the_script(plugin: str) -> None:
+    asked = GOOD | {RULES: [{}], "orthanc_plugins": ["dicomweb", "python", plugin]}
+    found = [text for text in problems(**asked) if "no script is asked" in text]
+    assert len(found) == 1
+    assert f"orthanc_plugins: {plugin} takes in files" in found[0]

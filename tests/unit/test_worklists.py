@@ -113,8 +113,8 @@ def test_what_is_no_utf_8_is_told_by_its_line(read: Any) -> None:
     "head, part",
     [
         ("", "it is empty; its first line names the columns"),
-        (HEAD.replace("PatientID", "Patient"), "'Patient' is no keyword of DICOM for a text"),
-        (HEAD.replace("PatientID", "PixelData"), "'PixelData' is no keyword of DICOM for a text"),
+        (HEAD.replace("PatientID", "Patient"), "column 1 of its first line is no keyword of DICOM for a text"),
+        (HEAD.replace("PatientID", "PixelData"), "column 1 of its first line is no keyword of DICOM for a text"),
         (HEAD.replace("PatientID,", ""), "its first line does not name the columns PatientID"),
         (HEAD + ",Modality", "the column Modality is there twice"),
     ],
@@ -209,7 +209,11 @@ def test_a_table_that_cannot_be_read_takes_nothing_away(orthanc: Any) -> None:
     assert ask(orthanc, "A-1") == 1
     for content, part in (
         (b"", "it is empty"),
-        (table(GOOD, head=HEAD.replace("Modality", "Mod")), "'Mod' is no keyword"),
+        (table(GOOD, head=HEAD.replace("Modality", "Mod")), "of its first line is no keyword"),
+        # As Excel writes it, and a letter that is no UTF-8; and a line of a patient where the first one is missing.
+        (table(GOOD).decode().encode("utf-16"), "of its first line is no keyword"),
+        (f"{HEAD},Ger\u00e4t".encode("latin-1"), "of its first line is no keyword"),
+        (GOOD.encode(), "of its first line is no keyword"),
     ):
         orthanc.file.write_bytes(content)
         assert ask(orthanc, "A-1") == ask(orthanc, "A-1") == 1
@@ -306,3 +310,32 @@ def test_it_takes_python() -> None:
         for text in problems(**{TABLE: "/srv/today.csv"} | LSB)
         if text.startswith(TABLE) and "not to be had" in text
     ]
+
+
+@pytest.mark.parametrize(
+    "head, line",
+    [
+        (",InstanceNumber", ",1e400"),
+        (",InstanceNumber", ",inf"),
+        (",PatientAge", ",\u0663\u0663Y"),
+        (",PatientSize", ",\u0663"),
+        ("", ""),
+    ],
+)
+def test_a_cell_that_nobody_expects_takes_no_other_line_away(orthanc: Any, head: str, line: str) -> None:
+    strange = GOOD.replace("A-1", "A-2") + line if head else GOOD.replace("A-1", "A-2").replace("14:30", "0\u0668:30")
+    orthanc.file.write_bytes(table(GOOD + "," * bool(head), strange, head=HEAD + head))
+    assert [ask(orthanc, "A-1"), ask(orthanc, "A-2")] == [1, 0]
+    (left,) = state(orthanc)["LeftOut"]
+    assert left["Line"] == 3
+    assert (line.strip(",") or "\u0668") not in left["Problem"]
+
+
+def test_a_pipe_is_waited_for_by_nobody(orthanc: Any) -> None:
+    orthanc.file.write_bytes(table(GOOD))
+    os.mkfifo(orthanc.file.with_name("folder") / "pipe.wl")
+    assert ask(orthanc, "A-1") == 1
+    orthanc.file.unlink()
+    os.mkfifo(orthanc.file)
+    assert ask(orthanc, "A-1") == 1
+    assert "it is no file of at most" in state(orthanc)["Problem"]

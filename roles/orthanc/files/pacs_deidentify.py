@@ -24,7 +24,7 @@ import pydicom.dataset
 import pydicom.multival
 import pydicom.uid
 from pacs_profile import EMPTIED, FILLED, KEEPABLE, REMOVED
-from pacs_tags import fits, matches
+from pacs_tags import STORING, fits, matches
 
 OPTIONS = json.loads(orthanc.GetConfiguration())
 RULES, SECRET = OPTIONS["PacsDeidentify"], OPTIONS["PacsDeidentifySecret"].encode()
@@ -41,9 +41,13 @@ STORAGE = f"{STANDARD}5.1.4.1.1."
 TEXTS = tuple(STORAGE + kind for kind in ("88.", "104."))
 # Pictures into which text is drawn as a rule: secondary captures, ultrasound, and what cameras take.
 DRAWN = tuple(STORAGE + kind for kind in ("3.", "6.", "7.", "77.1."))
+# By a part of ImageType: pages of a scanner's protocol or dose, which are of the kind of its images.
+PAGES = ("SCREEN", "SAVE", "DOSE", "PROT")
 # UIDs that say what something is, not which one.
 KINDS = ("SOPClassUID", "SOPClassesInStudy", "SOPClassesSupported", "TransferSyntaxUID", "CodingSchemeUID")
-LETTERS = ("LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")
+LETTERS = ("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")
+# What is done with these depends on the type, which a file may say otherwise than the standard.
+TOLD_APART = {"DA", "DT", "PN", "SQ", "TM", "UI"}
 DATES = ("DA", "DT", "TM")
 DUMMIES = {
     "DA": "19000101",
@@ -141,7 +145,8 @@ def judge(dataset: Any, burned_in: str) -> None:
             raise Refusal("an overlay is drawn into its pixels")
     if said == "NO" or burned_in == "said":
         return
-    drawn = f"{kind}.".startswith(DRAWN) or "SCREEN" in plain(raw(dataset, "ImageType")).upper()
+    image_type = plain(raw(dataset, "ImageType")).upper()
+    drawn = f"{kind}.".startswith(DRAWN) or any(word in image_type for word in PAGES)
     if drawn or burned_in == "unless_denied":
         raise Refusal("it does not say that nothing is drawn into its pixels (BurnedInAnnotation NO)")
 
@@ -159,8 +164,11 @@ class Patient:
         names = {identifier}
         for keyword in NAMES:
             names.update(re.split(r"[\\^=, ]", plain(raw(dataset, keyword))))
-        known = sorted({re.escape(name) for name in names if len(name) >= WORD}, key=len, reverse=True)
-        self.known = re.compile(rf"(?<!\w)(?:{'|'.join(known)})(?!\w)" if known else r"(?!)", re.IGNORECASE)
+        names.update(*(re.split(r"[-_.']", name) for name in list(names)))
+        known = sorted({name for name in names if len(name) >= WORD}, key=len, reverse=True)
+        # As a word, of which _ is no letter; a long one anywhere.
+        found = [re.escape(name) if len(name) >= LONG else rf"(?<![^\W_]){re.escape(name)}(?![^\W_])" for name in known]
+        self.known = re.compile("|".join(found) if found else r"(?!)", re.IGNORECASE)
         anywhere = {*names, identifier, plain(raw(dataset, "PatientBirthDate"))}
         self.anywhere = [name.encode("latin-1") for name in anywhere if len(name) >= LONG and len(set(name)) > 2]
 
@@ -170,6 +178,10 @@ class Patient:
             keyword = pydicom.datadict.keyword_for_tag(tag)
             element = dataset.get_item(tag)
             vr = element.VR or (pydicom.datadict.dictionary_VR(tag) if keyword else "UN")
+            due = pydicom.datadict.dictionary_VR(tag) if keyword else "UN"
+            if vr != due and TOLD_APART & {vr, due}:
+                # What is written as something else is nothing that is known.
+                vr = "UN"
             # Curves and overlays are drawn, what follows the pixels is anything, and lengths are others now.
             if tag.is_private or not keyword or vr == "UN" or tag.group >> 8 in (0x50, 0x60, 0xFF) or not tag.element:
                 del dataset[tag]
@@ -263,9 +275,13 @@ def tried(image: bytes, rule: dict[str, Any], tags: dict[str, Any]) -> tuple[byt
     return None
 
 
-# By their threads: the UID of what has just been made, which the next call is about, and who stores what is made.
+# By their threads: the UID of what has just been made, which the next call is about.
 made: dict[int, str] = {}
-storing: set[int] = set()
+
+
+def titled(title: str) -> str:
+    """Return a title as Orthanc compares it (StrictAetComparison)."""
+    return title if OPTIONS.get("StrictAetComparison") else title.upper()
 
 
 def rule_for(tags: dict[str, Any], sender: str | None = None) -> dict[str, Any] | None:
@@ -275,7 +291,8 @@ def rule_for(tags: dict[str, Any], sender: str | None = None) -> dict[str, Any] 
     """
     for rule in RULES:
         senders = rule.get("from")
-        if fits(rule, tags) and (not senders or sender is None or (sender and matches(sender, senders))):
+        named = sender and senders and matches(titled(sender), [titled(one) for one in senders])
+        if fits(rule, tags) and (not senders or sender is None or named):
             return rule
     return None
 
@@ -284,7 +301,7 @@ def received(image: bytes, origin: Any) -> tuple[Any, bytes | None]:
     thread = threading.get_ident()
     made.pop(thread, None)
     by_modality = origin == orthanc.InstanceOrigin.DICOM_PROTOCOL
-    if thread in storing:
+    if thread in STORING:
         return orthanc.ReceivedInstanceAction.KEEP_AS_IS, None
     try:
         tags = tags_of(orthanc.CreateDicomInstance(image))
@@ -306,7 +323,8 @@ def received(image: bytes, origin: Any) -> tuple[Any, bytes | None]:
 def stored(dicom: Any) -> int:
     """Store another one instead of an image, where that depends on who sends it."""
     thread, tags = threading.get_ident(), tags_of(dicom)
-    if made.pop(thread, None) == tags.get("SOPInstanceUID"):
+    # Orthanc may have given it another UID since, where it transcodes.
+    if made.pop(thread, None):
         return 0
     rule = rule_for(tags, dicom.GetInstanceRemoteAet())
     if rule is None:
@@ -314,11 +332,11 @@ def stored(dicom: Any) -> int:
     done = tried(dicom.GetInstanceData(), rule, tags)
     if not done:
         return REFUSED
-    storing.add(thread)
+    STORING.add(thread)
     try:
         answer = json.loads(orthanc.RestApiPost("/instances", done[0]))
     finally:
-        storing.discard(thread)
+        STORING.discard(thread)
     return COERCED if answer["Status"] in ("Success", "AlreadyStored") else REFUSED
 
 

@@ -6,10 +6,11 @@ image is stored as it came, or stays with its sender.
 
 import io
 import json
+import threading
 from typing import Any
 
 import orthanc
-from pacs_tags import fits
+from pacs_tags import STORING, fits
 
 RULES = json.loads(orthanc.GetConfiguration())["PacsIngest"]
 CHANGES = [rule for rule in RULES if not rule.get("refuse")]
@@ -67,7 +68,8 @@ def coerced(image: bytes, tags: dict[str, str | None]) -> bytes:
 
 
 def received(image: bytes, origin: Any) -> tuple[Any, bytes | None]:
-    if not CHANGES and origin == orthanc.InstanceOrigin.DICOM_PROTOCOL:
+    seen = threading.get_ident() in STORING
+    if seen or (not CHANGES and origin == orthanc.InstanceOrigin.DICOM_PROTOCOL):
         return orthanc.ReceivedInstanceAction.KEEP_AS_IS, None
     tags = tags_of(orthanc.CreateDicomInstance(image))
     changed, wanted = dict(tags), {}

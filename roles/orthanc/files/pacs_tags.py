@@ -3,6 +3,9 @@
 import fnmatch
 from typing import Any
 
+# The threads that store an image which another one has just become, and which all rules have seen.
+STORING: set[int] = set()
+
 
 def matches(value: Any, patterns: Any) -> bool:
     """Tell whether a tag, or one of its values, is as one of the patterns says; empty stands for what is not there."""

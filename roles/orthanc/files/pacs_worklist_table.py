@@ -6,12 +6,16 @@ import hashlib
 import io
 import re
 import uuid
+import warnings
 from typing import Any
 
 import pydicom
 import pydicom.datadict
 import pydicom.dataset
 import pydicom.uid
+
+# What is wrong with a value is for nobody's log.
+warnings.filterwarnings("ignore", module="pydicom")
 
 NEEDED = (
     *("PatientID", "PatientName", "AccessionNumber", "Modality", "ScheduledStationAETitle"),
@@ -87,6 +91,9 @@ def rows(content: bytes, encoding: str = "Utf8") -> tuple[list[bytes], dict[int,
             found.append(step)
         except ValueError as error:
             wrong[number] = str(error)
+        except Exception as error:
+            # What it says may have the value in it.
+            wrong[number] = f"it cannot be written ({type(error).__name__})"
     if not columns:
         raise Problem("it is empty; its first line names the columns")
     return found, wrong
@@ -106,10 +113,13 @@ def written(fields: dict[str, str], encoding: str) -> None:
 
 def named(columns: list[str]) -> list[str]:
     """Return the columns, which have to be DICOM's keywords."""
-    for column in filter(None, columns):
+    for place, column in enumerate(columns, 1):
+        if not column:
+            continue
         tag = pydicom.datadict.tag_for_keyword(column)
         if tag is None or pydicom.datadict.dictionary_VR(tag) not in TEXTS:
-            raise Problem(f"'{column}' is no keyword of DICOM for a text, as PatientID is")
+            # Where the first line is missing, it is a patient's.
+            raise Problem(f"column {place} of its first line is no keyword of DICOM for a text, as PatientID is")
         if columns.count(column) > 1:
             raise Problem(f"the column {column} is there twice")
     missing = [column for column in NEEDED if column not in columns]
@@ -173,15 +183,15 @@ def checked(column: str, value: str) -> str:
         return value
     if vr == "DA":
         value = value.replace("-", "")
-        if not re.fullmatch(r"\d{8}", value) or not is_date(value):
+        if not re.fullmatch(r"[0-9]{8}", value) or not is_date(value):
             raise ValueError(f"{column}: it is no date like 2026-12-31")
     if vr == "TM":
         value = value.replace(":", "")
-        if not re.fullmatch(r"([01]\d|2[0-3])([0-5]\d([0-5]\d)?)?", value):
+        if not re.fullmatch(r"([01][0-9]|2[0-3])([0-5][0-9]([0-5][0-9])?)?", value):
             raise ValueError(f"{column}: it is no time like 14:30")
     if vr == "PN" and (value.count("=") > 2 or max(map(len, value.split("="))) > LONGEST[vr]):
         raise ValueError(f"{column}: it is no name like Surname^First name")
-    if vr == "UI" and not re.fullmatch(r"(0|[1-9]\d*)(\.(0|[1-9]\d*))+", value):
+    if vr == "UI" and not re.fullmatch(r"(0|[1-9][0-9]*)(\.(0|[1-9][0-9]*))+", value):
         raise ValueError(f"{column}: it is no UID")
     if vr == "CS" and not re.fullmatch(r"[A-Z0-9_ ]+", value):
         raise ValueError(f"{column}: it is no code in capitals")

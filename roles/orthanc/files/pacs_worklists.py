@@ -5,15 +5,30 @@ system, and nothing has to be told of a change. Orthanc asks one plugin for work
 """
 
 import contextlib
+import errno
 import json
 import os
 import pathlib
+import stat
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 import orthanc
 from pacs_worklist_table import Problem, rows, told
+
+# How many bytes a table has at most, and a file of a folder.
+TABLE, FILE = 1 << 25, 1 << 21
+
+
+def opened(path: str | os.PathLike[str], most: int) -> int:
+    """Open a file that others write. :raises OSError: if it is none, or too big."""
+    found = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    state = os.fstat(found)
+    if not stat.S_ISREG(state.st_mode) or state.st_size > most:
+        os.close(found)
+        raise OSError(errno.EINVAL, f"it is no file of at most {most >> 20} MiB")
+    return found
 
 
 class Table:
@@ -30,14 +45,16 @@ class Table:
         """Return the steps that are in it now; where it cannot be read, those of before."""
         with self.lock:
             try:
-                with open(self.path, "rb") as file:
+                with os.fdopen(opened(self.path, TABLE), "rb") as file:
                     state = os.fstat(file.fileno())
                     seen = (state.st_ino, state.st_size, state.st_mtime_ns)
                     if seen == self.seen:
                         return self.steps
                     steps, wrong = rows(file.read(), self.encoding)
-            except (OSError, Problem) as error:
-                why = f"{self.path}: {(isinstance(error, OSError) and error.strerror) or error}"
+            except Exception as error:
+                # What others say may have a value in it.
+                known = error.strerror if isinstance(error, OSError) else isinstance(error, Problem) and str(error)
+                why = f"{self.path}: {known or type(error).__name__}"
                 self.seen = None
                 self.tell(why, self.wrong)
                 return self.steps
@@ -62,9 +79,12 @@ table = Table(OPTIONS["PacsWorklists"]["Table"], OPTIONS.get("DefaultEncoding") 
 
 def files() -> Iterator[bytes]:
     """Return the files that others write; one that goes meanwhile is none."""
-    for path in sorted(pathlib.Path(FOLDER).glob("*.wl")):
-        with contextlib.suppress(OSError):
-            yield path.read_bytes()
+    paths: list[pathlib.Path] = []
+    with contextlib.suppress(OSError):
+        paths = sorted(pathlib.Path(FOLDER).glob("*.wl"))
+    for path in paths:
+        with contextlib.suppress(OSError), os.fdopen(opened(path, FILE), "rb") as file:
+            yield file.read(FILE)
 
 
 def found(answers: Any, query: Any, _sender: str, _title: str) -> None:

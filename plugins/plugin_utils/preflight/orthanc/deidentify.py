@@ -12,6 +12,8 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc im
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import Orthanc
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.routes import conditions
 
+# Plugins by which images get into the index past all scripts.
+ADOPTING = {"advanced-storage", "indexer"}
 # As many letters as nobody tries out.
 SHORTEST = 32
 
@@ -31,12 +33,20 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
         str(by_field(one, dicom.FIELDS).get("AET", "")) for one in orthanc.variables["orthanc_modalities"].values()
     ]
     settings = orthanc.variables["orthanc_settings"] | orthanc.variables["orthanc_settings_unchecked"]
+    strict = bool(settings.get("StrictAetComparison"))
+    titles = titles if strict else [title.upper() for title in titles]
+    for plugin in sorted(ADOPTING.intersection(orthanc.variables["orthanc_plugins"])):
+        yield (
+            f"orthanc_plugins: {plugin} takes in files as they lie somewhere, with the patient, and no script is asked;"
+            " take it out, or have orthanc_deidentify on another Orthanc."
+        )
     for number, rule in enumerate(rules, 1):
         here = f"orthanc_deidentify: entry {number}"
         yield from conditions(here, rule)
         for sender in rule.get("from") or []:
             # Its images would be stored as they come, under the title that it really has.
-            if not fnmatch.filter(titles, sender.replace("[", "[[]")) and not settings.get("DicomAlwaysAllowStore"):
+            wanted = (sender if strict else sender.upper()).replace("[", "[[]")
+            if not fnmatch.filter(titles, wanted) and not settings.get("DicomAlwaysAllowStore"):
                 yield (
                     f"{here}: no entry of orthanc_modalities has the title '{sender}', and of others nothing is taken;"
                     " correct it, or add the modality."
