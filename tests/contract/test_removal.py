@@ -135,13 +135,13 @@ KNOWN = {
     "plugins/modules/write_files.py": {"purge: [/etc/pacs/orthanc]": "an example"},
     "roles/backup/files/pacs_backup/backup.py": {
         "(folder / ARCHIVE).unlink(missing_ok=True)": "the name of the archive, for another one",
-        "path.unlink()": "a second name of a file that Orthanc has, or has deleted, in a folder of its own",
+        "(self.holding / name).unlink()": "a second name of a file that Orthanc has, or has deleted, in a folder of its own",
         "self.copy.with_name(name).unlink(missing_ok=True)": "the copy of the index, in the same folder",
     },
     "roles/backup/files/pacs_backup/beside.py": {
         "os.rmdir(name, dir_fd=at)": "refuses a folder with something in it",
         "os.rmdir(self.folder)": "the same",
-        "os.unlink(name, dir_fd=at)": "what a drill or a restore has put in a folder of its own, by name; links there",
+        "os.unlink(name, dir_fd=at)": "what is in a folder that root has made for a drill or a restore; links there",
     },
     "roles/backup/files/pacs_backup/common.py": {
         "candidate.unlink(missing_ok=True)": "half of a file of ours, of a run that was cut off",
@@ -152,8 +152,8 @@ KNOWN = {
     },
     "roles/backup/files/pacs_backup/restore.py": {
         "os.rmdir(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))": "refuses one with something in it",
-        "place(storage, name).unlink()": "what was deleted since an earlier backup, where a restore has put it",
-        "os.rmdir(restore.folder)": "the same, where nothing was begun",
+        "place(storage, name).unlink(missing_ok=True)": "what was deleted since an earlier backup, where a restore has put it",
+        "os.rmdir(path)": "the same, where nothing was begun",
         "self.begun.unlink(missing_ok=True)": "the number of the backup that a restore has in its folder",
         "target.unlink(missing_ok=True)": "a copy of what was restored, of a run that was cut off",
         "self.moves.unlink()": "the list of what a restore moves, once that is done, or before it has begun",
@@ -192,7 +192,7 @@ TWICE = {
     "plugins/modules/source_build.py": ["remove(came)"],
     "roles/backup/files/pacs_backup/beside.py": ["os.unlink(name, dir_fd=at)"],
     "roles/backup/files/pacs_backup/index.py": ["target.unlink(missing_ok=True)"],
-    "roles/backup/files/pacs_backup/restore.py": ["self.moves.unlink()"],
+    "roles/backup/files/pacs_backup/restore.py": ["self.moves.unlink()", "self.begun.unlink(missing_ok=True)"],
     "templates/etc/pacs/nginx/acme-renewed.j2": ['rm -f "$site.crt.old" "$site.key.old"'],
 }
 
