@@ -135,7 +135,7 @@ KNOWN = {
     "plugins/modules/write_files.py": {"purge: [/etc/pacs/orthanc]": "an example"},
     "roles/backup/files/pacs_backup/backup.py": {
         "(folder / ARCHIVE).unlink(missing_ok=True)": "the name of the archive, for another one",
-        "(self.holding / name).unlink()": "a second name of a file that Orthanc has, or has deleted, in a folder of its own",
+        "(self.holding / name).unlink()": "a second name of a file that Orthanc has, or has deleted, in our folder",
         "self.copy.with_name(name).unlink(missing_ok=True)": "the copy of the index, in the same folder",
     },
     "roles/backup/files/pacs_backup/beside.py": {
@@ -152,7 +152,7 @@ KNOWN = {
     },
     "roles/backup/files/pacs_backup/restore.py": {
         "os.rmdir(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))": "refuses one with something in it",
-        "place(storage, name).unlink(missing_ok=True)": "what was deleted since an earlier backup, where a restore has put it",
+        "place(storage, name).unlink(missing_ok=True)": "what was deleted since, where a restore has put it",
         "os.rmdir(path)": "the same, where nothing was begun",
         "self.begun.unlink(missing_ok=True)": "the number of the backup that a restore has in its folder",
         "target.unlink(missing_ok=True)": "a copy of what was restored, of a run that was cut off",
