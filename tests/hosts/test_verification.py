@@ -45,6 +45,7 @@ systemctl reload ssh
 # What needs another topology than a single host with SQLite, the viewer, or rules, whatever its release.
 ELSEWHERE = {
     "test_access::test_relay_is_for_the_proxy_only",
+    "test_backup::test_last_backup_is_good_and_new",
     "test_database::test_connection_to_another_host_is_encrypted",
     "test_database::test_database_is_closed_to_this_machine",
     "test_database::test_files_are_in_the_database",
