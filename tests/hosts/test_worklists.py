@@ -203,7 +203,7 @@ def test_table_of_the_inventory(site: Site) -> None:
     assert {host: site.lab.shell(START, host) for host in HOSTS} == before
     file.write_text("\n".join([HEAD.replace("Modality", "Mod"), ROWS[0], ""]), encoding="utf-8")
     said = " ".join(site.play("site", check=False, **given).split())
-    assert "'Mod' is no keyword of DICOM for a text" in said
+    assert "of its first line is no keyword of DICOM for a text" in said
     assert [site.numbers(host) for host in HOSTS] == [["A-1", "A-2"]] * 2
 
 
