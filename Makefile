@@ -109,7 +109,7 @@ lint: setup .venv/done-test ## ansible-lint, yamllint, ruff, mypy
 check: setup ## tell what is wrong with INVENTORY, without reaching for any of its hosts
 	ansible-playbook -i $(INVENTORY) playbooks/check.yml
 
-picture: setup ## draw the site of INVENTORY, with a list of all connections, as picture.html beside it
+picture: setup ## draw the site of INVENTORY, with a list of all connections, as INVENTORY.html
 	ansible-playbook -i $(INVENTORY) playbooks/picture.yml
 
 verify: setup ## prove that the site of INVENTORY works

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pathlib
+import shutil
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Any
@@ -144,6 +146,22 @@ def test_names_are_no_markup(site: Site) -> None:
 def test_nothing_to_draw() -> None:
     with pytest.raises(AnsibleError, match="nothing to draw"):
         picture([], {})
+
+
+def test_inventory_is_still_one_with_its_picture(tmp_path: pathlib.Path) -> None:
+    """Ansible reads every file in its folder."""
+    shutil.copytree(ROOT / "inventories" / "split", tmp_path / "site")
+    secrets = ("admin_password", "proxy_password", "database_password", "viewer_password")
+    given = json.dumps({f"vault_orthanc_{name}": "longer-than-that" for name in secrets})
+    for changed in (1, 0):
+        done = run(
+            "ansible-playbook", "-i", str(tmp_path / "site"), "-e", given, str(ROOT / "playbooks" / "picture.yml")
+        )
+        assert done.returncode == 0, done.stdout
+        assert f"ok=2    changed={changed}" in done.stdout
+    page = (tmp_path / "site.html").read_text("utf-8")
+    assert "<td>proxy: nginx</td><td>pacs: Orthanc</td><td>8043</td><td>HTTPS</td>" in page
+    assert "longer-than-that" not in page
 
 
 def test_pictures_of_the_documents_are_those_of_the_inventories(tmp_path: pathlib.Path) -> None:
