@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Copyright the dicom.orthanc authors
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Starts pacs_backup, which lies beside it."""
