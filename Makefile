@@ -37,7 +37,7 @@ test-scenarios: lab ## the scenarios that `make test` leaves out
 	pytest tests/hosts/test_scenarios.py -m later -n 2 --dist loadfile -rA --tb=short
 
 test-later: lab ## the other tests on hosts that `make test` leaves out
-	pytest tests/hosts -m later -n 2 --dist loadfile -rA --tb=short $(foreach name,scenarios apt backup chain schema import,--ignore tests/hosts/test_$(name).py)
+	pytest tests/hosts -m later -n 2 --dist loadfile -rA --tb=short $(foreach name,scenarios apt backup backup_postgresql chain schema import,--ignore tests/hosts/test_$(name).py)
 
 test-releases: lab ## another release by packages, by binaries and in a container, with each database, and the ways back
 	pytest tests/hosts/test_apt.py tests/hosts/test_chain.py tests/hosts/test_schema.py -n 2 --dist loadfile -rA --tb=short
@@ -46,7 +46,7 @@ test-import: lab ## existing images into a real Orthanc of each release, out of 
 	pytest tests/hosts/test_import.py -rA --tb=short
 
 test-backup: lab ## backups while images come and go, drills, restores, and what is damaged, killed, gone or lost
-	pytest tests/hosts/test_backup.py -rA --tb=short
+	pytest tests/hosts/test_backup.py tests/hosts/test_backup_postgresql.py -n 2 --dist loadfile -rA --tb=short
 
 test-viewer: lab ## the viewer OHIF in a real browser, on both releases; fetches it by npm, and Chromium by apt
 	pytest tests/hosts/viewer.py -rA --tb=short

@@ -143,6 +143,13 @@ KNOWN = {
         "os.rmdir(self.folder)": "the same",
         "os.unlink(name, dir_fd=at)": "what is in a folder that root has made for a drill or a restore; links there",
     },
+    "roles/backup/files/pacs_backup/cluster.py": {
+        '(KEPT / "dropped").unlink(missing_ok=True)': "what was told of the log until this backup",
+        "os.rmdir(name, dir_fd=at)": "in a folder of our own, where a server for a try or a restore was",
+        "os.rmdir(self.folder)": "refuses a folder with something in it",
+        "os.unlink(name, dir_fd=at)": "in the same folder",
+        "self.sockets.rmdir()": "refuses a folder with something in it",
+    },
     "roles/backup/files/pacs_backup/common.py": {
         "candidate.unlink(missing_ok=True)": "half of a file of ours, of a run that was cut off",
     },
@@ -155,10 +162,17 @@ KNOWN = {
         "place(storage, name).unlink(missing_ok=True)": "what was deleted since, where a restore has put it",
         "os.rmdir(path)": "the same, where nothing was begun",
         "self.begun.unlink(missing_ok=True)": "the number of the backup that a restore has in its folder",
-        "target.unlink(missing_ok=True)": "a copy of what was restored, of a run that was cut off",
+        "copied.unlink(missing_ok=True)": "a copy of what was restored, of a run that was cut off",
         "self.moves.unlink()": "the list of what a restore moves, once that is done, or before it has begun",
     },
-    "roles/backup/tasks/configure.yml": {'purge: ["{{ __backup_dir }}", "{{ __backup_package }}"]': "/etc/pacs/backup"},
+    "roles/backup/files/pacs_backup/database.py": {
+        "target.unlink(missing_ok=True)": "an earlier list of an index, where a copy of it is made",
+    },
+    "roles/backup/tasks/configure.yml": {
+        'purge: "{{ [__backup_dir, __backup_package] + ([__backup_database_dir] if __backup_postgresql else []) }}"': (
+            "/etc/pacs/backup, /etc/pacs/pgbackrest"
+        ),
+    },
     "roles/nginx/tasks/main.yml": {
         'purge: ["{{ __nginx_dir }}"]': "/etc/pacs/nginx",
         "absent: __nginx_unwanted": "our own files, and the package's example",
@@ -191,8 +205,13 @@ TWICE = {
     "plugins/modules/python_environment.py": ["os.rmdir(path)"],
     "plugins/modules/source_build.py": ["remove(came)"],
     "roles/backup/files/pacs_backup/beside.py": ["os.unlink(name, dir_fd=at)"],
+    "roles/backup/files/pacs_backup/cluster.py": ["os.unlink(name, dir_fd=at)"],
     "roles/backup/files/pacs_backup/index.py": ["target.unlink(missing_ok=True)"],
-    "roles/backup/files/pacs_backup/restore.py": ["self.moves.unlink()", "self.begun.unlink(missing_ok=True)"],
+    "roles/backup/files/pacs_backup/restore.py": [
+        "place(storage, name).unlink(missing_ok=True)",
+        "self.begun.unlink(missing_ok=True)",
+        "self.moves.unlink()",
+    ],
     "templates/etc/pacs/nginx/acme-renewed.j2": ['rm -f "$site.crt.old" "$site.key.old"'],
 }
 

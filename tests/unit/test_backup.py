@@ -800,7 +800,7 @@ def answers(backed: Backed, path: str) -> bytes:
     kind, *name = path.split("/")[1:]
     if kind == "statistics":
         return json.dumps({"CountInstances": backed.counts["instances"]}).encode()
-    with backed.host.program.opened(backed.backup.index) as index:
+    with backed.host.program.opened(backed.index if backed.backup.cluster else backed.backup.index) as index:
         wanted = "SELECT uuid FROM AttachedFiles JOIN Resources ON internalId = id WHERE publicId = ?"
         (file,) = index.execute(wanted, (name[0],)).fetchone()
     return bytes(backed.host.program.place(backed.host.archive, file).read_bytes())
@@ -976,7 +976,7 @@ def test_verbs_have_what_they_take(program: Any, host: Host, monkeypatch: pytest
     words = ["backup.py", "restore", "--settings", str(settings), "--snapshot", "12345678", "--over"]
     monkeypatch.setattr(sys, "argv", words)
     assert program.main() == 0
-    assert asked == [("12345678", True, 0)]
+    assert asked == [("12345678", True, 0, "")]
     host.backup().note(missing=3)
     monkeypatch.setattr(sys, "argv", ["backup.py", "accept", "--settings", str(settings), "--missing", "3"])
     assert program.main() == 0
@@ -1296,7 +1296,7 @@ def test_names_in_an_index_are_no_paths(
     (tmp_path / "planted-by-it").write_text("x", "utf-8")
     made, held = host.backup(), list[str]()
     monkeypatch.setattr(made, "hold", held.append)
-    made.copied(lambda: made.hold_new(99998))
+    made.copied(99998)
     assert held == []
     host.program.check_index(made.copy)
     assert not [name for name, *_ in host.program.known(made.copy) if "/" in name]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
-from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import backup, general
 
 from tests.unit.good_host import PROBE, host, pair
 
@@ -103,12 +103,63 @@ def test_wrong_ones(changes: dict[str, Any], variable: str, part: str) -> None:
     assert part in problem
 
 
-@pytest.mark.parametrize("database, name", [("postgresql", "PostgreSQL"), ("mysql", "MariaDB")])
-def test_database_of_a_server_is_not_backed_up_yet(database: str, name: str) -> None:
-    given = {"orthanc_database": database, "orthanc_database_password": "long enough"}
+def test_mariadb_is_not_backed_up_yet() -> None:
+    given = {"orthanc_database": "mysql", "orthanc_database_password": "long enough"}
     (problem,) = [one for one in problems(given) if "not backed" in one]
-    assert problem.startswith(f"orthanc_database: pacs is in the group 'backup', and its database is {name}")
+    assert problem.startswith("orthanc_database: pacs is in the group 'backup', and its database is MariaDB")
     assert "Take the host out of that group" in problem
+
+
+BESIDE: dict[str, Any] = {
+    "site_database_beside": True,
+    "site_database_server": "pacs",
+    "site_database_of_others": False,
+    "site_database_clients": [{"name": "orthanc"}],
+}
+
+
+def with_postgresql(changes: dict[str, Any], site: dict[str, Any]) -> list[str]:
+    """Return what the role backup has against a host with PostgreSQL."""
+    given = {"orthanc_database": "postgresql", "orthanc_database_password": "long enough", "postgresql_settings": {}}
+    made = found(given | changes)
+    made.site = (BESIDE | site).get
+    return list(backup.problems(made))
+
+
+def test_postgresql_beside_its_only_orthanc() -> None:
+    assert with_postgresql({}, {}) == []
+    assert with_postgresql(S3, {}) == []
+    assert with_postgresql({"postgresql_settings": {"max_wal_size": "8GB"}}, {}) == []
+
+
+@pytest.mark.parametrize(
+    "changes, site, start, part",
+    [
+        ({}, {"site_database_beside": False, "site_database_server": "db"}, "orthanc_database", "on db, which is not"),
+        ({}, {"site_database_beside": False, "site_database_server": ""}, "orthanc_database", "on a host of others"),
+        ({}, {"site_database_of_others": True}, "postgresql_shared", "taken back with a restore"),
+        (
+            {},
+            {"site_database_clients": [{"name": "orthanc"}, {"name": "research"}]},
+            "orthanc_database",
+            "several Orthancs (orthanc, research)",
+        ),
+        ({"orthanc_database_index": False}, {}, "orthanc_database_index", "its index is in SQLite"),
+        ({"postgresql_settings": {"wal_level": "minimal"}}, {}, "postgresql_settings", "wal_level is what"),
+        ({"postgresql_settings": {"archive_command": "true"}}, {}, "postgresql_settings", "archive_command is what"),
+        (SFTP, {}, "backup_repository", "not backed up by SSH yet"),
+        (S3 | {"backup_repository": "s3:http://192.0.2.7/pacs"}, {}, "backup_repository", "by https alone"),
+        (S3 | {"backup_s3_proxy": "http://proxy:3128"}, {}, "backup_s3_proxy", "without a proxy"),
+        ({"backup_database_full_days": 0}, {}, "backup_database_full_days", "choose a number from 1 to 366"),
+    ],
+)
+def test_postgresql_that_is_not_backed_up_yet(
+    changes: dict[str, Any], site: dict[str, Any], start: str, part: str
+) -> None:
+    found_problems = with_postgresql(changes, site) or problems(changes)
+    (problem,) = found_problems
+    assert problem.startswith(f"{start}: ")
+    assert part in problem
 
 
 def test_repository_of_two_hosts() -> None:

@@ -13,7 +13,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import val
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.folders import CLOSED_FOLDERS
 
-RANGES = {"backup_drill_percent": (1, 100), "backup_pause_seconds": (1, 120)}
+RANGES = {"backup_database_full_days": (1, 366), "backup_drill_percent": (1, 100), "backup_pause_seconds": (1, 120)}
 KEEP = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])"
 _SFTP = re.compile(rf"sftp:([a-z_][\w.-]*@{_HOST}:/[^\s:]+|//[a-z_][\w.-]*@{_HOST}(:\d+)?//[^\s:]+)")
@@ -21,7 +21,8 @@ _RCLONE = re.compile(_SFTP.pattern.replace("sftp", "rclone"))
 _S3 = re.compile(rf"s3:https?://{_HOST}(:\d+)?(/[\w.-]+)+/?")
 _PROXY = re.compile(rf"https?://{_HOST}(:\d+)?/?")
 _REGION = re.compile(r"[a-z0-9-]+")
-_ENGINES = {"postgresql": "PostgreSQL", "mysql": "MariaDB"}
+# Of PostgreSQL's settings, those without which its log is not kept.
+_LOGGED = ("archive_mode", "archive_command", "archive_library", "wal_level", "summarize_wal")
 
 
 def packages(_host: Host) -> str:
@@ -64,18 +65,56 @@ def problems(host: Host) -> Iterator[str]:
 
 def _archive(host: Host) -> Iterator[str]:
     """What can be backed up: all of an archive that is in files."""
-    engine = _ENGINES.get(host.variables["orthanc_database"])
-    plugin = "" if engine else host.internal("orthanc", "__orthanc_storage_library")
-    if engine:
+    engine = host.variables["orthanc_database"]
+    plugin = "" if engine != "sqlite" else host.internal("orthanc", "__orthanc_storage_library")
+    if engine == "mysql":
         yield (
-            f"orthanc_database: {host.name} is in the group 'backup', and its database is {engine}, which is not backed"
-            " up yet: SQLite alone is. Take the host out of that group, and back up database and files in another way."
+            f"orthanc_database: {host.name} is in the group 'backup', and its database is MariaDB, which is not backed"
+            " up yet: SQLite and PostgreSQL are. Take the host out of that group, and back up database and files in"
+            " another way."
         )
+    elif engine == "postgresql":
+        yield from _database(host)
     elif plugin:
         yield (
             f"orthanc_plugins: {host.name} is in the group 'backup', and {plugin} keeps its DICOM files, which are not"
             " backed up yet: those in orthanc_storage_dir alone are. Take the host out of that group."
         )
+
+
+def _database(host: Host) -> Iterator[str]:
+    """A server that is backed up and restored as a whole, together with the files of its only Orthanc."""
+    out = "Take the host out of that group, and back up database and files in another way."
+    group, variables = f"{host.name} is in the group 'backup', and", host.variables
+    clients = [str(client["name"]) for client in host.site("site_database_clients")]
+    repository = str(variables["backup_repository"])
+    if not host.site("site_database_beside"):
+        server = host.site("site_database_server") or "a host of others"
+        yield (
+            f"orthanc_database: {group} its database is on {server}, which is not backed up yet: PostgreSQL on the same"
+            f" host is. {out}"
+        )
+    elif host.site("site_database_of_others"):
+        yield f"postgresql_shared: {group} others use its server, who would be taken back with a restore. {out}"
+    elif len(clients) > 1:
+        yield (
+            f"orthanc_database: {group} its server has the databases of several Orthancs ({', '.join(clients)}), which"
+            f" would be taken back together. {out}"
+        )
+    elif not variables["orthanc_database_index"]:
+        yield f"orthanc_database_index: {group} its index is in SQLite while its files are in PostgreSQL. {out}"
+    wrong = [name for name in _LOGGED if name in variables.get("postgresql_settings", {})]
+    if wrong:
+        yield (f"postgresql_settings: {group} {wrong[0]} is what its database's log is kept by; take it out.")
+    if repository.startswith(("sftp:", "rclone:")):
+        yield (
+            f"backup_repository: {group} its database is PostgreSQL, which is not backed up by SSH yet; take"
+            " a folder, such as one that a NAS gives by NFS, or S3."
+        )
+    if repository.startswith("s3:http:"):
+        yield f"backup_repository: {group} its database is PostgreSQL, which goes to S3 by https alone; take that."
+    if repository.startswith("s3:") and variables["backup_s3_proxy"]:
+        yield f"backup_s3_proxy: {group} its database is PostgreSQL, which goes to S3 without a proxy; have it let in."
 
 
 def _place(host: Host, repository: str) -> Iterator[str]:

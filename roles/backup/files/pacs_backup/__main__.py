@@ -98,6 +98,7 @@ def main() -> int:
     )
     parser.add_argument("--settings", type=pathlib.Path, default=HERE / "settings.json")
     parser.add_argument("--snapshot", default="latest")
+    parser.add_argument("--at", default="")
     parser.add_argument("--over", action="store_true")
     parser.add_argument("--lacking", type=int, default=0)
     parser.add_argument("--missing", type=int, default=0)
@@ -109,7 +110,8 @@ def main() -> int:
     try:
         if verb == "restore":
             with alone(600):
-                say(json.dumps(restored(Restore(backup), arguments.snapshot, arguments.over, arguments.lacking)))
+                asked = (arguments.snapshot, arguments.over, arguments.lacking, arguments.at)
+                say(json.dumps(restored(Restore(backup), *asked)))
         elif verb == "accept":
             with alone(60):
                 backup.accept(arguments.missing)

@@ -17,9 +17,9 @@ import shutil
 import subprocess
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
+from .cluster import Cluster
 from .common import (
     BRIEF,
     MIB,
@@ -72,6 +72,25 @@ class Backup:
         self.repository = Repository(settings)
         # What keeps the queue of what is still to be sent from being backed up.
         self.unsent = ""
+        # Where the index is in PostgreSQL, a list of what it knows goes where SQLite's copy does.
+        self.cluster = Cluster(settings) if settings.get("database_port") else None
+        self.moment: dict[str, Any] = {}
+
+    @property
+    def kind(self) -> str:
+        """Where its images and its index are."""
+        if not self.cluster:
+            return "SQLite"
+        return "PostgreSQL" if self.settings.get("files", True) else "PostgreSQL, with the DICOM files"
+
+    def suits(self, told: dict[str, Any]) -> None:
+        """See whether a backup is of such an archive. :raises Failed: if it is not."""
+        kind = told.get("kind", "SQLite")
+        if kind != self.kind:
+            raise Failed(
+                f"The backup has its index in {kind}, and this host has it in {self.kind}: nothing was restored. Have"
+                " orthanc_database and orthanc_database_storage as they were, and run playbooks/site.yml first."
+            )
 
     @functools.cached_property
     def copy(self) -> pathlib.Path:
@@ -123,6 +142,8 @@ class Backup:
     def begin(self) -> None:
         """Take the archive on this host for another one than the one that was backed up last, which it follows."""
         snapshots = self.repository.snapshots()
+        if self.cluster:
+            self.cluster.begin()
         self.named(str(uuid.uuid4()))
         if snapshots:
             after = tagged(snapshots[-1], "archive")
@@ -154,17 +175,32 @@ class Backup:
         """Tell whether nothing has to be done. :raises Failed: if the repository is not the one of before."""
         found = self.repository.number()
         self.same(found)
-        there = read(STATE / "repository.json") == {"url": self.repository.url, "id": found}
+        there = read(STATE / "repository.json") == self.known_by(found)
+        there = there and (not self.cluster or self.cluster.prepared())
         return there and (self.mark.exists() or bool(self.repository.snapshots()))
+
+    def known_by(self, number: str) -> dict[str, Any]:
+        """Return by what the repository is known again."""
+        return {"url": self.repository.url, "id": number} | ({"database": True} if self.cluster else {})
 
     def prepare(self) -> bool:
         """Have a repository. Return whether that, or anything else, is new."""
         found, changed = self.repository.number(), False
         self.same(found)
+        if self.cluster:
+            self.cluster.folder()
         if not found:
             self.repository.ask("init", timeout=SILENT)
             found, changed = self.repository.number(), True
-        here = {"url": self.repository.url, "id": found}
+        if self.cluster and not self.cluster.prepared():
+            if read(STATE / "repository.json") == self.known_by(found):
+                raise Failed(
+                    f"What {self.repository.url} had of the database of this host is not there any more. If it is gone"
+                    f" for good, remove {STATE}/repository.json, and run playbooks/site.yml for a new one."
+                )
+            self.cluster.prepare()
+            changed = True
+        here = self.known_by(found)
         if read(STATE / "repository.json") != here:
             put(STATE / "repository.json", here, 0o600)
             changed = True
@@ -215,22 +251,21 @@ class Backup:
         self.dated()
         # Of a run that was killed: no other host has this repository.
         self.repository.ask("unlock", timeout=5 * SILENT)
-        pause = 0.0
+        pause, kept = 0.0, self.saved_database()
         for _ in range(PASSES):
             lasted = self.copied()
             pause = max(pause, lasted)
             try:
                 counts, before = check_index(self.copy), {name for name, *_ in known(self.copy)}
             except Failed as error:
-                files, *_ = self.saved(["pacs-files"], self.paths())
-                raise Failed(f"{error} The files alone were backed up, as snapshot {files}.") from error
+                raise self.files_alone(error) from error
             lost = {name for name in before if not place(self.storage, name).exists()}
             passed = time.monotonic()
             files, added, seen, unread = self.saved(["pacs-files"], self.paths())
             if time.monotonic() - passed < LONG:
                 break
         # What restic may have missed has come since: it is held until restic has that, too.
-        lasted = self.copied(lambda: self.hold_new(counts["top"]))
+        lasted = self.copied(counts["top"])
         pause, counts = max(pause, lasted), check_index(self.copy)
         here = {name for name, *_ in known(self.copy)}
         gone = {name for name in here - before if not self.hold(name)}
@@ -242,9 +277,12 @@ class Backup:
         queue = self.copy.with_name(QUEUE)
         told |= {"index_bytes": size(self.copy) + size(queue), "missing": missing, "held": str(self.held)}
         told |= {"queue": queue.exists(), "unsent": self.unsent}
+        told |= {"kind": self.kind} | ({"moment": self.moment} if self.cluster else {})
         put(self.copy.with_name("backup.json"), {**told, "archive": archive, "time": now()}, 0o600)
         tags = ["pacs", f"archive={archive}", f"index={self.stage}", f"files={files}"]
         snapshot, new, _, other = self.saved(tags, sorted({str(self.stage), str(self.held.parent)}))
+        if self.cluster:
+            self.cluster.logged()
         if self.name() != archive:
             raise Failed("Another archive took the place of this one meanwhile.")
         self.note(missing=len(missing))
@@ -263,7 +301,7 @@ class Backup:
             "instances": counts["instances"],
             "files": counts["files"],
             "bytes": counts["bytes"],
-            "added_bytes": added + new,
+            "added_bytes": added + new + kept,
             "missing": len(missing),
             "not_tidied": self.forgotten(snapshot),
         }
@@ -272,8 +310,8 @@ class Backup:
             success["untidy_since"] = earlier.get("untidy_since") or success["epoch"]
         self.clear()
         self.note(running="", problem="", success=success, accepted=0)
-        size_of = f"{counts['bytes'] >> 20} MiB in {counts['files']} files, {added + new >> 20} MiB of them new"
-        stood = f"Orthanc stood still for {pause * 1000:.0f} ms"
+        size_of = f"{counts['bytes'] >> 20} MiB in {counts['files']} files, {added + new + kept >> 20} MiB of them new"
+        stood = f"{'The index' if self.cluster else 'Orthanc'} stood still for {pause * 1000:.0f} ms"
         say(f"Backed up {counts['instances']} images ({size_of}) as {snapshot} in {success['seconds']} s; {stood}.")
 
     def missed(self, archive: str) -> int | None:
@@ -284,6 +322,21 @@ class Backup:
         found = [one for one in self.repository.snapshots() if tagged(one, "archive") == archive]
         told = [self.repository.ask("dump", str(one["id"]), f"{tagged(one, 'index')}/backup.json") for one in found]
         return min((len(json.loads(text)["missing"]) for text in told), default=None)
+
+    def saved_database(self) -> int:
+        """Have pgBackRest back up the database, where there is one. Return how many bytes are new."""
+        if not self.cluster:
+            return 0
+        self.cluster.ours()
+        try:
+            return self.cluster.save()
+        except Failed as error:
+            raise self.files_alone(error) from error
+
+    def files_alone(self, error: Failed) -> Failed:
+        """Back up the files of an index that cannot be, and return what is said then."""
+        files, *_ = self.saved(["pacs-files"], self.paths())
+        return Failed(f"{error} The files alone were backed up, as snapshot {files}.")
 
     def against(self, missing: list[str], missed: int | None, steady: int, seen: int, unread: list[str]) -> list[str]:
         """Return what keeps a backup from taking the place of older ones."""
@@ -313,10 +366,18 @@ class Backup:
             raise Failed(f"At the last backup {missing} files were missing, and not {count}; nothing was done.")
         self.note(accepted=count)
 
-    def copied(self, also: Callable[[], None] = lambda: None) -> float:
-        """Have a copy of the index, and of the queue beside it. Return for how long Orthanc stood still."""
+    def copied(self, top: int | None = None) -> float:
+        """Have a copy of the index, and of the queue beside it. Return for how long nobody could write to the index.
+
+        :param top: the last resource of the copy before: what has come since is held then.
+        """
         self.clear()
-        beside = os.path.dirname(self.index)
+        beside, pause = os.path.dirname(self.index), self.settings["pause_seconds"]
+        if self.cluster:
+            self.copied_queue(beside)
+            self.holding.mkdir(exist_ok=True)
+            lasted, self.moment = self.cluster.database.copied(self.copy, pause, top, self.hold)
+            return lasted
         takes = size(self.index) + sum(size(self.index + end) for end in LOGS) + size(os.path.join(beside, QUEUE))
         free = shutil.disk_usage(self.stage).free
         if not os.path.exists(self.index):
@@ -327,16 +388,21 @@ class Backup:
                 f"A copy of the index takes {takes // MIB} MiB beside it, and {self.settings['index_dir']} has"
                 f" {free // MIB} MiB free; make room for {(2 * takes) // MIB + 256}."
             )
+        self.copied_queue(beside)
+        return copy_index(self.index, self.copy, pause, lambda: self.hold_new(top))
+
+    def copied_queue(self, beside: str) -> None:
+        """Have a copy of what is still to be sent. Without one, the images come first, and it is told."""
         self.unsent = ""
         try:
             copy_queue(beside, self.copy.with_name(QUEUE))
         except Failed as error:
-            # The images come first.
             self.unsent = str(error)
-        return copy_index(self.index, self.copy, self.settings["pause_seconds"], also)
 
-    def hold_new(self, top: int) -> None:
+    def hold_new(self, top: int | None) -> None:
         """Hold the files of what has come after a resource, while nobody can delete them."""
+        if top is None:
+            return
         with opened(self.copy, "rw") as connection:
             # Orthanc waits for it, and a copy that is lost is made again.
             connection.execute("PRAGMA synchronous = OFF")
@@ -411,6 +477,9 @@ class Backup:
             spare = [number for number in files if number[:8] not in named]
             if spare:
                 self.repository.ask("--quiet", "forget", "--prune", *spare)
+            if self.cluster and left:
+                # As far back as there are files, and no further.
+                self.cluster.forgotten(taken(left[0]).timestamp())
         except Failed as error:
             return str(error)
         if made[:8] not in {str(one["id"])[:8] for one in left}:
@@ -469,6 +538,7 @@ class Backup:
         age = int(time.time()) - success["epoch"] if success else None
         gap = widest(self.settings["calendar"])
         wrong = wrong or self.doubt(success or {}, age, gap, str(found.get("running", "")))
+        wrong = wrong or (self.cluster.doubt() if self.cluster else "")
         # A backup is no worse for the drill of another one.
         backup, told = wrong, found.get("drill", {}).get("wrong")
         if not wrong and told:

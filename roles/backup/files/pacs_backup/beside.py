@@ -17,11 +17,9 @@ from collections.abc import Iterable
 from typing import Any
 
 from .backup import Backup
-from .common import MIB, Failed, owned, place
+from .common import MIB, SPARE, Failed, owned, place
 from .repository import Repository, tagged
 
-# How much of a disk stays free for images that come.
-SPARE = 20
 DRILLED = "pacs-drill-orthanc"
 ANY = re.compile(r".*", re.DOTALL)
 
@@ -95,7 +93,7 @@ class Beside:
             )
 
 
-def orthanc_command(settings: str, folder: str) -> tuple[list[str], bool]:
+def orthanc_command(settings: str, *folders: str) -> tuple[list[str], bool]:
     """Return how the very Orthanc of this host is started with other settings, and whether it is in a container."""
     said = subprocess.run(
         ["systemctl", "show", "orthanc", "--property=ExecStart"], check=True, capture_output=True, text=True
@@ -110,7 +108,8 @@ def orthanc_command(settings: str, folder: str) -> tuple[list[str], bool]:
     options = ["--rm", "--pull=never", "--no-healthcheck", "--log-driver=none", "--network=none", "--read-only"]
     options += ["--cap-drop=ALL", "--security-opt=no-new-privileges", "--volume=/etc/localtime:/etc/localtime:ro"]
     # It is dockerd that it is a child of.
-    options += ["--volume=/tmp", f"--volume={folder}:{folder}", "--cpu-shares=64", "--oom-score-adj=800"]
+    options += ["--volume=/tmp", "--cpu-shares=64", "--oom-score-adj=800"]
+    options += [f"--volume={folder}:{folder}" for folder in folders]
     return [words[0], "run", f"--name={DRILLED}", *options, *kept, "--entrypoint=Orthanc", words[-2], settings], True
 
 

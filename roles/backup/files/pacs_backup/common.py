@@ -32,6 +32,10 @@ PATIENT = 60
 # For how many seconds backups, drills and restores wait for one another.
 PATIENCE = 12 * 3600
 MIB = 1 << 20
+# How much of a disk stays free for images that come.
+SPARE = 20
+# What stands before the name of a file that is in a database: it is none of a file on the disk.
+INSIDE = "database:"
 # As Orthanc names a file.
 NAME = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
@@ -139,7 +143,10 @@ def place(storage: str | os.PathLike[str], name: str) -> pathlib.Path:
 
 
 def service(verb: str, unit: str) -> None:
-    subprocess.run(["systemctl", verb, unit], check=True, capture_output=True, text=True)
+    """Start or stop a unit. :raises Failed: if systemd cannot."""
+    done = subprocess.run(["systemctl", verb, unit], check=False, capture_output=True, text=True)
+    if done.returncode:
+        raise Failed(f"systemd cannot {verb} {unit}; see journalctl -u {unit}. {' '.join(done.stderr.split())}")
 
 
 def parsed(line: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import pwd
+import re
 import sqlite3
 import subprocess
 import sys
@@ -17,13 +18,15 @@ import time
 from typing import Any
 
 from .backup import Backup
-from .beside import DRILLED, Beside, orthanc_command, restore
+from .beside import ANY, DRILLED, Beside, orthanc_command, restore
+from .cluster import Recovered, target
 from .common import HERE, STATE, Failed, now, put, say
-from .index import check_index, compare, handed
-from .repository import tagged
+from .index import check_index, compare, differ, handed
+from .repository import epoch, tagged
 
 # How many images the restored Orthanc is asked for, at most.
 ASKED = 200
+RECOVERED = "pacs-drill-postgresql"
 # It answers nobody but this host, sends nothing, listens to no modality and goes on with no job.
 QUIET = {
     "Name": "DRILL",
@@ -42,7 +45,12 @@ class Drill(Beside):
     NAME = ".pacs-drill"
 
     def __init__(self, backup: Backup) -> None:
-        super().__init__(backup, os.path.realpath(backup.settings.get("drill_folder") or backup.storage))
+        elsewhere = backup.settings.get("drill_folder")
+        super().__init__(backup, os.path.realpath(elsewhere or backup.storage))
+        self.recovered: Recovered | None = None
+        if backup.cluster:
+            beside = pathlib.Path(os.path.realpath(elsewhere)) if elsewhere else backup.cluster.data.parent
+            self.recovered = Recovered(backup.cluster, beside / f"{self.NAME}-postgresql", RECOVERED, "orthanc")
 
     def run(self) -> None:
         """Restore, compare and start it. :raises Failed: if anything is not as it has to be."""
@@ -55,6 +63,7 @@ class Drill(Beside):
         last = snapshots[-1]
         stage = tagged(last, "index")
         told = json.loads(self.repository.ask("dump", str(last["id"]), f"{stage}/backup.json"))
+        self.backup.suits(told)
         before = self.backup.status().get("drill", {})
         folders = chosen(percent, before.get("next", 0))
         self.report = {
@@ -72,6 +81,8 @@ class Drill(Beside):
         self.anew()
         way_out = "Have the drill restore less (backup_drill_percent), or on another disk (backup_drill_folder)."
         self.room(told, told["bytes"] * len(folders) // 256, way_out)
+        if self.recovered:
+            self.recovered.cluster.room(self.recovered.folder.parent, way_out)
         damage = self.read_all(percent, before.get("part", 0))
         self.restored(last, told, folders)
         damage += self.report.pop("unrestored")
@@ -81,6 +92,7 @@ class Drill(Beside):
         self.report |= {"images": counts["instances"], "files": compared}
         # Those have come while the files were read, after the index.
         self.report |= {**wrong, "unknown": len(wrong["unknown"])}
+        self.database(index, told)
         # It was missing in the archive, which is told there.
         lost = set(told.get("missing", []))
         self.report["missing_before"] = [line for line in wrong["missing"] if line.split()[0] in lost]
@@ -88,7 +100,7 @@ class Drill(Beside):
         self.report["damage"] = damage
         # The next one goes on from there.
         self.report["next"] = (before.get("next", 0) + len(folders)) % 256
-        self.report["served"] = self.served(index, storage, folders, counts["instances"])
+        self.report["served"] = self.served(index, storage, folders, counts["instances"], told)
         self.report["seconds"] = round(time.monotonic() - began, 1)
         if damage or wrong["missing"] or wrong["damaged"]:
             raise Failed(
@@ -98,6 +110,22 @@ class Drill(Beside):
         if counts["instances"] != told["instances"]:
             raise Failed(f"The index has {counts['instances']} images, and was backed up with {told['instances']}.")
 
+    def database(self, index: pathlib.Path, told: dict[str, Any]) -> None:
+        """Restore the database as well, and hold it against the list of what it knew. :raises Failed: if it differs."""
+        if not self.recovered:
+            return
+        began, moment = time.monotonic(), told["moment"]
+        label = self.recovered.cluster.chosen(moment, epoch(told["time"]))
+        self.recovered.restored(target(moment), label)
+        recovered = index.with_name("index-recovered")
+        self.recovered.database(moment["database"]).listed(recovered)
+        self.report["database"] = {"backup": label, "seconds": round(time.monotonic() - began, 1)}
+        if other := differ(index, recovered):
+            raise Failed(
+                f"The database does not have what it had when it was backed up: {len(other)} files differ, such as"
+                f" {other[0]}."
+            )
+
     def read_all(self, percent: int, before: int) -> list[str]:
         """Have restic read what is in the repository, or the part after that of before. Return what is damaged."""
         parts = -(-100 // percent)
@@ -106,9 +134,8 @@ class Drill(Beside):
         done = self.repository.run(
             "--no-lock", "check", *(["--read-data"] if percent == 100 else [f"--read-data-subset={number}/{parts}"])
         )
-        if done.returncode == 0:
-            return []
-        return [str(self.repository.refused(done))]
+        found = [] if done.returncode == 0 else [str(self.repository.refused(done))]
+        return found + (self.recovered.cluster.damage() if self.recovered and percent == 100 else [])
 
     def restored(self, snapshot: dict[str, Any], told: dict[str, Any], folders: set[str]) -> None:
         """Restore the index and the files of some folders."""
@@ -120,7 +147,9 @@ class Drill(Beside):
         if not (self.inside(tagged(snapshot, "index")) / "index").exists():
             raise Failed(f"The index is not in the backup, or cannot be read. {' '.join(said)}")
 
-    def served(self, index: pathlib.Path, storage: pathlib.Path, folders: set[str], images: int) -> int:
+    def served(
+        self, index: pathlib.Path, storage: pathlib.Path, folders: set[str], images: int, told: dict[str, Any]
+    ) -> int:
         """Have an Orthanc serve it, in a network of its own. Return how many images it has handed out as they were.
 
         :raises Failed: if it does not start, or another number of images, or another image, comes from it.
@@ -131,8 +160,9 @@ class Drill(Beside):
         os.chmod(self.opened[0], 0o750)
         settings = self.folder / "orthanc.json"
         folders_of = {"StorageDirectory": self.real(storage), "IndexDirectory": self.real(index.parent)}
-        put(self.opened[1] / settings.name, {**QUIET, **folders_of})
-        command, container = orthanc_command(str(settings), str(self.folder))
+        put(self.opened[1] / settings.name, {**QUIET, **folders_of, **self.plugin(told)})
+        beside = [str(self.recovered.sockets)] if self.recovered else []
+        command, container = orthanc_command(str(settings), str(self.folder), *beside)
         properties = ["PrivateNetwork=yes", "ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "Nice=19"]
         properties += [f"ReadWritePaths={self.folder}", f"User={'root' if container else 'orthanc'}"]
         run = ["systemd-run", "--quiet", "--collect", f"--unit={DRILLED}", *(f"--property={one}" for one in properties)]
@@ -149,6 +179,19 @@ class Drill(Beside):
                 f"Orthanc does not hand out {len(answers['other'])} images as they were: {answers['other'][:3]}"
             )
         return len(asked)
+
+    def plugin(self, told: dict[str, Any]) -> dict[str, Any]:
+        """Return what Orthanc is told of its database."""
+        if not self.recovered:
+            return {}
+        database, moment = self.recovered.cluster.database, told["moment"]
+        uri = self.recovered.uri(moment["user"], moment["database"])
+        return {"Plugins": database.plugins(), "PostgreSQL": {**database.section, "ConnectionUri": uri, "Lock": False}}
+
+    def away(self, ours: re.Pattern[str] = ANY) -> None:
+        if self.recovered:
+            self.recovered.away()
+        super().away(ours)
 
     def note(self, problem: str) -> str:
         """Leave the report, dated, and tell a monitor. Return where it is."""

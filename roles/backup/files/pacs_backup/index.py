@@ -20,7 +20,7 @@ import urllib.parse
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
-from .common import MIB, NAME, Failed, place, size
+from .common import INSIDE, MIB, NAME, Failed, place, size
 
 # What SQLite has beside the index in use.
 LOGS = ("-wal", "-journal")
@@ -258,8 +258,9 @@ def check_index(index: pathlib.Path) -> dict[str, Any]:
             # Of the log, all that is good is in the index then.
             connection.execute("PRAGMA journal_mode = DELETE")
             (instances,) = connection.execute("SELECT count(*) FROM Resources WHERE resourceType = 4").fetchone()
-            counted = "SELECT count(*), coalesce(sum(compressedSize), 0) FROM AttachedFiles"
-            files, held = connection.execute(counted).fetchone()
+            # Where the database has them, their names are none of files.
+            held = "sum(CASE WHEN uuid LIKE '%:%' THEN 0 ELSE compressedSize END)"
+            files, held = connection.execute(f"SELECT count(*), coalesce({held}, 0) FROM AttachedFiles").fetchone()
             (top,) = connection.execute("SELECT coalesce(max(internalId), 0) FROM Resources").fetchone()
             columns = {row[1] for row in connection.execute("PRAGMA table_info(AttachedFiles)")}
     except sqlite3.Error as error:
@@ -277,6 +278,16 @@ def known(index: str | os.PathLike[str]) -> Iterator[tuple[str, str, int, str]]:
         )
         # Root goes by these names, and Orthanc has written them.
         yield from (row for row in rows if NAME.fullmatch(row[0]))
+
+
+def differ(index: pathlib.Path, other: pathlib.Path) -> list[str]:
+    """Return the names of the files that two lists of an index do not have alike."""
+    rows = "SELECT uuid, id, fileType, compressedSize, compressedMD5 FROM {}.AttachedFiles"
+    here, there = rows.format("main"), rows.format("other")
+    with opened(index) as connection:
+        connection.execute("ATTACH ? AS other", (f"file:{urllib.parse.quote(os.fspath(other))}?mode=ro",))
+        found = [connection.execute(f"{one} EXCEPT {two}").fetchall() for one, two in ((here, there), (there, here))]
+    return sorted({name for rows in found for name, *_ in rows})
 
 
 def compare(
@@ -322,7 +333,8 @@ def handed(
         found = [
             (owner, digest)
             for owner, digest, name in rows
-            if name[:2] in folders and NAME.fullmatch(name) and name not in but and place(storage, name).exists()
+            if name.startswith(INSIDE)
+            or (name[:2] in folders and NAME.fullmatch(name) and name not in but and place(storage, name).exists())
         ]
     return dict(found[:: max(1, len(found) // count)][:count])
 

@@ -129,6 +129,11 @@ def taken(snapshot: dict[str, Any]) -> datetime.datetime:
     return datetime.datetime.fromisoformat(text).astimezone()
 
 
+def epoch(text: str) -> float:
+    """Return when something was, by what it says in a backup."""
+    return datetime.datetime.fromisoformat(text).timestamp()
+
+
 def tagged(snapshot: dict[str, Any], name: str) -> str:
     """Return what a backup says of itself: by what its archive is known, or where the copy of the index is in it."""
     return next((tag.partition("=")[2] for tag in snapshot.get("tags") or [] if tag.startswith(f"{name}=")), "")

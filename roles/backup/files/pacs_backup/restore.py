@@ -21,11 +21,13 @@ import time
 from typing import Any
 
 from .backup import Backup
-from .beside import SPARE, Beside, numbers, orthanc_version, restore
+from .beside import Beside, numbers, orthanc_version, restore
+from .cluster import Recovered, target
 from .common import (
     MIB,
     NAME,
     SILENT,
+    SPARE,
     STATE,
     Failed,
     now,
@@ -39,8 +41,8 @@ from .common import (
     sync_folder,
     way,
 )
-from .index import QUEUE, check_index, compare, handed
-from .repository import tagged
+from .index import QUEUE, check_index, compare, differ, handed
+from .repository import epoch, tagged, taken
 
 # With how many names restic is called at most.
 INCLUDES = 1000
@@ -48,7 +50,7 @@ INCLUDES = 1000
 LEVEL = re.compile(r"[0-9a-f]{2}")
 INDEX = ("index", "index-wal", "index-shm", "index-journal", QUEUE, f"{QUEUE}-journal")
 # What is left in the folder once all is in its place.
-LEFT = re.compile(rf"index|{re.escape(QUEUE)}|\.?backup\.json(\.new)?")
+LEFT = re.compile(rf"index(-recovered)?|{re.escape(QUEUE)}|\.?backup\.json(\.new)?")
 # How many images the restored Orthanc is asked for, at most.
 ASKED = 20
 EVERYTHING = frozenset(f"{number:02x}" for number in range(256))
@@ -63,23 +65,35 @@ class Restore(Beside):
         super().__init__(backup)
         # Where nobody but root writes. As long as the first is there, systemd does not start Orthanc.
         self.moves, self.begun = STATE / "moves.json", STATE / "restore.json"
+        self.recovered: Recovered | None = None
+        if cluster := backup.cluster:
+            self.recovered = Recovered(cluster, cluster.data.parent / self.NAME, "pacs-restore-postgresql")
 
-    def images(self) -> int:
-        """Return how many files of images there are."""
+    def images(self) -> str:
+        """Return how many images there are, in words; nothing if there are none."""
         levels = "[0-9a-f]" * 2
-        return sum(1 for _ in glob.iglob(f"{glob.escape(self.backup.storage)}/{levels}/{levels}/*"))
+        files = sum(1 for _ in glob.iglob(f"{glob.escape(self.backup.storage)}/{levels}/{levels}/*"))
+        found = f"{self.backup.storage} has {files} files of images" if files else ""
+        if not found and self.recovered:
+            try:
+                known = self.recovered.cluster.database.images()
+                found = f"the database knows {known} images" if known else ""
+            except Failed as error:
+                found = f"nobody can say what the database has ({error})"
+        return found
 
-    def asks(self, there: int) -> Failed:
+    def asks(self, there: str) -> Failed:
         """Return what is said where images would make way without words."""
         host = self.backup.settings["host"]
         return Failed(
-            f"Nothing was restored, since {self.backup.storage} has {there} files of images. To have the backup in"
+            f"Nothing was restored, since {there}. To have the backup in"
             f' their place, say -e \'{{"restore": "archive of {host}"}}\': what is there is kept beside it then.'
         )
 
-    def run(self, wanted: str, over: bool, lacking: int = 0) -> dict[str, Any]:
+    def run(self, wanted: str, over: bool, lacking: int = 0, at: str = "") -> dict[str, Any]:
         """Restore. Return what came of it. :raises Failed: if nothing was changed, or if it does not work.
 
+        :param at: the moment as of which the database is wanted, if it is not that of the backup.
         :param over: whether images that are there may make way.
         :param lacking: without how many files it is good enough, where not all of the repository can be read.
         """
@@ -89,7 +103,7 @@ class Restore(Beside):
         if not over and (there := self.images()):
             raise self.asks(there)
         self.backup.same(self.repository.number())
-        snapshot, others = self.picked(wanted)
+        snapshot, others = self.picked(wanted, at)
         stage = tagged(snapshot, "index")
         told = json.loads(self.repository.ask("dump", str(snapshot["id"]), f"{stage}/backup.json"))
         self.fits(snapshot, told)
@@ -97,15 +111,21 @@ class Restore(Beside):
         index, storage = self.inside(stage) / "index", self.inside(told["storage_dir"])
         if not index.exists():
             raise Failed(f"Nothing was restored: the index cannot be read. {' '.join(said)}")
-        check_index(index)
+        images = self.recover(index, told, at)
         compared, wrong = compare(index, storage, set(EVERYTHING), sums=True)
         self.earlier(index, storage, told, others, wrong)
+        if at:
+            # What has come since, and what was to be deleted.
+            for name in filter(NAME.fullmatch, wrong["unknown"]):
+                place(storage, name).unlink(missing_ok=True)
+            wrong["unknown"] = []
         wrong["missing"] += self.unsent(told, index)
         names = {line.split()[0] for line in wrong["missing"] + wrong["damaged"]}
         lost = len(names)
         # What was missing when it was backed up was told then.
         before = {*told.get("missing", []), *([] if told.get("queue") else [QUEUE])}
-        if (said or names - before) and lost > lacking:
+        # Of another moment some are always missing.
+        if (said or (names - before and not at)) and lost > lacking:
             why = " ".join([f"{lost} of {compared} files cannot be had.", *said])
             raise Failed(
                 f"Nothing of the archive was changed: {why} To"
@@ -115,14 +135,45 @@ class Restore(Beside):
         self.beside_index(index)
         # restic leaves that to the kernel.
         os.sync()
-        report = {"host": self.backup.settings["host"], "snapshot": str(snapshot["id"]), "backed_up": told["time"]}
-        report |= {"files": compared, **wrong, "images": told["instances"], "archive": told["archive"]}
+        report = {"host": self.backup.settings["host"], "snapshot": str(snapshot["id"])}
+        report |= {
+            "backed_up": at or told["time"],
+            "files": compared,
+            **wrong,
+            "images": images,
+            "archive": told["archive"],
+        }
         paths = {"storage": str(storage.relative_to(self.tree)), "index": str(index.parent.relative_to(self.tree))}
         put(self.moves, {"report": report, **paths, "over": over}, 0o600)
         return self.placed(over)
 
+    def recover(self, index: pathlib.Path, told: dict[str, Any], at: str) -> int:
+        """Have the database as it was, beside the one that works. Return how many images it knows.
+
+        :raises Failed: if it does not know what it knew when it was backed up.
+        """
+        if not self.recovered:
+            return int(check_index(index)["instances"])
+        moment, cluster = told["moment"], self.recovered.cluster
+        wanted = {"at": in_utc(at)} if at else moment
+        self.recovered.restored(target(wanted), cluster.chosen(wanted, epoch(at or told["time"])))
+        try:
+            self.recovered.settled(cluster.database.section["ConnectionUri"])
+            known = index.with_name("index-recovered")
+            self.recovered.database(moment["database"]).listed(known)
+            if not at and (other := differ(index, known)):
+                raise Failed(
+                    f"Nothing was restored: the database does not have what it had when it was backed up: {len(other)}"
+                    f" files differ, such as {other[0]}. Take another backup (snapshot)."
+                )
+            os.replace(known, index)
+        finally:
+            self.recovered.stop()
+        return int(check_index(index)["instances"])
+
     def fits(self, snapshot: dict[str, Any], told: dict[str, Any]) -> None:
         """See whether this host can take it, before anything is restored. :raises Failed: if it cannot."""
+        self.backup.suits(told)
         version = orthanc_version(str(self.folder)) if told.get("writer") else ""
         if version and numbers(version) < numbers(told["writer"]):
             raise Failed(
@@ -140,6 +191,10 @@ class Restore(Beside):
             self.anew()
             put(self.begun, self.beginning(snapshot), 0o600)
         self.room(told, told["bytes"], "Nothing was restored; make room.")
+        if self.recovered:
+            cluster = self.recovered.cluster
+            cluster.fits(cluster.info())
+            cluster.room(self.recovered.folder.parent, "Nothing was restored; make room.")
         beside = shutil.disk_usage(os.path.dirname(self.backup.index))
         if beside.free < told.get("index_bytes", 0) + beside.total // SPARE:
             raise Failed(
@@ -201,13 +256,13 @@ class Restore(Beside):
         """Have index and queue on the disk that they are to be on, where that is another folder."""
         if os.path.dirname(self.backup.index) == self.backup.storage:
             return
-        for source in (index, index.with_name(QUEUE)):
-            target = self.staged[1] / source.name
-            target.unlink(missing_ok=True)
+        for source in (*([] if self.recovered else [index]), index.with_name(QUEUE)):
+            copied = self.staged[1] / source.name
+            copied.unlink(missing_ok=True)
             if source.exists():
-                shutil.copyfile(source, target)
+                shutil.copyfile(source, copied)
                 found = os.stat(source)
-                opened = os.open(target, os.O_RDONLY | os.O_NOFOLLOW)
+                opened = os.open(copied, os.O_RDONLY | os.O_NOFOLLOW)
                 os.fchown(opened, found.st_uid, found.st_gid)
                 os.fchmod(opened, stat.S_IMODE(found.st_mode))
                 os.fsync(opened)
@@ -218,7 +273,7 @@ class Restore(Beside):
         """A folder of ours beside the index."""
         return owned(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))
 
-    def picked(self, wanted: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    def picked(self, wanted: str, at: str = "") -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the backup that is wanted, and the others of the same archive, the newest first."""
         snapshots = self.repository.snapshots()
         if wanted != "latest":
@@ -226,7 +281,9 @@ class Restore(Beside):
             said = self.repository.ask("--no-lock", "--json", "snapshots", wanted, timeout=5 * SILENT)
             found = json.loads(said or "[]")
         else:
-            found = snapshots[-1:]
+            # What was there at a moment is in the next one, or, if it was deleted before that, in those before.
+            later = [one for one in snapshots if at and taken(one).timestamp() >= epoch(at)]
+            found = later[:1] or snapshots[-1:]
         if len(found) != 1 or not tagged(found[0], "index"):
             listed = self.repository.ask("--no-lock", "--json", "snapshots", "--tag", "pacs", timeout=5 * SILENT)
             hosts = sorted({str(one["hostname"]) for one in json.loads(listed or "[]")})
@@ -236,6 +293,8 @@ class Restore(Beside):
             )
         archive = tagged(found[0], "archive")
         others = [one for one in snapshots if tagged(one, "archive") == archive and one["id"] != found[0]["id"]]
+        if at:
+            return found[0], sorted(others, key=lambda one: abs(taken(one).timestamp() - epoch(at)))
         return found[0], others[::-1]
 
     def plan(self, told: dict[str, Any]) -> dict[str, Any]:
@@ -250,17 +309,25 @@ class Restore(Beside):
             "kept_index": [name for name in INDEX if name in there],
             "levels": levels[1],
             "queue": (self.tree / told["index"] / QUEUE).exists(),
+            "cluster": self.recovered.data.name if self.recovered else "",
         }
 
     def move(self, told: dict[str, Any]) -> None:
         """Move what is planned, from and to folders that are open: whoever had taken Orthanc over may rename there."""
         folders = [open_folder(self.backup.storage), open_folder(os.path.dirname(self.backup.index))]
         storage, beside = folders
+        if self.recovered:
+            # It is an index that is not beside the files.
+            service("stop", self.recovered.cluster.unit)
+            cluster = open_folder(self.recovered.cluster.data.parent)
         if not told.get("kept_all"):
             for at, names in ((storage, told["kept"]), (beside, told["kept_index"])):
                 aside = owned(way(at) / told["aside"])[0] if names else -1
                 for name in names:
                     moved(name, at, aside)
+            if self.recovered:
+                moved(told["cluster"], cluster, owned(way(cluster) / told["aside"])[0])
+                os.fsync(cluster)
             os.fsync(storage)
             os.fsync(beside)
             put(self.moves, told | {"kept_all": True}, 0o600)
@@ -269,8 +336,11 @@ class Restore(Beside):
             moved(name, restored, storage)
         separate = os.path.dirname(self.backup.index) != self.backup.storage
         source = self.staged[0] if separate else open_folder(self.tree / told["index"])
-        for name in [QUEUE, "index"] if told.get("queue") else ["index"]:
+        for name in ([QUEUE] if told.get("queue") else []) + ([] if self.recovered else ["index"]):
             moved(name, source, beside)
+        if self.recovered:
+            moved(told["cluster"], self.recovered.opened[0], cluster)
+            os.fsync(cluster)
         os.fsync(storage)
         os.fsync(beside)
 
@@ -283,7 +353,8 @@ class Restore(Beside):
             service("stop", "orthanc")
         self.move(told)
         report, storage = told["report"], pathlib.Path(self.backup.storage)
-        _, wrong = compare(pathlib.Path(self.backup.index), storage, set(EVERYTHING), sums=False)
+        index = self.tree / told["index"] / "index" if self.recovered else pathlib.Path(self.backup.index)
+        _, wrong = compare(index, storage, set(EVERYTHING), sums=False)
         lost = {line for name in ("missing", "damaged") for line in wrong[name]}
         lost -= {line for name in ("missing", "damaged") for line in report[name]}
         if lost:
@@ -293,11 +364,14 @@ class Restore(Beside):
             )
         self.backup.named(report["archive"])
         both = {str(storage), os.path.dirname(self.backup.index)}
+        if self.recovered:
+            service("start", self.recovered.cluster.unit)
+            both |= {str(self.recovered.cluster.data.parent)}
         aside = [path for one in sorted(both) for path in [f"{one}/{told['aside']}"] if os.path.exists(path)]
         found = {**report, "time": now(), "aside": aside}
         put(STATE / "restored.json", found)
         spoilt = {line.split()[0] for name in ("missing", "damaged") for line in report[name]}
-        asked = handed(self.backup.index, storage, EVERYTHING, ASKED, spoilt)
+        asked = handed(index, storage, EVERYTHING, ASKED, spoilt)
         self.begun.unlink(missing_ok=True)
         # The last thing before: as long as it is there, it is told that this was cut off.
         self.moves.unlink()
@@ -306,6 +380,8 @@ class Restore(Beside):
         found |= {"images_now": self.counted(), "handed_out": len(asked)}
         put(STATE / "restored.json", found)
         self.away(LEFT)
+        if self.recovered:
+            self.recovered.away()
         if str(storage) != os.path.dirname(self.backup.index):
             with contextlib.suppress(OSError):
                 os.rmdir(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))
@@ -332,13 +408,34 @@ class Restore(Beside):
             service("stop", "orthanc")
             if not over and (there := self.images()):
                 raise self.asks(there)
+            if self.recovered:
+                self.tried(self.recovered)
             told = told | self.plan(told)
             put(self.moves, told, 0o600)
         except BaseException:
             self.moves.unlink()
+            if self.recovered:
+                service("start", self.recovered.cluster.unit)
             service("start", "orthanc")
             raise
         return told
+
+    def tried(self, recovered: Recovered) -> None:
+        """See whether the database's folder can be renamed, before anything is. :raises Failed: if it cannot be."""
+        service("stop", recovered.cluster.unit)
+        parent, name = open_folder(recovered.cluster.data.parent), recovered.data.name
+        aside = f".pacs-try-{name}"
+        try:
+            if name in os.listdir(parent):
+                os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
+            # Also of a run that was cut off right here.
+            if aside in os.listdir(parent):
+                os.rename(aside, name, src_dir_fd=parent, dst_dir_fd=parent)
+        except OSError as error:
+            raise Failed(
+                f"Nothing was restored: {recovered.cluster.data} cannot be renamed ({error.strerror}), so that no other"
+                " database can take its place. Have it as a plain folder of one file system."
+            ) from error
 
     def answer(self, path: str) -> bytes:
         """Return what Orthanc answers. :raises OSError: also if it is an error."""
@@ -387,10 +484,15 @@ def moved(name: str, source: int, target: int) -> None:
         )
 
 
-def restored(restore: Restore, snapshot: str, over: bool, lacking: int) -> dict[str, Any]:
+def in_utc(at: str) -> str:
+    """Return a time as PostgreSQL and pgBackRest both understand it."""
+    return time.strftime("%Y-%m-%d %H:%M:%S+00", time.gmtime(epoch(at)))
+
+
+def restored(restore: Restore, snapshot: str, over: bool, lacking: int, at: str) -> dict[str, Any]:
     """Restore, and leave no folder behind where nothing was begun."""
     try:
-        return restore.run(snapshot, over, lacking)
+        return restore.run(snapshot, over, lacking, at)
     finally:
         for path in (restore.folder / "tree", restore.folder):
             with contextlib.suppress(OSError):

@@ -1,0 +1,163 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""An index in PostgreSQL: what it knew at one moment, of which its log has the place.
+
+Nobody has to stop Orthanc for that: as long as we hold two of its tables, whoever would write to them waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from .common import INSIDE, NAME, Failed, read
+
+# How long an image waits for us to get hold of the tables, in milliseconds, and how often we try.
+WAITS, ATTEMPTS = 500, 40
+# The list of an index has the shape of SQLite's, so that all that compares can compare it.
+LIST = """
+CREATE TABLE Resources(internalId INTEGER PRIMARY KEY, resourceType INTEGER, publicId TEXT);
+CREATE TABLE AttachedFiles(id INTEGER, fileType INTEGER, uuid TEXT, compressedSize INTEGER, uncompressedMD5 TEXT,
+    compressedMD5 TEXT);
+"""
+# SQLite counts them from 1.
+RESOURCES = "SELECT internalId, resourceType + 1, publicId FROM Resources"
+FILES = "SELECT id, fileType, %s || uuid, compressedSize, uncompressedHash, compressedHash FROM AttachedFiles"
+# Where the log stands, and of which server it is. The number that is taken for it has the log go on behind that place.
+MOMENT = """SELECT pg_current_wal_insert_lsn()::text, substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8),
+    (SELECT system_identifier::text FROM pg_control_system()), current_setting('server_version_num')::int / 10000,
+    current_database(), current_user, pg_current_xact_id()::text"""
+WORDS = ("lsn", "timeline", "system", "version", "database", "user")
+
+
+class Database:
+    """The index, as its Orthanc logs in to it."""
+
+    def __init__(self, settings: dict[str, Any], uri: str = "") -> None:
+        self._config, self._uri = settings["config_dir"], uri
+        # The names of files that are in the database are no names of files on the disk.
+        self._prefix = "" if settings.get("files", True) else INSIDE
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """What Orthanc was told of it."""
+        found: dict[str, Any] = read(pathlib.Path(self._config, "postgresql.json")).get("PostgreSQL", {})
+        return found
+
+    def plugins(self) -> list[str]:
+        """Return what Orthanc reaches it by."""
+        asked = read(pathlib.Path(self._config, "orthanc.json")).get("Plugins", [])
+        return [path for path in asked if "PostgreSQL" in path]
+
+    @contextlib.contextmanager
+    def opened(self, level: str = "READ COMMITTED") -> Iterator[Any]:
+        """Log in. :raises Failed: if the database does not let us in, or does not answer."""
+        # Where the index is in SQLite, a host does not have it.
+        import psycopg2
+
+        try:
+            connection = psycopg2.connect(
+                self._uri or self.section["ConnectionUri"], connect_timeout=30, application_name="pacs-backup"
+            )
+        except (psycopg2.Error, KeyError) as error:
+            raise Failed(f"The database of the index cannot be reached: {' '.join(str(error).split())}") from error
+        try:
+            connection.set_session(isolation_level=level)
+            yield connection
+        except psycopg2.Error as error:
+            raise Failed(f"The database of the index: {' '.join(str(error).split())}") from error
+        finally:
+            connection.close()
+
+    def asked(self, question: str) -> tuple[Any, ...]:
+        """Return the one row that answers."""
+        with self.opened() as connection, connection.cursor() as cursor:
+            cursor.execute(question)
+            found: tuple[Any, ...] = cursor.fetchone()
+            return found
+
+    def images(self) -> int:
+        return int(self.asked("SELECT count(*) FROM Resources WHERE resourceType = 3")[0])
+
+    def copied(
+        self, target: pathlib.Path, limit: float, top: int | None = None, hold: Callable[[str], Any] = lambda name: None
+    ) -> tuple[float, dict[str, Any]]:
+        """Write a list of all that the index knows at one moment. Return how long nobody could write, and the moment.
+
+        :param top: the last resource of the list before; the files of what has come since are held meanwhile.
+        """
+        with self.opened("REPEATABLE READ") as reading, reading.cursor() as cursor:
+            with self.held(limit) as (holding, began):
+                cursor.execute(MOMENT)
+                moment = dict(zip(WORDS, cursor.fetchone(), strict=False))
+                if top is not None:
+                    with holding.cursor() as names:
+                        names.execute("SELECT %s || uuid FROM AttachedFiles WHERE id > %s", (self._prefix, top))
+                        for (name,) in names:
+                            if NAME.fullmatch(name):
+                                hold(name)
+                # It fails if we took so long that the server has ended it.
+                holding.commit()
+                lasted = time.monotonic() - began
+            written(reading, target, self._prefix)
+            # Now the log goes on.
+            reading.commit()
+        return lasted, moment
+
+    @contextlib.contextmanager
+    def held(self, limit: float) -> Iterator[tuple[Any, float]]:
+        """Have nobody write to the index, as soon as nobody does; the server gives it back after so many seconds.
+
+        Since when others wait is returned as well.
+        """
+        import psycopg2
+
+        with self.opened() as connection:
+            for tried in range(ATTEMPTS):
+                try:
+                    with connection.cursor() as cursor:
+                        cursor.execute(
+                            "SELECT set_config('lock_timeout', %s, true),"
+                            " set_config('idle_in_transaction_session_timeout', %s, true)",
+                            (str(WAITS), str(int(limit * 1000))),
+                        )
+                        began = time.monotonic()
+                        cursor.execute("LOCK TABLE Resources, AttachedFiles IN SHARE MODE")
+                    break
+                except (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected) as error:
+                    connection.rollback()
+                    if tried == ATTEMPTS - 1:
+                        raise Failed(
+                            f"Somebody writes to the index all the time: {ATTEMPTS} times nobody would pause for half a"
+                            " second. Look for what has a transaction open there (pg_stat_activity)."
+                        ) from error
+                    time.sleep(1)
+            yield connection, began
+
+    def listed(self, target: pathlib.Path) -> None:
+        """Write a list of what an index knows that nobody else writes to."""
+        with self.opened("REPEATABLE READ") as connection:
+            written(connection, target, self._prefix)
+
+
+def written(connection: Any, target: pathlib.Path, prefix: str) -> None:
+    """Write what a transaction sees, some rows at a time."""
+    target.unlink(missing_ok=True)
+    made = sqlite3.connect(target)
+    try:
+        # It is made again where it gets lost.
+        made.executescript(f"PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF; {LIST}")
+        for table, question in (("Resources", RESOURCES), ("AttachedFiles", FILES)):
+            with connection.cursor(name=table.lower()) as cursor:
+                cursor.itersize = 10_000
+                cursor.execute(question, (prefix,) if table == "AttachedFiles" else None)
+                rows = ([text if text is not None else "" for text in row] for row in cursor)
+                marks = "(?, ?, ?)" if table == "Resources" else "(?, ?, ?, ?, ?, ?)"
+                made.executemany(f"INSERT INTO {table} VALUES {marks}", rows)
+        made.commit()
+    finally:
+        made.close()

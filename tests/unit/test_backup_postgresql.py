@@ -1,0 +1,620 @@
+"""What backs up an index in PostgreSQL, with stand-ins for the server and for pgBackRest."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import importlib
+import json
+import os
+import pathlib
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.unit.test_backup import (  # noqa: F401
+    FILES,
+    Backed,
+    Host,
+    answers,
+    archive,
+    backed,
+    host,
+    orthanc,
+    program,
+    restored,
+    services,
+)
+
+MOMENT = ("0/5000028", "0000000A", "7713748", 17, "orthanc", "orthanc", "900")
+NAMES = [f"0000000{number}-0000-4000-8000-000000000001" for number in range(4)]
+
+
+class Server:
+    """Stands in for PostgreSQL, as its driver reaches it: keeps in which order it was asked for what."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+        self.busy = 0
+
+    def connect(self, *_given: Any, **_more: Any) -> Any:
+        return Connection(self)
+
+
+class Connection:
+    autocommit = False
+
+    def __init__(self, server: Server) -> None:
+        self.server, self.level = server, ""
+
+    def set_session(self, isolation_level: str) -> None:
+        self.level = isolation_level.split()[0]
+
+    @contextlib.contextmanager
+    def cursor(self, name: str = "") -> Iterator[Any]:
+        yield Cursor(self)
+
+    def commit(self) -> None:
+        self.server.asked.append(f"{self.level} commit")
+
+    def rollback(self) -> None:
+        self.server.asked.append(f"{self.level} rollback")
+
+    def close(self) -> None:
+        self.server.asked.append(f"{self.level} close")
+
+
+class Cursor:
+    itersize = 0
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection, self.rows = connection, list[tuple[Any, ...]]()
+
+    def execute(self, question: str, given: Any = None) -> None:
+        server, words = self.connection.server, question.split()
+        kind = "moment" if "pg_current_wal_insert_lsn" in question else words[-1] if "FROM" in words else words[0]
+        server.asked.append(f"{self.connection.level} {kind}")
+        if words[0] == "LOCK" and server.busy:
+            server.busy -= 1
+            raise importlib.import_module("psycopg2.errors").LockNotAvailable
+        prefix = str(given[0]) if given else ""
+        answers: dict[str, list[tuple[Any, ...]]] = {
+            "moment": [MOMENT],
+            "Resources": [(number + 1, 3 + ("+ 1" in question), f"owner-{number}") for number in range(4)],
+            "AttachedFiles": [(number + 1, 1, prefix + name, 7, "", None) for number, name in enumerate(NAMES)],
+            "%s": [(prefix + name,) for name in [*NAMES[2:], "../../etc/passwd"]],
+        }
+        self.rows = answers.get(kind, [])
+
+    def fetchone(self) -> tuple[Any, ...]:
+        return self.rows[0]
+
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
+        return iter(self.rows)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    made = Server()
+    monkeypatch.setattr("psycopg2.connect", made.connect)
+    return made
+
+
+def database(program: Any, folder: pathlib.Path, **settings: Any) -> Any:  # noqa: F811
+    section = {"PostgreSQL": {"ConnectionUri": "postgresql://orthanc:x@127.0.0.1/orthanc"}}
+    (folder / "postgresql.json").write_text(json.dumps(section), "utf-8")
+    return program.Database({"config_dir": str(folder), **settings})
+
+
+def test_list_is_of_the_moment_at_which_nobody_writes(
+    program: Any,  # noqa: F811
+    server: Server,
+    tmp_path: pathlib.Path,
+) -> None:
+    """And what has come is held before anybody may delete it."""
+    held: list[str] = []
+
+    def hold(name: str) -> None:
+        held.append(name)
+        server.asked.append(f"hold {name}")
+
+    list_of_it = tmp_path / "index"
+    lasted, moment = database(program, tmp_path).copied(list_of_it, 10, 2, hold)
+    assert lasted >= 0
+    assert (moment["lsn"], moment["timeline"], moment["version"]) == ("0/5000028", "0000000A", 17)
+    assert held == NAMES[2:]
+    order = server.asked
+    locked, freed = order.index("READ LOCK"), order.index("READ commit")
+    assert locked < order.index("REPEATABLE moment") < freed
+    assert all(locked < order.index(f"hold {name}") < freed for name in held)
+    # Long lists are none of their business, and the log goes on after that.
+    assert freed < order.index("REPEATABLE AttachedFiles") < order.index("REPEATABLE commit")
+    counts = program.check_index(list_of_it)
+    assert (counts["instances"], counts["files"], counts["bytes"], counts["writer"]) == (4, 4, 28, "")
+    assert [name for name, *_ in program.known(list_of_it)] == NAMES
+
+
+def test_files_in_the_database_are_none_on_the_disk(
+    program: Any,  # noqa: F811
+    server: Server,
+    tmp_path: pathlib.Path,
+) -> None:
+    held: list[str] = []
+    database(program, tmp_path, files=False).copied(tmp_path / "index", 10, 2, held.append)
+    assert held == []
+    assert list(program.known(tmp_path / "index")) == []
+    counts = program.check_index(tmp_path / "index")
+    assert (counts["instances"], counts["files"], counts["bytes"]) == (4, 4, 0)
+
+
+def test_server_that_is_had_again_lists_as_the_other_one(
+    program: Any,  # noqa: F811
+    cluster: Any,
+    server: Server,
+    tmp_path: pathlib.Path,
+) -> None:
+    for files in (True, False):
+        cluster.settings["files"] = files
+        database(program, tmp_path, files=files).listed(tmp_path / "here")
+        recovered = program.Recovered(cluster, tmp_path / "there", "unit")
+        recovered.database("orthanc").listed(tmp_path / "index")
+        assert program.differ(tmp_path / "here", tmp_path / "index") == []
+
+
+def test_images_do_not_wait_for_who_writes_for_long(
+    program: Any,  # noqa: F811
+    server: Server,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(program, "ATTEMPTS", 3)
+    monkeypatch.setattr(program.time, "sleep", lambda _seconds: None)
+    server.busy = 2
+    database(program, tmp_path).copied(tmp_path / "index", 10)
+    assert server.asked.count("READ rollback") == 2
+    server.busy = 3
+    with pytest.raises(program.Failed, match="3 times nobody would pause"):
+        database(program, tmp_path).copied(tmp_path / "index", 10)
+
+
+def test_lists_that_differ(program: Any, server: Server, tmp_path: pathlib.Path) -> None:  # noqa: F811
+    made = database(program, tmp_path)
+    for name in ("one", "other"):
+        made.listed(tmp_path / name)
+    assert program.differ(tmp_path / "one", tmp_path / "other") == []
+    with program.opened(tmp_path / "other", "rw") as connection:
+        connection.execute("DELETE FROM AttachedFiles WHERE id = 2")
+        connection.execute("UPDATE AttachedFiles SET compressedSize = 8 WHERE id = 3")
+        connection.commit()
+    assert program.differ(tmp_path / "one", tmp_path / "other") == NAMES[1:3]
+
+
+# ---- pgBackRest.
+
+
+class Rest:
+    """Stands in for pgBackRest."""
+
+    def __init__(self, cluster: Any) -> None:
+        self.calls: list[list[str]] = []
+        self.info: dict[str, Any] = {
+            "status": {"code": 0, "message": "ok"},
+            "db": [{"system-id": 77, "version": "17"}],
+            "backup": [],
+        }
+        self.answers: dict[str, tuple[int, str]] = {}
+        cluster.run = self
+
+    def __call__(self, *arguments: str, **_more: Any) -> subprocess.CompletedProcess[str]:
+        self.calls.append(list(arguments))
+        if arguments[-1] in self.answers:
+            code, said = self.answers[arguments[-1]]
+            return subprocess.CompletedProcess([], code, said, "")
+        if arguments[-1] == "backup":
+            self.made(time.time(), "0/6000000")
+        return subprocess.CompletedProcess([], 0, json.dumps([self.info]) if arguments[-1] == "info" else "", "")
+
+    def made(self, when: float, stop: str, kind: str = "full") -> None:
+        number = f"backup-{len(self.info['backup'])}"
+        one = {"label": number, "type": kind, "error": False, "timestamp": {"stop": when}, "lsn": {"stop": stop}}
+        self.info["backup"].append(one | {"info": {"size": 4 << 20, "repository": {"delta": 9}}})
+
+
+@pytest.fixture
+def cluster(program: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: F811
+    monkeypatch.setattr(program, "KEPT", tmp_path)
+    settings = {"host": "pacs", "config_dir": str(tmp_path), "database_port": 5432, "database_repository": ""}
+    settings["files"] = True
+    made = program.Cluster(settings | {"database_full_days": 28})
+    (tmp_path / "17" / "main").mkdir(parents=True)
+    made.__dict__ |= {"system": "77"}
+    made.__dict__ |= {"found": ["17", "main", "5432", "online", "postgres", str(tmp_path / "17" / "main"), "log"]}
+    return made
+
+
+@pytest.mark.parametrize("age, kind", [(None, "full"), (27, "incr"), (29, "full")])
+def test_all_of_the_database_is_backed_up_now_and_then(cluster: Any, age: int | None, kind: str) -> None:
+    rest = Rest(cluster)
+    if age is not None:
+        rest.made(time.time() - age * 86400, "0/1")
+        rest.made(time.time() - 3600, "0/2", "incr")
+    dropped = pathlib.Path(cluster.database._config, "dropped")
+    dropped.write_text("1\n", "utf-8")
+    assert cluster.save() == 9
+    # Nothing older is forgotten before the backup is good.
+    assert [f"--type={kind}", "--no-expire-auto", "backup"] in rest.calls
+    assert not dropped.exists()
+
+
+def test_repository_of_another_database(program: Any, cluster: Any) -> None:  # noqa: F811
+    rest = Rest(cluster)
+    rest.info["db"].append({"system-id": 78, "version": "17"})
+    with pytest.raises(program.Failed, match=r"has another database of pacs .* \"new archive of pacs\""):
+        cluster.save()
+    assert ["backup"] not in [call[-1:] for call in rest.calls]
+    cluster.begin()
+    assert rest.calls[-1] == ["stanza-upgrade"]
+    rest.info["db"].append({"system-id": 77, "version": "17"})
+    cluster.begin()
+    assert rest.calls.count(["stanza-upgrade"]) == 1
+
+
+def test_repository_is_made_once(cluster: Any) -> None:
+    rest = Rest(cluster)
+    assert cluster.prepared()
+    rest.info |= {"status": {"code": 1, "message": "missing stanza path"}, "db": []}
+    assert not cluster.prepared()
+    cluster.prepare()
+    assert rest.calls[-1] == ["stanza-create"]
+
+
+def test_database_that_is_gone_from_a_repository_is_not_begun_anew(host: Host, cluster: Any) -> None:  # noqa: F811
+    rest, made = Rest(cluster), host.backup()
+    made.cluster, there = cluster, dict(rest.info)
+    rest.info |= {"status": {"code": 1, "message": "missing stanza path"}, "db": []}
+    assert made.prepare()
+    assert ["stanza-create"] in rest.calls
+    with pytest.raises(host.program.Failed, match=r"of the database of this host is not there any more"):
+        made.prepare()
+    rest.info |= there
+    assert made.prepared()
+
+
+def test_what_another_key_makes_of_a_repository(program: Any, cluster: Any) -> None:  # noqa: F811
+    rest = Rest(cluster)
+    said = "[FormatError] unable to load info file: FormatError: key/value outside of section: \x01\ufffd"
+    rest.info |= {"status": {"code": 99, "message": "other"}, "repo": [{"status": {"message": said}}]}
+    with pytest.raises(program.Failed, match="it has another key, or is damaged"):
+        cluster.info()
+    rest.answers["info"] = (0, f'[{{"status": "{said}')
+    with pytest.raises(program.Failed, match="it has another key, or is damaged"):
+        cluster.info()
+
+
+@pytest.mark.parametrize("keep, expired", [({"daily": 2}, True), ({}, False)])
+def test_database_reaches_as_far_back_as_the_files(
+    host: Host,  # noqa: F811
+    cluster: Any,
+    keep: dict[str, int],
+    expired: bool,
+) -> None:
+    rest, made = Rest(cluster), host.backup()
+    made.cluster, made.settings["keep"] = cluster, keep
+    day = datetime.timedelta(days=1)
+    for number in (9, 2):
+        when = f"{datetime.datetime.now(datetime.UTC) - number * day:%Y-%m-%dT%H:%M:%SZ}"
+        host.restic.snapshots.append(
+            {"time": when, "tags": ["pacs", "files=f"], "id": f"{number:08}", "hostname": "pacs"}
+        )
+    assert made.forgotten("00000002") == ""
+    words = ["--repo1-retention-full-type=time", "--repo1-retention-full=10", "expire"]
+    assert rest.calls == ([words] if expired else [])
+
+
+def test_moment_is_had_from_the_last_backup_before_it(program: Any, cluster: Any) -> None:  # noqa: F811
+    rest = Rest(cluster)
+    for when, stop in ((100.0, "0/100"), (200.0, "0/200"), (300.0, "1/0")):
+        rest.made(when, stop)
+    moment = {"lsn": "0/FFFFFF", "timeline": "0000000A"}
+    assert cluster.chosen(moment, 250.0) == "backup-1"
+    # Of the way that the log went before a restore it has the places, too.
+    assert cluster.chosen(moment, 350.0) == "backup-1"
+    assert cluster.chosen({"at": "1970-01-01 00:05:50+00"}, 350.0) == "backup-2"
+    assert cluster.chosen({"at": "1970-01-01 00:02:30+00"}, 150.0) == "backup-0"
+    with pytest.raises(program.Failed, match="it reaches back to 1970-01-01"):
+        cluster.chosen({"at": "1970-01-01 00:00:50+00"}, 50.0)
+    assert program.target(moment)[1:] == ["--target=0/FFFFFF", "--target-exclusive", "--target-timeline=10"]
+    assert program.target({"at": "2026-11-30 14:05:00+00"}) == ["--type=time", "--target=2026-11-30 14:05:00+00"]
+
+
+def test_time_is_of_this_host(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    try:
+        assert program.in_utc("2026-11-30 14:05") == "2026-11-30 13:05:00+00"
+        assert program.in_utc("2026-07-01T14:05:06") == "2026-07-01 12:05:06+00"
+        assert program.in_utc("2026-11-30 14:05+03:00") == "2026-11-30 11:05:00+00"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_release_that_cannot_read_it(program: Any, cluster: Any) -> None:  # noqa: F811
+    cluster.fits(Rest(cluster).info)
+    with pytest.raises(program.Failed, match="is of PostgreSQL 15, and this host has 17"):
+        cluster.fits({"db": [{"system-id": 77, "version": "15"}]})
+
+
+def test_log_that_was_given_up_or_waits_is_told(
+    cluster: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    answer: list[tuple[Any, ...]] = [(False, None, "2026-11-30 02:00:00")]
+    monkeypatch.setattr(cluster.database, "asked", lambda _question: answer[0])
+    assert cluster.doubt() == ""
+    answer[0] = (True, "2026-11-30 03:00:00", "never")
+    assert "since 2026-11-30 03:00:00; the last piece did never" in cluster.doubt()
+    (tmp_path / "dropped").write_text("1\n2\n3\n", "utf-8")
+    assert "3 pieces of it were given up" in cluster.doubt()
+
+
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        ("P00  ERROR: [029]: unable to load info file: FormatError: cipher header invalid", "has another key"),
+        ("P00  ERROR: [049]: [HostConnectError] unable to connect to 's3.example.org:443'", "cannot be reached"),
+        ("P00  ERROR: [082]: [ArchiveTimeoutError] WAL segment was not archived", "the log of the database does not"),
+        ("P01  ERROR: [041]: unable to write '/srv/x': [28] No space left on device", "it is full"),
+        ("P00  ERROR: [041]: unable to open '/srv/x' for write: [13] Permission denied", "does not let us in"),
+    ],
+)
+def test_what_pgbackrest_says_in_words(cluster: Any, said: str, words: str) -> None:
+    assert words in str(cluster.refused(subprocess.CompletedProcess([], 41, f"{said}\n", "")))
+
+
+@pytest.mark.parametrize(
+    "said, code, good",
+    [
+        ("stanza: pacs\nstatus: ok\n", 0, True),
+        ("stanza: pacs\nstatus: error\n  archiveId: 17-1, total WAL checked: 4, total valid WAL: 3\n", 0, False),
+        ("    missing: 0, checksum invalid: 1, size invalid: 0, other: 0\n", 0, False),
+        ("", 25, False),
+    ],
+)
+def test_damage_in_the_repository(cluster: Any, said: str, code: int, good: bool) -> None:
+    Rest(cluster).answers["verify"] = (code, said)
+    assert (cluster.damage() == []) is good
+
+
+@pytest.mark.parametrize(
+    "free, said, code, limited, told",
+    [
+        (600, "", 0, False, False),
+        (40, "", 0, True, False),
+        (40, "P00   WARN: dropped WAL file '0000000100000001' because archive queue exceeded 1GB", 0, True, True),
+        (600, "P00  ERROR: [103]: unable to find a valid repository", 103, False, False),
+    ],
+)
+def test_log_is_given_up_before_the_disk_is_full(
+    tmp_path: pathlib.Path, free: int, said: str, code: int, limited: bool, told: bool
+) -> None:
+    """And no sooner: the server would stop with it, and Orthanc with that."""
+    script = tmp_path / "archive"
+    text = (FILES / "archive.sh").read_text("utf-8").replace("/var/lib/pacs/pgbackrest", str(tmp_path))
+    script.write_text(text, "utf-8")
+    for name, lines in (
+        ("df", f"echo '1M-blocks Avail'; echo '  1000 {free}'"),
+        ("pgbackrest", f'echo "$@" > {tmp_path}/called; echo "{said}" >&2; exit {code}'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n", "utf-8")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["sh", script, "pg_wal/0000000100000001"],
+        env={"PATH": f"{tmp_path}:{os.defpath}"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stderr.strip() == said
+    called = (tmp_path / "called").read_text("utf-8").split()
+    assert called[-2:] == ["archive-push", "pg_wal/0000000100000001"]
+    assert f"--pg1-path={tmp_path}" in called
+    assert ("--archive-push-queue-max=1GiB" in called) is limited
+    assert (tmp_path / "dropped").exists() is told
+
+
+# ---- A restore.
+
+
+class Recovered:
+    """Stands in for the server that has the database as it was."""
+
+    def __init__(self, program: Any, cluster: Any, index: pathlib.Path) -> None:  # noqa: F811
+        self.cluster, self.index, self._program = cluster, index, program
+        self.folder = cluster.data.parent / ".pacs-restore"
+        self.data = self.folder / cluster.data.name
+        self.target: list[str] = []
+
+    @property
+    def opened(self) -> Any:
+        return self._program.owned(self.folder)
+
+    def restored(self, target: list[str], _label: str) -> None:
+        self.target = target
+        assert self.opened
+        self.data.mkdir(exist_ok=True)
+        (self.data / "of").write_text("the backup", "utf-8")
+
+    def settled(self, _uri: str) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def database(self, _name: str) -> Any:
+        index = self.index
+
+        class Listed:
+            def listed(self, target: pathlib.Path) -> None:
+                target.write_bytes(index.read_bytes())
+
+        return Listed()
+
+    def away(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            self.folder.rmdir()
+
+
+@pytest.fixture
+def served(backed: Backed, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Backed:  # noqa: F811
+    """An archive that was backed up, whose index is in PostgreSQL."""
+    rest = Rest(cluster)
+    rest.made(0.0, "0/1")
+    database(backed.host.program, pathlib.Path(cluster.database._config))
+    monkeypatch.setattr(cluster.database, "images", lambda: 0)
+    monkeypatch.setattr(cluster, "room", lambda *_given: None)
+    (cluster.data / "of").write_text("now", "utf-8")
+    backed.told["kind"] = "PostgreSQL"
+    backed.told["moment"] = dict(
+        zip(("lsn", "timeline", "system", "version", "database", "user"), MOMENT, strict=False)
+    )
+    (backed.host.archive / "index").unlink()
+    backed.backup.cluster = cluster
+    monkeypatch.setattr(
+        backed.host.program, "Recovered", lambda cluster, *_more: Recovered(backed.host.program, cluster, backed.index)
+    )
+    return backed
+
+
+def test_database_goes_where_the_other_one_was(served: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = served.backup.cluster
+    found = restored(served, monkeypatch)
+    assert (cluster.data / "of").read_text("utf-8") == "the backup"
+    (kept,) = [path for path in found["aside"] if "/17/" in path]
+    assert pathlib.Path(kept, "main", "of").read_text("utf-8") == "now"
+    assert archive(served.host.archive) == served.files
+    calls = [call for call in served.restic.calls if call[0] in ("start", "stop")]
+    names = list(dict.fromkeys(f"{verb} {unit}" for verb, unit in calls))
+    assert names == ["stop orthanc", "stop postgresql@17-main", "start postgresql@17-main", "start orthanc"]
+    assert not (served.host.archive / "index").exists()
+    assert not (served.host.archive / ".pacs-restore").exists()
+
+
+@pytest.mark.parametrize("kind", ["SQLite", "PostgreSQL, with the DICOM files"])
+def test_backup_of_another_kind_of_archive(served: Backed, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    served.told["kind"] = kind
+    with pytest.raises(served.host.program.Failed, match=f"has its index in {kind}, and this host has it in Postgre"):
+        restored(served, monkeypatch)
+    with pytest.raises(served.host.program.Failed, match=f"has its index in {kind}, and this host has it in Postgre"):
+        served.host.program.Drill(served.backup).run()
+    assert services(served) == []
+
+
+@pytest.mark.parametrize("images", [0, 3])
+def test_database_with_images_takes_words(served: Backed, monkeypatch: pytest.MonkeyPatch, images: int) -> None:
+    """Where it has the files as well, none is on the disk."""
+    for path in served.host.archive.glob("??/??/*"):
+        path.unlink()
+    monkeypatch.setattr(served.backup.cluster.database, "images", lambda: images)
+    if not images:
+        restored(served, monkeypatch, over=False)
+        return
+    with pytest.raises(served.host.program.Failed, match="the database knows 3 images"):
+        restored(served, monkeypatch, over=False)
+    assert services(served) == []
+
+
+def test_database_of_which_nobody_knows_takes_words(served: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    def images() -> int:
+        raise served.host.program.Failed("it does not answer")
+
+    for path in served.host.archive.glob("??/??/*"):
+        path.unlink()
+    monkeypatch.setattr(served.backup.cluster.database, "images", images)
+    with pytest.raises(served.host.program.Failed, match="nobody can say what the database has"):
+        restored(served, monkeypatch, over=False)
+
+
+def test_database_that_is_another_one_than_was_backed_up(
+    served: Backed, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    program, other = served.host.program, tmp_path / "other"  # noqa: F811
+    other.write_bytes(served.index.read_bytes())
+    with program.opened(other, "rw") as connection:
+        connection.execute("DELETE FROM AttachedFiles WHERE id = 2")
+        connection.commit()
+    monkeypatch.setattr(program, "Recovered", lambda cluster, *_more: Recovered(program, cluster, other))
+    with pytest.raises(program.Failed, match="does not have what it had when it was backed up: 1 files differ"):
+        restored(served, monkeypatch)
+    assert services(served) == []
+    assert (served.backup.cluster.data / "of").read_text("utf-8") == "now"
+
+
+def test_database_that_cannot_be_renamed(served: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a part of a file system of its own, or of an image: all goes on as it was."""
+    rename, before = os.rename, archive(served.host.archive)
+
+    def across(source: Any, target: Any, **folders: Any) -> None:
+        if source == "main":
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(source, target, **folders)
+
+    monkeypatch.setattr(served.host.program.os, "rename", across)
+    with pytest.raises(served.host.program.Failed, match=r"main cannot be renamed \(Invalid cross-device link\)"):
+        restored(served, monkeypatch)
+    assert (served.backup.cluster.data / "of").read_text("utf-8") == "now"
+    assert archive(served.host.archive) == before
+    assert [call for call in served.restic.calls if call[0] in ("start", "stop")] == [
+        ["stop", "orthanc"],
+        ["stop", "postgresql@17-main"],
+        ["start", "postgresql@17-main"],
+        ["start", "orthanc"],
+    ]
+    assert not (served.host.state / "moves.json").exists()
+
+
+@pytest.mark.parametrize("cut", range(18))
+def test_restore_of_a_database_that_is_cut_off_goes_on(
+    served: Backed, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    """After each of what it moves, starts and stops."""
+    program, seen = served.host.program, list[str]()  # noqa: F811
+    rename, service = os.rename, program.service
+
+    def once(*words: Any, **folders: Any) -> None:
+        seen.append(words[0])
+        if len(seen) == cut + 1:
+            raise KeyboardInterrupt
+        (rename if folders else service)(*words, **folders)
+
+    monkeypatch.setattr(program.os, "rename", once)
+    monkeypatch.setattr(program, "service", once)
+    with contextlib.suppress(KeyboardInterrupt):
+        restored(served, monkeypatch)
+    monkeypatch.setattr(program.os, "rename", rename)
+    monkeypatch.setattr(program, "service", service)
+    restored(served, monkeypatch, over=True)
+    assert (served.backup.cluster.data / "of").read_text("utf-8") == "the backup"
+    assert archive(served.host.archive) == served.files
+    assert not (served.host.archive / ".pacs-restore").exists()
+
+
+def test_as_it_was_takes_from_the_backups_around(served: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next one after it first; what has come since is not in its index, and does not stay."""
+    program = served.host.program  # noqa: F811
+    restore = program.Restore(served.backup)
+    monkeypatch.setattr(restore, "answer", lambda path: answers(served, path))
+    gone = sorted(served.files)[0]
+    with program.opened(served.index, "rw") as connection:
+        connection.execute("DELETE FROM AttachedFiles WHERE uuid = ?", (gone,))
+        connection.commit()
+    found = restore.run("latest", True, 0, "2026-11-30 00:30+00:00")
+    asked = [call[3] for call in served.restic.calls if call[0] == "restore"]
+    assert asked[0] == "files-1"
+    assert restore.recovered.target == ["--type=time", "--target=2026-11-30 00:30:00+00"]
+    assert found["unknown"] == []
+    assert gone not in archive(served.host.archive)
+    assert (found["missing"], found["backed_up"]) == ([], "2026-11-30 00:30+00:00")
