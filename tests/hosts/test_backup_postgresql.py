@@ -285,6 +285,24 @@ def test_as_it_was_at_a_moment(site: Databases, host: str) -> None:
     assert "is whole" in site.play("drill", limit=host)
 
 
+def test_moment_that_a_restore_has_left_behind(site: Databases) -> None:
+    """And moments after it, of which there is no backup yet: each is had from a backup before all of them."""
+    lab, words = site.lab, {"restore": "archive of old"}
+    site.send(range(500, 503), "old")
+    site.play("backup", limit="old")
+    first, count = site.moment(), site.images("old")
+    site.send(range(510, 512), "old")
+    left = site.moment()
+    assert "still to come" in site.play("restore", limit="old", check=False, at="2999-01-01 00:00", **words)
+    assert f"Orthanc serves its {count} images" in site.play("restore", limit="old", at=first, **words)
+    site.send(range(520, 525), "old")
+    assert f"Orthanc serves its {count + 5} images" in site.play("restore", limit="old", at=site.moment(), **words)
+    site.has(range(520, 525), "old")
+    assert f"Orthanc serves its {count + 2} images" in site.play("restore", limit="old", at=left, **words)
+    site.has(range(510, 512), "old")
+    lab.shell(f"rm -r /var/lib/postgresql/*/.pacs-before-* {ARCHIVE}/.pacs-before-*", "old", False)
+
+
 @pytest.mark.parametrize("cut", ["main", "start"])
 def test_restore_that_was_cut_off_goes_on(site: Databases, cut: str) -> None:
     """When the database of before is out of the way and the other not in its place, and when it is to start."""
@@ -331,9 +349,13 @@ def test_restore_onto_the_other_release(site: Databases) -> None:
 
 
 def test_removal(site: Databases) -> None:
-    """The repository stays, and the database works without it."""
+    """The repository stays, and the database works without it; what a restore has kept is told."""
     site.play("backup", limit="old")
-    site.play("remove", limit="old", remove="service of old")
+    kept = site.lab.shell(
+        "cd /var/lib/postgresql/15; mkdir .pacs-before-x .pacs-drill-postgresql; ls -d $PWD/.pacs-*", "old"
+    )
+    said = site.play("remove", limit="old", remove="service of old")
+    assert ", ".join(kept.split()) in said
     left = "find /etc /var/lib /var/cache -path '*pacs*backup*' -o -path '*pacs*drill*' -o -path '*pacs/pgbackrest*'"
     assert site.lab.shell(f"{left} | grep -v {ARCHIVE}", "old", check=False) == ""
     switch = "runuser -u postgres -- psql -XAtqc 'select pg_switch_wal()' postgres"

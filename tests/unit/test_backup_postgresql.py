@@ -30,7 +30,7 @@ from tests.unit.test_backup import (  # noqa: F401
     services,
 )
 
-MOMENT = ("0/5000028", "0000000A", "7713748", 17, "orthanc", "orthanc", "900")
+MOMENT = ("0/5000028", "0000000A", "77", 17, "orthanc", "orthanc", "900")
 NAMES = [f"0000000{number}-0000-4000-8000-000000000001" for number in range(4)]
 
 
@@ -203,9 +203,12 @@ class Rest:
         self.calls: list[list[str]] = []
         self.info: dict[str, Any] = {
             "status": {"code": 0, "message": "ok"},
-            "db": [{"system-id": 77, "version": "17"}],
+            "db": [{"id": 1, "system-id": 77, "version": "17"}],
+            "archive": [{"id": "17-1", "database": {"id": 1}}],
             "backup": [],
         }
+        # When a line of time was begun, and which it has left where.
+        self.lines: dict[int, tuple[float, str]] = {}
         self.answers: dict[str, tuple[int, str]] = {}
         cluster.run = self
 
@@ -214,13 +217,22 @@ class Rest:
         if arguments[-1] in self.answers:
             code, said = self.answers[arguments[-1]]
             return subprocess.CompletedProcess([], code, said, "")
+        if arguments[-2:-1] == ("repo-ls",):
+            there = {f"{line:08X}.history": {"time": when} for line, (when, _) in self.lines.items()}
+            return subprocess.CompletedProcess([], 0, json.dumps({".": {"type": "path"}} | there), "")
+        if arguments[-2:-1] == ("repo-get",):
+            place, name = arguments[-1].rsplit("/", 1)
+            assert place == "archive/pacs/17-1"
+            return subprocess.CompletedProcess([], 0, self.lines[int(name[:8], 16)][1], "")
         if arguments[-1] == "backup":
             self.made(time.time(), "0/6000000")
         return subprocess.CompletedProcess([], 0, json.dumps([self.info]) if arguments[-1] == "info" else "", "")
 
-    def made(self, when: float, stop: str, kind: str = "full") -> None:
+    def made(self, when: float, stop: str, kind: str = "full", line: int = 10, database: int = 1) -> None:
         number = f"backup-{len(self.info['backup'])}"
-        one = {"label": number, "type": kind, "error": False, "timestamp": {"stop": when}, "lsn": {"stop": stop}}
+        one = {"label": number, "type": kind, "error": False, "timestamp": {"start": when, "stop": when}}
+        one |= {"lsn": {"stop": stop}, "archive": {"start": f"{line:08X}000000000000000A"}}
+        one |= {"database": {"id": database}}
         self.info["backup"].append(one | {"info": {"size": 4 << 20, "repository": {"delta": 9}}})
 
 
@@ -252,13 +264,13 @@ def test_all_of_the_database_is_backed_up_now_and_then(cluster: Any, age: int | 
 
 def test_repository_of_another_database(program: Any, cluster: Any) -> None:  # noqa: F811
     rest = Rest(cluster)
-    rest.info["db"].append({"system-id": 78, "version": "17"})
+    rest.info["db"].append({"id": 2, "system-id": 78, "version": "17"})
     with pytest.raises(program.Failed, match=r"has another database of pacs .* \"new archive of pacs\""):
         cluster.save()
     assert ["backup"] not in [call[-1:] for call in rest.calls]
     cluster.begin()
     assert rest.calls[-1] == ["stanza-upgrade"]
-    rest.info["db"].append({"system-id": 77, "version": "17"})
+    rest.info["db"].append({"id": 3, "system-id": 77, "version": "17"})
     cluster.begin()
     assert rest.calls.count(["stanza-upgrade"]) == 1
 
@@ -315,20 +327,92 @@ def test_database_reaches_as_far_back_as_the_files(
     assert rest.calls == ([words] if expired else [])
 
 
+def of_time(when: float, system: str = "77") -> dict[str, Any]:
+    return {"at": f"{datetime.datetime.fromtimestamp(when, datetime.UTC)}", "timeline": "0000000A", "system": system}
+
+
 def test_moment_is_had_from_the_last_backup_before_it(program: Any, cluster: Any) -> None:  # noqa: F811
     rest = Rest(cluster)
     for when, stop in ((100.0, "0/100"), (200.0, "0/200"), (300.0, "1/0")):
         rest.made(when, stop)
-    moment = {"lsn": "0/FFFFFF", "timeline": "0000000A"}
-    assert cluster.chosen(moment, 250.0) == "backup-1"
-    # Of the way that the log went before a restore it has the places, too.
-    assert cluster.chosen(moment, 350.0) == "backup-1"
-    assert cluster.chosen({"at": "1970-01-01 00:05:50+00"}, 350.0) == "backup-2"
-    assert cluster.chosen({"at": "1970-01-01 00:02:30+00"}, 150.0) == "backup-0"
+    moment = {"lsn": "0/FFFFFF", "timeline": "0000000A", "system": "77"}
+    words = ["--type=lsn", "--target=0/FFFFFF", "--target-exclusive", "--target-timeline=10"]
+    assert cluster.chosen(moment, 250.0) == ("backup-1", words)
+    # A clock was put back.
+    assert cluster.chosen(moment, 350.0)[0] == "backup-1"
+    assert cluster.chosen(of_time(350), 350.0) == (
+        "backup-2",
+        ["--type=time", "--target=1970-01-01 00:05:50+00:00", "--target-timeline=10"],
+    )
+    assert cluster.chosen(of_time(150), 150.0)[0] == "backup-0"
     with pytest.raises(program.Failed, match="it reaches back to 1970-01-01"):
-        cluster.chosen({"at": "1970-01-01 00:00:50+00"}, 50.0)
-    assert program.target(moment)[1:] == ["--target=0/FFFFFF", "--target-exclusive", "--target-timeline=10"]
-    assert program.target({"at": "2026-11-30 14:05:00+00"}) == ["--type=time", "--target=2026-11-30 14:05:00+00"]
+        cluster.chosen(of_time(50), 50.0)
+
+
+@pytest.mark.parametrize("copied", [False, True])
+@pytest.mark.parametrize(
+    "when, backup, line",
+    [(150, 0, 1), (250, 1, 1), (350, 1, 1), (450, 0, 2), (550, 3, 2), (650, 3, 3)],
+)
+def test_moment_after_a_restore_is_on_another_line_of_time(
+    program: Any,  # noqa: F811
+    cluster: Any,
+    when: int,
+    backup: int,
+    line: int,
+    copied: bool,
+) -> None:
+    """At 400 the database was had again as of 150, and at 600 as of 550: what there was between is had as well."""
+    rest = Rest(cluster)
+    rest.made(100, "0/100", line=1)
+    rest.made(200, "0/200", line=1)
+    rest.made(300, "0/300", line=1)
+    rest.info["backup"][2]["error"] = True
+    rest.made(500, "0/500", line=2)
+    rest.lines = {2: (400, "1\t0/150\tbefore 1970\n"), 3: (600, "1\t0/150\tbefore\n\n2\t0/550\tbefore\n")}
+    rest.made(700, "0/700", line=3)
+    if copied:
+        # As by a copy of the repository: then the backups tell, and what is between two is on the later one.
+        rest.lines = {number: (1000.0, text) for number, (_, text) in rest.lines.items()}
+        backup, line = {450: (1, 1), 650: (3, 2)}.get(when, (backup, line))
+    label, words = cluster.chosen(of_time(when), float(when))
+    assert (label, words[-1]) == (f"backup-{backup}", f"--target-timeline={line}")
+    # A place in the log tells its line itself, and a backup beside it is none before it.
+    moment = {"lsn": "0/250", "timeline": "00000002", "system": "77"}
+    assert cluster.chosen(moment, 450.0) == (
+        "backup-0",
+        ["--type=lsn", "--target=0/250", "--target-exclusive", "--target-timeline=2"],
+    )
+
+
+def test_moment_of_a_database_that_was_given_up(program: Any, cluster: Any) -> None:  # noqa: F811
+    rest = Rest(cluster)
+    rest.made(100, "0/100", line=1)
+    rest.info["db"].append({"id": 2, "system-id": 78, "version": "17"})
+    rest.made(200, "0/10", line=1, database=2)
+    assert cluster.chosen(of_time(300), 300.0)[0] == "backup-0"
+    assert cluster.chosen({"lsn": "0/200", "timeline": "00000001", "system": "77"}, 300.0)[0] == "backup-0"
+    with pytest.raises(program.Failed, match="reaches back to nowhere"):
+        cluster.chosen(of_time(300, "79"), 300.0)
+
+
+def test_moment_of_just_now_is_in_the_repository(
+    program: Any,  # noqa: F811
+    cluster: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """And something that comes after it, without which PostgreSQL does not get there."""
+    rest, asked = Rest(cluster), list[str]()
+    monkeypatch.setattr(cluster.database, "asked", asked.append)
+    cluster.current()
+    assert asked == ["SELECT pg_current_xact_id()"]
+    assert rest.calls[-1] == ["check"]
+    # Where it is not reached, and on a host that has another database.
+    rest.answers["check"] = (82, "it does not get there")
+    cluster.current()
+    rest.info["db"].append({"id": 2, "system-id": 78, "version": "17"})
+    cluster.current()
+    assert len(asked) == 2
 
 
 def test_time_is_of_this_host(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -344,9 +428,9 @@ def test_time_is_of_this_host(program: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_release_that_cannot_read_it(program: Any, cluster: Any) -> None:  # noqa: F811
-    cluster.fits(Rest(cluster).info)
+    cluster.fits({"version": 17})
     with pytest.raises(program.Failed, match="is of PostgreSQL 15, and this host has 17"):
-        cluster.fits({"db": [{"system-id": 77, "version": "15"}]})
+        cluster.fits({"version": 15})
 
 
 def test_log_that_was_given_up_or_waits_is_told(
@@ -444,7 +528,7 @@ class Recovered:
     def opened(self) -> Any:
         return self._program.owned(self.folder)
 
-    def restored(self, target: list[str], _label: str) -> None:
+    def restored(self, _label: str, target: list[str]) -> None:
         self.target = target
         assert self.opened
         self.data.mkdir(exist_ok=True)
@@ -611,10 +695,12 @@ def test_as_it_was_takes_from_the_backups_around(served: Backed, monkeypatch: py
     with program.opened(served.index, "rw") as connection:
         connection.execute("DELETE FROM AttachedFiles WHERE uuid = ?", (gone,))
         connection.commit()
+    with pytest.raises(program.Failed, match="2999-01-01 00:00 is still to come"):
+        restore.run("latest", True, 0, "2999-01-01 00:00")
     found = restore.run("latest", True, 0, "2026-11-30 00:30+00:00")
     asked = [call[3] for call in served.restic.calls if call[0] == "restore"]
     assert asked[0] == "files-1"
-    assert restore.recovered.target == ["--type=time", "--target=2026-11-30 00:30:00+00"]
+    assert restore.recovered.target == ["--type=time", "--target=2026-11-30 00:30:00+00", "--target-timeline=10"]
     assert found["unknown"] == []
     assert gone not in archive(served.host.archive)
     assert (found["missing"], found["backed_up"]) == ([], "2026-11-30 00:30+00:00")

@@ -22,7 +22,7 @@ from typing import Any
 
 from .common import MIB, SILENT, SPARE, Failed, open_folder, owned
 from .database import Database
-from .repository import ELSEWHERE
+from .repository import ELSEWHERE, epoch
 
 CONFIG = pathlib.Path("/etc/pacs/pgbackrest/pgbackrest.conf")
 KEPT = pathlib.Path("/var/lib/pacs/pgbackrest")
@@ -53,6 +53,8 @@ BESIDE = {
     "logging_collector": "off",
     "ssl": "off",
 }
+# Behind all places in a log.
+END = 1 << 64
 # What says up to where its log is read back.
 TARGETS = ("", "_lsn", "_time", "_name", "_xid", "_inclusive", "_action", "_timeline")
 
@@ -89,9 +91,9 @@ class Cluster:
     ) -> subprocess.CompletedProcess[str]:
         """Run pgBackRest as the user of the server, who alone may read it."""
         words = ["pgbackrest", f"--config={CONFIG}", f"--stanza={STANZA}"]
-        if arguments[-1] not in ("info", "verify", "expire"):
+        if not {"info", "verify", "expire", "repo-ls", "repo-get"} & set(arguments):
             words += [f"--pg1-path={data or self.data}"]
-        if arguments[-1] in ("backup", "check", "stanza-create", "stanza-upgrade"):
+        if {"backup", "check", "stanza-create", "stanza-upgrade"} & set(arguments):
             words += [f"--pg1-port={self.found[2]}"]
         try:
             return subprocess.run(
@@ -250,27 +252,69 @@ class Cluster:
 
     # What is had again.
 
-    def chosen(self, moment: dict[str, Any], when: float) -> str:
-        """Return the backup from which a moment is had. :raises Failed: if there is none."""
-        fit = [
-            one
-            for one in self.info().get("backup", [])
-            if not one["error"] and one["timestamp"]["stop"] <= when and before(one, moment)
+    def current(self) -> None:
+        """Have the log in the repository up to now, where it is that of this server."""
+        # Without it, what is there already is to be had all the same.
+        with contextlib.suppress(Failed):
+            if self.same(self.info()):
+                # It is read back up to a time alone where something has come after that.
+                self.database.asked("SELECT pg_current_xact_id()")
+                self.logged()
+
+    def kept(self, moment: dict[str, Any]) -> tuple[list[dict[str, Any]], list[str]]:
+        """Return the backups of the database of a moment, the oldest first, and where its log is."""
+        info = self.info()
+        # One that was given up for another one, and was had again, has two.
+        numbers = {one["id"] for one in info.get("db", []) if str(one["system-id"]) == moment["system"]}
+        found = [
+            [one for one in info.get(what, []) if one["database"]["id"] in numbers] for what in ("backup", "archive")
         ]
-        if fit:
-            return str(fit[-1]["label"])
-        every = [one["timestamp"]["stop"] for one in self.info().get("backup", [])]
-        since = f"{datetime.datetime.fromtimestamp(min(every)):%Y-%m-%d %H:%M}" if every else "nowhere"
+        return found[0], [f"archive/{STANZA}/{one['id']}" for one in found[1]]
+
+    def timeline(self, moment: dict[str, Any], backups: list[dict[str, Any]], places: list[str]) -> dict[int, int]:
+        """Return on which lines of time the log comes to a moment, each with the place at which it is left.
+
+        Each restore begins one, from its moment on; what came after that, until the restore, is on the one before.
+        """
+        begun = {}
+        for place in places:
+            listed = json.loads(self.ask("--output=json", "repo-ls", place, timeout=SILENT) or "{}")
+            begun |= {
+                int(name[:8], 16): (one["time"], f"{place}/{name}")
+                for name, one in listed.items()
+                if name.endswith(".history")
+            }
+        line = int(moment["timeline"], 16)
+        if "at" in moment:
+            when = epoch(moment["at"])
+            of = [(line_of(one), one["timestamp"]) for one in backups]
+            # Each backup is on that of its time; between two, the files may bear the time at which they were copied.
+            low = max((one for one, times in of if times["stop"] <= when), default=1)
+            high = min((one for one, times in of if times["start"] >= when), default=max([low, *begun]))
+            line = max([low, *(one for one in begun if low < one <= high and begun[one][0] <= when)])
+        said = self.ask("repo-get", begun[line][1], timeout=SILENT) if line in begun else ""
+        words = [text.split() for text in said.splitlines()]
+        return {int(one[0]): position(one[1]) for one in words if one and one[0].isdigit()} | {line: END}
+
+    def chosen(self, moment: dict[str, Any], when: float) -> tuple[str, list[str]]:
+        """Return the backup from which a moment is had, and how it is asked for. :raises Failed: if there is none."""
+        backups, places = self.kept(moment)
+        lines = self.timeline(moment, backups, places) if backups else {}
+        most = END if "at" in moment else position(moment["lsn"])
+        for one in reversed(backups):
+            stop = position(one["lsn"]["stop"])
+            if not one["error"] and one["timestamp"]["stop"] <= when and stop <= min(most, lines.get(line_of(one), -1)):
+                return str(one["label"]), target(moment, max(lines))
+        times = [one["timestamp"]["stop"] for one in backups]
+        since = f"{datetime.datetime.fromtimestamp(min(times)):%Y-%m-%d %H:%M}" if times else "nowhere"
         raise Failed(
             "The repository does not have the database as it was then:"
             f" it reaches back to {since} (backup_keep says for how long)."
         )
 
-    def fits(self, info: dict[str, Any]) -> None:
+    def fits(self, moment: dict[str, Any]) -> None:
         """See whether this host can take it. :raises Failed: if not."""
-        if not info:
-            raise Failed("Nothing was restored: the repository has no database.")
-        there = str(info["db"][-1]["version"]).split(".")[0]
+        there = str(moment["version"])
         if there != self.found[0]:
             raise Failed(
                 f"Nothing was restored: the backup is of PostgreSQL {there}, and this host has {self.found[0]}, which"
@@ -325,7 +369,7 @@ class Recovered:
     def uri(self, user: str, name: str) -> str:
         return f"postgresql://{user}@/{name}?host={self.sockets}&port=5432"
 
-    def restored(self, target: list[str], label: str) -> None:
+    def restored(self, label: str, target: list[str]) -> None:
         """Have pgBackRest restore it into the folder, and read its log up to a moment. :raises Failed: if it cannot."""
         self.clear()
         owner, data = pwd.getpwnam("postgres"), self.opened[1] / self.data.name
@@ -446,14 +490,15 @@ def position(lsn: str) -> int:
     return (int(high, 16) << 32) + int(low, 16)
 
 
-def before(backup: dict[str, Any], moment: dict[str, Any]) -> bool:
-    """Tell whether a moment comes after the end of a backup."""
-    return "lsn" not in moment or position(backup["lsn"]["stop"]) <= position(moment["lsn"])
+def line_of(backup: dict[str, Any]) -> int:
+    """Return on which line of time a backup is: the names of its pieces of the log begin with that."""
+    return int(backup["archive"]["start"][:8], 16)
 
 
-def target(moment: dict[str, Any]) -> list[str]:
+def target(moment: dict[str, Any], line: int) -> list[str]:
     """Return a moment as pgBackRest has it: a place in the log, or a time."""
     if "at" in moment:
-        return ["--type=time", f"--target={moment['at']}"]
-    timeline = int(moment["timeline"], 16)
-    return ["--type=lsn", f"--target={moment['lsn']}", "--target-exclusive", f"--target-timeline={timeline}"]
+        words = ["--type=time", f"--target={moment['at']}"]
+    else:
+        words = ["--type=lsn", f"--target={moment['lsn']}", "--target-exclusive"]
+    return [*words, f"--target-timeline={line}"]

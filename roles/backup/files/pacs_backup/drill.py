@@ -19,7 +19,7 @@ from typing import Any
 
 from .backup import Backup
 from .beside import ANY, DRILLED, Beside, orthanc_command, restore
-from .cluster import Recovered, target
+from .cluster import Recovered
 from .common import HERE, STATE, Failed, now, put, say
 from .index import check_index, compare, differ, handed
 from .repository import epoch, tagged
@@ -115,8 +115,8 @@ class Drill(Beside):
         if not self.recovered:
             return
         began, moment = time.monotonic(), told["moment"]
-        label = self.recovered.cluster.chosen(moment, epoch(told["time"]))
-        self.recovered.restored(target(moment), label)
+        label, target = self.recovered.cluster.chosen(moment, epoch(told["time"]))
+        self.recovered.restored(label, target)
         recovered = index.with_name("index-recovered")
         self.recovered.database(moment["database"]).listed(recovered)
         self.report["database"] = {"backup": label, "seconds": round(time.monotonic() - began, 1)}

@@ -22,7 +22,7 @@ from typing import Any
 
 from .backup import Backup
 from .beside import Beside, numbers, orthanc_version, restore
-from .cluster import Recovered, target
+from .cluster import Recovered
 from .common import (
     MIB,
     NAME,
@@ -103,9 +103,16 @@ class Restore(Beside):
         if not over and (there := self.images()):
             raise self.asks(there)
         self.backup.same(self.repository.number())
+        if at and epoch(at) > time.time():
+            raise Failed(f"Nothing was restored: {at} is still to come, and it is {now()} on this host.")
+        if at and self.recovered:
+            self.recovered.cluster.current()
         snapshot, others = self.picked(wanted, at)
         stage = tagged(snapshot, "index")
         told = json.loads(self.repository.ask("dump", str(snapshot["id"]), f"{stage}/backup.json"))
+        if at:
+            # Of the same server.
+            told["moment"] = told.get("moment", {}) | {"at": in_utc(at)}
         self.fits(snapshot, told)
         said = restore(self.repository, snapshot, told, self.tree, ["[0-9a-f][0-9a-f]"])
         index, storage = self.inside(stage) / "index", self.inside(told["storage_dir"])
@@ -155,8 +162,7 @@ class Restore(Beside):
         if not self.recovered:
             return int(check_index(index)["instances"])
         moment, cluster = told["moment"], self.recovered.cluster
-        wanted = {"at": in_utc(at)} if at else moment
-        self.recovered.restored(target(wanted), cluster.chosen(wanted, epoch(at or told["time"])))
+        self.recovered.restored(*cluster.chosen(moment, epoch(moment.get("at", told["time"]))))
         try:
             self.recovered.settled(cluster.database.section["ConnectionUri"])
             known = index.with_name("index-recovered")
@@ -192,8 +198,9 @@ class Restore(Beside):
             put(self.begun, self.beginning(snapshot), 0o600)
         self.room(told, told["bytes"], "Nothing was restored; make room.")
         if self.recovered:
-            cluster = self.recovered.cluster
-            cluster.fits(cluster.info())
+            cluster, moment = self.recovered.cluster, told["moment"]
+            cluster.fits(moment)
+            cluster.chosen(moment, epoch(moment.get("at", told["time"])))
             cluster.room(self.recovered.folder.parent, "Nothing was restored; make room.")
         beside = shutil.disk_usage(os.path.dirname(self.backup.index))
         if beside.free < told.get("index_bytes", 0) + beside.total // SPARE:
