@@ -445,6 +445,55 @@ def test_log_that_was_given_up_or_waits_is_told(
     assert "3 pieces of it were given up" in cluster.doubt()
 
 
+def test_root_follows_no_link_of_postgresql(
+    program: Any,  # noqa: F811
+    cluster: Any,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever has taken it over may put one wherever he may write, as soon as he may."""
+    victim, chown = tmp_path / "victim", os.chown
+    victim.write_text("as it was", "utf-8")
+
+    def planted(path: Any, *_owner: Any, **_more: Any) -> None:
+        chown(path, -1, -1)
+        for name in ("pg_hba.conf", "postgresql.conf"):
+            (pathlib.Path(path) / name).symlink_to(victim)
+
+    ours = type("Entry", (), {"pw_uid": os.getuid(), "pw_gid": os.getgid(), "gr_gid": os.getgid()})
+    monkeypatch.setattr(program, "RUN", tmp_path)
+    monkeypatch.setattr(program.pwd, "getpwnam", lambda _name: ours)
+    monkeypatch.setattr(program.grp, "getgrnam", lambda _name: ours)
+    monkeypatch.setattr(program.os, "chown", planted)
+    monkeypatch.setattr(program.subprocess, "run", lambda *_words, **_more: subprocess.CompletedProcess([], 0, "", ""))
+    recovered = program.Recovered(cluster, tmp_path / "there", "unit")
+    monkeypatch.setattr(recovered, "database", lambda _name: type("Answers", (), {"asked": lambda *_question: (1,)})())
+    recovered.start()
+    assert victim.read_text("utf-8") == "as it was"
+    assert "hba_file = " in (tmp_path / "unit" / "postgresql.conf").read_text("utf-8")
+    recovered.stop()
+    assert victim.exists()
+    assert not (tmp_path / "unit").exists()
+    (tmp_path / "dropped").symlink_to(victim)
+    with pytest.raises(OSError, match="symbolic links"):
+        cluster.doubt()
+
+
+def test_database_that_would_go_to_another_disk(
+    program: Any,  # noqa: F811
+    cluster: Any,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where a disk is mounted right at the repository, what is beside it is none of it."""
+    disk, beside = str(tmp_path / "disk"), str(tmp_path / "disk-postgresql")
+    cluster.settings |= {"repository": disk, "database_repository": beside}
+    monkeypatch.setattr(program.os.path, "ismount", lambda path: str(path) == disk)
+    with pytest.raises(program.Failed, match=f"Take a folder on that disk, such as {disk}/pacs"):
+        cluster.folder()
+    assert not pathlib.Path(beside).exists()
+
+
 @pytest.mark.parametrize(
     "said, words",
     [
@@ -595,6 +644,15 @@ def test_backup_of_another_kind_of_archive(served: Backed, monkeypatch: pytest.M
     with pytest.raises(served.host.program.Failed, match=f"has its index in {kind}, and this host has it in Postgre"):
         served.host.program.Drill(served.backup).run()
     assert services(served) == []
+
+
+def test_drill_without_a_server_is_told(served: Backed) -> None:
+    program, cluster = served.host.program, served.backup.cluster  # noqa: F811
+    del cluster.__dict__["found"]
+    cluster.settings["database_port"] = 1
+    with pytest.raises((program.Failed, OSError)):
+        program.drilled(program.Drill(served.backup))
+    assert served.host.status()["drill"]["wrong"]
 
 
 @pytest.mark.parametrize("images", [0, 3])

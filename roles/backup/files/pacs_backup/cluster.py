@@ -26,6 +26,7 @@ from .repository import ELSEWHERE, epoch
 
 CONFIG = pathlib.Path("/etc/pacs/pgbackrest/pgbackrest.conf")
 KEPT = pathlib.Path("/var/lib/pacs/pgbackrest")
+RUN = pathlib.Path("/run")
 # By what all of it is known in a repository, which is of this host alone.
 STANZA = "pacs"
 # How long its log may wait for the repository, in seconds.
@@ -175,6 +176,12 @@ class Cluster:
         """Have the folder of its repository. :raises Failed: if the user of the server does not get to it."""
         if not (place := self.settings["database_repository"]):
             return
+        disk = self.settings["repository"]
+        if os.path.ismount(disk) and not os.path.ismount(place):
+            raise Failed(
+                f"backup_repository: a disk is mounted at {disk}, and the database goes beside it, to {place}, which is"
+                f" on another one. Take a folder on that disk, such as {disk.rstrip('/')}/pacs."
+            )
         if not os.path.isdir(place):
             for path in (*reversed(pathlib.Path(place).parents), place):
                 with contextlib.suppress(FileExistsError):
@@ -230,7 +237,10 @@ class Cluster:
     def doubt(self) -> str:
         """Return what is wrong with its log, without which it cannot be had as of any moment."""
         with contextlib.suppress(FileNotFoundError):
-            dropped = (KEPT / "dropped").read_text(encoding="utf-8").split()
+            # It is that of PostgreSQL's user.
+            opened = os.open(KEPT / "dropped", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+            with open(opened, encoding="utf-8", errors="replace") as file:
+                dropped = file.read().split()
             return (
                 "The log of the database did not get to the repository until its disk was nearly full, and"
                 f" {len(dropped)} pieces of it were given up: the database cannot be had as it was between the last"
@@ -352,8 +362,8 @@ class Recovered:
 
     def __init__(self, cluster: Cluster, folder: pathlib.Path, unit: str, group: str = "postgres") -> None:
         self.cluster, self.folder, self.unit = cluster, folder, unit
-        self.data, self.sockets = folder / cluster.data.name, pathlib.Path("/run", unit)
-        self._group = group
+        self.data, self._made, self._group = folder / cluster.data.name, RUN / unit, group
+        self.sockets = self._made / "sockets"
 
     @functools.cached_property
     def opened(self) -> tuple[int, pathlib.Path]:
@@ -382,19 +392,22 @@ class Recovered:
 
     def start(self) -> None:
         """Start it, and wait until it has read its log. :raises Failed: if it does not get there."""
-        self.sockets.mkdir(mode=0o700, exist_ok=True)
-        os.chmod(self.sockets, 0o750)
+        # Root writes nothing where PostgreSQL's user may.
+        self._made.mkdir(mode=0o755)
+        self._made.chmod(0o755)
+        self.sockets.mkdir(mode=0o700)
+        self.sockets.chmod(0o750)
         os.chown(self.sockets, pwd.getpwnam("postgres").pw_uid, grp.getgrnam(self._group).gr_gid)
-        quiet = {name: text.format(beside=self.sockets) for name, text in BESIDE.items()}
+        quiet = {name: text.format(beside=self._made) for name, text in BESIDE.items()}
         quiet |= {"data_directory": str(self.data), "unix_socket_directories": str(self.sockets), "port": "5432"}
         lines = "".join(f"{name} = '{text}'\n" for name, text in quiet.items())
         for name, text in (("pg_hba.conf", "local all all trust\n"), ("postgresql.conf", lines)):
-            (self.sockets / name).write_text(text, encoding="utf-8")
-            os.chmod(self.sockets / name, 0o644)
+            (self._made / name).write_text(text, encoding="utf-8")
+            (self._made / name).chmod(0o644)
         program = f"/usr/lib/postgresql/{self.cluster.found[0]}/bin/postgres"
         properties = ["User=postgres", "KillSignal=SIGINT", "TimeoutStopSec=600", "Nice=10", "ProtectHome=yes"]
         run = ["systemd-run", "--quiet", f"--unit={self.unit}", *(f"--property={one}" for one in properties)]
-        run += ["--", program, "-D", str(self.data), f"--config-file={self.sockets}/postgresql.conf"]
+        run += ["--", program, "-D", str(self.data), f"--config-file={self._made}/postgresql.conf"]
         subprocess.run(run, check=True, capture_output=True, text=True)
         while True:
             try:
@@ -441,8 +454,8 @@ class Recovered:
         for verb in ("stop", "reset-failed"):
             subprocess.run(["systemctl", verb, self.unit], check=False, capture_output=True)
         with contextlib.suppress(FileNotFoundError):
-            emptied(open_folder(self.sockets))
-            self.sockets.rmdir()
+            emptied(open_folder(self._made))
+            self._made.rmdir()
 
     def clear(self) -> None:
         """Remove what was restored."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import http.client
 import json
@@ -45,12 +46,15 @@ class Drill(Beside):
     NAME = ".pacs-drill"
 
     def __init__(self, backup: Backup) -> None:
-        elsewhere = backup.settings.get("drill_folder")
-        super().__init__(backup, os.path.realpath(elsewhere or backup.storage))
-        self.recovered: Recovered | None = None
-        if backup.cluster:
-            beside = pathlib.Path(os.path.realpath(elsewhere)) if elsewhere else backup.cluster.data.parent
-            self.recovered = Recovered(backup.cluster, beside / f"{self.NAME}-postgresql", RECOVERED, "orthanc")
+        super().__init__(backup, os.path.realpath(backup.settings.get("drill_folder") or backup.storage))
+
+    @functools.cached_property
+    def recovered(self) -> Recovered | None:
+        """The database of the backup, where it has one; looked for once what becomes of the drill is told."""
+        if not (cluster := self.backup.cluster):
+            return None
+        beside = self.folder.parent if self.backup.settings.get("drill_folder") else cluster.data.parent
+        return Recovered(cluster, beside / f"{self.NAME}-postgresql", RECOVERED, "orthanc")
 
     def run(self) -> None:
         """Restore, compare and start it. :raises Failed: if anything is not as it has to be."""
