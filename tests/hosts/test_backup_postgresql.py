@@ -163,6 +163,44 @@ def test_drill(site: Databases, host: str) -> None:
     assert site.left(host) == ""
 
 
+def test_drill_lets_nobody_be_the_server(site: Databases) -> None:
+    """Orthanc gets to its index there, and to nothing that runs programs."""
+    folder = "/run/pacs-drill-postgresql/sockets"
+    said = site.lab.shell(
+        f"ask() {{ runuser -u orthanc -- psql -h {folder} -U $1 -XAtc 'select 77' $2 2>&1; }}; cd /;"
+        ' systemctl start --no-block pacs-drill; until [ "$(ask orthanc orthanc)" = 77 ]; do sleep 0.1; done;'
+        " ask postgres postgres; ask postgres orthanc;"
+        " while systemctl is-active pacs-drill | grep -q activating; do sleep 0.5; done"
+    )
+    assert said.count('Peer authentication failed for user "postgres"') == 2
+    assert site.status()["drill"]["wrong"] == ""
+
+
+def test_autovacuum_gives_way(site: Databases) -> None:
+    """On a big index it takes hours."""
+    lab, psql = site.lab, "runuser -u postgres -- psql -XAtqc"
+    slow = "autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1, autovacuum_vacuum_threshold = 1"
+    worker = "select count(*) from pg_stat_activity where query like 'autovacuum: VACUUM%attachedfiles%'"
+    updates = "do 'begin for i in 1..40 loop update attachedfiles set compressedsize = compressedsize; end loop; end'"
+    cancelled = "cat /var/log/postgresql/*.log | grep -c 'canceling autovacuum task' || true"
+    before = int(lab.shell(cancelled))
+    lab.shell(
+        f"""cd /; {psql} 'alter table attachedfiles set ({slow})' orthanc
+        {psql} "alter system set autovacuum_naptime = '1s'"; {psql} 'select pg_reload_conf()'
+        {psql} "{updates}" orthanc; until [ "$({psql} "{worker}")" = 1 ]; do sleep 0.1; done"""
+    )
+    try:
+        assert "Backed up" in site.play("backup", limit="pacs")
+        assert int(lab.shell(cancelled)) > before
+        assert site.wrong() == ""
+    finally:
+        names = ", ".join(one.split(" = ")[0] for one in slow.split(", "))
+        lab.shell(
+            f"cd /; {psql} 'alter table attachedfiles reset ({names})' orthanc;"
+            f" {psql} 'alter system reset autovacuum_naptime'; {psql} 'select pg_reload_conf()'"
+        )
+
+
 @pytest.mark.parametrize(
     "find",
     [
@@ -298,6 +336,8 @@ def test_moment_that_a_restore_has_left_behind(site: Databases) -> None:
     site.send(range(520, 525), "old")
     assert f"Orthanc serves its {count + 5} images" in site.play("restore", limit="old", at=site.moment(), **words)
     site.has(range(520, 525), "old")
+    site.send(range(530, 532), "old")
+    assert f"Orthanc serves its {count + 7} images" in site.play("restore", limit="old", at="end", **words)
     assert f"Orthanc serves its {count + 2} images" in site.play("restore", limit="old", at=left, **words)
     site.has(range(510, 512), "old")
     lab.shell(f"rm -r /var/lib/postgresql/*/.pacs-before-* {ARCHIVE}/.pacs-before-*", "old", False)

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import errno
 import importlib
+import itertools
 import json
 import os
 import pathlib
@@ -30,7 +31,8 @@ from tests.unit.test_backup import (  # noqa: F401
     services,
 )
 
-MOMENT = ("0/5000028", "0000000A", "77", 17, "orthanc", "orthanc", "900")
+MOMENT = ("0/5000028", "0000000A", "77", 17, "orthanc", "orthanc", ["C.UTF-8"], "900")
+WORDS = ("lsn", "timeline", "system", "version", "database", "user", "locales")
 NAMES = [f"0000000{number}-0000-4000-8000-000000000001" for number in range(4)]
 
 
@@ -39,10 +41,18 @@ class Server:
 
     def __init__(self) -> None:
         self.asked: list[str] = []
-        self.busy = 0
+        self.busy, self.rows = 0, 8
 
-    def connect(self, *_given: Any, **_more: Any) -> Any:
+    def connect(self, user: str = "", **_more: Any) -> Any:
+        if user:
+            self.asked.append(f"{user} logs in")
         return Connection(self)
+
+    @contextlib.contextmanager
+    def acting(self, name: str) -> Iterator[None]:
+        self.asked.append(f"as {name}")
+        yield
+        self.asked.append("as root")
 
 
 class Connection:
@@ -77,6 +87,7 @@ class Cursor:
     def execute(self, question: str, given: Any = None) -> None:
         server, words = self.connection.server, question.split()
         kind = "moment" if "pg_current_wal_insert_lsn" in question else words[-1] if "FROM" in words else words[0]
+        kind = next((name for name in ("pg_locks", "pg_class", "pg_tablespace") if name in words), kind)
         server.asked.append(f"{self.connection.level} {kind}")
         if words[0] == "LOCK" and server.busy:
             server.busy -= 1
@@ -84,6 +95,9 @@ class Cursor:
         prefix = str(given[0]) if given else ""
         answers: dict[str, list[tuple[Any, ...]]] = {
             "moment": [MOMENT],
+            "pg_locks": [("autovacuum worker (process 7)",)],
+            "pg_class": [(server.rows,)],
+            "pg_tablespace": [(None,)],
             "Resources": [(number + 1, 3 + ("+ 1" in question), f"owner-{number}") for number in range(4)],
             "AttachedFiles": [(number + 1, 1, prefix + name, 7, "", None) for number, name in enumerate(NAMES)],
             "%s": [(prefix + name,) for name in [*NAMES[2:], "../../etc/passwd"]],
@@ -98,9 +112,10 @@ class Cursor:
 
 
 @pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+def server(program: Any, monkeypatch: pytest.MonkeyPatch) -> Server:  # noqa: F811
     made = Server()
     monkeypatch.setattr("psycopg2.connect", made.connect)
+    monkeypatch.setattr(importlib.import_module("pacs_backup.database"), "acting", made.acting)
     return made
 
 
@@ -131,6 +146,9 @@ def test_list_is_of_the_moment_at_which_nobody_writes(
     locked, freed = order.index("READ LOCK"), order.index("READ commit")
     assert locked < order.index("REPEATABLE moment") < freed
     assert all(locked < order.index(f"hold {name}") < freed for name in held)
+    # Nobody else makes an autovacuum give way.
+    first = order.index("as postgres")
+    assert order[first : first + 3] == ["as postgres", "postgres logs in", "as root"]
     # Long lists are none of their business, and the log goes on after that.
     assert freed < order.index("REPEATABLE AttachedFiles") < order.index("REPEATABLE commit")
     counts = program.check_index(list_of_it)
@@ -177,7 +195,7 @@ def test_images_do_not_wait_for_who_writes_for_long(
     database(program, tmp_path).copied(tmp_path / "index", 10)
     assert server.asked.count("READ rollback") == 2
     server.busy = 3
-    with pytest.raises(program.Failed, match="3 times nobody would pause"):
+    with pytest.raises(program.Failed, match=r"3 times nobody would pause .* What has it: autovacuum worker"):
         database(program, tmp_path).copied(tmp_path / "index", 10)
 
 
@@ -239,8 +257,9 @@ class Rest:
 @pytest.fixture
 def cluster(program: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Any:  # noqa: F811
     monkeypatch.setattr(program, "KEPT", tmp_path)
+    monkeypatch.setattr(program, "SENDS", tmp_path)
     settings = {"host": "pacs", "config_dir": str(tmp_path), "database_port": 5432, "database_repository": ""}
-    settings["files"] = True
+    settings |= {"files": True, "repository": str(tmp_path)}
     made = program.Cluster(settings | {"database_full_days": 28})
     (tmp_path / "17" / "main").mkdir(parents=True)
     made.__dict__ |= {"system": "77"}
@@ -284,7 +303,12 @@ def test_repository_is_made_once(cluster: Any) -> None:
     assert rest.calls[-1] == ["stanza-create"]
 
 
-def test_database_that_is_gone_from_a_repository_is_not_begun_anew(host: Host, cluster: Any) -> None:  # noqa: F811
+def test_database_that_is_gone_from_a_repository_is_not_begun_anew(
+    host: Host,  # noqa: F811
+    cluster: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(cluster, "unfit", lambda: "")
     rest, made = Rest(cluster), host.backup()
     made.cluster, there = cluster, dict(rest.info)
     rest.info |= {"status": {"code": 1, "message": "missing stanza path"}, "db": []}
@@ -336,14 +360,17 @@ def test_moment_is_had_from_the_last_backup_before_it(program: Any, cluster: Any
     for when, stop in ((100.0, "0/100"), (200.0, "0/200"), (300.0, "1/0")):
         rest.made(when, stop)
     moment = {"lsn": "0/FFFFFF", "timeline": "0000000A", "system": "77"}
-    words = ["--type=lsn", "--target=0/FFFFFF", "--target-exclusive", "--target-timeline=10"]
+    words = ["--type=lsn", "--target=0/FFFFFF", "--target-exclusive", "--target-action=promote", "--target-timeline=10"]
     assert cluster.chosen(moment, 250.0) == ("backup-1", words)
     # A clock was put back.
     assert cluster.chosen(moment, 350.0)[0] == "backup-1"
     assert cluster.chosen(of_time(350), 350.0) == (
         "backup-2",
-        ["--type=time", "--target=1970-01-01 00:05:50+00:00", "--target-timeline=10"],
+        ["--type=time", "--target=1970-01-01 00:05:50+00:00", "--target-action=promote", "--target-timeline=10"],
     )
+    # As late as there is something.
+    last = {"at": "end", "timeline": "00000001", "system": "77"}
+    assert cluster.chosen(last, time.time()) == ("backup-2", ["--type=default", "--target-timeline=10"])
     assert cluster.chosen(of_time(150), 150.0)[0] == "backup-0"
     with pytest.raises(program.Failed, match="it reaches back to 1970-01-01"):
         cluster.chosen(of_time(50), 50.0)
@@ -381,7 +408,7 @@ def test_moment_after_a_restore_is_on_another_line_of_time(
     moment = {"lsn": "0/250", "timeline": "00000002", "system": "77"}
     assert cluster.chosen(moment, 450.0) == (
         "backup-0",
-        ["--type=lsn", "--target=0/250", "--target-exclusive", "--target-timeline=2"],
+        ["--type=lsn", "--target=0/250", "--target-exclusive", "--target-action=promote", "--target-timeline=2"],
     )
 
 
@@ -431,6 +458,9 @@ def test_release_that_cannot_read_it(program: Any, cluster: Any) -> None:  # noq
     cluster.fits({"version": 17})
     with pytest.raises(program.Failed, match="is of PostgreSQL 15, and this host has 17"):
         cluster.fits({"version": 15})
+    cluster.fits({"version": 17, "locales": ["C"]})
+    with pytest.raises(program.Failed, match="has the locale tlh_TLH, and this host does not have it"):
+        cluster.fits({"version": 17, "locales": ["C", "tlh_TLH"]})
 
 
 def test_log_that_was_given_up_or_waits_is_told(
@@ -441,6 +471,16 @@ def test_log_that_was_given_up_or_waits_is_told(
     assert cluster.doubt() == ""
     answer[0] = (True, "2026-11-30 03:00:00", "never")
     assert "since 2026-11-30 03:00:00; the last piece did never" in cluster.doubt()
+    # One that hangs fails not.
+    status, (first, second) = cluster.data / "pg_wal" / "archive_status", (time.time() - 600, time.time() - 1200)
+    status.mkdir(parents=True)
+    answer[0] = (False, None, "2026-11-30 02:00:00")
+    for name, written in (("1.ready", first), ("2.ready", second), ("3.done", second)):
+        (status / name).touch()
+        os.utime(status / name, (written, written))
+    assert "1 pieces of it wait for more than 15 minutes" in cluster.doubt()
+    monkeypatch.setitem(cluster.doubt.__globals__, "SENDS", tmp_path / "archive")
+    assert f"{tmp_path}/archive is not there, by which the log of the database goes" in cluster.doubt()
     (tmp_path / "dropped").write_text("1\n2\n3\n", "utf-8")
     assert "3 pieces of it were given up" in cluster.doubt()
 
@@ -465,33 +505,56 @@ def test_root_follows_no_link_of_postgresql(
     monkeypatch.setattr(program.pwd, "getpwnam", lambda _name: ours)
     monkeypatch.setattr(program.grp, "getgrnam", lambda _name: ours)
     monkeypatch.setattr(program.os, "chown", planted)
-    monkeypatch.setattr(program.subprocess, "run", lambda *_words, **_more: subprocess.CompletedProcess([], 0, "", ""))
+    calls: list[list[str]] = []
+
+    def run(words: list[str], **_more: Any) -> subprocess.CompletedProcess[str]:
+        calls.append(words)
+        return subprocess.CompletedProcess([], codes.get(words[0].rpartition("/")[2], 0), state[0], "")
+
+    codes, state = dict[str, int](), [""]
+    monkeypatch.setattr(program.subprocess, "run", run)
     recovered = program.Recovered(cluster, tmp_path / "there", "unit")
-    monkeypatch.setattr(recovered, "database", lambda _name: type("Answers", (), {"asked": lambda *_question: (1,)})())
-    recovered.start()
+    asked: list[Any] = []
+    answers = type("Answers", (), {"asked": lambda *_question: asked.append(1)})()
+    monkeypatch.setattr(recovered, "database", lambda _name: answers)
+    recovered.start({"database": "pacs", "user": 'o"'})
     assert victim.read_text("utf-8") == "as it was"
-    assert "hba_file = " in (tmp_path / "unit" / "postgresql.conf").read_text("utf-8")
+    # Nobody is the server's user there who is not anyway.
+    lines = (tmp_path / "unit" / "pg_hba.conf").read_text("utf-8").splitlines()
+    assert lines == ["local all postgres peer map=pacs", 'local "pacs" "o""" trust']
+    (tmp_path / "unit" / "postgresql.conf").read_text("utf-8")
+    # What ALTER SYSTEM has set beats every file.
+    given = next(words for words in calls if words[0] == "systemd-run")
+    pairs = {one for flag, one in itertools.pairwise(given) if flag == "-c"}
+    assert {"archive_command=/bin/false", "listen_addresses=", "port=5432", "log_statement=none"} <= pairs
+    assert len(asked) == 1
+    state[0] = "deactivating"
+    with pytest.raises(program.Failed, match="unit does not stop"):
+        recovered.stop()
+    assert (tmp_path / "unit").exists()
+    state[0] = "failed"
+    recovered.stop()
+    # One that is up and lets nobody in, and one that has ended.
+    codes["pg_isready"] = 2
+    with pytest.raises(program.Failed, match="could not be had as of that moment"):
+        recovered.start({"database": "pacs", "user": "pacs"})
+    recovered.stop()
+    codes.clear()
+
+    def refused(*_question: Any) -> None:
+        raise program.Failed("database locale is incompatible")
+
+    state[0] = "active"
+    monkeypatch.setattr(type(answers), "asked", refused)
+    with pytest.raises(program.Failed, match="locale is incompatible"):
+        recovered.start({"database": "pacs", "user": "pacs"})
+    state[0] = "failed"
     recovered.stop()
     assert victim.exists()
     assert not (tmp_path / "unit").exists()
     (tmp_path / "dropped").symlink_to(victim)
     with pytest.raises(OSError, match="symbolic links"):
         cluster.doubt()
-
-
-def test_database_that_would_go_to_another_disk(
-    program: Any,  # noqa: F811
-    cluster: Any,
-    tmp_path: pathlib.Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Where a disk is mounted right at the repository, what is beside it is none of it."""
-    disk, beside = str(tmp_path / "disk"), str(tmp_path / "disk-postgresql")
-    cluster.settings |= {"repository": disk, "database_repository": beside}
-    monkeypatch.setattr(program.os.path, "ismount", lambda path: str(path) == disk)
-    with pytest.raises(program.Failed, match=f"Take a folder on that disk, such as {disk}/pacs"):
-        cluster.folder()
-    assert not pathlib.Path(beside).exists()
 
 
 @pytest.mark.parametrize(
@@ -525,6 +588,7 @@ def test_damage_in_the_repository(cluster: Any, said: str, code: int, good: bool
 @pytest.mark.parametrize(
     "free, said, code, limited, told",
     [
+        (30_000, "", 0, False, False),
         (600, "", 0, False, False),
         (40, "", 0, True, False),
         (40, "P00   WARN: dropped WAL file '0000000100000001' because archive queue exceeded 1GB", 0, True, True),
@@ -539,7 +603,7 @@ def test_log_is_given_up_before_the_disk_is_full(
     text = (FILES / "archive.sh").read_text("utf-8").replace("/var/lib/pacs/pgbackrest", str(tmp_path))
     script.write_text(text, "utf-8")
     for name, lines in (
-        ("df", f"echo '1M-blocks Avail'; echo '  1000 {free}'"),
+        ("df", f"echo '1M-blocks Avail'; echo '  {1_000_000 if free > 1000 else 1000} {free}'"),
         ("pgbackrest", f'echo "$@" > {tmp_path}/called; echo "{said}" >&2; exit {code}'),
     ):
         (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n", "utf-8")
@@ -552,13 +616,87 @@ def test_log_is_given_up_before_the_disk_is_full(
         text=True,
         check=False,
     )
-    assert done.returncode == code
+    # Above 125, PostgreSQL would not count it.
+    assert done.returncode == (1 if code else 0)
     assert done.stderr.strip() == said
     called = (tmp_path / "called").read_text("utf-8").split()
     assert called[-2:] == ["archive-push", "pg_wal/0000000100000001"]
     assert f"--pg1-path={tmp_path}" in called
     assert ("--archive-push-queue-max=1GiB" in called) is limited
     assert (tmp_path / "dropped").exists() is told
+
+
+@pytest.mark.parametrize("does", ["sleep 600", "trap '' TERM; while :; do sleep 1; done", "no place for a note"])
+def test_log_is_tried_again_where_a_repository_hangs(tmp_path: pathlib.Path, does: str) -> None:
+    """Else it would never be given up; and what is given up has to be told."""
+    script, folder = tmp_path / "archive", tmp_path / "gone" if does.startswith("no") else tmp_path
+    text = (FILES / "archive.sh").read_text("utf-8").replace("/var/lib/pacs/pgbackrest", str(folder))
+    script.write_text(text.replace("--kill-after=10 300", "--kill-after=1 1"), "utf-8")
+    dropped = "echo \"WARN: dropped WAL file 'x'\""
+    for name, lines in (("df", "echo; echo '1000 40'"), ("pgbackrest", dropped if folder != tmp_path else does)):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{lines}\n", "utf-8")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(
+        ["sh", script, "pg_wal/1"],
+        env={"PATH": f"{tmp_path}:{os.defpath}"},
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        timeout=120,
+    )
+    assert 0 < done.returncode < 126
+
+
+# ---- A backup.
+
+
+def test_backup_is_none_before_its_log_is_there(host: Host, cluster: Any, server: Server) -> None:  # noqa: F811
+    """The newest one is what a restore takes."""
+    rest, made = Rest(cluster), host.backup()
+    made.cluster = cluster
+    database(host.program, pathlib.Path(cluster.database._config))
+    made.prepare()
+    rest.answers["check"] = (82, "P00  ERROR: [082]: [ArchiveTimeoutError] WAL segment was not archived")
+    with pytest.raises(host.program.Failed, match="the log of the database does not get there"):
+        made.run(time.monotonic())
+    assert [one for one in host.restic.snapshots if "pacs" in one["tags"]] == []
+    del rest.answers["check"]
+    made.run(time.monotonic())
+    assert host.status()["success"]["instances"] == 4
+    # A list that has no room.
+    server.rows = 1 << 50
+    taken = len(host.restic.snapshots)
+    with pytest.raises(host.program.Failed, match=r"list of what the database knows takes .* The files alone were"):
+        made.run(time.monotonic())
+    assert [one["tags"][0] for one in host.restic.snapshots[taken:]] == ["pacs-files"]
+
+
+def test_database_that_cannot_be_had_again_is_told(
+    host: Host,  # noqa: F811
+    cluster: Any,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Before it is needed: by site.yml, and by each backup."""
+    program, made, beside = host.program, host.backup(), str(tmp_path / "beside")  # noqa: F811
+    Rest(cluster)
+    made.cluster = cluster
+    spaces: list[tuple[Any, ...]] = [(None,)]
+    monkeypatch.setattr(cluster.database, "asked", lambda _question: spaces[0])
+    assert cluster.unfit() == ""
+    spaces[0] = ("fast",)
+    assert "The database has tablespaces (fast)" in made.against([], 0, 0, 0, [])[0]
+    with pytest.raises(program.Failed, match="has tablespaces"):
+        made.prepare()
+    spaces[0] = (None,)
+    monkeypatch.setattr(program.os.path, "ismount", lambda path: path == cluster.data)
+    assert "is a disk of its own" in cluster.unfit()
+    # A disk that is mounted right at the repository: what is beside it is none of it.
+    cluster.settings |= {"database_repository": beside}
+    monkeypatch.setitem(cluster.unfit.__globals__, "device", lambda path: 2 if path == beside else 1)
+    assert f"is on another disk than {beside}" in cluster.unfit()
+    monkeypatch.setattr(program.os.path, "ismount", lambda path: path == beside)
+    assert cluster.unfit() == ""
 
 
 # ---- A restore.
@@ -577,7 +715,7 @@ class Recovered:
     def opened(self) -> Any:
         return self._program.owned(self.folder)
 
-    def restored(self, _label: str, target: list[str]) -> None:
+    def restored(self, _moment: dict[str, Any], _label: str, target: list[str]) -> None:
         self.target = target
         assert self.opened
         self.data.mkdir(exist_ok=True)
@@ -587,8 +725,10 @@ class Recovered:
 
     def stop(self) -> None: ...
 
-    def database(self, _name: str) -> Any:
+    def database(self, _name: str, user: str = "postgres") -> Any:
         index = self.index
+        # What stands there is Orthanc's.
+        assert user == "orthanc"
 
         class Listed:
             def listed(self, target: pathlib.Path) -> None:
@@ -608,12 +748,11 @@ def served(backed: Backed, cluster: Any, monkeypatch: pytest.MonkeyPatch) -> Bac
     rest.made(0.0, "0/1")
     database(backed.host.program, pathlib.Path(cluster.database._config))
     monkeypatch.setattr(cluster.database, "images", lambda: 0)
+    monkeypatch.setattr(cluster.database, "others", lambda: "")
     monkeypatch.setattr(cluster, "room", lambda *_given: None)
     (cluster.data / "of").write_text("now", "utf-8")
     backed.told["kind"] = "PostgreSQL"
-    backed.told["moment"] = dict(
-        zip(("lsn", "timeline", "system", "version", "database", "user"), MOMENT, strict=False)
-    )
+    backed.told["moment"] = dict(zip(WORDS, MOMENT, strict=False))
     (backed.host.archive / "index").unlink()
     backed.backup.cluster = cluster
     monkeypatch.setattr(
@@ -718,7 +857,7 @@ def test_database_that_cannot_be_renamed(served: Backed, monkeypatch: pytest.Mon
     assert not (served.host.state / "moves.json").exists()
 
 
-@pytest.mark.parametrize("cut", range(18))
+@pytest.mark.parametrize("cut", range(19))
 def test_restore_of_a_database_that_is_cut_off_goes_on(
     served: Backed, monkeypatch: pytest.MonkeyPatch, cut: int
 ) -> None:
@@ -755,10 +894,84 @@ def test_as_it_was_takes_from_the_backups_around(served: Backed, monkeypatch: py
         connection.commit()
     with pytest.raises(program.Failed, match="2999-01-01 00:00 is still to come"):
         restore.run("latest", True, 0, "2999-01-01 00:00")
+    with pytest.raises(program.Failed, match="'2026-02-31 10:00' is no time"):
+        restore.run("latest", True, 0, "2026-02-31 10:00")
     found = restore.run("latest", True, 0, "2026-11-30 00:30+00:00")
     asked = [call[3] for call in served.restic.calls if call[0] == "restore"]
     assert asked[0] == "files-1"
-    assert restore.recovered.target == ["--type=time", "--target=2026-11-30 00:30:00+00", "--target-timeline=10"]
+    assert restore.recovered.target == [
+        "--type=time",
+        "--target=2026-11-30 00:30:00+00",
+        "--target-action=promote",
+        "--target-timeline=10",
+    ]
     assert found["unknown"] == []
     assert gone not in archive(served.host.archive)
-    assert (found["missing"], found["backed_up"]) == ([], "2026-11-30 00:30+00:00")
+    assert (found["missing"], found["backed_up"]) == ([], "2026-11-30 00:30:00+00")
+
+
+def test_as_it_was_takes_what_is_still_there(served: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came since the last backup is in no other place than the archive that makes way."""
+    program = served.host.program  # noqa: F811
+    restore, (first, other) = program.Restore(served.backup), sorted(served.files)[:2]
+    monkeypatch.setattr(restore, "answer", lambda path: answers(served, path))
+    monkeypatch.setattr(restore, "earlier", lambda *_given: None)
+    compare = program.compare
+
+    def gone(index: Any, storage: pathlib.Path, *given: Any, **more: Any) -> Any:
+        # No backup has them.
+        for name in (first, other):
+            if not more.get("only") and more.get("sums"):
+                program.place(storage, name).unlink()
+        return compare(index, storage, *given, **more)
+
+    monkeypatch.setattr(program, "compare", gone)
+    place = program.place(served.host.archive, other)
+    place.unlink()
+    place.symlink_to(program.place(served.host.archive, first))
+    found = restore.run("latest", True, 0, "2026-11-30 00:30+00:00")
+    assert [line.split()[0] for line in found["missing"]] == [other]
+    assert archive(served.host.archive)[first] == served.files[first]
+
+
+def test_as_it_was_before_another_archive_was_begun(served: Backed) -> None:
+    """The next backup is of the new one, and knows nothing of then."""
+    restore = served.host.program.Restore(served.backup)
+    served.restic.snapshots[:] = [
+        {"time": f"2026-11-{day}T02:00:00Z", "tags": ["pacs", f"archive={one}", "index=/x"], "id": day, "hostname": "p"}
+        for day, one in (("10", "a"), ("12", "a"), ("20", "b"), ("22", "b"))
+    ]
+    for at, wanted in (("2026-11-11", "12"), ("2026-11-15", "12"), ("2026-11-21", "22"), ("2026-11-23", "22")):
+        assert restore.picked("latest", f"{at} 00:00")[0]["id"] == wanted
+    assert restore.picked("latest", "2026-11-01 00:00")[0]["id"] == "10"
+    assert restore.picked("latest", "end")[0]["id"] == "22"
+
+
+def test_databases_of_others_take_words(served: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in served.host.archive.glob("??/??/*"):
+        path.unlink()
+    monkeypatch.setattr(served.backup.cluster.database, "others", lambda: "wiki")
+    with pytest.raises(served.host.program.Failed, match=r"its server has what somebody else has made \(wiki\)"):
+        restored(served, monkeypatch, over=False)
+
+
+def test_restore_that_was_cut_off_in_a_try(served: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The database has its folder again, whatever becomes of the next one."""
+    program, data = served.host.program, served.backup.cluster.data  # noqa: F811
+    rename = os.rename
+
+    def cut(source: Any, target: Any, **folders: Any) -> None:
+        rename(source, target, **folders)
+        if str(target).startswith(".pacs-try-"):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(program.os, "rename", cut)
+    monkeypatch.setattr(program.Restore, "stopped", lambda self, *_given: self.tried(self.recovered))
+    with pytest.raises(KeyboardInterrupt):
+        restored(served, monkeypatch)
+    assert not data.exists()
+    monkeypatch.setattr(program.os, "rename", rename)
+    (served.host.state / "moves.json").unlink()
+    with pytest.raises(program.Failed, match="Nothing was restored, since"):
+        restored(served, monkeypatch, over=False)
+    assert (data / "of").read_text("utf-8") == "now"

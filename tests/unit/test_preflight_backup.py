@@ -147,6 +147,7 @@ def test_postgresql_beside_its_only_orthanc() -> None:
         ({"orthanc_database_index": False}, {}, "orthanc_database_index", "its index is in SQLite"),
         ({"postgresql_settings": {"wal_level": "minimal"}}, {}, "postgresql_settings", "wal_level is what"),
         ({"postgresql_settings": {"archive_command": "true"}}, {}, "postgresql_settings", "archive_command is what"),
+        ({"backup_keep": {}}, {}, "backup_keep", "of which this host alone forgets what is old"),
         (SFTP, {}, "backup_repository", "not backed up by SSH yet"),
         (S3 | {"backup_repository": "s3:http://192.0.2.7/pacs"}, {}, "backup_repository", "by https alone"),
         (S3 | {"backup_s3_proxy": "http://proxy:3128"}, {}, "backup_s3_proxy", "without a proxy"),

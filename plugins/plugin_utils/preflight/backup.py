@@ -106,6 +106,11 @@ def _database(host: Host) -> Iterator[str]:
     wrong = [name for name in _LOGGED if name in variables.get("postgresql_settings", {})]
     if wrong:
         yield (f"postgresql_settings: {group} {wrong[0]} is what its database's log is kept by; take it out.")
+    if not variables["backup_keep"]:
+        yield (
+            f"backup_keep: {group} its database is PostgreSQL, of which this host alone forgets what is old; say how"
+            " many backups are kept."
+        )
     if repository.startswith(("sftp:", "rclone:")):
         yield (
             f"backup_repository: {group} its database is PostgreSQL, which is not backed up by SSH yet; take"

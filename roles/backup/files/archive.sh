@@ -8,9 +8,12 @@ read -r total free <<END
 $(df --output=size,avail --block-size=1M pg_wal/ | tail -n 1)
 END
 most=
-[ "$free" -gt $((total / 20)) ] || most=--archive-push-queue-max=1GiB
-said=$(pgbackrest --config=/etc/pacs/pgbackrest/pgbackrest.conf --stanza=pacs --pg1-path="$PWD" $most archive-push "$piece" 2>&1)
+[ "$free" -gt $((total / 20)) ] || [ "$free" -gt 20480 ] || most=--archive-push-queue-max=1GiB
+# PostgreSQL waits for it, and a folder of a NAS that is gone may hang: it has to be tried again, by how full the disk is then.
+said=$(timeout --kill-after=10 300 pgbackrest --config=/etc/pacs/pgbackrest/pgbackrest.conf --stanza=pacs --pg1-path="$PWD" $most \
+  archive-push "$piece" 2>&1)
 ended=$?
 [ -z "$said" ] || echo "$said" >&2
+# Above 125 it would be no failure to PostgreSQL, but the end of the process that calls.
+[ "$ended" -eq 0 ] || exit 1
 case $said in *"dropped WAL file"*) echo "$piece" >> /var/lib/pacs/pgbackrest/dropped ;; esac
-exit $ended

@@ -21,6 +21,7 @@ from .drill import Drill, ask, drilled, stop_drilled
 from .restore import Restore, restored
 
 UNIT, TIMER, DRILL = "pacs-backup.service", "pacs-backup.timer", "pacs-drill.service"
+DATABASES = "pacs-restore-postgresql.service", "pacs-drill-postgresql.service"
 
 
 def act(verb: str, backup: Backup) -> None:
@@ -42,6 +43,9 @@ def act(verb: str, backup: Backup) -> None:
     elif verb == "check":
         check_calendar(backup.settings["calendar"])
     elif verb == "clean":
+        # Of one that was killed.
+        for unit in DATABASES:
+            subprocess.run(["systemctl", "stop", unit], check=False, capture_output=True)
         subprocess.run(["systemctl", "clean", "--what=cache", UNIT], check=True)
         # When it has run last.
         subprocess.run(["systemctl", "clean", "--what=state", TIMER], check=True)

@@ -176,6 +176,7 @@ class Backup:
         found = self.repository.number()
         self.same(found)
         there = read(STATE / "repository.json") == self.known_by(found)
+        # What keeps its database from being had again is told by each backup.
         there = there and (not self.cluster or self.cluster.prepared())
         return there and (self.mark.exists() or bool(self.repository.snapshots()))
 
@@ -188,6 +189,8 @@ class Backup:
         found, changed = self.repository.number(), False
         self.same(found)
         if self.cluster:
+            if unfit := self.cluster.unfit():
+                raise Failed(unfit)
             self.cluster.folder()
         if not found:
             self.repository.ask("init", timeout=SILENT)
@@ -253,7 +256,12 @@ class Backup:
         self.repository.ask("unlock", timeout=5 * SILENT)
         pause, kept = 0.0, self.saved_database()
         for _ in range(PASSES):
-            lasted = self.copied()
+            try:
+                lasted = self.copied()
+            except Failed as error:
+                if not self.cluster:
+                    raise
+                raise self.files_alone(error) from error
             pause = max(pause, lasted)
             try:
                 counts, before = check_index(self.copy), {name for name, *_ in known(self.copy)}
@@ -280,9 +288,10 @@ class Backup:
         told |= {"kind": self.kind} | ({"moment": self.moment} if self.cluster else {})
         put(self.copy.with_name("backup.json"), {**told, "archive": archive, "time": now()}, 0o600)
         tags = ["pacs", f"archive={archive}", f"index={self.stage}", f"files={files}"]
-        snapshot, new, _, other = self.saved(tags, sorted({str(self.stage), str(self.held.parent)}))
         if self.cluster:
+            # It is the last one from now on, and has to be had.
             self.cluster.logged()
+        snapshot, new, _, other = self.saved(tags, sorted({str(self.stage), str(self.held.parent)}))
         if self.name() != archive:
             raise Failed("Another archive took the place of this one meanwhile.")
         self.note(missing=len(missing))
@@ -355,6 +364,8 @@ class Backup:
             wrong.append(f"restic took {seen} files, and there are {steady} of images.")
         if unread:
             wrong.append(f"{len(unread)} files could not be read, such as {', '.join(unread[:3])}. See to the disk.")
+        if self.cluster and (unfit := self.cluster.unfit()):
+            wrong.append(unfit)
         if self.unsent:
             wrong.append(f"What orthanc_routes has still to send was not backed up: {self.unsent}")
         return wrong
@@ -376,6 +387,12 @@ class Backup:
         if self.cluster:
             self.copied_queue(beside)
             self.holding.mkdir(exist_ok=True)
+            takes, free = self.cluster.database.takes(), shutil.disk_usage(self.stage).free
+            if free < takes + 256 * MIB:
+                raise Failed(
+                    f"The list of what the database knows takes {takes // MIB} MiB in {self.settings['index_dir']}, and"
+                    f" {free // MIB} MiB are free there; make room for {takes // MIB + 256}."
+                )
             lasted, self.moment = self.cluster.database.copied(self.copy, pause, top, self.hold)
             return lasted
         takes = size(self.index) + sum(size(self.index + end) for end in LOGS) + size(os.path.join(beside, QUEUE))

@@ -9,6 +9,7 @@ import datetime
 import functools
 import grp
 import json
+import locale
 import math
 import os
 import pathlib
@@ -20,17 +21,20 @@ import subprocess
 import time
 from typing import Any
 
-from .common import MIB, SILENT, SPARE, Failed, open_folder, owned
-from .database import Database
+from .common import MIB, SILENT, SPARE, Failed, open_folder, owned, size
+from .database import Database, login_of
 from .repository import ELSEWHERE, epoch
 
 CONFIG = pathlib.Path("/etc/pacs/pgbackrest/pgbackrest.conf")
+SENDS = CONFIG.with_name("archive")
 KEPT = pathlib.Path("/var/lib/pacs/pgbackrest")
 RUN = pathlib.Path("/run")
 # By what all of it is known in a repository, which is of this host alone.
 STANZA = "pacs"
 # How long its log may wait for the repository, in seconds.
 LOGGED = 600
+# How old a piece of it may be that is not there, in seconds.
+LATE = 900
 # What pgBackRest says beside what restic says.
 SAYS = (
     (r"FormatError|cipher header invalid|unable to decrypt|CryptoError", "it has another key, or is damaged"),
@@ -39,23 +43,38 @@ SAYS = (
     (r"No space left on device|Disk quota exceeded", "it is full"),
     (r"\[ArchiveTimeoutError\]", "the log of the database does not get there"),
 )
-# How much of a server is started beside the one that works: nobody but us reaches it, and its log goes nowhere.
+# How much of a server is started beside the one that works: nobody but us reaches it, and its log goes nowhere. It is
+# given with the command, since what ALTER SYSTEM has set comes with the data.
 BESIDE = {
     "listen_addresses": "",
+    "port": "5432",
     "unix_socket_permissions": "0777",
     "hba_file": "{beside}/pg_hba.conf",
-    "ident_file": "",
+    "ident_file": "{beside}/pg_ident.conf",
     "external_pid_file": "",
     "archive_mode": "on",
     "archive_command": "/bin/false",
+    "archive_library": "",
+    "shared_preload_libraries": "",
+    "session_preload_libraries": "",
+    "local_preload_libraries": "",
+    "lc_messages": "C",
+    "log_destination": "stderr",
+    "log_statement": "none",
+    "log_min_duration_statement": "-1",
     "hot_standby": "off",
     "max_connections": "20",
     "shared_buffers": "256MB",
     "logging_collector": "off",
     "ssl": "off",
 }
+# As late as there is something.
+LAST = "end"
 # Behind all places in a log.
 END = 1 << 64
+# Who is let in there: Orthanc as the login that it had, and root and the server's user as that user.
+ENTERS = "local all postgres peer map=pacs\nlocal {database} {user} trust\n"
+KNOWN_AS = "pacs root postgres\npacs postgres postgres\n"
 # What says up to where its log is read back.
 TARGETS = ("", "_lsn", "_time", "_name", "_xid", "_inclusive", "_action", "_timeline")
 
@@ -176,12 +195,6 @@ class Cluster:
         """Have the folder of its repository. :raises Failed: if the user of the server does not get to it."""
         if not (place := self.settings["database_repository"]):
             return
-        disk = self.settings["repository"]
-        if os.path.ismount(disk) and not os.path.ismount(place):
-            raise Failed(
-                f"backup_repository: a disk is mounted at {disk}, and the database goes beside it, to {place}, which is"
-                f" on another one. Take a folder on that disk, such as {disk.rstrip('/')}/pacs."
-            )
         if not os.path.isdir(place):
             for path in (*reversed(pathlib.Path(place).parents), place):
                 with contextlib.suppress(FileExistsError):
@@ -196,6 +209,27 @@ class Cluster:
                 f"backup_repository: the user postgres of this host cannot write to {place}, where the database goes."
                 " Let him pass each folder above it (chmod o+x), and have that one be his."
             )
+
+    def unfit(self) -> str:
+        """Return what keeps the database from being had again here; nothing if nothing does."""
+        place, disk = self.settings["database_repository"], self.settings["repository"]
+        if place and not os.path.ismount(place) and device(place) != device(disk):
+            return (
+                f"backup_repository: {disk} is on another disk than {place}, where the database goes. Take a folder on"
+                f" that disk, such as {disk.rstrip('/')}/pacs."
+            )
+        if os.path.ismount(self.data):
+            return (
+                f"{self.data} is a disk of its own, in whose place no database can be restored. Have it mounted at a"
+                " folder above."
+            )
+        (spaces,) = self.database.asked("SELECT string_agg(spcname, ', ') FROM pg_tablespace WHERE spcname !~ '^pg_'")
+        if spaces:
+            return (
+                f"The database has tablespaces ({spaces}), which are not restored beside the others. Move what is in"
+                " them (ALTER TABLE … SET TABLESPACE pg_default), and drop them."
+            )
+        return ""
 
     def begin(self) -> None:
         """Have the repository go on with another database than the one of before."""
@@ -221,8 +255,11 @@ class Cluster:
         info = self.ours()
         full = [one["timestamp"]["stop"] for one in info["backup"] if one["type"] == "full" and not one["error"]]
         fresh = bool(full) and max(full) > time.time() - self.settings["database_full_days"] * 86400
+        dropped = size(KEPT / "dropped")
         self.ask(f"--type={'incr' if fresh else 'full'}", "--no-expire-auto", "backup")
-        (KEPT / "dropped").unlink(missing_ok=True)
+        # What was given up meanwhile may have come after it.
+        if size(KEPT / "dropped") == dropped:
+            (KEPT / "dropped").unlink(missing_ok=True)
         return int(self.info()["backup"][-1]["info"]["repository"]["delta"])
 
     def logged(self) -> None:
@@ -246,6 +283,16 @@ class Cluster:
                 f" {len(dropped)} pieces of it were given up: the database cannot be had as it was between the last"
                 " backup and the next one. Run playbooks/backup.yml once the repository can be reached."
             )
+        if not SENDS.exists():
+            return (
+                f"{SENDS} is not there, by which the log of the database goes to the repository. Run"
+                " playbooks/site.yml, and playbooks/backup.yml then, since what came meanwhile may lack."
+            )
+        if waiting := self.waiting(time.time() - LATE):
+            return (
+                f"The log of the database does not get to the repository: {waiting} pieces of it wait for more than"
+                f" {LATE // 60} minutes on the disk of the database; see journalctl -u {self.unit}."
+            )
         try:
             failed, when, done = self.database.asked(
                 "SELECT coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false),"
@@ -259,6 +306,15 @@ class Cluster:
             f"The log of the database does not get to the repository (since {when}; the last piece did {done}), and"
             f" waits on the disk of the database; see journalctl -u {self.unit} and its log in /var/log/postgresql."
         )
+
+    def waiting(self, since: float) -> int:
+        """Return how many pieces of the log are older, and not in the repository."""
+        found = 0
+        for path in (self.data / "pg_wal" / "archive_status").glob("*.ready"):
+            # It may get there right now.
+            with contextlib.suppress(FileNotFoundError):
+                found += os.lstat(path).st_mtime < since
+        return found
 
     # What is had again.
 
@@ -296,7 +352,7 @@ class Cluster:
             }
         line = int(moment["timeline"], 16)
         if "at" in moment:
-            when = epoch(moment["at"])
+            when = moment_of(moment["at"])
             of = [(line_of(one), one["timestamp"]) for one in backups]
             # Each backup is on that of its time; between two, the files may bear the time at which they were copied.
             low = max((one for one, times in of if times["stop"] <= when), default=1)
@@ -332,6 +388,12 @@ class Cluster:
             )
         if os.path.ismount(self.data):
             raise Failed(f"Nothing was restored: {self.data} is a disk of its own, which cannot be renamed.")
+        lacking = [name for name in moment.get("locales") or [] if not speaks(name)]
+        if lacking:
+            raise Failed(
+                f"Nothing was restored: the database of the backup has the locale {lacking[0]}, and this host does not"
+                " have it. Have it made first (package locales, /etc/locale.gen, locale-gen)."
+            )
 
     def damage(self) -> list[str]:
         """Have pgBackRest read all that is in the repository. Return what is damaged."""
@@ -373,24 +435,24 @@ class Recovered:
         os.fchmod(made[0], 0o710)
         return made
 
-    def database(self, name: str) -> Database:
-        return Database(self.cluster.settings, self.uri("postgres", name))
+    def database(self, name: str, user: str = "postgres") -> Database:
+        return Database(self.cluster.settings, self.uri(user, name))
 
     def uri(self, user: str, name: str) -> str:
         return f"postgresql://{user}@/{name}?host={self.sockets}&port=5432"
 
-    def restored(self, label: str, target: list[str]) -> None:
+    def restored(self, moment: dict[str, Any], label: str, target: list[str]) -> None:
         """Have pgBackRest restore it into the folder, and read its log up to a moment. :raises Failed: if it cannot."""
         self.clear()
         owner, data = pwd.getpwnam("postgres"), self.opened[1] / self.data.name
         data.mkdir(mode=0o700)
         os.chown(data, owner.pw_uid, owner.pw_gid, follow_symlinks=False)
-        done = self.cluster.run(f"--set={label}", *target, "--target-action=promote", "restore", data=self.data)
+        done = self.cluster.run(f"--set={label}", *target, "restore", data=self.data)
         if done.returncode:
             raise self.cluster.refused(done)
-        self.start()
+        self.start(moment)
 
-    def start(self) -> None:
+    def start(self, moment: dict[str, Any]) -> None:
         """Start it, and wait until it has read its log. :raises Failed: if it does not get there."""
         # Root writes nothing where PostgreSQL's user may.
         self._made.mkdir(mode=0o755)
@@ -399,26 +461,35 @@ class Recovered:
         self.sockets.chmod(0o750)
         os.chown(self.sockets, pwd.getpwnam("postgres").pw_uid, grp.getgrnam(self._group).gr_gid)
         quiet = {name: text.format(beside=self._made) for name, text in BESIDE.items()}
-        quiet |= {"data_directory": str(self.data), "unix_socket_directories": str(self.sockets), "port": "5432"}
-        lines = "".join(f"{name} = '{text}'\n" for name, text in quiet.items())
-        for name, text in (("pg_hba.conf", "local all all trust\n"), ("postgresql.conf", lines)):
+        quiet |= {"data_directory": str(self.data), "unix_socket_directories": str(self.sockets)}
+        enters = ENTERS.format(database=quoted(moment["database"]), user=quoted(moment["user"]))
+        for name, text in (("pg_hba.conf", enters), ("pg_ident.conf", KNOWN_AS), ("postgresql.conf", "")):
             (self._made / name).write_text(text, encoding="utf-8")
             (self._made / name).chmod(0o644)
-        program = f"/usr/lib/postgresql/{self.cluster.found[0]}/bin/postgres"
+        programs = f"/usr/lib/postgresql/{self.cluster.found[0]}/bin"
         properties = ["User=postgres", "KillSignal=SIGINT", "TimeoutStopSec=600", "Nice=10", "ProtectHome=yes"]
+        properties += ["NoNewPrivileges=yes", "PrivateTmp=yes", "ProtectSystem=strict"]
+        # It runs what was backed up, and whoever had that in his hands.
+        properties += [f"ReadWritePaths={self.folder} {self.sockets}", f"InaccessiblePaths=-{self.cluster.data}"]
+        if self.cluster.settings["database_repository"]:
+            properties += ["PrivateNetwork=yes"]
         run = ["systemd-run", "--quiet", f"--unit={self.unit}", *(f"--property={one}" for one in properties)]
-        run += ["--", program, "-D", str(self.data), f"--config-file={self._made}/postgresql.conf"]
+        run += ["--", f"{programs}/postgres", "-D", str(self.data), f"--config-file={self._made}/postgresql.conf"]
+        run += [word for name, text in quiet.items() for word in ("-c", f"{name}={text}")]
         subprocess.run(run, check=True, capture_output=True, text=True)
-        while True:
-            try:
-                self.database("postgres").asked("SELECT 1")
-                return
-            except Failed as error:
-                asked = ["systemctl", "is-active", self.unit]
-                state = subprocess.run(asked, check=False, capture_output=True, text=True).stdout.strip()
-                if state not in ("active", "activating"):
-                    raise Failed(f"The database could not be had as of that moment: {self.said()}") from error
-                time.sleep(0.5)
+        ready = [f"{programs}/pg_isready", "--quiet", f"--host={self.sockets}", "--port=5432"]
+        ready += ["--username=postgres", "--dbname=postgres"]
+        while subprocess.run(ready, check=False, capture_output=True).returncode:
+            if self.state() not in ("active", "activating"):
+                raise Failed(f"The database could not be had as of that moment: {self.said()}")
+            time.sleep(0.5)
+        # Whoever is not let in by now never is.
+        self.database(moment["database"]).asked("SELECT 1")
+
+    def state(self) -> str:
+        """Return what systemd says of it."""
+        asked = ["systemctl", "is-active", self.unit]
+        return subprocess.run(asked, check=False, capture_output=True, text=True).stdout.strip()
 
     def said(self) -> str:
         """Return what the server ended with."""
@@ -432,6 +503,8 @@ class Recovered:
 
         :raises Failed: if it has no such database or login.
         """
+        from psycopg2.extensions import encrypt_password
+
         login = login_of(uri)
         with self.database("postgres").opened() as connection, connection.cursor() as cursor:
             connection.autocommit = True
@@ -444,15 +517,18 @@ class Recovered:
                     f"Nothing was restored: the backup does not have the database {login['dbname']} of the user"
                     f" {login['user']}, by which Orthanc logs in (orthanc_database_name, orthanc_database_user)."
                 )
-            cursor.execute("SET log_statement = 'none'; SET log_min_error_statement = 'panic'")
-            cursor.execute("SET password_encryption = 'scram-sha-256'")
-            cursor.execute(f"ALTER ROLE {quoted(login['user'])} PASSWORD %s", (login["password"],))
+            # The server never sees it, nor does its log.
+            secret = encrypt_password(login["password"], login["user"], scope=connection, algorithm="scram-sha-256")
+            cursor.execute(f"ALTER ROLE {quoted(login['user'])} PASSWORD %s", (secret,))
             for name in ("restore_command", *(f"recovery_target{end}" for end in TARGETS)):
                 cursor.execute(f"ALTER SYSTEM RESET {name}")
 
     def stop(self) -> None:
+        """Stop it. :raises Failed: if it goes on: nothing of its is removed then."""
         for verb in ("stop", "reset-failed"):
             subprocess.run(["systemctl", verb, self.unit], check=False, capture_output=True)
+        if (state := self.state()) in ("active", "activating", "deactivating"):
+            raise Failed(f"{self.unit} does not stop: it is {state}; see journalctl -u {self.unit}.")
         with contextlib.suppress(FileNotFoundError):
             emptied(open_folder(self._made))
             self._made.rmdir()
@@ -484,12 +560,22 @@ def user() -> dict[str, Any]:
     return {"user": "postgres", "group": "postgres", "extra_groups": []}
 
 
-def login_of(uri: str) -> dict[str, str]:
-    """Return what a login is made of."""
-    import psycopg2.extensions
+def device(path: str | os.PathLike[str]) -> int:
+    """Return on which disk something is, or will be."""
+    here = pathlib.Path(path)
+    return os.stat(next(one for one in (here, *here.parents) if one.exists())).st_dev
 
-    found: dict[str, str] = psycopg2.extensions.parse_dsn(uri)
-    return found
+
+def speaks(name: str) -> bool:
+    """Tell whether this host has a locale."""
+    before = locale.setlocale(locale.LC_CTYPE)
+    try:
+        locale.setlocale(locale.LC_CTYPE, name)
+    except locale.Error:
+        return False
+    finally:
+        locale.setlocale(locale.LC_CTYPE, before)
+    return True
 
 
 def quoted(name: str) -> str:
@@ -503,6 +589,16 @@ def position(lsn: str) -> int:
     return (int(high, 16) << 32) + int(low, 16)
 
 
+def moment_of(at: str) -> float:
+    """Return when a moment is that was asked for. :raises Failed: if it is no time."""
+    if at == LAST:
+        return time.time()
+    try:
+        return epoch(at)
+    except ValueError as error:
+        raise Failed(f"at: '{at}' is no time ({error}); say it as 2026-11-30 14:05, or end.") from error
+
+
 def line_of(backup: dict[str, Any]) -> int:
     """Return on which line of time a backup is: the names of its pieces of the log begin with that."""
     return int(backup["archive"]["start"][:8], 16)
@@ -510,8 +606,10 @@ def line_of(backup: dict[str, Any]) -> int:
 
 def target(moment: dict[str, Any], line: int) -> list[str]:
     """Return a moment as pgBackRest has it: a place in the log, or a time."""
-    if "at" in moment:
-        words = ["--type=time", f"--target={moment['at']}"]
+    if moment.get("at") == LAST:
+        words = ["--type=default"]
+    elif "at" in moment:
+        words = ["--type=time", f"--target={moment['at']}", "--target-action=promote"]
     else:
-        words = ["--type=lsn", f"--target={moment['lsn']}", "--target-exclusive"]
+        words = ["--type=lsn", f"--target={moment['lsn']}", "--target-exclusive", "--target-action=promote"]
     return [*words, f"--target-timeline={line}"]

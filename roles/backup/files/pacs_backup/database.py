@@ -8,7 +8,9 @@ Nobody has to stop Orthanc for that: as long as we hold two of its tables, whoev
 from __future__ import annotations
 
 import contextlib
+import os
 import pathlib
+import pwd
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +20,10 @@ from .common import INSIDE, NAME, Failed, read
 
 # How long an image waits for us to get hold of the tables, in milliseconds, and how often we try.
 WAITS, ATTEMPTS = 500, 40
+# How many milliseconds later an autovacuum gives way to us.
+YIELDS = 100
+# How many bytes a row takes in a list, at most.
+ROW = 250
 # The list of an index has the shape of SQLite's, so that all that compares can compare it.
 LIST = """
 CREATE TABLE Resources(internalId INTEGER PRIMARY KEY, resourceType INTEGER, publicId TEXT);
@@ -30,15 +36,23 @@ FILES = "SELECT id, fileType, %s || uuid, compressedSize, uncompressedHash, comp
 # Where the log stands, and of which server it is. The number that is taken for it has the log go on behind that place.
 MOMENT = """SELECT pg_current_wal_insert_lsn()::text, substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8),
     (SELECT system_identifier::text FROM pg_control_system()), current_setting('server_version_num')::int / 10000,
-    current_database(), current_user, pg_current_xact_id()::text"""
-WORDS = ("lsn", "timeline", "system", "version", "database", "user")
+    current_database(), current_user, (SELECT array_agg(DISTINCT locale) FROM pg_database,
+    unnest(ARRAY[datcollate::text, datctype::text]) AS locale), pg_current_xact_id()::text"""
+WORDS = ("lsn", "timeline", "system", "version", "database", "user", "locales")
+TABLES = "('Resources'::regclass, 'AttachedFiles'::regclass)"
+# Who writes there.
+WRITERS = f"""SELECT coalesce(string_agg(DISTINCT format('%s (process %s)',
+    coalesce(nullif(application_name, ''), backend_type), pid), ', '), 'nobody by now')
+    FROM pg_locks JOIN pg_stat_activity USING (pid)
+    WHERE granted AND relation IN {TABLES} AND mode NOT IN ('AccessShareLock', 'RowShareLock', 'ShareLock')"""
+COUNTED = f"SELECT coalesce(sum(greatest(reltuples, 0)), 0)::bigint FROM pg_class WHERE oid IN {TABLES}"
 
 
 class Database:
     """The index, as its Orthanc logs in to it."""
 
     def __init__(self, settings: dict[str, Any], uri: str = "") -> None:
-        self._config, self._uri = settings["config_dir"], uri
+        self._config, self._uri, self._port = settings["config_dir"], uri, settings.get("database_port")
         # The names of files that are in the database are no names of files on the disk.
         self._prefix = "" if settings.get("files", True) else INSIDE
 
@@ -54,15 +68,20 @@ class Database:
         return [path for path in asked if "PostgreSQL" in path]
 
     @contextlib.contextmanager
-    def opened(self, level: str = "READ COMMITTED") -> Iterator[Any]:
-        """Log in. :raises Failed: if the database does not let us in, or does not answer."""
+    def opened(self, level: str = "READ COMMITTED", first: bool = False) -> Iterator[Any]:
+        """Log in. :raises Failed: if the database does not let us in, or does not answer.
+
+        :param first: whether as the server's own user.
+        """
         # Where the index is in SQLite, a host does not have it.
         import psycopg2
 
         try:
-            connection = psycopg2.connect(
-                self._uri or self.section["ConnectionUri"], connect_timeout=30, application_name="pacs-backup"
-            )
+            given = {"dsn": self._uri or self.section["ConnectionUri"]}
+            if first:
+                given = {"dbname": login_of(given["dsn"])["dbname"], "user": "postgres", "port": self._port}
+            with acting("postgres") if first else contextlib.nullcontext():
+                connection = psycopg2.connect(**given, connect_timeout=30, application_name="pacs-backup")
         except (psycopg2.Error, KeyError) as error:
             raise Failed(f"The database of the index cannot be reached: {' '.join(str(error).split())}") from error
         try:
@@ -80,8 +99,20 @@ class Database:
             found: tuple[Any, ...] = cursor.fetchone()
             return found
 
+    def takes(self) -> int:
+        """Return how many bytes a list of it takes, about."""
+        return int(self.asked(COUNTED)[0]) * ROW
+
     def images(self) -> int:
         return int(self.asked("SELECT count(*) FROM Resources WHERE resourceType = 3")[0])
+
+    def others(self) -> str:
+        """Return which databases of the server are not Orthanc's, in words; nothing if there are none."""
+        found = self.asked(
+            "SELECT string_agg(datname, ', ' ORDER BY datname) FROM pg_database"
+            " WHERE NOT datistemplate AND datname NOT IN ('postgres', current_database())"
+        )
+        return found[0] or ""
 
     def copied(
         self, target: pathlib.Path, limit: float, top: int | None = None, hold: Callable[[str], Any] = lambda name: None
@@ -95,11 +126,10 @@ class Database:
                 cursor.execute(MOMENT)
                 moment = dict(zip(WORDS, cursor.fetchone(), strict=False))
                 if top is not None:
-                    with holding.cursor() as names:
-                        names.execute("SELECT %s || uuid FROM AttachedFiles WHERE id > %s", (self._prefix, top))
-                        for (name,) in names:
-                            if NAME.fullmatch(name):
-                                hold(name)
+                    cursor.execute("SELECT %s || uuid FROM AttachedFiles WHERE id > %s", (self._prefix, top))
+                    for (name,) in cursor:
+                        if NAME.fullmatch(name):
+                            hold(name)
                 # It fails if we took so long that the server has ended it.
                 holding.commit()
                 lasted = time.monotonic() - began
@@ -112,18 +142,19 @@ class Database:
     def held(self, limit: float) -> Iterator[tuple[Any, float]]:
         """Have nobody write to the index, as soon as nobody does; the server gives it back after so many seconds.
 
-        Since when others wait is returned as well.
+        Since when others wait is returned as well. The server's user has an autovacuum give way before we do: it would
+        keep us off for hours where there are many images.
         """
         import psycopg2
 
-        with self.opened() as connection:
+        with self.opened(first=True) as connection:
             for tried in range(ATTEMPTS):
                 try:
                     with connection.cursor() as cursor:
                         cursor.execute(
-                            "SELECT set_config('lock_timeout', %s, true),"
+                            "SELECT set_config('lock_timeout', %s, true), set_config('deadlock_timeout', %s, true),"
                             " set_config('idle_in_transaction_session_timeout', %s, true)",
-                            (str(WAITS), str(int(limit * 1000))),
+                            (str(WAITS), str(YIELDS), str(int(limit * 1000))),
                         )
                         began = time.monotonic()
                         cursor.execute("LOCK TABLE Resources, AttachedFiles IN SHARE MODE")
@@ -131,9 +162,12 @@ class Database:
                 except (psycopg2.errors.LockNotAvailable, psycopg2.errors.DeadlockDetected) as error:
                     connection.rollback()
                     if tried == ATTEMPTS - 1:
+                        with connection.cursor() as cursor:
+                            cursor.execute(WRITERS)
+                            (writers,) = cursor.fetchone()
                         raise Failed(
                             f"Somebody writes to the index all the time: {ATTEMPTS} times nobody would pause for half a"
-                            " second. Look for what has a transaction open there (pg_stat_activity)."
+                            f" second. What has it: {writers}."
                         ) from error
                     time.sleep(1)
             yield connection, began
@@ -142,6 +176,25 @@ class Database:
         """Write a list of what an index knows that nobody else writes to."""
         with self.opened("REPEATABLE READ") as connection:
             written(connection, target, self._prefix)
+
+
+@contextlib.contextmanager
+def acting(name: str) -> Iterator[None]:
+    """Be another user of the system: the server knows its own by that."""
+    before = os.geteuid()
+    os.seteuid(pwd.getpwnam(name).pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(before)
+
+
+def login_of(uri: str) -> dict[str, str]:
+    """Return what a login is made of."""
+    import psycopg2.extensions
+
+    found: dict[str, str] = psycopg2.extensions.parse_dsn(uri)
+    return found
 
 
 def written(connection: Any, target: pathlib.Path, prefix: str) -> None:

@@ -120,9 +120,10 @@ class Drill(Beside):
             return
         began, moment = time.monotonic(), told["moment"]
         label, target = self.recovered.cluster.chosen(moment, epoch(told["time"]))
-        self.recovered.restored(label, target)
+        self.recovered.restored(moment, label, target)
         recovered = index.with_name("index-recovered")
-        self.recovered.database(moment["database"]).listed(recovered)
+        # By the login that owns it: what stands there is Orthanc's, and a view may be a program.
+        self.recovered.database(moment["database"], moment["user"]).listed(recovered)
         self.report["database"] = {"backup": label, "seconds": round(time.monotonic() - began, 1)}
         if other := differ(index, recovered):
             raise Failed(

@@ -22,7 +22,7 @@ from typing import Any
 
 from .backup import Backup
 from .beside import Beside, numbers, orthanc_version, restore
-from .cluster import Recovered
+from .cluster import LAST, Recovered, moment_of
 from .common import (
     MIB,
     NAME,
@@ -42,7 +42,7 @@ from .common import (
     way,
 )
 from .index import QUEUE, check_index, compare, differ, handed
-from .repository import epoch, tagged, taken
+from .repository import tagged, taken
 
 # With how many names restic is called at most.
 INCLUDES = 1000
@@ -51,6 +51,8 @@ LEVEL = re.compile(r"[0-9a-f]{2}")
 INDEX = ("index", "index-wal", "index-shm", "index-journal", QUEUE, f"{QUEUE}-journal")
 # What is left in the folder once all is in its place.
 LEFT = re.compile(rf"index(-recovered)?|{re.escape(QUEUE)}|\.?backup\.json(\.new)?")
+# As the database's folder is called for a moment, in which it is seen whether it can be renamed.
+TRIED = ".pacs-try-"
 # How many images the restored Orthanc is asked for, at most.
 ASKED = 20
 EVERYTHING = frozenset(f"{number:02x}" for number in range(256))
@@ -75,9 +77,11 @@ class Restore(Beside):
         files = sum(1 for _ in glob.iglob(f"{glob.escape(self.backup.storage)}/{levels}/{levels}/*"))
         found = f"{self.backup.storage} has {files} files of images" if files else ""
         if not found and self.recovered:
+            database = self.recovered.cluster.database
             try:
-                known = self.recovered.cluster.database.images()
+                known, others = database.images(), database.others()
                 found = f"the database knows {known} images" if known else ""
+                found = found or (f"its server has what somebody else has made ({others})" if others else "")
             except Failed as error:
                 found = f"nobody can say what the database has ({error})"
         return found
@@ -97,13 +101,15 @@ class Restore(Beside):
         :param over: whether images that are there may make way.
         :param lacking: without how many files it is good enough, where not all of the repository can be read.
         """
+        if self.recovered:
+            self.untried(self.recovered)
         if self.moves.exists():
             # Of a run that was cut off in the middle, what it had restored takes its place first.
             return self.placed(over)
         if not over and (there := self.images()):
             raise self.asks(there)
         self.backup.same(self.repository.number())
-        if at and epoch(at) > time.time():
+        if at and moment_of(at) > time.time():
             raise Failed(f"Nothing was restored: {at} is still to come, and it is {now()} on this host.")
         if at and self.recovered:
             self.recovered.cluster.current()
@@ -121,6 +127,8 @@ class Restore(Beside):
         images = self.recover(index, told, at)
         compared, wrong = compare(index, storage, set(EVERYTHING), sums=True)
         self.earlier(index, storage, told, others, wrong)
+        if at:
+            self.still_there(index, storage, wrong)
         if at:
             # What has come since, and what was to be deleted.
             for name in filter(NAME.fullmatch, wrong["unknown"]):
@@ -144,7 +152,7 @@ class Restore(Beside):
         os.sync()
         report = {"host": self.backup.settings["host"], "snapshot": str(snapshot["id"])}
         report |= {
-            "backed_up": at or told["time"],
+            "backed_up": told["moment"]["at"] if at else told["time"],
             "files": compared,
             **wrong,
             "images": images,
@@ -162,11 +170,12 @@ class Restore(Beside):
         if not self.recovered:
             return int(check_index(index)["instances"])
         moment, cluster = told["moment"], self.recovered.cluster
-        self.recovered.restored(*cluster.chosen(moment, epoch(moment.get("at", told["time"]))))
+        self.recovered.restored(moment, *cluster.chosen(moment, moment_of(moment.get("at", told["time"]))))
         try:
             self.recovered.settled(cluster.database.section["ConnectionUri"])
             known = index.with_name("index-recovered")
-            self.recovered.database(moment["database"]).listed(known)
+            # By the login that owns it: what stands there is Orthanc's, and a view may be a program.
+            self.recovered.database(moment["database"], moment["user"]).listed(known)
             if not at and (other := differ(index, known)):
                 raise Failed(
                     f"Nothing was restored: the database does not have what it had when it was backed up: {len(other)}"
@@ -200,7 +209,7 @@ class Restore(Beside):
         if self.recovered:
             cluster, moment = self.recovered.cluster, told["moment"]
             cluster.fits(moment)
-            cluster.chosen(moment, epoch(moment.get("at", told["time"])))
+            cluster.chosen(moment, moment_of(moment.get("at", told["time"])))
             cluster.room(self.recovered.folder.parent, "Nothing was restored; make room.")
         beside = shutil.disk_usage(os.path.dirname(self.backup.index))
         if beside.free < told.get("index_bytes", 0) + beside.total // SPARE:
@@ -238,6 +247,31 @@ class Restore(Beside):
                 _, now_there = compare(index, storage, set(EVERYTHING), sums=False)
                 for name in filter(NAME.fullmatch, set(now_there["unknown"]) - set(wrong["unknown"])):
                     place(storage, name).unlink(missing_ok=True)
+
+    def still_there(self, index: pathlib.Path, storage: pathlib.Path, wrong: dict[str, list[str]]) -> None:
+        """Take from the archive that makes way what no backup has, as what came since the last one."""
+        names = {line.split()[0] for line in wrong["missing"] + wrong["damaged"]}
+        storage.mkdir(parents=True, exist_ok=True)
+        for name in names:
+            source, target = place(self.backup.storage, name), place(storage, name)
+            # Not there, not to be read, or a link that somebody has put there.
+            with contextlib.suppress(OSError):
+                opened = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+                with open(opened, "rb") as file:
+                    found = os.fstat(opened)
+                    if not stat.S_ISREG(found.st_mode):
+                        continue
+                    target.unlink(missing_ok=True)
+                    for folder in (target.parent.parent, target.parent):
+                        folder.mkdir(exist_ok=True)
+                        os.chown(folder, found.st_uid, found.st_gid)
+                    with open(target, "xb") as copy:
+                        shutil.copyfileobj(file, copy)
+                        os.fchown(copy.fileno(), found.st_uid, found.st_gid)
+                        os.fchmod(copy.fileno(), stat.S_IMODE(found.st_mode))
+        if names:
+            _, left = compare(index, storage, set(EVERYTHING), sums=True, only=names)
+            wrong["missing"], wrong["damaged"] = left["missing"], left["damaged"]
 
     def unsent(self, told: dict[str, Any], index: pathlib.Path) -> list[str]:
         """Return what is to be said of the queue that does not come with the index; nothing if there was none."""
@@ -287,10 +321,16 @@ class Restore(Beside):
             # By its number also one of a host with another name.
             said = self.repository.ask("--no-lock", "--json", "snapshots", wanted, timeout=5 * SILENT)
             found = json.loads(said or "[]")
-        else:
+        elif at:
             # What was there at a moment is in the next one, or, if it was deleted before that, in those before.
-            later = [one for one in snapshots if at and taken(one).timestamp() >= epoch(at)]
-            found = later[:1] or snapshots[-1:]
+            when = moment_of(at)
+            earlier = [one for one in snapshots if taken(one).timestamp() < when]
+            later = [one for one in snapshots if taken(one).timestamp() >= when]
+            # One that was begun since is of another database.
+            ours = {tagged(one, "archive") for one in earlier[-1:]}
+            found = [one for one in later if not ours or tagged(one, "archive") in ours][:1] or earlier[-1:]
+        else:
+            found = snapshots[-1:]
         if len(found) != 1 or not tagged(found[0], "index"):
             listed = self.repository.ask("--no-lock", "--json", "snapshots", "--tag", "pacs", timeout=5 * SILENT)
             hosts = sorted({str(one["hostname"]) for one in json.loads(listed or "[]")})
@@ -301,7 +341,7 @@ class Restore(Beside):
         archive = tagged(found[0], "archive")
         others = [one for one in snapshots if tagged(one, "archive") == archive and one["id"] != found[0]["id"]]
         if at:
-            return found[0], sorted(others, key=lambda one: abs(taken(one).timestamp() - epoch(at)))
+            return found[0], sorted(others, key=lambda one: abs(taken(one).timestamp() - when))
         return found[0], others[::-1]
 
     def plan(self, told: dict[str, Any]) -> dict[str, Any]:
@@ -431,18 +471,22 @@ class Restore(Beside):
         """See whether the database's folder can be renamed, before anything is. :raises Failed: if it cannot be."""
         service("stop", recovered.cluster.unit)
         parent, name = open_folder(recovered.cluster.data.parent), recovered.data.name
-        aside = f".pacs-try-{name}"
         try:
             if name in os.listdir(parent):
-                os.rename(name, aside, src_dir_fd=parent, dst_dir_fd=parent)
-            # Also of a run that was cut off right here.
-            if aside in os.listdir(parent):
-                os.rename(aside, name, src_dir_fd=parent, dst_dir_fd=parent)
+                os.rename(name, f"{TRIED}{name}", src_dir_fd=parent, dst_dir_fd=parent)
+            self.untried(recovered)
         except OSError as error:
             raise Failed(
                 f"Nothing was restored: {recovered.cluster.data} cannot be renamed ({error.strerror}), so that no other"
                 " database can take its place. Have it as a plain folder of one file system."
             ) from error
+
+    def untried(self, recovered: Recovered) -> None:
+        """Have the database's folder under its name, also after a run that was cut off right there."""
+        parent, name = open_folder(recovered.cluster.data.parent), recovered.data.name
+        there = os.listdir(parent)
+        if f"{TRIED}{name}" in there and name not in there:
+            os.rename(f"{TRIED}{name}", name, src_dir_fd=parent, dst_dir_fd=parent)
 
     def answer(self, path: str) -> bytes:
         """Return what Orthanc answers. :raises OSError: also if it is an error."""
@@ -493,7 +537,7 @@ def moved(name: str, source: int, target: int) -> None:
 
 def in_utc(at: str) -> str:
     """Return a time as PostgreSQL and pgBackRest both understand it."""
-    return time.strftime("%Y-%m-%d %H:%M:%S+00", time.gmtime(epoch(at)))
+    return at if at == LAST else time.strftime("%Y-%m-%d %H:%M:%S+00", time.gmtime(moment_of(at)))
 
 
 def restored(restore: Restore, snapshot: str, over: bool, lacking: int, at: str) -> dict[str, Any]:
