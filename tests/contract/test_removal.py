@@ -148,7 +148,7 @@ KNOWN = {
         "os.rmdir(name, dir_fd=at)": "in a folder of our own, where a server for a try or a restore was",
         "os.rmdir(self.folder)": "refuses a folder with something in it",
         "os.unlink(name, dir_fd=at)": "in the same folder",
-        "self.sockets.rmdir()": "refuses a folder with something in it",
+        "self._made.rmdir()": "refuses a folder with something in it",
     },
     "roles/backup/files/pacs_backup/common.py": {
         "candidate.unlink(missing_ok=True)": "half of a file of ours, of a run that was cut off",
@@ -163,6 +163,7 @@ KNOWN = {
         "os.rmdir(path)": "the same, where nothing was begun",
         "self.begun.unlink(missing_ok=True)": "the number of the backup that a restore has in its folder",
         "copied.unlink(missing_ok=True)": "a copy of what was restored, of a run that was cut off",
+        "target.unlink(missing_ok=True)": "a restored file that is not as it was, where the archive has it",
         "self.moves.unlink()": "the list of what a restore moves, once that is done, or before it has begun",
     },
     "roles/backup/files/pacs_backup/database.py": {

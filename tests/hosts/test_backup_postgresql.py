@@ -325,7 +325,8 @@ def test_as_it_was_at_a_moment(site: Databases, host: str) -> None:
 
 def test_moment_that_a_restore_has_left_behind(site: Databases) -> None:
     """And moments after it, of which there is no backup yet: each is had from a backup before all of them."""
-    lab, words = site.lab, {"restore": "archive of old"}
+    lab = site.lab
+    words: dict[str, Any] = {"restore": "archive of old"}
     site.send(range(500, 503), "old")
     site.play("backup", limit="old")
     first, count = site.moment(), site.images("old")
