@@ -347,7 +347,10 @@ def test_moment_that_a_restore_has_left_behind(site: Databases) -> None:
 @pytest.mark.parametrize("cut", ["main", "start"])
 def test_restore_that_was_cut_off_goes_on(site: Databases, cut: str) -> None:
     """When the database of before is out of the way and the other not in its place, and when it is to start."""
-    lab, before = site.lab, site.status()["success"]["instances"]
+    lab = site.lab
+    site.send(range(400, 405))
+    site.play("backup", limit="pacs")
+    before = site.status()["success"]["instances"]
     lab.shell(
         "python3 -B - <<'END'\nimport os, sys\n"
         "sys.path.insert(0, '/etc/pacs/backup')\n"
