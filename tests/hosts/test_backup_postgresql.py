@@ -400,6 +400,7 @@ def test_removal(site: Databases) -> None:
     )
     said = site.play("remove", limit="old", remove="service of old")
     assert ", ".join(kept.split()) in said
+    site.lab.shell(f"rmdir {' '.join(kept.split())}", "old")
     left = "find /etc /var/lib /var/cache -path '*pacs*backup*' -o -path '*pacs*drill*' -o -path '*pacs/pgbackrest*'"
     assert site.lab.shell(f"{left} | grep -v {ARCHIVE}", "old", check=False) == ""
     switch = "runuser -u postgres -- psql -XAtqc 'select pg_switch_wal()' postgres"
