@@ -592,9 +592,98 @@ def test_names_within_what_is_kept(load: Load, text: str) -> None:
     assert read(script.deidentified(image, {"keep": ["StudyDescription"]})[0]).StudyDescription == "Doelen, window"
 
 
+KANJI = ["", "ISO 2022 IR 87"]
+
+
+@pytest.mark.parametrize(
+    "letters, name, text",
+    [
+        ("ISO_IR 192", "Li^Jane", "Knee of Li"),
+        ("ISO_IR 192", "LI^JANE", "Li_knee"),
+        ("ISO_IR 192", "Doe^Jane^Xi", "XI, knee"),
+        ("ISO_IR 100", "\u00d6z^Jane", "\u00d6Z knee"),
+        ("ISO_IR 192", "\u00d6zil^Jane", "knee of \u00f6ZIL"),
+        ("ISO_IR 192", "\u00d6zil^Jane", "OZIL, knee"),
+        (
+            "ISO_IR 144",
+            "\u0418\u0432\u0430\u043d^\u042f",
+            "\u043a\u043e\u043b\u0435\u043d\u043e \u0438\u0432\u0430\u043d",
+        ),
+        (KANJI, "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce", "\u5c71\u7530\u69d8\u306e\u819d"),
+        ("ISO_IR 192", "Li^Wei=\u674e^\u4f1f", "\u674e\u4f1f\u819d"),
+        ("GB18030", "Li^Wei=\u674e^\u4f1f", "MR \u674e"),
+        ("ISO 2022 IR 149", "Kim^Cheol=\uae40^\ucca0\uc218", "\ucca0\uc218\uc758 knee"),
+    ],
+)
+def test_names_in_any_letters(load: Load, letters: Any, name: str, text: str) -> None:
+    script = load({})
+    image = traced(SpecificCharacterSet=letters, PatientName=name, StudyDescription=text)
+    assert read(script.deidentified(image, {"keep": ["StudyDescription"]})[0]).StudyDescription == ""
+
+
+@pytest.mark.parametrize(
+    "letters, name, text",
+    [
+        # A title, part of a word, and what is no name at the begin of a word.
+        ("ISO_IR 192", "Doe^Li^^Mr", "MR of life, LIME, li"),
+        ("ISO_IR 192", "Doe^J", "J and X"),
+        (KANJI, "Yamada^Tarou=\u5c71\u7530^\u592a\u90ce", "\u819d MR"),
+        ("ISO_IR 192", "Li^Wei=\u674e^\u4f1f", "\u4f1f\u5927\u7684"),
+    ],
+)
+def test_what_is_no_name_is_kept(load: Load, letters: Any, name: str, text: str) -> None:
+    image = traced(SpecificCharacterSet=letters, PatientName=name, StudyDescription=text, Modality="MR")
+    changed = read(load({}).deidentified(image, {"keep": ["StudyDescription"]})[0])
+    assert (changed.StudyDescription, changed.Modality) == (text, "MR")
+
+
+def test_letters_of_a_part_are_its_own(load: Load) -> None:
+    """A sequence says by itself what it is written in, or is written as what is around it."""
+    dataset = read(traced(PatientName="M\u00fcller^Jane", PatientBirthName="", OtherPatientNames=""))
+    inner, other = Dataset(), Dataset()
+    inner.SpecificCharacterSet, inner.CodeMeaning = "ISO_IR 100", "knee of M\u00dcLLER"
+    other.CodeMeaning = "M\u00dcLLER"
+    dataset.AnatomicRegionSequence = Sequence([inner, other])
+    changed = read(load({}).deidentified(content(dataset), {})[0])
+    assert [one.CodeMeaning for one in changed.AnatomicRegionSequence] == ["", ""]
+
+
+def test_what_lacks_its_uids_is_refused_before_orthanc_tells_its_number(load: Load, orthanc: Any) -> None:
+    for rule in ({}, {"from": ["MR1"]}):
+        load(rule)
+        for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+            dataset = read(traced())
+            delattr(dataset, keyword)
+            assert orthanc.received(content(dataset), DICOM) == NOTHING
+            assert (
+                orthanc.said.pop() == "orthanc_deidentify: an image is refused: it has not all UIDs that an image has"
+            )
+    load({"when": {"Modality": "US"}})
+    assert orthanc.received(content(dataset), DICOM) == (KEEP, None), "what it is not for is Orthanc's own affair"
+
+
 @pytest.mark.parametrize(
     "kind", [["DERIVED", "SECONDARY", "DOSE_INFO"], ["ORIGINAL", "SECONDARY", "OTHER", "CT_SOM5 PROT"]]
 )
 def test_pages_of_scanners_are_refused(load: Load, orthanc: Any, kind: list[str]) -> None:
     load({})
     assert orthanc.received(traced(ImageType=kind), HTTP) == (MODIFY, b"Refused by orthanc_deidentify")
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"SeriesDescription": "Patient Protocol"},
+        {"SeriesDescription": "DOSE REPORT"},
+        {"Manufacturer": "SIEMENS", "Rows": 860, "ImageType": ["DERIVED", "SECONDARY", "OTHER"]},
+        {"Manufacturer": "TOSHIBA", "WindowWidth": "1", "ImageType": ["DERIVED", "SECONDARY", "OTHER"]},
+    ],
+)
+def test_pages_that_do_not_say_so_are_refused(load: Load, orthanc: Any, tags: dict[str, Any]) -> None:
+    load({})
+    assert orthanc.received(traced(**tags), HTTP) == NOTHING
+    assert orthanc.received(traced(**tags | {"BurnedInAnnotation": "NO"}), HTTP)[0] == MODIFY
+    # One of the marks alone is none.
+    for name in tags.keys() - {"SeriesDescription"}:
+        assert orthanc.received(traced(**{name: tags[name]}), HTTP)[0] == MODIFY, name
+    assert orthanc.received(traced(SeriesDescription="Low dose chest"), HTTP)[0] == MODIFY

@@ -13,12 +13,14 @@ import io
 import json
 import re
 import threading
+import unicodedata
 import uuid
 import warnings
 from typing import Any
 
 import orthanc
 import pydicom
+import pydicom.charset
 import pydicom.datadict
 import pydicom.dataset
 import pydicom.multival
@@ -43,6 +45,9 @@ TEXTS = tuple(STORAGE + kind for kind in ("88.", "104."))
 DRAWN = tuple(STORAGE + kind for kind in ("3.", "6.", "7.", "77.1."))
 # By a part of ImageType: pages of a scanner's protocol or dose, which are of the kind of its images.
 PAGES = ("SCREEN", "SAVE", "DOSE", "PROT")
+# Others are known by their description, or, as in the rules of CTP, by what only they have.
+DESCRIBED = ("DOSE REPORT", "DOSE INFO", "PATIENT PROTOCOL")
+OF_CT = (("SIEMENS", "Rows", 860), ("TOSHIBA", "WindowWidth", 1))
 # UIDs that say what something is, not which one.
 KINDS = ("SOPClassUID", "SOPClassesInStudy", "SOPClassesSupported", "TransferSyntaxUID", "CodingSchemeUID")
 LETTERS = ("AE", "CS", "LO", "LT", "PN", "SH", "ST", "UC", "UR", "UT")
@@ -62,8 +67,15 @@ DUMMIES = {
 PATIENTS = 0x0010
 # What may stand in texts in passing, too.
 NAMES = ("PatientName", "OtherPatientNames", "PatientBirthName", "OtherPatientIDs", "AccessionNumber")
+NAMED = ("PatientName", "OtherPatientNames", "PatientBirthName")
 # From so many letters on it is no chance: as a word of a text, and anywhere in bytes.
 WORD, LONG = 3, 6
+# Where two letters may be a name; they are none in codes.
+FREE = ("LO", "LT", "PN", "SH", "ST", "UC", "UT")
+# Of writings that have no space between words.
+UNDIVIDED = re.compile("[\u0e00-\u0fff\u1000-\u11ff\u1780-\u17ff\u2e80-\ud7ff\uf900-\ufaff\U00020000-\U0003ffff]")
+# Without these Orthanc refuses an image, and writes its PatientID into the log.
+NEEDED = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 # PS3.3, C.12.1, and PS3.16, CID 7050.
 MODIFIED = {"remove": ("REMOVED",), "shift": ("MODIFIED", "113107"), "keep": ("UNMODIFIED", "113106")}
 MEANINGS = {
@@ -115,6 +127,47 @@ def raw(dataset: Any, keyword: str) -> Any:
     return dataset.get_item(tag).value if tag in dataset else None
 
 
+def encodings_of(dataset: Any, otherwise: list[str]) -> list[str]:
+    """Return how texts are written, as Python calls it."""
+    said = dataset.get("SpecificCharacterSet")
+    return list(pydicom.charset.convert_encodings(said)) if said else otherwise
+
+
+def spelled(value: Any, encodings: list[str]) -> str:
+    """Return a value in letters, whatever they are written in, without their accents."""
+    values = value if isinstance(value, list | pydicom.multival.MultiValue) else [value]
+    texts = [
+        pydicom.charset.decode_bytes(one, encodings, set()) if isinstance(one, bytes) else plain(one) for one in values
+    ]
+    letters = unicodedata.normalize("NFKD", "\\".join(texts))
+    return unicodedata.normalize("NFC", "".join(one for one in letters if not unicodedata.combining(one))).strip(" \0")
+
+
+def parts_of(text: str) -> set[str]:
+    """Return what a name or a number is made of."""
+    parts = set(re.split(r"[\\^=, ]", text))
+    return parts.union(*(re.split(r"[-_.']", part) for part in parts))
+
+
+def short_of(text: str) -> set[str]:
+    """Return the names of two letters in that of a person, as they are written in a text: with a capital."""
+    # Titles and what follows a name are no names.
+    given = [part for one in re.split(r"[\\=]", text) for part in one.split("^")[:3]]
+    parts = {part for one in given for part in re.split(r"[-_.', ]", one) if len(part) == 2 and part.isalpha()}
+    return {form for part in parts for form in (part.upper(), part.capitalize())}
+
+
+def searched(names: set[str], flags: int = 0) -> re.Pattern[str]:
+    """Return what finds any of these names in a text."""
+    found = []
+    for name in sorted(names, key=len, reverse=True):
+        word = re.escape(name)
+        # As a word, of which _ is no letter; a long one anywhere.
+        anywhere = len(name) >= LONG or (len(name) > 1 and UNDIVIDED.search(name))
+        found.append(word if anywhere else rf"(?<![^\W_]){word}(?![^\W_])")
+    return re.compile("|".join(found) or r"(?!)", flags)
+
+
 def listed(value: Any) -> list[str]:
     return [str(one) for one in (value if isinstance(value, list | pydicom.multival.MultiValue) else [value]) if one]
 
@@ -145,10 +198,21 @@ def judge(dataset: Any, burned_in: str) -> None:
             raise Refusal("an overlay is drawn into its pixels")
     if said == "NO" or burned_in == "said":
         return
-    image_type = plain(raw(dataset, "ImageType")).upper()
-    drawn = f"{kind}.".startswith(DRAWN) or any(word in image_type for word in PAGES)
+    drawn = f"{kind}.".startswith(DRAWN) or is_page(dataset)
     if drawn or burned_in == "unless_denied":
         raise Refusal("it does not say that nothing is drawn into its pixels (BurnedInAnnotation NO)")
+
+
+def is_page(dataset: Any) -> bool:
+    """Tell whether it is a page of a scanner's dose or protocol, or of a screen."""
+    image_type, description, maker, modality = (
+        plain(raw(dataset, keyword)).upper()
+        for keyword in ("ImageType", "SeriesDescription", "Manufacturer", "Modality")
+    )
+    if any(word in image_type for word in PAGES) or any(word in description for word in DESCRIBED):
+        return True
+    secondary = modality == "CT" and "SECONDARY" in image_type
+    return secondary and any(one in maker and dataset.get(keyword) == number for one, keyword, number in OF_CT)
 
 
 class Patient:
@@ -160,20 +224,33 @@ class Patient:
         if not identifier:
             raise Refusal("it has no PatientID, by which others of this patient could be known")
         self.new, self.days = patient_of(identifier), days_of(identifier)
-        # What nobody is to read any more, as it is written in this image.
-        names = {identifier}
-        for keyword in NAMES:
-            names.update(re.split(r"[\\^=, ]", plain(raw(dataset, keyword))))
-        names.update(*(re.split(r"[-_.']", name) for name in list(names)))
-        known = sorted({name for name in names if len(name) >= WORD}, key=len, reverse=True)
-        # As a word, of which _ is no letter; a long one anywhere.
-        found = [re.escape(name) if len(name) >= LONG else rf"(?<![^\W_]){re.escape(name)}(?![^\W_])" for name in known]
-        self.known = re.compile("|".join(found) if found else r"(?!)", re.IGNORECASE)
+        # What nobody is to read any more: as it is written in this image, and as people read it.
+        encodings = encodings_of(dataset, [pydicom.charset.default_encoding])
+        names, known = {identifier}, set()
+        for keyword in ("PatientID", *NAMES):
+            value = raw(dataset, keyword)
+            names |= parts_of(plain(value))
+            text = spelled(value, encodings)
+            known |= {text, *parts_of(text)} if keyword == "PatientID" else parts_of(text)
+            # Surname and first name, as they are read.
+            known |= {re.sub(r"\^", "", one) for one in text.split("=") if UNDIVIDED.search(one)}
+        # How another character set is chosen is no name.
+        known |= {name for name in names if "\x1b" not in name}
+        self.known = searched(
+            {name for name in known if len(name) >= WORD or UNDIVIDED.search(name)}, flags=re.IGNORECASE
+        )
+        self.short = searched(
+            {form for keyword in NAMED for form in short_of(spelled(raw(dataset, keyword), encodings))}
+        )
         anywhere = {*names, identifier, plain(raw(dataset, "PatientBirthDate"))}
         self.anywhere = [name.encode("latin-1") for name in anywhere if len(name) >= LONG and len(set(name)) > 2]
 
-    def clean(self, dataset: Any) -> None:
-        """Go through all elements, and those of sequences."""
+    def clean(self, dataset: Any, otherwise: list[str] | None = None) -> None:
+        """Go through all elements, and those of sequences.
+
+        :param otherwise: how texts are written where it does not say so.
+        """
+        encodings = encodings_of(dataset, otherwise or [pydicom.charset.default_encoding])
         for tag in list(dataset.keys()):
             keyword = pydicom.datadict.keyword_for_tag(tag)
             element = dataset.get_item(tag)
@@ -204,19 +281,21 @@ class Patient:
                 dataset[tag] = pydicom.DataElement(tag, vr, new[0] if len(new) == 1 else new or "")
             elif vr == "SQ":
                 for inner in dataset[tag].value:
-                    self.clean(inner)
+                    self.clean(inner, encodings)
             else:
-                self._read(dataset, tag, vr, element.value)
+                self._read(dataset, tag, vr, element.value, encodings)
 
     def _move(self, dataset: Any, tag: Any, vr: str) -> None:
         if self.dates == "shift" and vr != "TM":
             new = [shifted(one, self.days) for one in listed(dataset[tag].value)]
             dataset[tag] = pydicom.DataElement(tag, vr, new if all(new) else "")
 
-    def _read(self, dataset: Any, tag: Any, vr: str, value: Any) -> None:
+    def _read(self, dataset: Any, tag: Any, vr: str, value: Any, encodings: list[str]) -> None:
         """Take out of what stays what names the patient in passing."""
         if vr in LETTERS:
-            if self.known.search("\\".join(map(plain, value if isinstance(value, list) else [value]))):
+            written = "\\".join(map(plain, value if isinstance(value, list) else [value]))
+            text = spelled(value, encodings)
+            if any(map(self.known.search, (written, text))) or (vr in FREE and self.short.search(text)):
                 dataset[tag] = pydicom.DataElement(tag, vr, "")
         elif isinstance(value, bytes) and vr.startswith("O") and any(name in value for name in self.anywhere):
             raise Refusal("something of the patient is written into its pixels or other bytes")
@@ -306,6 +385,9 @@ def received(image: bytes, origin: Any) -> tuple[Any, bytes | None]:
     try:
         tags = tags_of(orthanc.CreateDicomInstance(image))
         rule = rule_for(tags, None if by_modality else "")
+        if rule is not None and not all(tags.get(keyword) for keyword in NEEDED):
+            orthanc.LogWarning("orthanc_deidentify: an image is refused: it has not all UIDs that an image has")
+            return orthanc.ReceivedInstanceAction.MODIFY, NOTHING
         # Where it depends on who sends it, it is decided below.
         if rule is None or (by_modality and rule.get("from")):
             return orthanc.ReceivedInstanceAction.KEEP_AS_IS, None
