@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.repository import ROOT
-from tests.unit.good_host import LSB, one_problem, problems
+from tests.unit.good_host import LSB, notices, one_problem, problems
 
 RULES = "orthanc_deidentify"
 GOOD: dict[str, Any] = {
@@ -78,3 +78,19 @@ def test_ways_past_the_script(plugin: str) -> None:
     found = [text for text in problems(**asked) if "no script is asked" in text]
     assert len(found) == 1
     assert f"orthanc_plugins: {plugin} takes in files" in found[0]
+
+
+@pytest.mark.parametrize(
+    "rules, told",
+    [
+        ([], 0),
+        ([{}], 0),
+        ([{"from": ["MR1"]}, {"dates": "shift"}], 0),
+        ([{"when": {"StudyDescription": "*TRIAL*"}}], 1),
+        ([{"unless": {"Modality": "US"}}], 1),
+        ([{"from": ["MR1"]}], 1),
+    ],
+)
+def test_what_no_entry_fits_is_told(rules: list[dict[str, Any]], told: int) -> None:
+    found = [text for text in notices(**GOOD | {RULES: rules}) if text.startswith(f"{RULES}: no entry is for all")]
+    assert len(found) == told

@@ -148,7 +148,8 @@ def notices(host: Host) -> Iterator[str]:
     orthanc = Orthanc(host)
     if host.probe and host.probe["index"]:
         yield from database.dumped(orthanc, host.probe["index"])
-    for check in (options.notices, plugins.notices, dicom.notices, peers.notices, worklists.notices):
+    rules = (deidentify.notices, worklists.notices)
+    for check in (options.notices, plugins.notices, dicom.notices, peers.notices, *rules):
         yield from check(orthanc)
 
 

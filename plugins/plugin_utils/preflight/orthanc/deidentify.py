@@ -53,3 +53,13 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
                 )
         if not any(rule.get(name) for name in ("from", "when", "unless")) and number < len(rules):
             yield f"{here}: it is for all images, so those after it never count; put it at the end."
+
+
+def notices(orthanc: Orthanc) -> Iterator[str]:
+    """Tell where the patient may stay in an image, which may be meant so."""
+    rules = orthanc.variables["orthanc_deidentify"]
+    if rules and any(rules[-1].get(name) for name in ("from", "when", "unless")):
+        yield (
+            "orthanc_deidentify: no entry is for all images, so those that none fits are stored as they come, with the"
+            " patient. If this Orthanc is for research alone, put one without from, when and unless at the end."
+        )
