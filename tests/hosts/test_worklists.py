@@ -54,7 +54,15 @@ class Site:
         script = f"mkdir -p {path.rpartition('/')[0]}; cat > {path}.new <<'END'\n{text}END\nmv {path}.new {path}"
         self.lab.shell(script, host)
 
-    def find(self, host: str, number: str = "", station: str = "", date: str = "", modality: str = "") -> list[Dataset]:
+    def find(
+        self,
+        host: str,
+        number: str = "",
+        station: str = "",
+        date: str = "",
+        modality: str = "",
+        complete: bool = True,
+    ) -> list[Dataset]:
         step, query = Dataset(), Dataset()
         step.ScheduledStationAETitle, step.ScheduledProcedureStepStartDate, step.Modality = station, date, modality
         step.ScheduledProcedureStepStartTime = step.ScheduledProcedureStepDescription = ""
@@ -67,7 +75,7 @@ class Site:
         assert association.is_established
         *found, (status, _) = association.send_c_find(query, ModalityWorklistInformationFind)
         association.release()
-        assert status.Status == 0, status
+        assert status.Status == (0 if complete else 0xFE00), status
         return [answer for _status, answer in found if answer]
 
     def numbers(self, host: str, **asked: str) -> list[str]:
@@ -161,6 +169,21 @@ def test_files_of_the_folder_are_found_beside_them(site: Site, host: str) -> Non
     assert site.numbers(host) == ["A-1", "A-2", "B-1", "FILE-1"]
     site.lab.shell(f"rm {folder}/one.wl {folder}/bad.wl", host)
     assert site.numbers(host) == ["A-1", "A-2", "B-1"]
+
+
+def test_options_of_the_plugin_hold(site: Site) -> None:
+    """A modality gets the steps of its own title alone, and no more of all than it is told to."""
+    own = ROWS[1].replace("CT2", site.machine["AET"]).replace("A-2", "OWN-1")
+    for host in HOSTS:
+        site.write(host, *ROWS, own)
+    site.play(orthanc_settings={"DefaultEncoding": "Utf8", "Worklists": {"FilterIssuerAet": True}})
+    assert [site.numbers(host) for host in HOSTS] == [["OWN-1"]] * 2
+    site.play(orthanc_settings={"DefaultEncoding": "Utf8", "Worklists": {"LimitAnswers": 2}})
+    assert [len(site.find(host, complete=False)) for host in HOSTS] == [2, 2]
+    for host in HOSTS:
+        site.write(host, *ROWS)
+    site.play()
+    assert [site.numbers(host) for host in HOSTS] == [["A-1", "A-2", "B-1"]] * 2
 
 
 def test_verification_finds_them(site: Site, tmp_path: pathlib.Path) -> None:

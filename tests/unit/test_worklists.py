@@ -134,6 +134,11 @@ class Query:
 
 
 class Answers(list[bytes]):
+    complete = True
+
+    def WorklistMarkIncomplete(self) -> None:
+        self.complete = False
+
     def WorklistAddAnswer(self, _query: Query, step: bytes) -> None:
         self.append(step)
 
@@ -155,7 +160,8 @@ def orthanc(tmp_path: pathlib.Path, read: Any, monkeypatch: pytest.MonkeyPatch) 
     made.said, made.file = [], tmp_path / "table.csv"
     (tmp_path / "folder").mkdir()
     asked = {"Table": str(made.file), "Folder": str(tmp_path / "folder")}
-    made.GetConfiguration = lambda: json.dumps({"PacsWorklists": asked})
+    made.options = {"PacsWorklists": asked}
+    made.GetConfiguration = lambda: json.dumps(made.options)
     made.OrthancException = RuntimeError
     made.RegisterWorklistCallback = lambda callback: setattr(made, "found", callback)
     made.RegisterRestCallback = lambda _path, callback: setattr(made, "answer", callback)
@@ -247,6 +253,41 @@ def test_files_are_found_beside_them(orthanc: Any, read: Any, monkeypatch: pytes
     assert orthanc.said.pop() == "orthanc_worklists_dir: a file is no worklist: Bad file format"
 
 
+@pytest.mark.parametrize(
+    "options, sender, expected, complete",
+    [
+        ({}, "CT1", ["A-1", "A-2", "A-3", "F-1"], True),
+        ({"FilterIssuerAet": False, "LimitAnswers": 0}, "CT1", ["A-1", "A-2", "A-3", "F-1"], True),
+        ({"FilterIssuerAet": True}, "CT1", ["A-1", "F-1"], True),
+        ({"FilterIssuerAet": True}, "CT2", ["A-2", "A-3"], True),
+        ({"FilterIssuerAet": True}, "CT", [], True),
+        ({"LimitAnswers": 4}, "CT1", ["A-1", "A-2", "A-3", "F-1"], True),
+        ({"LimitAnswers": 3}, "CT1", ["A-1", "A-2", "A-3"], False),
+        ({"FilterIssuerAet": True, "LimitAnswers": 1}, "CT2", ["A-2"], False),
+    ],
+)
+def test_options_of_the_plugin_hold_with_a_table(
+    orthanc: Any,
+    read: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    sender: str,
+    expected: list[str],
+    complete: bool,
+) -> None:
+    orthanc.options["Worklists"] = options
+    sys.modules.pop("pacs_worklists", None)
+    __import__("pacs_worklists")
+    other = GOOD.replace("CT1", "CT2")
+    orthanc.file.write_bytes(table(GOOD, other.replace("A-1", "A-2"), other.replace("A-1", "A-3")))
+    (orthanc.file.with_name("folder") / "one.wl").write_bytes(read.rows(table(GOOD.replace("A-1", "F-1")))[0][0])
+    monkeypatch.setattr(Query, "WorklistIsMatch", lambda *_given: True)
+    answers = Answers()
+    orthanc.found(answers, Query(""), sender, "ORTHANC")
+    assert [pydicom.dcmread(io.BytesIO(step)).AccessionNumber for step in answers] == expected
+    assert answers.complete is complete
+
+
 def test_letters_that_orthanc_would_leave_out(read: Any, orthanc: Any) -> None:
     japanese = GOOD.replace("M\u00fcller", "\u7530\u4e2d")
     assert [len(read.rows(table(GOOD, japanese), encoding)[0]) for encoding in ("Utf8", "Latin1", "Ascii")] == [2, 1, 0]
@@ -271,6 +312,32 @@ def test_good_places_pass(tmp_path: pathlib.Path) -> None:
     file.write_bytes(table(GOOD, "bad"))
     assert problems(**PYTHON | {FOLDER: "/srv/worklists", TABLE: "/mnt/ris/today.csv"}) == []
     assert problems(**PYTHON | {TABLE: str(file), f"{TABLE}_from": "control"}) == []
+    heeded = {"orthanc_settings": {"Worklists": {"FilterIssuerAet": True, "LimitAnswers": 50}}}
+    assert problems(**PYTHON | heeded | {TABLE: "/mnt/ris/today.csv"}) == []
+
+
+@pytest.mark.parametrize(
+    "given, variable, part",
+    [
+        ({"orthanc_settings": {"Worklists": {"HideStuff": True}}}, "orthanc_settings.Worklists.HideStuff", "alone"),
+        ({"orthanc_settings": {"Worklists": {"LimitAnswers": "3"}}}, "orthanc_settings.Worklists.LimitAnswers", "type"),
+        ({"orthanc_settings": {"Worklists": {"LimitAnswers": -1}}}, "orthanc_settings.Worklists.LimitAnswers", "range"),
+        ({"orthanc_settings": {"Worklists": 3}}, "orthanc_settings.Worklists", "dictionary"),
+        ({"orthanc_settings_unchecked": {"Worklists": {"LimitAnswers": 3}}}, "orthanc_settings_unchecked", "pass over"),
+    ],
+)
+def test_options_that_the_table_does_not_have(given: dict[str, Any], variable: str, part: str) -> None:
+    found = [text for text in problems(**PYTHON | given | {TABLE: "/srv/today.csv"}) if text.startswith(variable)]
+    assert [text for text in found if part in text], found
+
+
+def test_table_of_the_inventory_has_to_be_utf_8(tmp_path: pathlib.Path) -> None:
+    file = tmp_path / "table.csv"
+    for content, line in ((table(GOOD) + GOOD.encode("latin-1"), 3), (table(GOOD).decode().encode("utf-16"), 1)):
+        file.write_bytes(content)
+        one_problem(
+            PYTHON | {TABLE: str(file), f"{TABLE}_from": "control"}, TABLE, f"is no text in UTF-8, by its line {line}"
+        )
 
 
 @pytest.mark.parametrize(

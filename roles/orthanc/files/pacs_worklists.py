@@ -6,6 +6,7 @@ system, and nothing has to be told of a change. Orthanc asks one plugin for work
 
 import contextlib
 import errno
+import io
 import json
 import os
 import pathlib
@@ -15,6 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import orthanc
+import pydicom
 from pacs_worklist_table import Problem, rows, told
 
 # How many bytes a table has at most, and a file of a folder.
@@ -73,6 +75,9 @@ class Table:
 
 
 OPTIONS = json.loads(orthanc.GetConfiguration())
+# As the plugin worklists has them: who gets the steps of its own title alone, and how many anybody gets; 0 is no limit.
+HEEDED = OPTIONS.get("Worklists") or {}
+OWN, LIMIT = bool(HEEDED.get("FilterIssuerAet")), int(HEEDED.get("LimitAnswers") or 0)
 FOLDER = OPTIONS["PacsWorklists"]["Folder"]
 table = Table(OPTIONS["PacsWorklists"]["Table"], OPTIONS.get("DefaultEncoding") or "Latin1")
 
@@ -87,11 +92,27 @@ def files() -> Iterator[bytes]:
             yield file.read(FILE)
 
 
-def found(answers: Any, query: Any, _sender: str, _title: str) -> None:
+def is_for(step: bytes, title: str) -> bool:
+    """Tell whether a step is for the station of this title."""
+    parts = pydicom.dcmread(io.BytesIO(step), force=True).get("ScheduledProcedureStepSequence") or []
+    return any(title in listed(part.get("ScheduledStationAETitle")) for part in parts)
+
+
+def listed(value: Any) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+def found(answers: Any, query: Any, sender: str, _title: str) -> None:
+    number = 0
     for step in (*table.read(), *files()):
         try:
-            if query.WorklistIsMatch(step):
-                answers.WorklistAddAnswer(query, step)
+            if not query.WorklistIsMatch(step) or (OWN and not is_for(step, sender)):
+                continue
+            if LIMIT and number == LIMIT:
+                answers.WorklistMarkIncomplete()
+                return
+            answers.WorklistAddAnswer(query, step)
+            number += 1
         except orthanc.OrthancException as error:
             orthanc.LogWarning(f"orthanc_worklists_dir: a file is no worklist: {error}")
 

@@ -7,6 +7,7 @@ Each limit that stands here ends a real Orthanc of 1.10.1, 1.12.7 or 1.13.0, or 
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -98,6 +99,9 @@ _SYNTAX = re.compile(
 def problems(orthanc: Orthanc) -> Iterator[str]:
     """Options that Orthanc would ignore in silence, or end on."""
     settings, asked, known = orthanc.variables["orthanc_settings"], orthanc.asked, orthanc.known
+    if orthanc.variables["orthanc_worklists_table"]:
+        # Its script reads what that plugin reads.
+        asked = dataclasses.replace(asked, plugins=[*asked.plugins, "worklists"])
     for name, value in settings.items():
         here = f"orthanc_settings.{name}"
         if name in OWN_VARIABLE:

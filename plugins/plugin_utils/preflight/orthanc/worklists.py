@@ -20,6 +20,8 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.pr
 
 FOLDER, TABLE = "orthanc_worklists_dir", "orthanc_worklists_table"
 DEFAULT = "/var/lib/orthanc/worklists"
+# Options of the plugin worklists that hold with a table too.
+HEEDED = ("FilterIssuerAet", "LimitAnswers")
 # So many lines are told; the rest is counted.
 TOLD = 5
 
@@ -40,6 +42,19 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
     if not table:
         return
     yield from scripts.of_role(orthanc, TABLE)
+    unchecked = variables["orthanc_settings_unchecked"].get("Worklists")
+    if unchecked is not None:
+        yield (
+            f"orthanc_settings_unchecked.Worklists: the script that reads {TABLE} knows {' and '.join(HEEDED)}, and"
+            " would pass over the rest; have them in orthanc_settings.Worklists."
+        )
+    given = variables["orthanc_settings"].get("Worklists")
+    for name in given if isinstance(given, dict) else ():
+        if name not in HEEDED:
+            yield (
+                f"orthanc_settings.Worklists.{name}: the script that reads {TABLE} knows {' and '.join(HEEDED)} alone;"
+                " take it out."
+            )
     if "worklists" in variables["orthanc_plugins"]:
         yield (
             f"{TABLE}: Orthanc asks one plugin for worklists, and the script that reads the table answers with those of"
@@ -74,10 +89,14 @@ def _read(orthanc: Orthanc, table: str) -> tuple[list[str], dict[int, str]]:
     file = os.path.expanduser(table)
     if not os.path.isabs(file) or not os.path.isfile(file) or not os.access(file, os.R_OK):
         return [f"{TABLE}: '{table}' is no file of the control node that can be read, by its absolute path."], {}
-    script = _script()
+    script, content = _script(), pathlib.Path(file).read_bytes()
     try:
+        content.decode("utf-8")
         encoding = str(orthanc.variables["orthanc_settings"].get("DefaultEncoding") or "Latin1")
-        return [], script.rows(pathlib.Path(file).read_bytes(), encoding)[1]
+        return [], script.rows(content, encoding)[1]
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        return [f"{TABLE}: '{table}' is no text in UTF-8, by its line {line}; save it as UTF-8."], {}
     except script.Problem as error:
         return [f"{TABLE}: '{table}': {error}."], {}
 
