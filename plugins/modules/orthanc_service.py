@@ -23,8 +23,8 @@ description:
   - Without that, another release that has opened the index on a database server stays, whatever is wrong with it. The
     one before may not read that database any more.
   - Scripts in O(config_dir), which end with C(.lua) or C(.py), are tried before they are written, if others worked
-    last - by O(trial), apart from the site, without a network, with limits of time and memory. Where Orthanc does not
-    start and end with them, nothing is changed.
+    last, or another release - by O(trial), apart from the site, without a network, with limits of time and memory.
+    Where Orthanc does not start and end with them, nothing is changed, and packages that the run has brought go back.
   - Of a unit that others have made, a copy is kept in O(state_dir) before the first call replaces it.
   - What worked is kept there too. If Orthanc does not work, the configuration and the unit that worked last come
     back, Orthanc is started with them, and the module fails with Orthanc's own error lines from the journal.
@@ -486,16 +486,23 @@ def upgrade_of(service: Service, module: AnsibleModule, kept: Kept, unit: Unit, 
         except Refused as error:
             if state.kept or not by_apt:
                 raise
-            before = last.read().get(service.packages.path)
-            if before and service.packages.noted() != before[0] and not service.packages.missing(before[0]):
-                put_back({service.packages.path: before})
-                service.packages.install()
+            if packages_go_back(service.packages, last):
                 raise
             unread = "Another release is started all the same, since the one of before cannot be"
             undumped = "The index is not dumped before another release runs"
             module.warn(f"{unread if isinstance(error, Unread) else undumped}: {error}")
             return None
     return upgrade
+
+
+def packages_go_back(packages: Packages, last: State) -> bool:
+    """Have the packages that worked last, while Orthanc goes on to run; tell whether there are files of them."""
+    before = last.read().get(packages.path)
+    if not before or packages.noted() == before[0] or packages.missing(before[0]):
+        return False
+    put_back({packages.path: before})
+    packages.install()
+    return True
 
 
 def replaced(process: str) -> bool:
@@ -506,15 +513,26 @@ def replaced(process: str) -> bool:
         return False
 
 
-def try_new_scripts(module: AnsibleModule, unit: Unit, last: State) -> None:
-    """Try the scripts that are asked for, if others worked last. :raises Unfit: if Orthanc does not start with them."""
+def try_new_scripts(service: Service, module: AnsibleModule, kept: Kept, unit: Unit, last: State) -> None:
+    """Try the scripts that are asked for, if others worked last, or another release runs them from now on.
+
+    :raises Unfit: if Orthanc does not start with them.
+    """
     params, files = module.params, asked(module.params)
     new, old = (scripts_of(some, params["config_dir"]) for some in (files, last.read()))
-    if not new or new == old or not params["trial"]:
+    if not new or not params["trial"] or (module.check_mode and not last.kept):
+        # In check mode there may be no Orthanc yet, and no other one.
         return
-    # In check mode there may be no Orthanc yet; and of another release by apt, the way back is all that there is.
-    if not (module.check_mode and not last.kept) and not replaced(unit.show()["MainPID"]):
+    if new == old and (module.check_mode or not kept.another(params["programs"], files)):
+        return
+    try:
         try_scripts(module, files, new)
+    except Unfit as error:
+        # By apt: what runs cannot be started again, and the next crash would start the other release.
+        by_apt = not module.check_mode and replaced(unit.show()["MainPID"])
+        if not by_apt or packages_go_back(service.packages, last):
+            raise
+        module.warn(f"Another release is started all the same, since the one of before cannot be: {told(error)}")
 
 
 @contextlib.contextmanager
@@ -558,7 +576,7 @@ def serve(module: AnsibleModule) -> None:
 
     with refusing(way, unit):
         service.upgrade = upgrade_of(service, module, kept, unit, state)
-        try_new_scripts(module, unit, state)
+        try_new_scripts(service, module, kept, unit, state)
     keep_unit(module, state)
     upgrade = None if module.check_mode else service.upgrade
     try:

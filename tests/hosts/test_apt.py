@@ -9,6 +9,7 @@ import pathlib
 import re
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -40,7 +41,7 @@ class Site:
     def offer(self, release: str, kind: str) -> None:
         self.lab.shell(f"set -- {release} {kind}\n{OFFER}")
 
-    def deploy(self, release: str = "", check: bool = True, arguments: tuple[str, ...] = (), **more: str) -> str:
+    def deploy(self, release: str = "", check: bool = True, arguments: tuple[str, ...] = (), **more: Any) -> str:
         asked = {"orthanc_version": release} | more
         done = self.lab.play(variables=asked, inventory=self._inventory, check=check, arguments=arguments)
         return " ".join(done.stdout.split())
@@ -231,6 +232,37 @@ def test_release_that_others_have_installed_goes_back(site: Site) -> None:
     assert GONE_BACK in printed
     assert site.lab.shell("apt-mark showhold").strip() == "", "that was of the version that does not work"
     site.serves("1.12.8+standin-1")
+
+
+# Throws where the binary that runs it is of that release.
+NOT_WITH = """
+local file = io.open("/proc/self/exe", "rb")
+if file:read("*a"):find("1.12.9", 1, true) then error("not with this release") end
+"""
+
+
+def test_script_is_tried_by_the_binary_that_the_same_run_brings(site: Site, tmp_path: pathlib.Path) -> None:
+    """A new script and one that was there before. What runs goes on meanwhile, and its packages are back."""
+    before, script = site.lab.shell(VERSION), tmp_path / "not_with.lua"
+    script.write_text(NOT_WITH, encoding="utf-8")
+    scripts = {"orthanc_scripts": [{"file": str(script)}]}
+    site.offer("1.12.9", "good")
+    for _ in range(2):
+        process = site.lab.shell("systemctl show orthanc --property InvocationID")
+        printed = site.deploy("1.12.9", check=False, **scripts)
+        assert "not_with.lua was tried, apart from the site, and Orthanc ends. It says:" in printed
+        assert "not with this release" in printed
+        assert "Orthanc runs as before, and its configuration is as it was." in printed
+        assert f"Packages are those of before: orthanc {before}." in printed
+        assert site.lab.shell("systemctl show orthanc --property InvocationID") == process
+        site.serves(before)
+        # With the one of before it works.
+        site.deploy(**scripts)
+        assert "changed=0" in site.deploy(**scripts).rpartition("PLAY RECAP")[2]
+    script.write_text("-- With all of them.\n", encoding="utf-8")
+    site.deploy("1.12.9", **scripts)
+    site.serves("1.12.9+standin-1")
+    assert "changed=0" in site.deploy("1.12.9", **scripts).rpartition("PLAY RECAP")[2]
 
 
 def test_packages_are_removed_with_the_rest(site: Site) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import pathlib
 from typing import Any
 
 import pytest
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.dicom.orthanc.plugins.module_utils import orthanc_scripts
+from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
 from ansible_collections.dicom.orthanc.plugins.module_utils.orthanc_scripts import configuration, scripts_of
+from ansible_collections.dicom.orthanc.plugins.modules import orthanc_service
 
 from tests.unit import test_orthanc_service_runs as runs
 from tests.unit.module import Systemd
@@ -152,6 +155,92 @@ def test_one_with_which_it_ends_changes_nothing(
     assert {path.name: path.read_text("utf-8") for path in (tmp_path / "orthanc").iterdir()} == before
     assert not [words for words in systemd.calls() if words != "stop pacs-orthanc-trial"]
     assert not list(tmp_path.glob("pacs-*"))
+
+
+def test_another_release_is_tried_with_the_scripts_that_there_are(
+    tmp_path: pathlib.Path, systemd: Systemd, tried: Any
+) -> None:
+    """By its own binary: what worked in the one of before says nothing of it."""
+    program = tmp_path / "Orthanc"
+    given = {"programs": [str(program)]}
+    assert tried({"a.lua": "pass"}, **given)["changed"]
+    assert not tried({"a.lua": "pass"}, **given)["changed"]
+    assert times(systemd) == 1
+    before = {path.name: path.read_text("utf-8") for path in (tmp_path / "orthanc").iterdir()}
+    program.write_text(ORTHANC.replace('if "after"', 'sys.exit(3)\nif "after"'), encoding="utf-8")
+    assert not tried({"a.lua": "pass"}, **given, _ansible_check_mode=True).get("failed")
+    assert times(systemd) == 1, "in check mode it is not there yet"
+    systemd.calls()
+    assert "a.lua was tried, apart from the site, and Orthanc does not end" in tried({"a.lua": "pass"}, **given)["msg"]
+    assert {path.name: path.read_text("utf-8") for path in (tmp_path / "orthanc").iterdir()} == before
+    assert not [words for words in systemd.calls() if words != "stop pacs-orthanc-trial"]
+    # One that works is started with them.
+    program.write_text(ORTHANC, encoding="utf-8")
+    assert tried({"a.lua": "pass"}, **given)["changed"]
+    assert (times(systemd), "restart orthanc.service" in systemd.calls()) == (3, True)
+    assert not tried({"a.lua": "pass"}, **given)["changed"]
+    assert times(systemd) == 3
+
+
+@pytest.mark.parametrize("at_hand", [True, False])
+def test_release_of_apt_makes_way_where_scripts_do_not_work_with_it(
+    systemd: Systemd, tried: Any, monkeypatch: pytest.MonkeyPatch, at_hand: bool
+) -> None:
+    """The one that runs goes on, and could not be started again by what apt has brought."""
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
+    assert tried({"a.lua": "pass"})["changed"]
+    monkeypatch.setattr(orthanc_service, "replaced", lambda _process: True)
+    asked: list[Any] = []
+    monkeypatch.setattr(orthanc_service, "packages_go_back", lambda *given: asked.append(given) or at_hand)
+    systemd.calls()
+    said = tried({"a.lua": "sys.exit(1)"}, _ansible_check_mode=True)
+    assert "a.lua was tried" in said["msg"]
+    assert not asked, "nothing is changed in check mode"
+    said = tried({"a.lua": "sys.exit(1)"})
+    assert len(asked) == 1
+    if at_hand:
+        assert "a.lua was tried" in said["msg"]
+        assert "Orthanc runs as before" in said["msg"]
+        assert "restart orthanc.service" not in systemd.calls()
+        assert not warnings
+    else:
+        assert "restart orthanc.service" in systemd.calls()
+        assert warnings[0].startswith(
+            "Another release is started all the same, since the one of before cannot be: orth"
+        )
+
+
+class Packages:
+    """Those of before, as files."""
+
+    def __init__(self, folder: pathlib.Path, *missing: str) -> None:
+        self.path, self.installs, self._missing = str(folder / "installed"), 0, list(missing)
+
+    def noted(self) -> str:
+        return pathlib.Path(self.path).read_text("utf-8")
+
+    def missing(self, _wanted: str) -> list[str]:
+        return self._missing
+
+    def install(self) -> None:
+        assert self.noted() == "orthanc 1\n"
+        self.installs += 1
+
+
+@pytest.mark.parametrize(
+    "last, missing, back",
+    [("orthanc 1\n", (), True), ("orthanc 1\n", ("orthanc 1",), False), ("orthanc 2\n", (), False), ("", (), False)],
+)
+def test_packages_go_back_where_they_are_at_hand(
+    tmp_path: pathlib.Path, last: str, missing: tuple[str, ...], back: bool
+) -> None:
+    packages, state = Packages(tmp_path, *missing), State(str(tmp_path / "last.json"), lasting=True)
+    pathlib.Path(packages.path).write_text("orthanc 2\n", "utf-8")
+    if last:
+        state.keep({packages.path: [last, os.geteuid(), os.getegid(), 0o600]})
+    assert orthanc_service.packages_go_back(packages, state) is back  # type: ignore[arg-type]
+    assert (packages.installs, packages.noted()) == ((1, "orthanc 1\n") if back else (0, "orthanc 2\n"))
 
 
 def test_what_it_says_later_is_told(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:
