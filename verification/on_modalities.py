@@ -1,15 +1,15 @@
-"""Ask each modality whether it is there, from where Orthanc is.
+"""Ask each modality and each DICOMweb server whether it is there, from where Orthanc is.
 
 Runs on the host, as root, with what Debian's Python has. Arguments: the configuration folder, the port, and the names
 of modalities that are not asked. The login is read where Orthanc reads it. Prints JSON: of each modality that Orthanc
-knows, what it knows, when it was seen last and by what, and what became of a C-ECHO to it. Nothing of any image is read
-but which title has sent its series.
+knows, what it knows, when it was seen last and by what, and what became of a C-ECHO to it; of each DICOMweb server,
+what became of a search for a study that nobody has. Nothing of any image is read but which title has sent its series.
 """
 
 import base64
 import calendar
 import concurrent.futures
-import contextlib
+import glob
 import http.client
 import json
 import re
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 
 folder, port, *spared = sys.argv[1:]
@@ -29,26 +30,34 @@ LIMIT = 30
 # How many of the newest series are asked for their sender, and in how many changes they are looked for where a release
 # cannot list series alone.
 SERIES, CHANGES = 200, 5000
+NOBODY = "2.25.0"
 
 with open(f"{folder}/credentials.json", encoding="utf-8") as file:
     login = ":".join(next(iter(json.load(file)["RegisteredUsers"].items())))
 
 
-def ask(path: str, body: object = None) -> object:
-    """Return Orthanc's answer; of a refusal what it says."""
+def call(path: str, body: object = None) -> tuple[int, str]:
+    """Return Orthanc's answer; status 0, and why, where there is none."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data)
     request.add_header("Authorization", "Basic " + base64.b64encode(login.encode()).decode())
     try:
         with opener.open(request, timeout=15) as answer:
-            return json.load(answer)
+            return answer.status, answer.read().decode("utf-8", "replace")
     except urllib.error.HTTPError as error:
-        with contextlib.suppress(ValueError):
-            said = json.load(error)
-            return str(said.get("Details") or said.get("Message"))
-        return f"status {error.code}"
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return str(error)
+        return error.code, error.read().decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException) as error:
+        return 0, str(error)
+
+
+def ask(path: str, body: object = None) -> object:
+    """Return what Orthanc answers; of a refusal what it says."""
+    status, text = call(path, body)
+    try:
+        said = json.loads(text)
+    except ValueError:
+        return f"status {status}" if status else text
+    return said if status == 200 else str(said.get("Details") or said.get("Message"))
 
 
 def sent() -> dict[str, float]:
@@ -91,12 +100,12 @@ def logged() -> dict[tuple[str, str], float]:
     return times
 
 
-def opens(modality: dict[str, object]) -> str:
+def opens(place: tuple[object, object]) -> str:
     """Say why nothing takes a connection there; nothing if something does, which may be no modality."""
     if time.monotonic() > end:
         return f"not asked: {LIMIT} s were over"
     try:
-        socket.create_connection((str(modality["Host"]), int(str(modality["Port"]))), timeout=KNOCK).close()
+        socket.create_connection((str(place[0]), int(str(place[1]))), timeout=KNOCK).close()
     except TimeoutError:
         return f"no answer within {KNOCK} s"
     except (OSError, ValueError, OverflowError) as error:
@@ -112,6 +121,56 @@ def echo(name: str) -> str:
     return "" if isinstance(answer, dict) else re.sub(r'^DicomAssociation - [^"]*"[^"]*": ', "", str(answer))
 
 
+def web() -> dict[str, dict[str, str]]:
+    """Return each DICOMweb server, and what went wrong when Orthanc asked it."""
+    options: dict[str, object] = {}
+    for name in glob.glob(f"{folder}/*.json"):
+        with open(name, encoding="utf-8") as file:
+            options.update(json.load(file))
+    section = options.get("DicomWeb")
+    root = str(section.get("Root") or "/dicom-web/" if isinstance(section, dict) else "/dicom-web/").strip("/")
+    # Without the plugin there is nothing at that path.
+    found = ask(f"/{root}/servers?expand")
+    servers = {name: str(one["Url"]) for name, one in found.items()} if isinstance(found, dict) else {}
+    places = [
+        (url.hostname, url.port or {"http": 80}.get(url.scheme, 443))
+        for url in map(urllib.parse.urlsplit, servers.values())
+    ]
+    closed = ["" for _ in places]
+    if not options.get("HttpProxy"):
+        with concurrent.futures.ThreadPoolExecutor(KNOCKS) as pool:
+            closed = list(pool.map(opens, places))
+    return {
+        name: {
+            "Url": re.sub("//[^/@]*@", "//", url),
+            "wrong": why or search(f"/{root}/servers/{urllib.parse.quote(name, safe='')}"),
+        }
+        for (name, url), why in zip(servers.items(), closed, strict=True)
+    }
+
+
+def search(server: str) -> str:
+    """Have Orthanc ask a DICOMweb server for a study that nobody has, and say what went wrong."""
+    if time.monotonic() > end:
+        return f"not asked: {LIMIT} s were over"
+    asked = {"StudyInstanceUID": NOBODY, "limit": "1"}
+    headers = {"Accept": "application/dicom+json"}
+    status, text = call(f"{server}/get", {"Uri": "/studies", "Arguments": asked, "HttpHeaders": headers})
+    try:
+        said = json.loads(text or "[]")
+    except ValueError:
+        return "it answers no list of studies" if status == 200 else f"status {status}" if status else text
+    if status == 200:
+        return "" if isinstance(said, list) else "it answers no list of studies"
+    if status != 500:
+        return f"it answers {status} ({said.get('HttpError')})"
+    # What it was Orthanc tells its log alone.
+    command = ("journalctl", "--unit=orthanc", "--lines=50", "--output=cat", "--no-pager")
+    log = subprocess.run(command, capture_output=True, check=False).stdout.decode("utf-8", "replace")
+    told = re.findall(r"libCURL error: (.*?)(?: while accessing .*)?$", log, re.MULTILINE)
+    return f"libCURL error: {told[-1]}" if told else str(said.get("Details") or said.get("Message"))
+
+
 end = time.monotonic() + LIMIT
 known = ask("/modalities?expand")
 if not isinstance(known, dict):
@@ -119,24 +178,24 @@ if not isinstance(known, dict):
 series, associations = sent(), logged()
 asked = {name: modality for name, modality in known.items() if name not in spared}
 with concurrent.futures.ThreadPoolExecutor(KNOCKS) as pool:
-    closed = dict(zip(asked, pool.map(opens, asked.values()), strict=True))
+    places = [(modality["Host"], modality["Port"]) for modality in asked.values()]
+    closed = dict(zip(asked, pool.map(opens, places), strict=True))
 open_ = [name for name, why in closed.items() if not why]
 with concurrent.futures.ThreadPoolExecutor(ECHOS) as pool:
     refused = dict(zip(open_, pool.map(echo, open_), strict=True))
 
-print(
-    json.dumps(
-        {
-            name: {
-                **{key: modality.get(key) for key in ("AET", "Host", "Port")},
-                "sent": series.get(modality["AET"], 0),
-                "associated": associations.get((modality["AET"], modality["Host"]), 0),
-                "asked": name in asked,
-                # Why it cannot be reached, or why it does not answer there.
-                "closed": closed.get(name, ""),
-                "refused": refused.get(name, ""),
-            }
-            for name, modality in known.items()
-        }
-    )
-)
+modalities = {
+    name: {
+        **{key: modality.get(key) for key in ("AET", "Host", "Port")},
+        "sent": series.get(modality["AET"], 0),
+        "associated": associations.get((modality["AET"], modality["Host"]), 0),
+        "asked": name in asked,
+        # Why it cannot be reached, or why it does not answer there.
+        "closed": closed.get(name, ""),
+        "refused": refused.get(name, ""),
+    }
+    for name, modality in known.items()
+}
+# Hundreds of modalities may have taken all of the time.
+end = time.monotonic() + LIMIT
+print(json.dumps({"modalities": modalities, "servers": web()}))

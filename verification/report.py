@@ -73,6 +73,16 @@ class Modality:
     silent: bool
 
 
+@dataclass(frozen=True)
+class Server:
+    """A peer or a DICOMweb server, and why it does not answer; nothing where it does."""
+
+    name: str
+    kind: str
+    url: str
+    wrong: str
+
+
 @dataclass
 class Report:
     """Collects what the checks say."""
@@ -85,6 +95,7 @@ class Report:
     # Host, port, process, users and protection, by site.
     listening: dict[str, list[tuple[str, str, str, str, str]]] = field(default_factory=lambda: defaultdict(list))
     modalities: dict[str, list[Modality]] = field(default_factory=lambda: defaultdict(list))
+    servers: dict[str, list[Server]] = field(default_factory=lambda: defaultdict(list))
     began: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
     clock: float = field(default_factory=time.monotonic)
 
@@ -111,12 +122,17 @@ class Report:
         return "NOT AS WANTED" if bad else "as wanted"
 
     @property
-    def state(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], list[Exhibit]]:
+    def state(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], list[Exhibit]]:
         """What is told beside the checks."""
-        return dict(self.facts), dict(self.listening), dict(self.modalities), self.exhibits
+        return dict(self.facts), dict(self.listening), dict(self.modalities), dict(self.servers), self.exhibits
 
     def add(
-        self, facts: dict[str, Any], listening: dict[str, Any], modalities: dict[str, Any], exhibits: list[Exhibit]
+        self,
+        facts: dict[str, Any],
+        listening: dict[str, Any],
+        modalities: dict[str, Any],
+        servers: dict[str, Any],
+        exhibits: list[Exhibit],
     ) -> None:
         """Take in what another process has seen."""
         for site, told in facts.items():
@@ -125,6 +141,8 @@ class Report:
             self.listening[site] += ports
         for site, rows in modalities.items():
             self.modalities[site] += rows
+        for site, some in servers.items():
+            self.servers[site] += some
         self.exhibits += exhibits
 
     def silent(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Modalities: Orthanc knows those of the inventory, and which of them answer it now."""
+"""Modalities and DICOMweb servers: Orthanc knows those of the inventory, and which of them answer it now."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import pytest
 
 from verification.expect import expect
 from verification.reach import Host
-from verification.report import Modality, Report
+from verification.report import Modality, Report, Server
 from verification.site import Site
 
 KNOWN = "orthanc_modalities; run playbooks/site.yml; who has changed them by the REST API"
+SERVERS = (
+    "orthanc_settings.DicomWeb.Servers (Url; Username and Password for 401; for certificates orthanc_https_ca,"
+    " CertificateFile)"
+)
 REACH = "AET, Host and Port in orthanc_modalities; what the modality itself knows of this Orthanc"
 
 
 @pytest.fixture(scope="module")
-def modalities(site: Site, host: Host, inside: dict[str, Any], report: Report) -> dict[str, dict[str, Any]]:
+def asked(site: Site, host: Host, inside: dict[str, Any], report: Report) -> dict[str, Any]:
     """What Orthanc knows of each, whether it answers, and when it was seen last; all of it goes into the report."""
     script = pathlib.Path(__file__).with_name("on_modalities.py").read_text("utf-8")
     # This machine does not listen all the time.
@@ -28,8 +32,17 @@ def modalities(site: Site, host: Host, inside: dict[str, Any], report: Report) -
     result = host.run(f"/usr/bin/python3 -c %s{' %s' * len(arguments)}", script, *arguments)
     complaint = result.stderr.strip().rpartition("\n")[2] if result.rc else ""
     expect("complaint of the script that asks for modalities on the host", "", complaint, "journalctl -u orthanc")
-    found: dict[str, dict[str, Any]] = json.loads(result.stdout)
-    report.modalities[site.label] += [row(name, one) for name, one in sorted(found.items())]
+    found: dict[str, Any] = json.loads(result.stdout)
+    report.modalities[site.label] += [row(name, one) for name, one in sorted(found["modalities"].items())]
+    report.servers[site.label] += [
+        Server(name, "DICOMweb", one["Url"], one["wrong"]) for name, one in sorted(found["servers"].items())
+    ]
+    return found
+
+
+@pytest.fixture(scope="module")
+def modalities(asked: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = asked["modalities"]
     return found
 
 
@@ -69,3 +82,14 @@ def test_modalities_take_us_for_one(site: Site, modalities: dict[str, dict[str, 
     refused = {name: one["refused"] for name, one in modalities.items() if one["refused"] and name in site.modalities}
     if site.level == "conform":
         expect("modalities that are there and do not answer a C-ECHO of Orthanc", {}, refused, REACH)
+
+
+def test_dicomweb_servers_answer(site: Site, asked: dict[str, Any]) -> None:
+    """Each that the inventory has, by a search for a study that nobody has. What others have declared is told alone."""
+    wanted = (site.settings.get("DicomWeb") or {}).get("Servers") or {}
+    if not wanted:
+        pytest.skip("orthanc_settings.DicomWeb.Servers is empty")
+    unknown = {"wrong": "Orthanc does not know it"}
+    problems = {name: asked["servers"].get(name, unknown)["wrong"] for name in wanted}
+    wrong = {name: problem for name, problem in problems.items() if problem}
+    expect("DICOMweb servers that do not answer Orthanc", {}, wrong, SERVERS)

@@ -16,6 +16,7 @@ from verification.expect import expect
 from verification.patient import CT, PATIENT_ID, PATIENT_NAME, Image
 from verification.reach import KNOCK, Host
 from verification.receiver import OFFERED, Receiver
+from verification.report import Report, Server
 from verification.site import Site
 from verification.transcoding import PLAIN
 
@@ -180,12 +181,16 @@ def test_declared_for_a_moment(patient: Client, kind: str, body: dict[str, Any])
     expect(f"{DECLARED} in /{kind} afterwards", False, DECLARED in patient.json_at(f"/{kind}"))
 
 
-def test_peers_answer(site: Site, client: Client, host: Host) -> None:
+def test_peers_answer(site: Site, client: Client, host: Host, report: Report) -> None:
     """Each peer that Orthanc knows, without anything being sent to it."""
     peers = client.json_at("/peers?expand")
     if not peers:
         pytest.skip("orthanc_peers is empty")
     problems = {name: why_not(site, client, host, name, str(peer["Url"])) for name, peer in peers.items()}
+    report.servers[site.label] += [
+        Server(name, "peer", re.sub("//[^/@]*@", "//", str(peer["Url"])), problems[name])
+        for name, peer in sorted(peers.items())
+    ]
     wrong = {name: problem for name, problem in problems.items() if problem}
     expect("peers that do not answer as an Orthanc would", {}, wrong, PEERS)
 

@@ -559,6 +559,12 @@ MODALITIES = [
         "known['DicomModalities'].pop('pacs')",
         hosts=("far",),
     ),
+    options(
+        "a DICOMweb server is at another path",
+        ("test_modalities::test_dicomweb_servers_answer",),
+        "known['DicomWeb']['Servers']['web']['Url'] += 'elsewhere/'",
+        file="credentials",
+    ),
 ]
 
 BACKUPS = [

@@ -84,6 +84,8 @@ class Site:
                 "orthanc_modalities": lab.modalities
                 | {other: {"AET": other.upper(), "Host": lab.address[other], "Port": 4242}},
             }
+            web = variables["orthanc_peers"][other] | {"Url": f"https://{lab.address[front]}/dicom-web/"}
+            variables["orthanc_settings"] = SITE["orthanc_settings"] | {"DicomWeb": {"Servers": {"web": web}}}
             if name == "pacs":
                 test = {"send": str(get_testdata_file("CT_small.dcm")), "tags": {"Modality": "CT"}}
                 variables["orthanc_scripts"] = [{"file": str(script), "test": test}]

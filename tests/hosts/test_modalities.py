@@ -94,7 +94,7 @@ def test_wrong_table_changes_nothing(site: Site) -> None:
     assert site.known() == known
 
 
-def test_silent_modalities_are_told_and_wrong_peers_are_findings(site: Site) -> None:
+def test_silent_modalities_are_told_and_wrong_servers_are_findings(site: Site) -> None:
     """Those that are off cost seconds, all of them together."""
     refuses = f"refuses,NOBODY,{site.lab.address['other']},4242,,\n"
     site.table(refuses, *site.silent)
@@ -106,22 +106,35 @@ def test_silent_modalities_are_told_and_wrong_peers_are_findings(site: Site) -> 
         "off": {"Url": f"http://{site.lab.address['other']}:81/"},
         "right": {"Url": "http://127.0.0.1:8042/", "Username": "proxy", "Password": "{{ orthanc_proxy_password }}"},
     }
-    site.play(orthanc_peers=peers, verification_level="probe")
-    said = site.play("verify", good=False, orthanc_peers=peers, verification_level="probe")
-    assert "'password': 'it answers 401 (Unauthorized)'" in said
+    web = {name: peers[name] | {"Url": "http://127.0.0.1:8042/dicom-web/"} for name in ("password", "right")}
+    web["certificate"] = peers["certificate"] | {"Url": site.lab.url("/dicom-web/", "other")}
+    asked = {"orthanc_peers": peers, "orthanc_settings": {"DicomWeb": {"Servers": web}}, "verification_level": "probe"}
+    site.play(**asked)
+    said = site.play("verify", good=False, **asked)
+    told = re.findall(r"DICOMweb servers that do not answer Orthanc: expected \{\}, got (\{.*?\});", said)
+    assert len(told) == 1, said
+    assert re.fullmatch(
+        r"\{'password': 'it answers 401 \(Unauthorized\)', 'certificate': 'libCURL error: SSL peer cert.*'\}", told[0]
+    ), told
+    assert "'password': 'it answers 401 (Unauthorized)'" in said.replace(told[0], "")
     assert re.search(r"'certificate': 'libCURL error: SSL peer certificate or SSH remote key was not OK", said)
     assert "'path': 'it answers 404 (Not Found)'" in said
     assert "'off': 'ConnectionRefusedError: [Errno 111] Connection refused'" in said
     assert "'right'" not in said
     assert admin not in said
     assert "NOTICE on pacs: 301 of 303 modalities do not answer Orthanc now, which may be as it should" in said
-    assert re.search(r"1 failed, \d+ left out", said), "a modality that is off, or refuses, is no finding of a probe"
+    assert re.search(r"2 failed, \d+ left out", said), "a modality that is off, or refuses, is no finding of a probe"
     page = (site.report / "report.html").read_text(encoding="utf-8")
     rows = dict(
         re.findall(r"<tr[^>]*><td>(\w+)</td><td>[\w-]+</td><td>[\d.:]+</td><td>.*?</td><td>(.*?)</td></tr>", page)
     )
     assert (rows["other"], rows["verifier"], rows["refuses"]) == ("answers", "this machine", "DUL Association Rejected")
     assert len(rows) == 303
+    servers = re.findall(r"<td>(\w+)</td><td>(peer|DICOMweb)</td><td>(.*?)</td><td>(.*?)</td></tr>", page)
+    assert ("right", "DICOMweb", "http://127.0.0.1:8042/dicom-web/", "answers") in servers
+    assert ("password", "DICOMweb", "http://127.0.0.1:8042/dicom-web/", "it answers 401 (Unauthorized)") in servers
+    assert ("right", "peer", "http://127.0.0.1:8042/", "answers") in servers
+    assert len(servers) == len(peers) + len(web)
     cases = (site.report / "junit.xml").read_text(encoding="utf-8")
     (took,) = re.findall(r'name="test_modalities_are_those_of_the_inventory\[pacs\]" time="([\d.]+)"', cases)
     # One after the other they would take a quarter of an hour.

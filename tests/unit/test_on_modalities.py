@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests.repository import ROOT, run
-from verification.report import Report
+from verification.report import Report, Server
 from verification.test_modalities import declared, row
 
 SCRIPT = (ROOT / "verification" / "on_modalities.py").read_text("utf-8")
@@ -38,8 +38,10 @@ class Orthanc(http.server.BaseHTTPRequestHandler):
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
         self.asked.append(self.path)
         answer = self.answers.get(self.path, {})
-        body = json.dumps({"Details": answer} if isinstance(answer, str) else answer).encode()
-        self.send_response(500 if isinstance(answer, str) else 200)
+        status = answer.get("HttpStatus", 200) if isinstance(answer, dict) else 500 if isinstance(answer, str) else 200
+        said = {"Details": answer} if isinstance(answer, str) else answer
+        body = said if isinstance(said, bytes) else json.dumps(said).encode()
+        self.send_response(status)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -55,10 +57,13 @@ class Site:
         self.folder, self.port, self.stand_in = folder, port, stand_in
 
     def look(self, *spared: str, script: str = SCRIPT) -> dict[str, dict[str, Any]]:
+        return self.both(*spared, script=script)["modalities"]
+
+    def both(self, *spared: str, script: str = SCRIPT) -> dict[str, dict[str, dict[str, Any]]]:
         path = f"{self.folder}:{os.environ['PATH']}"
         done = run(sys.executable, "-c", script, str(self.folder), str(self.port), *spared, env={"PATH": path})
         assert done.returncode == 0, done.stderr
-        found: dict[str, dict[str, Any]] = json.loads(done.stdout)
+        found: dict[str, dict[str, dict[str, Any]]] = json.loads(done.stdout)
         return found
 
 
@@ -155,6 +160,65 @@ def test_hundreds_end_by_the_limit(site: Site, opened: int) -> None:
     assert {one["closed"] for one in found.values()} == {"not asked: -1 s were over"}
     assert not [path for path in site.stand_in.asked if "echo" in path or "series" in path]
     assert "/changes?since=0&limit=5000" in site.stand_in.asked
+
+
+CURL = "E1130 HttpClient.cpp:1] Error in the network protocol: libCURL error: SSL peer certificate was not OK"
+
+
+@pytest.mark.parametrize("root", ["", "/pacs/web/"])
+def test_dicomweb_servers_are_asked(site: Site, opened: int, closed: int, root: str) -> None:
+    if root:
+        # Beside its servers, whose passwords are for few.
+        options = {"RegisteredUsers": {"admin": "long enough"}, "DicomWeb": {"Root": root}}
+        (site.folder / "credentials.json").write_text(json.dumps(options), encoding="utf-8")
+    (site.folder / "journalctl").write_text(f"#!/bin/sh\necho '{CURL} while accessing https://x/'\n", encoding="utf-8")
+    here, urls = root.rstrip("/") or "/dicom-web", {"off": f"http://user:secret@127.0.0.1:{closed}/web/"}
+    answers: dict[str, Any] = {
+        "good": [],
+        "empty": b"",
+        "a b": [{"0020000D": {}}],
+        "password": {"HttpStatus": 401, "HttpError": "Unauthorized"},
+        "path": {"HttpStatus": 404, "HttpError": "Not Found"},
+        "page": b"<html>",
+        "other": {"Version": "1"},
+        "certificate": "Error in the network protocol",
+    }
+    urls |= dict.fromkeys(answers, f"http://127.0.0.1:{opened}/web/")
+    site.stand_in.answers |= {
+        "/modalities?expand": {},
+        f"{here}/servers?expand": {name: {"Url": url, "Username": "u"} for name, url in urls.items()},
+        **{f"{here}/servers/{name.replace(' ', '%20')}/get": answer for name, answer in answers.items()},
+    }
+    found = site.both()["servers"]
+    assert {name: one["wrong"] for name, one in found.items() if one["wrong"]} == {
+        "off": "Connection refused",
+        "password": "it answers 401 (Unauthorized)",
+        "path": "it answers 404 (Not Found)",
+        "page": "it answers no list of studies",
+        "other": "it answers no list of studies",
+        "certificate": "libCURL error: SSL peer certificate was not OK",
+    }
+    assert found["off"]["Url"] == f"http://127.0.0.1:{closed}/web/"
+    assert f"{here}/servers/off/get" not in site.stand_in.asked
+
+
+def test_without_dicomweb_there_are_no_servers(site: Site) -> None:
+    site.stand_in.answers |= {
+        "/modalities?expand": {},
+        "/dicom-web/servers?expand": {"HttpStatus": 404, "Message": "Unknown resource"},
+    }
+    assert site.both()["servers"] == {}
+
+
+def test_servers_have_a_row_in_the_report() -> None:
+    report = Report()
+    report.servers["pacs"] += [
+        Server("good", "DICOMweb", "https://a/", ""),
+        Server("bad", "peer", "https://b/", "no <b>"),
+    ]
+    other = Report()
+    other.add(*report.state)
+    assert other.servers["pacs"] == report.servers["pacs"]
 
 
 def test_silent_ones_are_told_once() -> None:
