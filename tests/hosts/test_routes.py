@@ -22,6 +22,7 @@ import yaml
 
 from tests.hosts.conftest import ROOT, Lab
 from tests.hosts.test_rules import image, wait
+from tests.hosts.test_scripts import SEVERAL, START
 from tests.hosts.test_worklists import HEAD
 from tests.hosts.test_worklists import ROWS as WORKLISTS
 
@@ -34,6 +35,7 @@ LAB = {
 }
 SENDERS = ["pacs", "old"]
 STUDIES = 12
+TRIALS = "journalctl --unit pacs-orthanc-trial --output cat --quiet | grep -c ^Started; true"
 # An image as a site has it made: with a plugin that the public ones have, and the stand-ins of the lab have not.
 LAB_IMAGE = os.environ.get("PACS_LAB_IMAGE") or "pacs-lab"
 OWN = f"{LAB_IMAGE}-standin:own"
@@ -197,6 +199,55 @@ def test_container_reads_the_table_of_worklists(site: Site) -> None:
         site.lab.shell(f"mkdir -p {TABLE.rpartition('/')[0]}; {script}")
         told = wait(lambda: site.ask("pacs", "GET", "/pacs/worklists")).json()
         assert (told["Steps"], told["Problem"], told["LeftOut"]) == (number, "", [])
+
+
+def test_scripts_of_ones_own_run_in_the_container(site: Site, tmp_path: pathlib.Path) -> None:
+    """They are tried in a container of that image, and run beside those of the role."""
+    file = site.lab.folder / "host_vars" / "pacs.json"
+    before = file.read_text(encoding="utf-8")
+
+    def deploy(scripts: dict[str, str], check: bool = True) -> str:
+        for name, text in scripts.items():
+            (tmp_path / name).write_text(text, encoding="utf-8")
+        asked = json.loads(before) | {"orthanc_scripts": [{"file": str(tmp_path / name)} for name in scripts]}
+        file.write_text(json.dumps(asked), encoding="utf-8")
+        done = site.lab.play("site", {}, ("--limit", "pacs"), site.inventory, check=check)
+        return " ".join(done.stdout.replace("\\n", " ").split())
+
+    def state() -> tuple[str, str]:
+        return site.lab.shell(START), site.lab.shell("sha256sum /etc/pacs/orthanc/*")
+
+    tried = int(site.lab.shell(TRIALS))
+    deploy(SEVERAL)
+    assert int(site.lab.shell(TRIALS)) == tried + 1
+    _uid, content = image("pacs", 200, 0, "CT_small.dcm", Modality="OT")
+    stored = wait(lambda: site.ask("pacs", "POST", "/instances", content)).json()
+    assert wait(lambda: site.ask("pacs", "GET", f"/instances/{stored['ID']}/metadata/3000")).text == "by Python"
+    assert site.ask("pacs", "DELETE", f"/instances/{stored['ID']}")
+    assert sorted(site.told("pacs")["Destinations"]) == ["archive", "archive-web"]
+    log = site.lab.shell("journalctl -u orthanc --output cat")
+    assert "throws.py: Traceback (most recent call last)" in log
+    assert "changed=0 " in deploy(SEVERAL)
+    assert int(site.lab.shell(TRIALS)) == tried + 1
+    now = state()
+    for text, expected in (
+        ("import not_there_at_all\n", "ModuleNotFoundError"),
+        ("import os\nos._exit(0)\n", "and Orthanc ends."),
+        ("x = []\nwhile True: x.append(b'x' * 2**20)\n", "MemoryError"),
+        (
+            "import urllib.request\nurllib.request.urlopen('http://192.0.2.1/', timeout=9)\n",
+            "Network is unreachable",
+        ),
+    ):
+        said = deploy(SEVERAL | {"bad.py": text}, check=False)
+        assert "failed=1" in said
+        assert "orthanc_scripts: bad.py was tried, apart from the site, and Orthanc" in said
+        assert expected in said
+        assert state() == now
+        assert not site.lab.shell("docker ps --all --filter name=trial --quiet; ls -d /run/pacs-?* 2> /dev/null; true")
+    deploy({})
+    assert not site.lab.shell("ls /etc/pacs/orthanc | grep -E '^(seen|throws)'; true")
+    file.write_text(before, encoding="utf-8")
 
 
 def test_what_comes_later_follows(site: Site) -> None:
