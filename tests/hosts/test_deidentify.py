@@ -182,11 +182,23 @@ def test_what_cannot_be_done_is_not_stored(site: Site, host: str) -> None:
     body = b"--b\r\nContent-Type: application/dicom\r\n\r\n" + bad + b"\r\n--b--"
     answer = site.post(host, "/dicom-web/studies", body, **{"Content-Type": kind, "Accept": "application/dicom+json"})
     assert not answer.ok or not answer.json().get("00081199", {}).get("Value"), answer.text
+    # By its keyword, what Orthanc would refuse itself, and tell in its log whose it is.
+    for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+        dataset = pydicom.dcmread(io.BytesIO(traced(StudyDescription="TRIAL")))
+        delattr(dataset, keyword)
+        buffer = io.BytesIO()
+        dataset.save_as(buffer)
+        assert site.post(host, "/instances", buffer.getvalue()).status_code == 400
+        if keyword != "SOPInstanceUID":
+            for title in (site.machine["AET"], "RESEARCH"):
+                assert site.send(host, buffer.getvalue(), title) not in (0, 0xB000)
     assert site.there(host) == {}
     assert traces(site, host) == []
     log = site.lab.shell("journalctl -u orthanc --output cat", host)
     assert "is refused: it says of itself that something is drawn into its pixels" in log
     assert "is refused: it has no PatientID" in log
+    assert "is refused: it has not all UIDs that an image has" in log
+    assert not [mark for mark in (TRACES["PatientID"], "Brankovich", TRACES["AccessionNumber"]) if mark in log]
     assert "Traceback" not in log
 
 
