@@ -1,11 +1,13 @@
 """What people read about the plugins and the variables is there, and true."""
 
 import importlib
+import json
 import re
 from typing import Any
 
 import pytest
 import yaml
+from ansible.module_utils.common.arg_spec import ArgumentSpecValidator
 
 from tests.repository import ROLES, ROOT, Loader, defaults, names, options, run
 
@@ -36,6 +38,37 @@ def test_module_has_examples_of_itself(name: str) -> None:
     module = python(f"modules.{name}")
     assert yaml.safe_load(module.DOCUMENTATION)["module"] == name
     assert any(f"dicom.orthanc.{name}" in task for task in yaml.safe_load(module.EXAMPLES))
+
+
+def spec(options: dict[str, Any]) -> dict[str, Any]:
+    """Return what a module documents as it would check it."""
+    kept = ("type", "required", "choices", "elements", "aliases", "default")
+    return {
+        name: {key: option[key] for key in kept if key in option}
+        | ({"options": spec(option["suboptions"])} if "suboptions" in option else {})
+        for name, option in options.items()
+    }
+
+
+def test_examples_are_what_the_modules_take() -> None:
+    """Each option is one, of its type and among its choices, and none that is needed is left out."""
+    names = [f"dicom.orthanc.{name}" for name in MODULES]
+    documented = json.loads(run("ansible-doc", "--json", "--type", "module", *names).stdout)
+    wrong = {}
+    for name in names:
+        taken = spec(documented[name]["doc"].get("options", {}))
+        for task in yaml.safe_load(documented[name]["examples"]):
+            if name not in task:
+                continue
+            given = task[name] or {}
+            # Whatever an expression comes to.
+            known = {option: value for option, value in given.items() if not str(value).startswith("{{")}
+            asked = {option: one for option, one in taken.items() if option in known or option not in given}
+            found = (
+                ArgumentSpecValidator(asked).validate(known | dict.fromkeys(given.keys() - taken.keys())).error_messages
+            )
+            wrong |= {f"{name}: {task['name']}": found} if found else {}
+    assert not wrong
 
 
 def test_every_filter_and_test_is_documented() -> None:
