@@ -239,6 +239,10 @@ silent:
   elements: str
   returned: always
   sample: [192.0.2.7 104]
+trusted:
+  description: SHA-256 of the certificates by which Orthanc knows modalities over TLS, or empty.
+  type: str
+  returned: always
 proxied:
   description: Whose Orthancs the proxy on this host stands before, by the names in the inventory.
   type: list
@@ -328,6 +332,7 @@ listening:
   sample: {"8042": Orthanc}
 """
 
+import hashlib
 import locale
 import os
 import pwd
@@ -348,6 +353,15 @@ def account(name: str) -> list[str]:
     except KeyError:
         return []
     return [str(found.pw_uid), str(found.pw_gid), found.pw_gecos, found.pw_dir, found.pw_shell]
+
+
+def trusted(folder: str) -> str:
+    """Return the SHA-256 of the certificates that Orthanc has for modalities; nothing if it has none."""
+    try:
+        with open(os.path.join(folder, "dicom-trusted.crt"), "rb") as file:
+            return hashlib.sha256(file.read().strip()).hexdigest()
+    except OSError:
+        return ""
 
 
 def said_of(image: str, file: str) -> tuple[list[str], tuple[str, dict[str, str]]]:
@@ -419,6 +433,7 @@ def main() -> None:
         listening=ports.listening(run),
         no_way=ports.no_way(*params["server"]) if params["server"] else "",
         silent=ports.silent(params["others"], read_folder(params["config_dir"])) if params["others"] else [],
+        trusted=trusted(params["config_dir"]),
         engine=docker_daemon.look(run) if params["engine"] else {},
         image=image,
         asked=asked,

@@ -166,3 +166,15 @@ def test_old_versions_are_within_reach_of_these_tests(site: Site) -> None:
     alone = {"orthanc_settings": {"DicomTlsMinimumProtocolVersion": 0, "DicomTlsCiphersAccepted": []}}
     site.lab.play(variables=TLS | own | alone, inventory=site.inventory, arguments=["--limit", "pacs"])
     assert site.echo("pacs", "ct", ssl.TLSVersion.TLSv1_1)
+
+
+def test_another_trust_anchor_is_announced(site: Site) -> None:
+    """Orthanc reads it at its start, which ends associations; all else of a modality takes none."""
+    asked = TLS | {"orthanc_modalities": site.modalities}
+    site.deploy(**asked)
+    announced = "orthanc_dicom_tls_trusted: it is another one than on the host"
+    assert [site.echo(host, "foreign") for host in HOSTS] == [False, False]
+    asked["orthanc_dicom_tls_trusted"] = AUTHORITY[0] + FOREIGN[0]
+    assert " ".join(site.deploy(**asked).split()).count(announced) == len(HOSTS)
+    assert [site.echo(host, name) for host in HOSTS for name in ("foreign", "ct")] == [True] * 4
+    assert announced not in " ".join(site.deploy(**asked).split())

@@ -62,6 +62,7 @@ PROBE = {
     "binary": {"version": "", "options": {}},
     "no_way": "",
     "silent": [],
+    "trusted": "",
     "interrupted": False,
     "policy": "",
     "engine": {},

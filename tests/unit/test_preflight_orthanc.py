@@ -1,5 +1,6 @@
 """What the role orthanc asks of an inventory and a host, but for the options."""
 
+import hashlib
 import string
 from typing import Any
 
@@ -582,6 +583,20 @@ def test_who_is_out_of_reach_is_told() -> None:
     (many,) = notices(**FAR, silent=[f"192.0.2.{n} 104" for n in range(7)])
     assert "m4 (192.0.2.4:104) and 2 more." in many
     assert notices(**FAR, silent=["192.0.2.1 105"]) == []
+
+
+def test_another_trust_anchor_is_announced() -> None:
+    """Everything else of a modality takes no start."""
+    certificate, key = pair()
+    asked = {"orthanc_dicom_tls_certificate": certificate, "orthanc_dicom_tls_private_key": key}
+    asked["orthanc_dicom_tls_trusted"] = f"{certificate}\n"
+    same = hashlib.sha256(certificate.strip().encode()).hexdigest()
+    for there, told in (("", 0), (same, 0), ("0" * 64, 1)):
+        found = [
+            text for text in notices(**asked, trusted=there) if text.startswith("orthanc_dicom_tls_trusted: it is an")
+        ]
+        assert len(found) == told
+    assert len(notices(trusted=same)) == 1, "none at all is another one"
 
 
 def test_titles_of_several_are_told() -> None:

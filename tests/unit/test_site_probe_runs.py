@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import hashlib
 import http.server
 import json
 import os
@@ -48,6 +49,13 @@ def call(tmp_path: pathlib.Path, programs: Systemd, capsys: pytest.CaptureFixtur
         return run(site_probe, capsys, **({name: str(tmp_path / path) for name, path in names.items()} | more))
 
     return called
+
+
+def test_whom_orthanc_trusts(call: Call, tmp_path: pathlib.Path) -> None:
+    assert call()["trusted"] == ""
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "dicom-trusted.crt").write_text("certificate\n", "utf-8")
+    assert call()["trusted"] == hashlib.sha256(b"certificate").hexdigest()
 
 
 class Running(http.server.BaseHTTPRequestHandler):

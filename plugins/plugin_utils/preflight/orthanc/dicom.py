@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -152,6 +153,14 @@ def notices(orthanc: Orthanc) -> Iterator[str]:
     variables, release = orthanc.variables, orthanc.release
     yield from silent("orthanc_modalities", places(orthanc), (orthanc.probe or {}).get("silent", ()))
     yield from _shared_titles(orthanc)
+    there = (orthanc.probe or {}).get("trusted", "")
+    wanted = hashlib.sha256(str(variables["orthanc_dicom_tls_trusted"]).strip().encode()).hexdigest()
+    if there and there != wanted:
+        yield (
+            "orthanc_dicom_tls_trusted: it is another one than on the host, and Orthanc reads it at its start alone."
+            " This run starts it anew, after all else that it does with it; associations of that moment end, and what"
+            " they were to send is to be sent again."
+        )
     if not variables["orthanc_dicom_tls_certificate"]:
         return
     yield from values.ending("orthanc_dicom_tls_certificate", variables)
