@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import collections
+import contextlib
 import ipaddress
 import json
 import pathlib
 import re
+import threading
+from collections.abc import Iterator
 from typing import Any
 
+import pydicom
 import pydicom.data
 import pytest
 import yaml
 from pydicom import Dataset
+from pydicom.uid import UID
 from pynetdicom import AE, evt
 from pynetdicom.sop_class import CTImageStorage  # type: ignore[attr-defined]
 from pynetdicom.sop_class import PatientRootQueryRetrieveInformationModelMove as Move  # type: ignore[attr-defined]
 
 from tests.hosts.conftest import QUICKSTART, Lab, run
+from tests.hosts.senders import Senders
 
 pytestmark = pytest.mark.later
 LAB = {"name": "modalities", "pacs": "trixie-installed", "other": "bookworm-installed"}
@@ -64,22 +71,59 @@ class Site:
         return set(found) - {"verifier"}
 
 
+@contextlib.contextmanager
+def load(site: Site) -> Iterator[None]:
+    """Eight clients send images by the REST API meanwhile, and a modality by C-STORE, and none of them is failed."""
+    lab, stop, told = site.lab, threading.Event(), collections.Counter[int]()
+    admin = lab.secrets["vault_orthanc_admin_password"]
+    senders = Senders(lab.address["pacs"], str(lab.session().verify), admin)
+    entity = AE("VERIFIER")
+    entity.add_requested_context(CTImageStorage, "1.2.840.10008.1.2.1")
+    association = entity.associate(lab.address["pacs"], 4242, ae_title="ORTHANC")
+    assert association.is_established
+    image = pydicom.dcmread(str(pydicom.data.get_testdata_file("CT_small.dcm")))
+    image.PatientID = "LOAD"
+
+    def store() -> None:
+        while not stop.wait(0.02):
+            image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = UID(f"2.25.77{told.total()}")
+            told[association.send_c_store(image).get("Status", -1)] += 1
+
+    storing = threading.Thread(target=store)
+    with senders:
+        storing.start()
+        try:
+            senders.more(20, within=120)
+            yield
+            senders.more(20, within=120)
+        finally:
+            stop.set()
+            storing.join()
+    assert association.is_established
+    association.release()
+    assert (senders.refused.total(), senders.wrong, senders.lost()) == (0, [], {}), senders.told()
+    assert told.keys() == {0}, told
+    assert told.total() > 20
+
+
 @pytest.fixture(scope="module")
 def site(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Site:
     return Site(lab, tmp_path_factory.mktemp("modalities"))
 
 
 def test_hundreds_come_and_go_without_a_restart(site: Site) -> None:
+    """While images come all the time."""
     before = site.lab.shell(SINCE)
     assert site.known() == {"other"}
-    site.table(*site.silent)
-    assert "changed=1 " in site.play()
     names = {row.partition(",")[0] for row in site.silent}
-    assert site.known() == names | {"other"}
-    assert "changed=0 " in site.play()
-    site.table(*site.silent[:-1])
-    assert "changed=1 " in site.play()
-    assert site.known() == names - {"m299"} | {"other"}
+    with load(site):
+        site.table(*site.silent)
+        assert "changed=1 " in site.play()
+        assert site.known() == names | {"other"}
+        assert "changed=0 " in site.play()
+        site.table(*site.silent[:-1])
+        assert "changed=1 " in site.play()
+        assert site.known() == names - {"m299"} | {"other"}
     assert site.lab.shell(SINCE) == before
 
 
