@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general
 
-from tests.unit.good_host import LSB, PROBE, host, one_problem, problems
+from tests.unit.good_host import LSB, PROBE, host, notices, one_problem, problems
 
 ROUTES, HOOKS = "orthanc_routes", "orthanc_webhooks"
 PYTHON: dict[str, Any] = {"orthanc_plugins": ["dicomweb", "python"]}
@@ -136,3 +136,17 @@ def test_it_takes_python(tmp_path: pathlib.Path) -> None:
     (tmp_path / "pacs_routes.py").touch()
     changes = PYTHON | {"orthanc_scripts": [{"file": str(tmp_path / "pacs_routes.py")}]}
     one_problem(changes, "orthanc_scripts", "a module of Python or of Orthanc is called pacs_routes too")
+
+
+@pytest.mark.parametrize("overwrite, told", [(False, False), ("IfChanged", False), (True, True), ("Always", True)])
+def test_circle_that_would_never_end_is_told(overwrite: Any, told: bool) -> None:
+    """Back from a peer, or a modality by its name, an image is taken for new; who has sent another is known."""
+    modalities = KNOWN["orthanc_modalities"] | {"named": {"AET": "NAMED", "Host": "ws.example.org", "Port": 104}}
+    asked = KNOWN | {"orthanc_modalities": modalities, "orthanc_settings": {"OverwriteInstances": overwrite}}
+    found = notices(**asked | {ROUTES: [{"to": "ct"}, {"to": "archive"}, {"to": "named"}, {"to": "old"}]})
+    circles = [text for text in found if text.startswith(f"{ROUTES}: with OverwriteInstances a circle over")]
+    assert len(circles) == int(told)
+    assert all(
+        text.startswith(f"{ROUTES}: with OverwriteInstances a circle over archive, named would") for text in circles
+    )
+    assert not [text for text in notices(**asked | {ROUTES: [{"to": "ct"}]}) if "a circle" in text]

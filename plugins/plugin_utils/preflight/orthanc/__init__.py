@@ -148,7 +148,7 @@ def notices(host: Host) -> Iterator[str]:
     orthanc = Orthanc(host)
     if host.probe and host.probe["index"]:
         yield from database.dumped(orthanc, host.probe["index"])
-    rules = (deidentify.notices, worklists.notices)
+    rules = (deidentify.notices, worklists.notices, routes.notices)
     for check in (options.notices, plugins.notices, dicom.notices, peers.notices, *rules):
         yield from check(orthanc)
 

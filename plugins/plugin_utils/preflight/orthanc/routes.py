@@ -35,6 +35,29 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
             yield f"{here}: it stands there twice; take one out."
 
 
+def notices(orthanc: Orthanc) -> Iterator[str]:
+    """Tell of circles that nobody sees and that would never end."""
+    variables = orthanc.variables
+    if not variables["orthanc_routes"] or orthanc.settings.get("OverwriteInstances") not in (True, "Always"):
+        return
+    # Who has sent an image is known by title and address; a peer has neither, and a name is no address.
+    hosts = {name: by_field(one, dicom.FIELDS).get("Host") for name, one in variables["orthanc_modalities"].items()}
+    unknown = sorted({str(one["to"]) for one in variables["orthanc_routes"] if not _is_address(hosts.get(one["to"]))})
+    if unknown:
+        yield (
+            f"orthanc_routes: with OverwriteInstances a circle over {', '.join(unknown)} would never end, since what"
+            " comes back by a peer, or a modality that is given by a name, is taken for new. See that nothing comes back"
+            " from there, or leave OverwriteInstances out."
+        )
+
+
+def _is_address(host: Any) -> bool:
+    try:
+        return bool(ipaddress.ip_address(str(host)))
+    except ValueError:
+        return False
+
+
 def _webhooks(orthanc: Orthanc) -> Iterator[str]:
     if not orthanc.variables["orthanc_webhooks"]:
         return
