@@ -46,8 +46,8 @@ def notices(orthanc: Orthanc) -> Iterator[str]:
     if unknown:
         yield (
             f"orthanc_routes: with OverwriteInstances a circle over {', '.join(unknown)} would never end, since what"
-            " comes back by a peer, or a modality that is given by a name, is taken for new. See that nothing comes back"
-            " from there, or leave OverwriteInstances out."
+            " comes back by a peer, or a modality that is given by a name, is taken for new. See that nothing comes"
+            " back from there, or leave OverwriteInstances out."
         )
 
 
