@@ -54,7 +54,7 @@ def test_examples_are_what_the_modules_take() -> None:
     """Each option is one, of its type and among its choices, and none that is needed is left out."""
     names = [f"dicom.orthanc.{name}" for name in MODULES]
     documented = json.loads(run("ansible-doc", "--json", "--type", "module", *names).stdout)
-    wrong = {}
+    wrong: dict[str, list[str]] = {}
     for name in names:
         taken = spec(documented[name]["doc"].get("options", {}))
         for task in yaml.safe_load(documented[name]["examples"]):

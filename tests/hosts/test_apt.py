@@ -245,7 +245,7 @@ def test_script_is_tried_by_the_binary_that_the_same_run_brings(site: Site, tmp_
     """A new script and one that was there before. What runs goes on meanwhile, and its packages are back."""
     before, script = site.lab.shell(VERSION), tmp_path / "not_with.lua"
     script.write_text(NOT_WITH, encoding="utf-8")
-    scripts = {"orthanc_scripts": [{"file": str(script)}]}
+    scripts: dict[str, Any] = {"orthanc_scripts": [{"file": str(script)}]}
     site.offer("1.12.9", "good")
     for _ in range(2):
         process = site.lab.shell("systemctl show orthanc --property InvocationID")

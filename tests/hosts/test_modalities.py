@@ -152,7 +152,8 @@ def test_silent_modalities_are_told_and_wrong_servers_are_findings(site: Site) -
     }
     web = {name: peers[name] | {"Url": "http://127.0.0.1:8042/dicom-web/"} for name in ("password", "right")}
     web["certificate"] = peers["certificate"] | {"Url": site.lab.url("/dicom-web/", "other")}
-    asked = {"orthanc_peers": peers, "orthanc_settings": {"DicomWeb": {"Servers": web}}, "verification_level": "probe"}
+    asked: dict[str, Any] = {"orthanc_peers": peers, "orthanc_settings": {"DicomWeb": {"Servers": web}}}
+    asked["verification_level"] = "probe"
     site.play(**asked)
     said = site.play("verify", good=False, **asked)
     told = re.findall(r"DICOMweb servers that do not answer Orthanc: expected \{\}, got (\{.*?\});", said)

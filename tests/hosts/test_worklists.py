@@ -78,7 +78,7 @@ class Site:
         assert status.Status == (0 if complete else 0xFE00), status
         return [answer for _status, answer in found if answer]
 
-    def numbers(self, host: str, **asked: str) -> list[str]:
+    def numbers(self, host: str, **asked: Any) -> list[str]:
         return sorted(str(one.AccessionNumber) for one in self.find(host, **asked))
 
     def told(self, host: str) -> dict[str, Any]:

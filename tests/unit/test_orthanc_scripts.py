@@ -192,7 +192,12 @@ def test_release_of_apt_makes_way_where_scripts_do_not_work_with_it(
     assert tried({"a.lua": "pass"})["changed"]
     monkeypatch.setattr(orthanc_service, "replaced", lambda _process: True)
     asked: list[Any] = []
-    monkeypatch.setattr(orthanc_service, "packages_go_back", lambda *given: asked.append(given) or at_hand)
+
+    def go_back(*given: Any) -> bool:
+        asked.append(given)
+        return at_hand
+
+    monkeypatch.setattr(orthanc_service, "packages_go_back", go_back)
     systemd.calls()
     said = tried({"a.lua": "sys.exit(1)"}, _ansible_check_mode=True)
     assert "a.lua was tried" in said["msg"]
