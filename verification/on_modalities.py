@@ -57,7 +57,9 @@ def ask(path: str, body: object = None) -> object:
         said = json.loads(text)
     except ValueError:
         return f"status {status}" if status else text
-    return said if status == 200 else str(said.get("Details") or said.get("Message"))
+    if status == 200 or not isinstance(said, dict):
+        return said if status == 200 else f"status {status}"
+    return str(said.get("Details") or said.get("Message"))
 
 
 def sent() -> dict[str, float]:
@@ -132,14 +134,10 @@ def web() -> dict[str, dict[str, str]]:
     # Without the plugin there is nothing at that path.
     found = ask(f"/{root}/servers?expand")
     servers = {name: str(one["Url"]) for name, one in found.items()} if isinstance(found, dict) else {}
-    places = [
-        (url.hostname, url.port or {"http": 80}.get(url.scheme, 443))
-        for url in map(urllib.parse.urlsplit, servers.values())
-    ]
-    closed = ["" for _ in places]
+    closed = [""] * len(servers)
     if not options.get("HttpProxy"):
         with concurrent.futures.ThreadPoolExecutor(KNOCKS) as pool:
-            closed = list(pool.map(opens, places))
+            closed = list(pool.map(opens, map(place_of, servers.values())))
     return {
         name: {
             "Url": re.sub("//[^/@]*@", "//", url),
@@ -147,6 +145,15 @@ def web() -> dict[str, dict[str, str]]:
         }
         for (name, url), why in zip(servers.items(), closed, strict=True)
     }
+
+
+def place_of(url: str) -> tuple[object, object]:
+    """Return host and port of a URL."""
+    split = urllib.parse.urlsplit(url)
+    try:
+        return split.hostname, split.port or {"http": 80}.get(split.scheme, 443)
+    except ValueError:
+        return split.hostname, "no port"
 
 
 def search(server: str) -> str:

@@ -266,6 +266,8 @@ class Service:
         self.upgrade: Upgrade | None = None
         # Whether another release keeps its index by the same plugin, so that it changes nothing there.
         self.same = False
+        # Whether the one of before runs still, and is not to be the next that is started.
+        self.leaves = False
         self._programs = module.params["programs"] + files
         self.restart = self.unguarded = self._other = self._untold = False
         # What was asked for, of all that may be started.
@@ -462,6 +464,7 @@ def upgrade_of(service: Service, module: AnsibleModule, kept: Kept, unit: Unit, 
     programs = [path for path in params["programs"] if newest([], [path]) > started]
     there = not programs and kept.started(files, started)
     kept.packages_stay = there
+    service.leaves = unit.active and not there
     another = kept.another(programs, files) and not there and not service.same
     settings: dict[str, Any] = {}
     for path, file in files.items():
@@ -514,7 +517,7 @@ def replaced(process: str) -> bool:
 
 
 def try_new_scripts(service: Service, module: AnsibleModule, kept: Kept, unit: Unit, last: State) -> None:
-    """Try the scripts that are asked for, if others worked last, or another release runs them from now on.
+    """Try the scripts that are asked for, if others worked last, or another release is going to run them.
 
     :raises Unfit: if Orthanc does not start with them.
     """
@@ -523,14 +526,16 @@ def try_new_scripts(service: Service, module: AnsibleModule, kept: Kept, unit: U
     if not new or not params["trial"] or (module.check_mode and not last.kept):
         # In check mode there may be no Orthanc yet, and no other one.
         return
-    if new == old and (module.check_mode or not kept.another(params["programs"], files)):
+    another = kept.another(params["programs"], files)
+    if new == old and (module.check_mode or not (another and service.leaves)):
         return
     try:
         try_scripts(module, files, new)
     except Unfit as error:
-        # By apt: what runs cannot be started again, and the next crash would start the other release.
-        by_apt = not module.check_mode and replaced(unit.show()["MainPID"])
-        if not by_apt or packages_go_back(service.packages, last):
+        # What has ended cannot be left as it is. By apt: what runs cannot be started again, and the next crash would
+        # start the other release.
+        ended, by_apt = another and not unit.active, replaced(unit.show()["MainPID"])
+        if module.check_mode or (not ended and (not by_apt or packages_go_back(service.packages, last))):
             raise
         module.warn(f"Another release is started all the same, since the one of before cannot be: {told(error)}")
 

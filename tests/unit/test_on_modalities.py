@@ -183,6 +183,7 @@ def test_dicomweb_servers_are_asked(site: Site, opened: int, closed: int, root: 
         "other": {"Version": "1"},
         "certificate": "Error in the network protocol",
     }
+    urls["spoilt"] = "http://127.0.0.1:99999/"
     urls |= dict.fromkeys(answers, f"http://127.0.0.1:{opened}/web/")
     site.stand_in.answers |= {
         "/modalities?expand": {},
@@ -192,6 +193,7 @@ def test_dicomweb_servers_are_asked(site: Site, opened: int, closed: int, root: 
     found = site.both()["servers"]
     assert {name: one["wrong"] for name, one in found.items() if one["wrong"]} == {
         "off": "Connection refused",
+        "spoilt": "invalid literal for int() with base 10: 'no port'",
         "password": "it answers 401 (Unauthorized)",
         "path": "it answers 404 (Not Found)",
         "page": "it answers no list of studies",

@@ -182,6 +182,27 @@ def test_another_release_is_tried_with_the_scripts_that_there_are(
     assert times(systemd) == 3
 
 
+def test_release_that_does_not_run_at_all_goes_back(
+    tmp_path: pathlib.Path, systemd: Systemd, tried: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As others have brought it at night: it is not left as it is for a script."""
+    warnings: list[str] = []
+    monkeypatch.setattr(AnsibleModule, "warn", lambda _module, text: warnings.append(text))
+    program = tmp_path / "Orthanc"
+    given = {"programs": [str(program)]}
+    assert tried({"a.lua": "pass"}, **given)["changed"]
+    program.write_text("import sys; sys.exit(3)", encoding="utf-8")
+    (systemd.folder / "active").unlink()
+    systemd.calls()
+    for scripts, trials in (({"a.lua": "pass"}, 1), ({"a.lua": "pass", "b.lua": "pass"}, 2)):
+        assert tried(scripts, **given)["changed"]
+        assert times(systemd) == trials
+        assert "restart orthanc.service" in systemd.calls()
+        (systemd.folder / "active").unlink()
+        program.write_text("import sys; sys.exit(4)", encoding="utf-8")
+    assert "Another release is started all the same" in warnings[0]
+
+
 @pytest.mark.parametrize("at_hand", [True, False])
 def test_release_of_apt_makes_way_where_scripts_do_not_work_with_it(
     systemd: Systemd, tried: Any, monkeypatch: pytest.MonkeyPatch, at_hand: bool
