@@ -464,7 +464,7 @@ def upgrade_of(service: Service, module: AnsibleModule, kept: Kept, unit: Unit, 
     programs = [path for path in params["programs"] if newest([], [path]) > started]
     there = not programs and kept.started(files, started)
     kept.packages_stay = there
-    service.leaves = unit.active and not there
+    service.leaves = process["ActiveState"] == "active" and not there
     another = kept.another(programs, files) and not there and not service.same
     settings: dict[str, Any] = {}
     for path, file in files.items():
