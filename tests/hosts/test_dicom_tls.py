@@ -19,13 +19,15 @@ from tests.hosts.conftest import QUICKSTART, Lab
 pytestmark = [pytest.mark.later, pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")]
 LAB = {"name": "dicom-tls", "pacs": "trixie-installed", "old": "bookworm-installed"}
 HOSTS = ("pacs", "old")
-AUTHORITY, FOREIGN = pem("Clinic"), pem("Clinic")
+# Two of one name, of which no library knows both, and one of another.
+AUTHORITY, FOREIGN, OTHER = pem("Clinic"), pem("Clinic"), pem("Other clinic")
 PAIRS = {
     "pacs": pem("pacs", by=AUTHORITY),
     # The older release speaks TLS 1.2 with RSA only.
     "old": pem("old", by=AUTHORITY, old=True),
     "ct": pem("ct", by=AUTHORITY),
     "foreign": pem("ct", by=FOREIGN),
+    "other": pem("ct", by=OTHER),
 }
 TLS = {
     "pairs": PAIRS,
@@ -173,8 +175,8 @@ def test_another_trust_anchor_is_announced(site: Site) -> None:
     asked = TLS | {"orthanc_modalities": site.modalities}
     site.deploy(**asked)
     announced = "orthanc_dicom_tls_trusted: it is another one than on the host"
-    assert [site.echo(host, "foreign") for host in HOSTS] == [False, False]
-    asked["orthanc_dicom_tls_trusted"] = AUTHORITY[0] + FOREIGN[0]
+    assert [site.echo(host, "other") for host in HOSTS] == [False, False]
+    asked["orthanc_dicom_tls_trusted"] = AUTHORITY[0] + OTHER[0]
     assert announced in " ".join(site.deploy(**asked).split())
-    assert [site.echo(host, name) for host in HOSTS for name in ("foreign", "ct")] == [True] * 4
+    assert [site.echo(host, name) for host in HOSTS for name in ("other", "ct")] == [True] * 4
     assert announced not in " ".join(site.deploy(**asked).split())
