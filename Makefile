@@ -46,7 +46,7 @@ test-import: lab ## existing images into a real Orthanc of each release, out of 
 	pytest tests/hosts/test_import.py -rA --tb=short
 
 test-backup: lab ## backups while images come and go, drills, restores, and what is damaged, killed, gone or lost
-	pytest tests/hosts/test_backup.py tests/hosts/test_backup_postgresql.py -n 2 --dist loadfile -rA --tb=short
+	pytest tests/hosts/test_backup.py tests/hosts/test_backup_mariadb.py tests/hosts/test_backup_postgresql.py -n 2 --dist loadfile -rA --tb=short
 
 test-viewer: lab ## the viewer OHIF in a real browser, on both releases; fetches it by npm, and Chromium by apt
 	pytest tests/hosts/viewer.py -rA --tb=short

@@ -159,6 +159,8 @@ KNOWN = {
     },
     "roles/backup/files/pacs_backup/restore.py": {
         "os.rmdir(pathlib.Path(os.path.dirname(self.backup.index), self.NAME))": "refuses one with something in it",
+        "(folder / DUMP).unlink(missing_ok=True)": "half of a dump that was to be kept",
+        "os.rmdir(pathlib.Path(self.backup.storage, aside))": "refuses a folder with something in it",
         "place(storage, name).unlink(missing_ok=True)": "what was deleted since, where a restore has put it",
         "os.rmdir(path)": "the same, where nothing was begun",
         "self.begun.unlink(missing_ok=True)": "the number of the backup that a restore has in its folder",
@@ -168,6 +170,10 @@ KNOWN = {
     },
     "roles/backup/files/pacs_backup/database.py": {
         "target.unlink(missing_ok=True)": "an earlier list of an index, where a copy of it is made",
+    },
+    "roles/backup/files/pacs_backup/mariadb.py": {
+        "os.rmdir(self.folder)": "refuses a folder with something in it",
+        "self.sockets.rmdir()": "refuses a folder with something in it",
     },
     "roles/backup/tasks/configure.yml": {
         'purge: "{{ [__backup_dir, __backup_package] + ([__backup_database_dir] if __backup_postgresql else []) }}"': (

@@ -98,8 +98,9 @@ class Cursor:
             "pg_locks": [("autovacuum worker (process 7)",)],
             "pg_class": [(server.rows,)],
             "pg_tablespace": [(None,)],
-            "Resources": [(number + 1, 3 + ("+ 1" in question), f"owner-{number}") for number in range(4)],
+            "Resources": [(number + 1, 3 + ("+ 1" in question), f"owner-{number}", None) for number in range(4)],
             "AttachedFiles": [(number + 1, 1, prefix + name, 7, "", None) for number, name in enumerate(NAMES)],
+            "13))": [(1, 16, 32, "PATIENT")],
             "%s": [(prefix + name,) for name in [*NAMES[2:], "../../etc/passwd"]],
         }
         self.rows = answers.get(kind, [])

@@ -103,13 +103,6 @@ def test_wrong_ones(changes: dict[str, Any], variable: str, part: str) -> None:
     assert part in problem
 
 
-def test_mariadb_is_not_backed_up_yet() -> None:
-    given = {"orthanc_database": "mysql", "orthanc_database_password": "long enough"}
-    (problem,) = [one for one in problems(given) if "not backed" in one]
-    assert problem.startswith("orthanc_database: pacs is in the group 'backup', and its database is MariaDB")
-    assert "Take the host out of that group" in problem
-
-
 BESIDE: dict[str, Any] = {
     "site_database_beside": True,
     "site_database_server": "pacs",
@@ -159,6 +152,37 @@ def test_postgresql_that_is_not_backed_up_yet(
 ) -> None:
     found_problems = with_postgresql(changes, site) or problems(changes)
     (problem,) = found_problems
+    assert problem.startswith(f"{start}: ")
+    assert part in problem
+
+
+def with_mariadb(changes: dict[str, Any], site: dict[str, Any]) -> list[str]:
+    """Return what the role backup has against a host with MariaDB."""
+    made = found({"orthanc_database": "mysql", "orthanc_database_password": "long enough"} | changes)
+    made.site = (BESIDE | {"site_database_shared": False} | site).get
+    return list(backup.problems(made))
+
+
+def test_mariadb_beside_its_orthanc() -> None:
+    assert with_mariadb({}, {}) == []
+    # Its dump goes wherever the files do.
+    assert with_mariadb(SFTP, {}) == []
+    # Those of others stay as they are.
+    assert with_mariadb({}, {"site_database_clients": [{"name": "orthanc"}, {"name": "research"}]}) == []
+
+
+@pytest.mark.parametrize(
+    "changes, site, start, part",
+    [
+        ({}, {"site_database_beside": False, "site_database_server": "db"}, "orthanc_database", "on db, which is not"),
+        ({}, {"site_database_beside": False, "site_database_server": ""}, "orthanc_database", "on a host of others"),
+        ({}, {"site_database_shared": True}, "orthanc_database_name", "several Orthancs have one index"),
+        ({"orthanc_database_storage": True}, {}, "orthanc_database_storage", "its DICOM files are in MariaDB"),
+        ({"orthanc_database_index": False}, {}, "orthanc_database_index", "its index is in SQLite"),
+    ],
+)
+def test_mariadb_that_is_not_backed_up(changes: dict[str, Any], site: dict[str, Any], start: str, part: str) -> None:
+    (problem,) = with_mariadb(changes, site)
     assert problem.startswith(f"{start}: ")
     assert part in problem
 

@@ -21,6 +21,7 @@ _RCLONE = re.compile(_SFTP.pattern.replace("sftp", "rclone"))
 _S3 = re.compile(rf"s3:https?://{_HOST}(:\d+)?(/[\w.-]+)+/?")
 _PROXY = re.compile(rf"https?://{_HOST}(:\d+)?/?")
 _REGION = re.compile(r"[a-z0-9-]+")
+_OUT = "Take the host out of that group, and back up database and files in another way."
 # Of PostgreSQL's settings, those without which its log is not kept.
 _LOGGED = ("archive_mode", "archive_command", "archive_library", "wal_level", "summarize_wal")
 
@@ -67,14 +68,10 @@ def _archive(host: Host) -> Iterator[str]:
     """What can be backed up: all of an archive that is in files."""
     engine = host.variables["orthanc_database"]
     plugin = "" if engine != "sqlite" else host.internal("orthanc", "__orthanc_storage_library")
-    if engine == "mysql":
-        yield (
-            f"orthanc_database: {host.name} is in the group 'backup', and its database is MariaDB, which is not backed"
-            " up yet: SQLite and PostgreSQL are. Take the host out of that group, and back up database and files in"
-            " another way."
-        )
-    elif engine == "postgresql":
-        yield from _database(host)
+    if engine == "postgresql":
+        yield from _postgresql(host)
+    elif engine == "mysql":
+        yield from _mariadb(host)
     elif plugin:
         yield (
             f"orthanc_plugins: {host.name} is in the group 'backup', and {plugin} keeps its DICOM files, which are not"
@@ -82,27 +79,48 @@ def _archive(host: Host) -> Iterator[str]:
         )
 
 
-def _database(host: Host) -> Iterator[str]:
-    """A server that is backed up and restored as a whole, together with the files of its only Orthanc."""
-    out = "Take the host out of that group, and back up database and files in another way."
-    group, variables = f"{host.name} is in the group 'backup', and", host.variables
-    clients = [str(client["name"]) for client in host.site("site_database_clients")]
-    repository = str(variables["backup_repository"])
+def _beside(host: Host, what: str) -> Iterator[str]:
+    """A server on the host of its Orthanc, which has the index."""
+    group = f"{host.name} is in the group 'backup', and"
     if not host.site("site_database_beside"):
         server = host.site("site_database_server") or "a host of others"
         yield (
-            f"orthanc_database: {group} its database is on {server}, which is not backed up yet: PostgreSQL on the same"
-            f" host is. {out}"
+            f"orthanc_database: {group} its database is on {server}, which is not backed up yet: {what} on the same"
+            f" host is. {_OUT}"
         )
-    elif host.site("site_database_of_others"):
-        yield f"postgresql_shared: {group} others use its server, who would be taken back with a restore. {out}"
+    elif not host.variables["orthanc_database_index"]:
+        yield f"orthanc_database_index: {group} its index is in SQLite while its files are in {what}. {_OUT}"
+
+
+def _mariadb(host: Host) -> Iterator[str]:
+    """A database that is dumped, together with the files of its only Orthanc."""
+    group = f"{host.name} is in the group 'backup', and"
+    yield from _beside(host, "MariaDB")
+    if host.variables["orthanc_database_storage"]:
+        yield (
+            f"orthanc_database_storage: {group} its DICOM files are in MariaDB, whose dump would have all of them each"
+            f" time; files in orthanc_storage_dir are backed up. {_OUT}"
+        )
+    if host.site("site_database_shared"):
+        yield (
+            f"orthanc_database_name: {group} several Orthancs have one index there, of which one alone would be"
+            f" stopped at a restore. {_OUT}"
+        )
+
+
+def _postgresql(host: Host) -> Iterator[str]:
+    """A server that is backed up and restored as a whole, together with the files of its only Orthanc."""
+    group, variables = f"{host.name} is in the group 'backup', and", host.variables
+    clients = [str(client["name"]) for client in host.site("site_database_clients")]
+    repository = str(variables["backup_repository"])
+    yield from _beside(host, "PostgreSQL")
+    if host.site("site_database_beside") and host.site("site_database_of_others"):
+        yield f"postgresql_shared: {group} others use its server, who would be taken back with a restore. {_OUT}"
     elif len(clients) > 1:
         yield (
             f"orthanc_database: {group} its server has the databases of several Orthancs ({', '.join(clients)}), which"
-            f" would be taken back together. {out}"
+            f" would be taken back together. {_OUT}"
         )
-    elif not variables["orthanc_database_index"]:
-        yield f"orthanc_database_index: {group} its index is in SQLite while its files are in PostgreSQL. {out}"
     wrong = [name for name in _LOGGED if name in variables.get("postgresql_settings", {})]
     if wrong:
         yield (f"postgresql_settings: {group} {wrong[0]} is what its database's log is kept by; take it out.")

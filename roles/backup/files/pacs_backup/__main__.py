@@ -18,6 +18,8 @@ import time
 from .backup import Backup, check_calendar
 from .common import BRIEF, HERE, PATIENCE, Busy, Failed, alone, now, read, say
 from .drill import Drill, ask, drilled, stop_drilled
+from .images import Images, brought
+from .missing import Missing, found_again
 from .restore import Restore, restored
 
 UNIT, TIMER, DRILL = "pacs-backup.service", "pacs-backup.timer", "pacs-drill.service"
@@ -97,6 +99,8 @@ def main() -> int:
             "drilled",
             "ask",
             "restore",
+            "images",
+            "files",
             "accept",
         ],
     )
@@ -116,6 +120,13 @@ def main() -> int:
             with alone(600):
                 asked = (arguments.snapshot, arguments.over, arguments.lacking, arguments.at)
                 say(json.dumps(restored(Restore(backup), *asked)))
+        elif verb == "images":
+            # Whom it is about, nobody sees who looks at the processes of the host.
+            with alone(600):
+                say(json.dumps(brought(Images(backup), json.load(sys.stdin), arguments.snapshot)))
+        elif verb == "files":
+            with alone(600):
+                say(json.dumps(found_again(Missing(backup), arguments.missing)))
         elif verb == "accept":
             with alone(60):
                 backup.accept(arguments.missing)

@@ -42,6 +42,7 @@ from .common import (
     way,
 )
 from .index import LOGS, QUEUE, check_index, copy_file, copy_index, copy_queue, known, opened, thaw
+from .mariadb import DUMP, Mariadb
 from .repository import Repository, tagged, taken
 
 # Beside the index, so that a file system that can share blocks copies it in no time.
@@ -50,7 +51,7 @@ ARCHIVE = ".pacs-archive"
 # Where this is, the toolkit has made the folder, or has taken it over.
 MARK = ".pacs"
 # What is in the folder of the files beside them, and is no part of an archive.
-OURS = (".pacs-reserve", ".pacs-drill", ".pacs-restore", ".pacs-before-*")
+OURS = (".pacs-reserve", ".pacs-drill*", ".pacs-restore*", ".pacs-before-*")
 # How often restic takes the files, where that took longer than so many seconds: what has come meanwhile is held then.
 PASSES, LONG = 3, 600
 # For how many seconds older backups may stay before that is a failure.
@@ -74,13 +75,15 @@ class Backup:
         self.unsent = ""
         # Where the index is in PostgreSQL, a list of what it knows goes where SQLite's copy does.
         self.cluster = Cluster(settings) if settings.get("database_port") else None
+        # In MariaDB, its dump comes beside that.
+        self.mariadb = Mariadb(settings) if settings.get("mariadb") else None
         self.moment: dict[str, Any] = {}
 
     @property
     def kind(self) -> str:
         """Where its images and its index are."""
         if not self.cluster:
-            return "SQLite"
+            return "MariaDB" if self.mariadb else "SQLite"
         return "PostgreSQL" if self.settings.get("files", True) else "PostgreSQL, with the DICOM files"
 
     def suits(self, told: dict[str, Any]) -> None:
@@ -282,10 +285,10 @@ class Backup:
         steady = len((before & here) - lost) - len(unread)
         told = {"host": self.settings["host"], "storage_dir": self.storage, "index_dir": os.path.dirname(self.index)}
         told |= {name: counts[name] for name in ("instances", "files", "bytes", "writer")}
-        queue = self.copy.with_name(QUEUE)
-        told |= {"index_bytes": size(self.copy) + size(queue), "missing": missing, "held": str(self.held)}
+        queue, dump = self.copy.with_name(QUEUE), self.copy.with_name(DUMP)
+        told |= {"index_bytes": size(self.copy) + size(queue) + size(dump), "missing": missing, "held": str(self.held)}
         told |= {"queue": queue.exists(), "unsent": self.unsent}
-        told |= {"kind": self.kind} | ({"moment": self.moment} if self.cluster else {})
+        told |= {"kind": self.kind} | ({"moment": self.moment} if self.moment else {})
         put(self.copy.with_name("backup.json"), {**told, "archive": archive, "time": now()}, 0o600)
         tags = ["pacs", f"archive={archive}", f"index={self.stage}", f"files={files}"]
         if self.cluster:
@@ -320,7 +323,7 @@ class Backup:
         self.clear()
         self.note(running="", problem="", success=success, accepted=0)
         size_of = f"{counts['bytes'] >> 20} MiB in {counts['files']} files, {added + new + kept >> 20} MiB of them new"
-        stood = f"{'The index' if self.cluster else 'Orthanc'} stood still for {pause * 1000:.0f} ms"
+        stood = f"{'The index' if self.moment else 'Orthanc'} stood still for {pause * 1000:.0f} ms"
         say(f"Backed up {counts['instances']} images ({size_of}) as {snapshot} in {success['seconds']} s; {stood}.")
 
     def missed(self, archive: str) -> int | None:
@@ -394,6 +397,17 @@ class Backup:
                     f" {free // MIB} MiB are free there; make room for {takes // MIB + 256}."
                 )
             lasted, self.moment = self.cluster.database.copied(self.copy, pause, top, self.hold)
+            return lasted
+        if self.mariadb:
+            takes, free = 3 * self.mariadb.takes() // 2, shutil.disk_usage(self.stage).free
+            if free < takes + 256 * MIB:
+                raise Failed(
+                    f"A dump of the index takes up to {takes // MIB} MiB in {self.settings['index_dir']}, which has"
+                    f" {free // MIB} MiB free; make room for {takes // MIB + 256}."
+                )
+            self.copied_queue(beside)
+            self.holding.mkdir(exist_ok=True)
+            lasted, self.moment = self.mariadb.copied(self.copy, pause, top, self.hold)
             return lasted
         takes = size(self.index) + sum(size(self.index + end) for end in LOGS) + size(os.path.join(beside, QUEUE))
         free = shutil.disk_usage(self.stage).free
@@ -505,7 +519,8 @@ class Backup:
 
     def clear(self) -> None:
         """Remove the copy, and what is held: Orthanc has each of these files under its own name, or not any more."""
-        for name in ("index", *(f"index{end}" for end in (*LOGS, "-shm")), QUEUE, "backup.json", ".backup.json.new"):
+        index = (f"index{end}" for end in ("", *LOGS, "-shm"))
+        for name in (*index, DUMP, QUEUE, "backup.json", ".backup.json.new"):
             self.copy.with_name(name).unlink(missing_ok=True)
         for name in filter(NAME.fullmatch, os.listdir(self.holding)):
             (self.holding / name).unlink()

@@ -22,6 +22,8 @@ from .repository import Repository, tagged
 
 DRILLED = "pacs-drill-orthanc"
 ANY = re.compile(r".*", re.DOTALL)
+# With how many names restic is called at most.
+INCLUDES = 1000
 
 
 class Beside:
@@ -81,6 +83,12 @@ class Beside:
             found += sum(os.stat(name, dir_fd=at, follow_symlinks=False).st_size for name in names)
         return found
 
+    def fetch(self, snapshot: str, paths: list[str]) -> None:
+        """Have restic restore some files; what it lacks is seen later."""
+        for first in range(0, len(paths), INCLUDES):
+            words = [word for path in paths[first : first + INCLUDES] for word in ("--include", escaped(path))]
+            self.repository.run("restore", "--target", str(self.tree), snapshot, *words)
+
     def room(self, told: dict[str, Any], files: int, way_out: str) -> None:
         """See whether index and files fit beside the archive, which is in use. :raises Failed: if not."""
         needed = max(0, files + told.get("index_bytes", 0) - self.holds())
@@ -91,6 +99,11 @@ class Beside:
                 f"The backup takes {needed // MIB} MiB more in {self.folder}, whose disk has {disk.free // MIB} MiB"
                 f" free, of which {spare // MIB} are for images that come. {way_out}"
             )
+
+
+def escaped(path: str) -> str:
+    """Return a path as restic takes it for this one alone."""
+    return re.sub(r"([\\*?\[])", r"\\\1", path)
 
 
 def orthanc_command(settings: str, *folders: str) -> tuple[list[str], bool]:

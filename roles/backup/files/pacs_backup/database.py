@@ -13,7 +13,7 @@ import pathlib
 import pwd
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from .common import INSIDE, NAME, Failed, read
@@ -26,18 +26,24 @@ YIELDS = 100
 ROW = 250
 # The list of an index has the shape of SQLite's, so that all that compares can compare it.
 LIST = """
-CREATE TABLE Resources(internalId INTEGER PRIMARY KEY, resourceType INTEGER, publicId TEXT);
+CREATE TABLE Resources(internalId INTEGER PRIMARY KEY, resourceType INTEGER, publicId TEXT, parentId INTEGER);
+CREATE INDEX Parents ON Resources(parentId);
+CREATE TABLE MainDicomTags(id INTEGER, tagGroup INTEGER, tagElement INTEGER, value TEXT);
 CREATE TABLE AttachedFiles(id INTEGER, fileType INTEGER, uuid TEXT, compressedSize INTEGER, uncompressedMD5 TEXT,
     compressedMD5 TEXT);
 """
 # SQLite counts them from 1.
-RESOURCES = "SELECT internalId, resourceType + 1, publicId FROM Resources"
+RESOURCES = "SELECT internalId, resourceType + 1, publicId, parentId FROM Resources"
+# By what patients and studies are found again: PatientID and StudyInstanceUID.
+TAGS = """SELECT id, tagGroup, tagElement, value FROM MainDicomTags JOIN Resources ON internalId = id
+    WHERE resourceType IN (0, 1) AND ((tagGroup = 16 AND tagElement = 32) OR (tagGroup = 32 AND tagElement = 13))"""
 FILES = "SELECT id, fileType, %s || uuid, compressedSize, uncompressedHash, compressedHash FROM AttachedFiles"
 # Where the log stands, and of which server it is. The number that is taken for it has the log go on behind that place.
 MOMENT = """SELECT pg_current_wal_insert_lsn()::text, substr(pg_walfile_name(pg_current_wal_insert_lsn()), 1, 8),
     (SELECT system_identifier::text FROM pg_control_system()), current_setting('server_version_num')::int / 10000,
     current_database(), current_user, (SELECT array_agg(DISTINCT locale) FROM pg_database,
     unnest(ARRAY[datcollate::text, datctype::text]) AS locale), pg_current_xact_id()::text"""
+Row = tuple[Any, ...]
 WORDS = ("lsn", "timeline", "system", "version", "database", "user", "locales")
 TABLES = "('Resources'::regclass, 'AttachedFiles'::regclass)"
 # Who writes there.
@@ -199,18 +205,29 @@ def login_of(uri: str) -> dict[str, str]:
 
 def written(connection: Any, target: pathlib.Path, prefix: str) -> None:
     """Write what a transaction sees, some rows at a time."""
+
+    def of(table: str, question: str, *given: str) -> Iterator[Row]:
+        with connection.cursor(name=table) as cursor:
+            cursor.itersize = 10_000
+            cursor.execute(question, given or None)
+            yield from cursor
+
+    noted(target, of("resources", RESOURCES), of("attachedfiles", FILES, prefix), of("tags", TAGS))
+
+
+def noted(target: pathlib.Path, resources: Iterable[Row], files: Iterable[Row], tags: Iterable[Row]) -> None:
+    """Write a list of an index."""
     target.unlink(missing_ok=True)
     made = sqlite3.connect(target)
     try:
         # It is made again where it gets lost.
         made.executescript(f"PRAGMA synchronous = OFF; PRAGMA journal_mode = OFF; {LIST}")
-        for table, question in (("Resources", RESOURCES), ("AttachedFiles", FILES)):
-            with connection.cursor(name=table.lower()) as cursor:
-                cursor.itersize = 10_000
-                cursor.execute(question, (prefix,) if table == "AttachedFiles" else None)
-                rows = ([text if text is not None else "" for text in row] for row in cursor)
-                marks = "(?, ?, ?)" if table == "Resources" else "(?, ?, ?, ?, ?, ?)"
-                made.executemany(f"INSERT INTO {table} VALUES {marks}", rows)
+        for question, rows in (
+            ("INSERT INTO Resources VALUES (?, ?, ?, ?)", resources),
+            ("INSERT INTO AttachedFiles VALUES (?, ?, ?, ?, ?, ?)", files),
+            ("INSERT INTO MainDicomTags VALUES (?, ?, ?, ?)", tags),
+        ):
+            made.executemany(question, ([text if text is not None else "" for text in row] for row in rows))
         made.commit()
     finally:
         made.close()

@@ -23,11 +23,13 @@ from .beside import ANY, DRILLED, Beside, orthanc_command, restore
 from .cluster import Recovered
 from .common import HERE, STATE, Failed, now, put, say
 from .index import check_index, compare, differ, handed
+from .mariadb import DUMP, Loaded
 from .repository import epoch, tagged
 
 # How many images the restored Orthanc is asked for, at most.
 ASKED = 200
 RECOVERED = "pacs-drill-postgresql"
+LOADED = "pacs-drill-mariadb"
 # It answers nobody but this host, sends nothing, listens to no modality and goes on with no job.
 QUIET = {
     "Name": "DRILL",
@@ -47,6 +49,9 @@ class Drill(Beside):
 
     def __init__(self, backup: Backup) -> None:
         super().__init__(backup, os.path.realpath(backup.settings.get("drill_folder") or backup.storage))
+        self.loaded: Loaded | None = None
+        if backup.mariadb:
+            self.loaded = Loaded(backup.settings, self.folder.with_name(f"{self.NAME}-mariadb"), LOADED)
 
     @functools.cached_property
     def recovered(self) -> Recovered | None:
@@ -116,14 +121,19 @@ class Drill(Beside):
 
     def database(self, index: pathlib.Path, told: dict[str, Any]) -> None:
         """Restore the database as well, and hold it against the list of what it knew. :raises Failed: if it differs."""
-        if not self.recovered:
+        began, recovered = time.monotonic(), index.with_name("index-recovered")
+        if self.recovered:
+            moment = told["moment"]
+            label, target = self.recovered.cluster.chosen(moment, epoch(told["time"]))
+            self.recovered.restored(moment, label, target)
+            # By the login that owns it: what stands there is Orthanc's, and a view may be a program.
+            self.recovered.database(moment["database"], moment["user"]).listed(recovered)
+        elif self.loaded:
+            name, label = told["moment"]["database"], DUMP
+            self.loaded.restored(index.with_name(DUMP), name)
+            self.loaded.index(name).listed(recovered)
+        else:
             return
-        began, moment = time.monotonic(), told["moment"]
-        label, target = self.recovered.cluster.chosen(moment, epoch(told["time"]))
-        self.recovered.restored(moment, label, target)
-        recovered = index.with_name("index-recovered")
-        # By the login that owns it: what stands there is Orthanc's, and a view may be a program.
-        self.recovered.database(moment["database"], moment["user"]).listed(recovered)
         self.report["database"] = {"backup": label, "seconds": round(time.monotonic() - began, 1)}
         if other := differ(index, recovered):
             raise Failed(
@@ -166,7 +176,7 @@ class Drill(Beside):
         settings = self.folder / "orthanc.json"
         folders_of = {"StorageDirectory": self.real(storage), "IndexDirectory": self.real(index.parent)}
         put(self.opened[1] / settings.name, {**QUIET, **folders_of, **self.plugin(told)})
-        beside = [str(self.recovered.sockets)] if self.recovered else []
+        beside = [str(server.sockets) for server in (self.recovered, self.loaded) if server]
         command, container = orthanc_command(str(settings), str(self.folder), *beside)
         properties = ["PrivateNetwork=yes", "ProtectSystem=strict", "ProtectHome=yes", "PrivateTmp=yes", "Nice=19"]
         properties += [f"ReadWritePaths={self.folder}", f"User={'root' if container else 'orthanc'}"]
@@ -187,6 +197,9 @@ class Drill(Beside):
 
     def plugin(self, told: dict[str, Any]) -> dict[str, Any]:
         """Return what Orthanc is told of its database."""
+        if self.loaded:
+            index = self.loaded.index(told["moment"]["database"])
+            return {"Plugins": index.plugins(), "MySQL": {**index.section, "Lock": False}}
         if not self.recovered:
             return {}
         database, moment = self.recovered.cluster.database, told["moment"]
@@ -194,8 +207,9 @@ class Drill(Beside):
         return {"Plugins": database.plugins(), "PostgreSQL": {**database.section, "ConnectionUri": uri, "Lock": False}}
 
     def away(self, ours: re.Pattern[str] = ANY) -> None:
-        if self.recovered:
-            self.recovered.away()
+        for server in (self.recovered, self.loaded):
+            if server:
+                server.away()
         super().away(ours)
 
     def note(self, problem: str) -> str:

@@ -21,7 +21,7 @@ import time
 from typing import Any
 
 from .backup import Backup
-from .beside import Beside, numbers, orthanc_version, restore
+from .beside import INCLUDES, Beside, numbers, orthanc_version, restore
 from .cluster import LAST, Recovered, moment_of
 from .common import (
     MIB,
@@ -41,16 +41,16 @@ from .common import (
     sync_folder,
     way,
 )
+from .database import Database
 from .index import QUEUE, check_index, compare, differ, handed
+from .mariadb import DUMP, Loaded, Mariadb
 from .repository import tagged, taken
 
-# With how many names restic is called at most.
-INCLUDES = 1000
 # What of an archive lies in its folders, by the names that Orthanc gives it.
 LEVEL = re.compile(r"[0-9a-f]{2}")
 INDEX = ("index", "index-wal", "index-shm", "index-journal", QUEUE, f"{QUEUE}-journal")
 # What is left in the folder once all is in its place.
-LEFT = re.compile(rf"index(-recovered)?|{re.escape(QUEUE)}|\.?backup\.json(\.new)?")
+LEFT = re.compile(rf"index(-recovered|\.sql)?|{re.escape(QUEUE)}|\.?backup\.json(\.new)?")
 # As the database's folder is called for a moment, in which it is seen whether it can be renamed.
 TRIED = ".pacs-try-"
 # How many images the restored Orthanc is asked for, at most.
@@ -70,14 +70,22 @@ class Restore(Beside):
         self.recovered: Recovered | None = None
         if cluster := backup.cluster:
             self.recovered = Recovered(cluster, cluster.data.parent / self.NAME, "pacs-restore-postgresql")
+        self.loaded: Loaded | None = None
+        if backup.mariadb:
+            beside = self.folder.with_name(f"{self.NAME}-mariadb")
+            self.loaded = Loaded(backup.settings, beside, "pacs-restore-mariadb")
+
+    @property
+    def database(self) -> Database | Mariadb | None:
+        """Where the index is, if it is not beside the files."""
+        return self.recovered.cluster.database if self.recovered else self.backup.mariadb
 
     def images(self) -> str:
         """Return how many images there are, in words; nothing if there are none."""
         levels = "[0-9a-f]" * 2
         files = sum(1 for _ in glob.iglob(f"{glob.escape(self.backup.storage)}/{levels}/{levels}/*"))
         found = f"{self.backup.storage} has {files} files of images" if files else ""
-        if not found and self.recovered:
-            database = self.recovered.cluster.database
+        if not found and (database := self.database):
             try:
                 known, others = database.images(), database.others()
                 found = f"the database knows {known} images" if known else ""
@@ -167,6 +175,8 @@ class Restore(Beside):
 
         :raises Failed: if it does not know what it knew when it was backed up.
         """
+        if self.loaded:
+            return self.tried_index(self.loaded, index, told)
         if not self.recovered:
             return int(check_index(index)["instances"])
         moment, cluster = told["moment"], self.recovered.cluster
@@ -184,6 +194,21 @@ class Restore(Beside):
             os.replace(known, index)
         finally:
             self.recovered.stop()
+        return int(check_index(index)["instances"])
+
+    def tried_index(self, loaded: Loaded, index: pathlib.Path, told: dict[str, Any]) -> int:
+        """Have a server of its own read the dump. :raises Failed: if it does not have what the index had."""
+        known, name = index.with_name("index-recovered"), told["moment"]["database"]
+        try:
+            loaded.restored(index.with_name(DUMP), name)
+            loaded.index(name).listed(known)
+        finally:
+            loaded.away()
+        if other := differ(index, known):
+            raise Failed(
+                f"Nothing was restored: the dump does not have what the index had when it was backed up: {len(other)}"
+                f" files differ, such as {other[0]}. Take another backup (snapshot)."
+            )
         return int(check_index(index)["instances"])
 
     def fits(self, snapshot: dict[str, Any], told: dict[str, Any]) -> None:
@@ -211,6 +236,8 @@ class Restore(Beside):
             cluster.fits(moment)
             cluster.chosen(moment, moment_of(moment.get("at", told["time"])))
             cluster.room(self.recovered.folder.parent, "Nothing was restored; make room.")
+        if self.backup.mariadb:
+            self.backup.mariadb.takes_triggers()
         beside = shutil.disk_usage(os.path.dirname(self.backup.index))
         if beside.free < told.get("index_bytes", 0) + beside.total // SPARE:
             raise Failed(
@@ -297,7 +324,7 @@ class Restore(Beside):
         """Have index and queue on the disk that they are to be on, where that is another folder."""
         if os.path.dirname(self.backup.index) == self.backup.storage:
             return
-        for source in (*([] if self.recovered else [index]), index.with_name(QUEUE)):
+        for source in (*([] if self.database else [index]), index.with_name(QUEUE)):
             copied = self.staged[1] / source.name
             copied.unlink(missing_ok=True)
             if source.exists():
@@ -383,11 +410,14 @@ class Restore(Beside):
             moved(name, restored, storage)
         separate = os.path.dirname(self.backup.index) != self.backup.storage
         source = self.staged[0] if separate else open_folder(self.tree / told["index"])
-        for name in ([QUEUE] if told.get("queue") else []) + ([] if self.recovered else ["index"]):
+        for name in ([QUEUE] if told.get("queue") else []) + ([] if self.database else ["index"]):
             moved(name, source, beside)
         if self.recovered:
             moved(told["cluster"], self.recovered.opened[0], cluster)
             os.fsync(cluster)
+        if self.backup.mariadb:
+            # A run that is cut off in it begins it anew.
+            self.backup.mariadb.loaded(self.tree / told["index"] / DUMP)
         os.fsync(storage)
         os.fsync(beside)
 
@@ -400,7 +430,7 @@ class Restore(Beside):
             service("stop", "orthanc")
         self.move(told)
         report, storage = told["report"], pathlib.Path(self.backup.storage)
-        index = self.tree / told["index"] / "index" if self.recovered else pathlib.Path(self.backup.index)
+        index = self.tree / told["index"] / "index" if self.database else pathlib.Path(self.backup.index)
         _, wrong = compare(index, storage, set(EVERYTHING), sums=False)
         lost = {line for name in ("missing", "damaged") for line in wrong[name]}
         lost -= {line for name in ("missing", "damaged") for line in report[name]}
@@ -458,6 +488,8 @@ class Restore(Beside):
             if self.recovered:
                 self.tried(self.recovered)
             told = told | self.plan(told)
+            if self.backup.mariadb:
+                self.kept(self.backup.mariadb, told["aside"])
             put(self.moves, told, 0o600)
         except BaseException:
             self.moves.unlink()
@@ -466,6 +498,24 @@ class Restore(Beside):
             service("start", "orthanc")
             raise
         return told
+
+    def kept(self, mariadb: Mariadb, aside: str) -> None:
+        """Keep what the database has, before anything is moved. :raises Failed: if it cannot be kept."""
+        needed, disk = 3 * mariadb.takes() // 2, shutil.disk_usage(self.backup.storage)
+        if disk.free < needed + disk.total // SPARE:
+            raise Failed(
+                "Nothing was restored: what the database has is kept beside the images, which takes up to"
+                f" {needed // MIB} MiB, and {disk.free // MIB} are free; make room."
+            )
+        folder = owned(pathlib.Path(self.backup.storage, aside))[1]
+        try:
+            mariadb.dumped(folder / DUMP)
+        except Failed:
+            # Half of one is of no use to anybody.
+            (folder / DUMP).unlink(missing_ok=True)
+            os.rmdir(pathlib.Path(self.backup.storage, aside))
+            raise
+        sync_folder(folder)
 
     def tried(self, recovered: Recovered) -> None:
         """See whether the database's folder can be renamed, before anything is. :raises Failed: if it cannot be."""

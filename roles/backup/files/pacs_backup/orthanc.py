@@ -1,0 +1,73 @@
+# Copyright the dicom.orthanc authors
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The Orthanc of this host, as the first of its users reaches it from the host itself."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import http.client
+import json
+import pathlib
+from typing import Any, BinaryIO
+
+from .common import MIB, read
+
+# For how long it may take for an image that is big, in seconds.
+SLOW = 600
+
+
+class Orthanc:
+    """The Orthanc of this host."""
+
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._config, self._port = settings["config_dir"], settings["http_port"]
+
+    def asked(self, method: str, path: str, body: BinaryIO | None = None) -> http.client.HTTPResponse:
+        """Ask it. :raises OSError: if it does not answer."""
+        users = read(pathlib.Path(self._config, "credentials.json"))["RegisteredUsers"]
+        login = base64.b64encode(":".join(next(iter(users.items()))).encode()).decode()
+        headers = {"Authorization": f"Basic {login}"}
+        if body:
+            length = body.seek(0, 2)
+            body.seek(0)
+            headers["Content-Length"] = str(length)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=SLOW)
+        connection.request(method, path, body=body, headers=headers)
+        return connection.getresponse()
+
+    def answer(self, path: str) -> bytes:
+        """Return what it answers. :raises OSError: also if it is an error."""
+        answer = self.asked("GET", path)
+        content = answer.read()
+        if answer.status != 200:
+            raise OSError(f"Orthanc answers {answer.status} to {path}")
+        return content
+
+    def has(self, image: str) -> bool:
+        """Tell whether it has an image."""
+        answer = self.asked("GET", f"/instances/{image}")
+        answer.read()
+        if answer.status not in (200, 404):
+            raise OSError(f"Orthanc answers {answer.status} to /instances/{image}")
+        return answer.status == 200
+
+    def digest(self, image: str) -> str:
+        """Return the MD5 of an image as it is handed out; nothing if it is not."""
+        answer, digest = self.asked("GET", f"/instances/{image}/file"), hashlib.md5(usedforsecurity=False)
+        while block := answer.read(MIB):
+            digest.update(block)
+        return digest.hexdigest() if answer.status == 200 else ""
+
+    def store(self, image: BinaryIO) -> str:
+        """Store an image. Return why it was not."""
+        with image:
+            answer = self.asked("POST", "/instances", image)
+        content = answer.read()
+        if answer.status != 200:
+            return f"Orthanc answers {answer.status}"
+        try:
+            state = str(json.loads(content)["Status"])
+        except (ValueError, KeyError, TypeError):
+            state = "nothing"
+        return "" if state in ("Success", "AlreadyStored") else f"Orthanc says {state}"
