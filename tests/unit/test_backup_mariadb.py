@@ -325,7 +325,7 @@ def test_server_for_a_try_is_reached_by_its_socket(
 ) -> None:
     made = program.Loaded({"config_dir": str(tmp_path)}, tmp_path / "beside", "unit").index("archive")
     assert made.section["Username"] == "root"
-    assert made.section["UnixSocket"] == "/run/unit/socket"
+    assert (made.section["Host"], made.section["UnixSocket"]) == ("localhost", "/run/unit/socket")
     made.listed(tmp_path / "list")
     assert server.logins[-1]["unix_socket"] == "/run/unit/socket"
     words, environment = made.login()

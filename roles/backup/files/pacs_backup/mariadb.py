@@ -64,8 +64,9 @@ class Mariadb:
         """What Orthanc was told of it."""
         found: dict[str, Any] = read(pathlib.Path(self._config, "mysql.json")).get("MySQL", {})
         if self._socket:
-            found |= {"UnixSocket": self._socket, "Username": "root", "Password": "", "EnableSsl": False}
-            found["Database"] = self._name
+            # By another name of the host the plugin would not go by the socket.
+            found |= {"UnixSocket": self._socket, "Host": "localhost", "EnableSsl": False}
+            found |= {"Username": "root", "Password": "", "Database": self._name}
         return found
 
     def plugins(self) -> list[str]:
