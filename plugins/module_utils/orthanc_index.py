@@ -288,7 +288,7 @@ class Postgresql(Server):
 
 # In whose name a trigger or a routine works. Nobody may make one in the name of another, be it of the same user from
 # another address.
-DEFINER = r" ?DEFINER=`[^`]*`@`[^`]*`"
+DEFINER = r" ?DEFINER=`[^`'\"\\]*`@`[^`'\"\\]*`"
 
 
 class Mysql(Server):
@@ -303,7 +303,10 @@ class Mysql(Server):
 
     def __init__(self, module: AnsibleModule, section: Mapping[str, Any]) -> None:
         name, host = str(section.get("Database", "")), str(section.get("Host", ""))
-        super().__init__(module, f"the database {name} on {host}", {"MYSQL_PWD": str(section.get("Password", ""))})
+        environment = {"MYSQL_PWD": str(section.get("Password", ""))}
+        # What stands in a dump may tell a client to go to an editor, or to read files of its own user.
+        environment |= {"EDITOR": "/bin/false", "VISUAL": "/bin/false"}
+        super().__init__(module, f"the database {name} on {host}", environment)
         tls = ["--ssl", f"--ssl-ca={section.get('SslCACertificates')}", "--ssl-verify-server-cert"]
         login = [f"--host={host}", f"--port={section.get('Port', 3306)}", f"--user={section.get('Username', '')}"]
         self._name, self._login = name, ["--no-defaults", "--protocol=tcp", *login]
@@ -360,7 +363,9 @@ class Mysql(Server):
         mine = rf"/^(\/\*M?!|CREATE )/ s/{DEFINER}//"
         script = '{ echo "SET foreign_key_checks = 0; $2"; LC_ALL=C sed -E "$3" "$1"; } | { shift 3; mariadb "$@"; }'
         # The comments in triggers are part of them.
-        self._run("sh", "-euc", script, "sh", path, gone, mine, *self._login, "--comments", self._name)
+        self._run(
+            "sh", "-euc", script, "sh", path, gone, mine, *self._login, "--comments", "--skip-local-infile", self._name
+        )
 
 
 Index = Sqlite | Postgresql | Mysql

@@ -34,7 +34,7 @@ class Archive(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         # Of each image by its MD5, as which Orthanc knows it; and what it has.
         self.names, self.images = names, dict[str, bytes]()
-        self.refuses, self.changes = False, b""
+        self.refuses, self.changes, self.hangs_up = False, b"", False
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -51,11 +51,14 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         assert self.headers["Authorization"]
-        _, _, name, *file = self.path.split("/")
-        image = self.server.images.get(name)
+        _, level, name, *file = self.path.split("/")
+        image = self.server.images.get(name) if level == "instances" else None
         self.give(404 if image is None else 200, (image or b"") if file else b"{}")
 
     def do_POST(self) -> None:
+        if self.server.hangs_up:
+            self.connection.close()
+            return
         image = self.rfile.read(int(self.headers["Content-Length"]))
         if not self.server.refuses:
             self.server.images[self.server.names[md5(image)]] = image + self.server.changes
@@ -145,7 +148,7 @@ def test_each_comes_from_the_newest_backup_that_has_it(
 
 def test_what_a_backup_lacks_or_orthanc_refuses_is_told(backed: Backed, site: Archive) -> None:  # noqa: F811
     (name,) = (name for name, text in backed.files.items() if text == "1")
-    backed.files[name] = "damaged"
+    backed.files[name] = "d"
     (found,) = bring(backed, {"study": [STUDY]})
     assert (found["brought"], found["missing"], found["wrong"]) == (4, [owner(1)], "1 missing")
     site.images.clear()
@@ -156,6 +159,27 @@ def test_what_a_backup_lacks_or_orthanc_refuses_is_told(backed: Backed, site: Ar
     site.refuses, site.changes = False, b" by a rule of the site"
     (found,) = bring(backed, {"study": [STUDY]})
     assert (found["brought"], found["changed"]) == (4, [owner(n) for n in (2, 3, 4, 5)])
+
+
+def test_image_comes_from_an_older_backup_if_the_newest_misses_its_file(backed: Backed, site: Archive) -> None:  # noqa: F811
+    """As where it was lost before that backup was made: it knows it, and does not have it."""
+    backed.lost = {name for name, text in backed.files.items() if text == "1"}
+    (found,) = bring(backed, {"study": [STUDY]})
+    assert (found["snapshot"], found["brought"], found["missing"]) == ("2", 5, [])
+
+
+def test_orthanc_that_hangs_up_is_told(backed: Backed, site: Archive) -> None:  # noqa: F811
+    site.hangs_up = True
+    (found,) = bring(backed, {"study": [STUDY]})
+    assert found["wrong"] == "5 refused"
+    assert "Orthanc hangs up" in found["refused"][0]
+
+
+def test_index_is_not_fetched_without_room(backed: Backed, site: Archive, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    backed.told["index_bytes"] = 1 << 60
+    with pytest.raises(backed.host.program.Failed, match="Nothing was brought; make room"):
+        backed.host.program.brought(backed.host.program.Images(backed.backup), {"study": [STUDY]}, "latest")
+    assert not [call for call in backed.restic.calls if call[0] == "restore"]
 
 
 def test_images_that_orthanc_has_compressed(backed: Backed, site: Archive, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
@@ -220,6 +244,8 @@ def lost(backed: Backed, monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
     paths[1].write_text("damaged", "utf-8")
     (tmp_path / "reconcile.json").write_text(json.dumps(report), "utf-8")
     monkeypatch.setattr(backed.host.program, "FOUND", tmp_path / "reconcile.json")
+    backed.host.settings |= {"config_dir": "/nowhere", "http_port": 1}
+    monkeypatch.setattr(backed.host.program.Orthanc, "knows", lambda _self, owner: owner == "x")
     return paths
 
 
@@ -232,7 +258,7 @@ def again(backed: Backed, count: int) -> dict[str, Any]:  # noqa: F811
 
 def test_files_come_from_the_newest_backup_that_has_them(backed: Backed, lost: list[pathlib.Path]) -> None:  # noqa: F811
     backed.lost = {lost[0].name}
-    assert again(backed, 2) == {"brought": 2, "left": []}
+    assert again(backed, 2) == {"brought": 2, "deleted since": 0, "left": []}
     assert [path.read_text("utf-8") for path in lost] == [backed.files[path.name] for path in lost]
     (kept,) = backed.host.archive.glob(".pacs-before-*/*")
     assert (kept.name, kept.read_text("utf-8")) == (lost[1].name, "damaged")
@@ -240,9 +266,34 @@ def test_files_come_from_the_newest_backup_that_has_them(backed: Backed, lost: l
 
 def test_file_that_no_backup_has_as_it_was(backed: Backed, lost: list[pathlib.Path]) -> None:  # noqa: F811
     backed.files[lost[1].name] = "damaged as well"
-    assert again(backed, 2) == {"brought": 1, "left": [f"{lost[1].name} of x"]}
+    assert again(backed, 2) == {"brought": 1, "deleted since": 0, "left": [f"{lost[1].name} of x"]}
     assert lost[1].read_text("utf-8") == "damaged"
     assert not list(backed.host.archive.glob(".pacs-before-*"))
+
+
+def test_file_of_what_was_deleted_since_stays_away(
+    backed: Backed,  # noqa: F811
+    lost: list[pathlib.Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backed.host.program.Orthanc, "knows", lambda _self, _owner: False)
+    assert again(backed, 2) == {"brought": 0, "deleted since": 2, "left": []}
+    assert not lost[0].exists()
+
+
+def test_what_is_damaged_stays_where_no_file_can_take_its_place(
+    backed: Backed,  # noqa: F811
+    lost: list[pathlib.Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(*_given: Any, **_more: Any) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(backed.host.program.os, "link", refused)
+    monkeypatch.setattr(backed.host.program, "copy_file", refused)
+    with pytest.raises(OSError, match="no room"):
+        again(backed, 2)
+    assert lost[1].read_text("utf-8") == "damaged"
 
 
 def test_files_are_as_many_as_was_told_today(backed: Backed, lost: list[pathlib.Path]) -> None:  # noqa: F811

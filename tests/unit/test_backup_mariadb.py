@@ -29,7 +29,8 @@ NAMES = [f"0000000{number}-0000-4000-8000-000000000001" for number in range(4)]
 PASSWORD = "quite $secret \u4e00"
 # What the clients of MariaDB do in its place, with the password that they are given.
 CLIENTS = {
-    "mariadb-dump": 'echo "$MYSQL_PWD $*" >> "$SAID"; sleep {delay}; cat "$DUMP"; echo {said} >&2; exit {code}',
+    "mariadb-dump": """[ "$1" != --version ] || exit 0
+echo "$MYSQL_PWD $*" >> "$SAID"; sleep {delay}; cat "$DUMP"; echo {said} >&2; exit {code}""",
     "mariadb": 'echo "$MYSQL_PWD $*" >> "$SAID"; cat > "$SAID.in"; echo {said} >&2; exit {code}',
 }
 DUMP = """-- MariaDB dump
@@ -54,6 +55,7 @@ class Server:
         self.busy = 0
         # What it answers with an error.
         self.fails = ""
+        self.strange: str | None = None
 
     def connect(self, **given: Any) -> Any:
         self.logins.append(given)
@@ -95,6 +97,8 @@ class Cursor:
             self.rows = [(name,) for name in [*NAMES[given[0] :], "../../etc/passwd"]]
         elif "information_schema.ROUTINES" in question:
             self.rows = [("DROP TABLE `Changes`",), ("DROP PROCEDURE `y`",)]
+        elif "ENGINE" in question:
+            self.rows = [(server.strange,)]
         elif words[0] == "SELECT":
             self.rows = [(1,)]
         return len(self.rows)
@@ -153,6 +157,8 @@ def index(
 ) -> Any:
     section = {"Host": "127.0.0.1", "Port": 3306, "Username": "orthanc", "Password": PASSWORD, "Database": "archive"}
     (tmp_path / "mysql.json").write_text(json.dumps({"MySQL": section}), "utf-8")
+    # Nobody is called so here.
+    monkeypatch.setattr(program, "mere_user", dict)
     # However long a dump takes to begin on a busy machine.
     monkeypatch.setattr(program, "WAITS", 60_000)
     return program.Mariadb({"config_dir": str(tmp_path)})
@@ -279,7 +285,7 @@ def test_dump_takes_the_place_of_what_is_there(index: Any, server: Server, clien
     drops = [question for question in server.asked if question.startswith(("DROP", "SET foreign"))]
     assert drops == ["SET foreign_key_checks = 0", "DROP TABLE `Changes`", "DROP PROCEDURE `y`"]
     said = clients.said.read_text("utf-8")
-    assert "--sandbox" in said
+    assert "--skip-local-infile" in said
     assert said.endswith(" archive\n")
     read = clients.said.with_name("said.in").read_text("utf-8").splitlines()
     assert read[2] == "INSERT INTO `AttachedFiles` VALUES ('CREATE DEFINER=`a`@`b` of an image');"
@@ -302,6 +308,82 @@ def test_dump_that_cannot_be_read(
     clients.does("mariadb", said="ERROR 1064 at line 3" if code else "", code=code)
     with pytest.raises(program.Failed, match=f"cannot be read: .*{part}"):
         index.loaded(clients.dump)
+
+
+def test_clients_are_run_as_orthanc(
+    program: Any,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    index: Any,
+    clients: Clients,
+) -> None:
+    """A dump may tell a client to run, to edit or to send a file; it has no more rights than whoever had written it."""
+    started: list[dict[str, Any]] = []
+
+    def start(words: list[str], **options: Any) -> Any:
+        started.append({"words": words, **options})
+        raise program.Failed("started")
+
+    monkeypatch.setattr(program, "mere_user", lambda: {"user": "orthanc"})
+    monkeypatch.setattr(program.subprocess, "Popen", start)
+    with pytest.raises(program.Failed):
+        index.loaded(clients.dump)
+    with pytest.raises(program.Failed):
+        program.Dump(index)
+    assert [one["user"] for one in started] == ["orthanc", "orthanc"]
+    assert {one["env"][name] for one in started for name in ("EDITOR", "VISUAL")} == {"/bin/false"}
+
+
+def test_text_that_looks_like_a_head_stays(index: Any, clients: Clients) -> None:
+    """Else quotes would go with it, and what is a text would be a command."""
+    body = "CREATE DEFINER=`', @b=(select 1 as`@`), @c=(select 1 as`z`), @d='; END\n"
+    clients.dump.write_text(DUMP.replace("-- Dump completed", f"{body}-- Dump completed"), "utf-8")
+    index.loaded(clients.dump)
+    assert body in clients.said.with_name("said.in").read_text("utf-8")
+
+
+def test_dump_is_read_before_the_list(
+    program: Any,  # noqa: F811
+    index: Any,
+    clients: Clients,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The server would end it after a minute in which nobody reads on."""
+    clients.dump.write_text(DUMP.replace("-- Dump completed", "x" * (1 << 20) + "\n-- Dump completed"), "utf-8")
+    read, of = [], program.rows
+
+    def rows(connection: Any, target: pathlib.Path) -> None:
+        read.append((tmp_path / "index.sql").stat().st_size)
+        of(connection, target)
+
+    monkeypatch.setattr(program, "rows", rows)
+    index.copied(tmp_path / "index", 10, 2)
+    assert read == [clients.dump.stat().st_size]
+
+
+def test_tables_of_another_engine(program: Any, index: Any, server: Server, tmp_path: pathlib.Path) -> None:  # noqa: F811
+    server.strange = "Changes"
+    with pytest.raises(program.Failed, match=r"not InnoDB's \(Changes\)"):
+        index.copied(tmp_path / "index", 10, 2)
+
+
+def test_files_alone_where_the_index_cannot_be_dumped(
+    host: Host,  # noqa: F811
+    orthanc: Any,  # noqa: F811
+    index: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    orthanc()
+    host.backup().prepare()
+    made = host.backup()
+    made.mariadb = index
+
+    def fails(*_given: Any) -> None:
+        raise host.program.Failed("The database of the index cannot be reached.")
+
+    monkeypatch.setattr(index, "copied", fails)
+    with pytest.raises(host.program.Failed, match="The files alone were backed up, as snapshot 00000000"):
+        made.run(0)
 
 
 def test_server_that_lets_orthanc_make_no_trigger(program: Any, index: Any, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811

@@ -23,7 +23,7 @@ from .missing import Missing, found_again
 from .restore import Restore, restored
 
 UNIT, TIMER, DRILL = "pacs-backup.service", "pacs-backup.timer", "pacs-drill.service"
-DATABASES = "pacs-restore-postgresql.service", "pacs-drill-postgresql.service"
+DATABASES = [f"pacs-{verb}-{kind}.service" for verb in ("restore", "drill") for kind in ("postgresql", "mariadb")]
 
 
 def act(verb: str, backup: Backup) -> None:
@@ -132,7 +132,7 @@ def main() -> int:
                 backup.accept(arguments.missing)
         else:
             act(verb, backup)
-    except (Failed, OSError, sqlite3.Error, subprocess.SubprocessError) as error:
+    except (Failed, OSError, LookupError, ValueError, sqlite3.Error, subprocess.SubprocessError) as error:
         problem = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
         if verb == "drill" and isinstance(error, Busy):
             Drill(backup).note(problem)

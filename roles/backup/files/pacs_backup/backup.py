@@ -262,7 +262,7 @@ class Backup:
             try:
                 lasted = self.copied()
             except Failed as error:
-                if not self.cluster:
+                if not (self.cluster or self.mariadb):
                     raise
                 raise self.files_alone(error) from error
             pause = max(pause, lasted)
@@ -288,7 +288,7 @@ class Backup:
         queue, dump = self.copy.with_name(QUEUE), self.copy.with_name(DUMP)
         told |= {"index_bytes": size(self.copy) + size(queue) + size(dump), "missing": missing, "held": str(self.held)}
         told |= {"queue": queue.exists(), "unsent": self.unsent}
-        told |= {"kind": self.kind} | ({"moment": self.moment} if self.moment else {})
+        told |= {"dump_bytes": size(dump), "kind": self.kind} | ({"moment": self.moment} if self.moment else {})
         put(self.copy.with_name("backup.json"), {**told, "archive": archive, "time": now()}, 0o600)
         tags = ["pacs", f"archive={archive}", f"index={self.stage}", f"files={files}"]
         if self.cluster:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import os
 import pathlib
 import pwd
@@ -18,6 +19,7 @@ from typing import Any
 
 from .backup import Backup
 from .common import MIB, SPARE, Failed, owned, place
+from .index import md5
 from .repository import Repository, tagged
 
 DRILLED = "pacs-drill-orthanc"
@@ -88,6 +90,27 @@ class Beside:
         for first in range(0, len(paths), INCLUDES):
             words = [word for path in paths[first : first + INCLUDES] for word in ("--include", escaped(path))]
             self.repository.run("restore", "--target", str(self.tree), snapshot, *words)
+
+    def gathered(self, snapshots: list[dict[str, Any]], wanted: dict[str, tuple[int, str]]) -> dict[str, pathlib.Path]:
+        """Have files, each from the first of some backups that has it. Return where they are, by their names.
+
+        :param wanted: of each file its size and its MD5, if that is known: it never changes.
+        """
+        found: dict[str, pathlib.Path] = {}
+        for snapshot in snapshots:
+            left = [name for name in wanted if name not in found]
+            if not left:
+                break
+            said = self.repository.ask("dump", str(snapshot["id"]), f"{tagged(snapshot, 'index')}/backup.json")
+            told = json.loads(said)
+            self.fetch(tagged(snapshot, "files"), [str(place(told["storage_dir"], name)) for name in left])
+            self.fetch(str(snapshot["id"]), [f"{told['held']}/{name}" for name in left])
+            settle(self.tree, told)
+            for name in left:
+                path, (length, digest) = place(self.inside(told["storage_dir"]), name), wanted[name]
+                if path.is_file() and path.stat().st_size == length and digest in ("", md5(path)):
+                    found[name] = path
+        return found
 
     def room(self, told: dict[str, Any], files: int, way_out: str) -> None:
         """See whether index and files fit beside the archive, which is in use. :raises Failed: if not."""

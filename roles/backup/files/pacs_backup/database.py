@@ -31,6 +31,7 @@ CREATE INDEX Parents ON Resources(parentId);
 CREATE TABLE MainDicomTags(id INTEGER, tagGroup INTEGER, tagElement INTEGER, value TEXT);
 CREATE TABLE AttachedFiles(id INTEGER, fileType INTEGER, uuid TEXT, compressedSize INTEGER, uncompressedMD5 TEXT,
     compressedMD5 TEXT);
+CREATE INDEX Files ON AttachedFiles(id);
 """
 # SQLite counts them from 1.
 RESOURCES = "SELECT internalId, resourceType + 1, publicId, parentId FROM Resources"

@@ -14,8 +14,8 @@ import zlib
 from typing import Any
 
 from .backup import Backup
-from .beside import Beside, settle
-from .common import MIB, NAME, STATE, Failed, now, place, put
+from .beside import Beside
+from .common import MIB, NAME, STATE, Failed, now, put
 from .index import opened
 from .orthanc import Orthanc
 from .repository import tagged
@@ -26,7 +26,7 @@ TAGS = {"patient": (0x0010, 0x0020), "study": (0x0020, 0x000D)}
 BELOW = """WITH RECURSIVE below(id) AS (
     SELECT id FROM MainDicomTags WHERE tagGroup = ? AND tagElement = ? AND value = ?
     UNION SELECT internalId FROM Resources JOIN below ON parentId = below.id)
-SELECT publicId, uuid, compressedSize, uncompressedMD5 FROM below
+SELECT publicId, uuid, compressedSize, coalesce(compressedMD5, ''), coalesce(uncompressedMD5, '') FROM below
     JOIN Resources ON internalId = below.id JOIN AttachedFiles ON AttachedFiles.id = below.id
 WHERE resourceType = 4 AND fileType = 1 ORDER BY publicId"""
 OWNER = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{8}){4}")
@@ -54,17 +54,24 @@ class Images(Beside):
         self.backup.same(self.repository.number())
         left = [(kind, value) for kind, values in asked.items() for value in values]
         found: list[dict[str, Any]] = []
-        for snapshot in self.snapshots(wanted):
+        snapshots = self.snapshots(wanted)
+        for snapshot in snapshots:
             if not left:
                 break
             here = self.known(snapshot, left)
             for kind, value in [one for one in left if here[one]]:
-                rows = here[kind, value]
-                found.append({kind: value, "snapshot": str(snapshot["id"]), **self.brought(snapshot, rows)})
+                others = [one for one in snapshots if one is not snapshot]
+                came = self.brought([snapshot, *others], here[kind, value])
+                found.append({kind: value, "snapshot": str(snapshot["id"]), **came})
+                self.note(found)
             left = [one for one in left if not here[one]]
         found += [{kind: value, "wrong": "no backup has it"} for kind, value in left]
-        put(STATE / "brought.json", {"host": self.backup.settings["host"], "time": now(), "found": found}, 0o600)
+        self.note(found)
         return {"found": found, "wrong": any(one.get("wrong") for one in found)}
+
+    def note(self, found: list[dict[str, Any]]) -> None:
+        """Have it known what was brought, also should it end in the middle."""
+        put(STATE / "brought.json", {"host": self.backup.settings["host"], "time": now(), "found": found}, 0o600)
 
     def snapshots(self, wanted: str) -> list[dict[str, Any]]:
         """Return the backups in which is looked, the newest first."""
@@ -78,8 +85,15 @@ class Images(Beside):
     def known(self, snapshot: dict[str, Any], asked: list[tuple[str, str]]) -> dict[tuple[str, str], list[Any]]:
         """Return of each patient and study the images of which the index of a backup knows."""
         self.anew()
-        index = f"{tagged(snapshot, 'index')}/index"
+        stage = tagged(snapshot, "index")
+        told = json.loads(self.repository.ask("dump", str(snapshot["id"]), f"{stage}/backup.json"))
+        self.room(told, 0, "Nothing was brought; make room.")
+        index = f"{stage}/index"
         self.fetch(str(snapshot["id"]), [index])
+        if not self.inside(index).exists():
+            raise Failed(
+                f"The index of the backup {str(snapshot['id'])[:8]} cannot be read; name another one (snapshot)."
+            )
         os.chmod(self.inside(index), 0o600)
         with opened(self.inside(index), "rw") as connection:
             # A backup of a release that did not list this.
@@ -91,24 +105,20 @@ class Images(Beside):
             found = {(kind, value): connection.execute(BELOW, (*TAGS[kind], value)).fetchall() for kind, value in asked}
         return {one: [row for row in rows if OWNER.fullmatch(row[0])] for one, rows in found.items()}
 
-    def brought(self, snapshot: dict[str, Any], rows: list[Any]) -> dict[str, Any]:
+    def brought(self, snapshots: list[dict[str, Any]], rows: list[Any]) -> dict[str, Any]:
         """Bring images that the archive does not have. Return how many were brought, and what became of the others."""
         there = {owner: digest for owner, *_, digest in rows if self.orthanc.has(owner)}
-        told = json.loads(self.repository.ask("dump", str(snapshot["id"]), f"{tagged(snapshot, 'index')}/backup.json"))
         lacked = [row for row in rows if row[0] not in there]
-        inside = [row for row in lacked if not NAME.fullmatch(row[1])]
-        if inside:
-            raise Failed(f"The backup {str(snapshot['id'])[:8]} has its images in the database; restore it as a whole.")
-        self.room(told, sum(row[2] for row in lacked), "Nothing was brought; make room.")
-        names = [row[1] for row in lacked]
-        self.fetch(tagged(snapshot, "files"), [str(place(told["storage_dir"], name)) for name in names])
-        self.fetch(str(snapshot["id"]), [f"{told['held']}/{name}" for name in names])
-        settle(self.tree, told)
+        if any(not NAME.fullmatch(row[1]) for row in lacked):
+            raise Failed(
+                f"The backup {str(snapshots[0]['id'])[:8]} has its images in the database; restore it as a whole."
+            )
+        self.room({}, sum(row[2] for row in lacked), "Nothing was brought; make room.")
+        files = self.gathered(snapshots, {row[1]: (row[2], row[3]) for row in lacked})
         results: dict[str, list[str]] = {"missing": [], "refused": [], "changed": []}
         brought = 0
-        for owner, name, _, digest in lacked:
-            path = place(self.inside(told["storage_dir"]), name)
-            image = plain(path, digest)
+        for owner, name, _, _, digest in lacked:
+            image = plain(files[name], digest) if name in files else None
             if image is None:
                 results["missing"].append(owner)
             elif problem := self.orthanc.store(image):

@@ -29,8 +29,9 @@ DUMP = "index.sql"
 FILES = "SELECT id, fileType, uuid, compressedSize, uncompressedHash, compressedHash FROM AttachedFiles"
 # Of a dump, what it begins its first table with, and ends with.
 BEGUN, ENDED = b"CREATE TABLE", b"-- Dump completed"
-# In whose name a trigger or a routine works: nobody may make one in the name of another.
-DEFINER = re.compile(rb" ?DEFINER=`[^`]*`@`[^`]*`")
+# In whose name a trigger or a routine works: nobody may make one in the name of another. Without quotes, since it may
+# stand in a text as well, which would have another end without them.
+DEFINER = re.compile(rb" ?DEFINER=`[^`'\"\\]*`@`[^`'\"\\]*`")
 MAKES = (b"/*!", b"/*M!", b"CREATE ")
 # What stands in the database, in the order in which it can go.
 THINGS = """SELECT CONCAT('DROP TABLE `', TABLE_NAME, '`') FROM information_schema.TABLES
@@ -40,11 +41,15 @@ THINGS = """SELECT CONCAT('DROP TABLE `', TABLE_NAME, '`') FROM information_sche
 SIZE = "SELECT COALESCE(SUM(DATA_LENGTH), 0) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()"
 # Without them nobody but an administrator may make the triggers of an index.
 TRUSTED = "SELECT @@log_bin = 0 OR @@log_bin_trust_function_creators = 1"
+# Tables of which no moment can be had.
+STRANGE = """SELECT GROUP_CONCAT(TABLE_NAME) FROM information_schema.TABLES
+    WHERE TABLE_SCHEMA = DATABASE() AND TABLE_TYPE = 'BASE TABLE' AND ENGINE <> 'InnoDB'"""
 # How long it may take until a server for a try answers, in seconds.
 STARTS = 600
 # A server beside the one that works is reached by its socket alone, and is thrown away.
 BESIDE = [
     "--skip-networking",
+    "--local-infile=OFF",
     "--innodb-buffer-pool-size=256M",
     "--innodb-flush-log-at-trx-commit=0",
     "--loose-innodb-snapshot-isolation=OFF",
@@ -133,6 +138,10 @@ class Mariadb:
         """Return how many bytes a dump takes, more or less."""
         return int(self.asked(SIZE)[0])
 
+    def data(self) -> str:
+        """Return where the server has its data, which Orthanc's login may ask."""
+        return str(self.asked("SELECT @@datadir")[0])
+
     def login(self) -> tuple[list[str], dict[str, str]]:
         """Return how a client of MariaDB logs in: its options, and its environment, in which the password is."""
         section = self.section
@@ -144,6 +153,8 @@ class Mariadb:
             tls = ["--ssl", f"--ssl-ca={section.get('SslCACertificates')}", "--ssl-verify-server-cert"]
             words += tls if section.get("EnableSsl") else ["--skip-ssl"]
         environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": "/nonexistent", "LC_ALL": "C.UTF-8"}
+        # A client goes to an editor where it is told to.
+        environment |= {"EDITOR": "/bin/false", "VISUAL": "/bin/false"}
         return words, environment | {"MYSQL_PWD": str(section.get("Password", ""))}
 
     # What is backed up.
@@ -166,12 +177,15 @@ class Mariadb:
             self.listed(target)
             return 0.0, {}
         version = str(self.asked("SELECT VERSION()")[0])
+        if strange := self.asked(STRANGE)[0]:
+            raise Failed(f"Tables of the index are not InnoDB's ({strange}), and cannot be had as of one moment.")
         with self.opened() as reading:
             dumped, lasted = self.begun(reading, limit, top, hold)
             try:
-                rows(reading, target)
+                # The server waits a minute for who does not read on.
                 with open(os.open(target.with_name(DUMP), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
                     dumped.finish(file)
+                rows(reading, target)
             finally:
                 dumped.close()
         return lasted, {"database": self.section["Database"], "version": version}
@@ -180,7 +194,9 @@ class Mariadb:
         """Begin a dump, and what we read ourselves, at one moment: as long as we hold two tables, nobody writes."""
         import pymysql
 
-        for _ in range(ATTEMPTS):
+        # So that its program is in memory once others wait for it.
+        subprocess.run(["mariadb-dump", "--version"], check=True, capture_output=True)
+        for tried in range(ATTEMPTS):
             with self.opened() as holding, holding.cursor() as cursor:
                 # If we hang, the server gives them back; and nobody waits for long behind us.
                 cursor.execute(f"SET wait_timeout = {max(1, int(limit))}, max_statement_time = {WAITS / 1000}")
@@ -188,21 +204,25 @@ class Mariadb:
                 try:
                     cursor.execute("LOCK TABLES Resources READ, AttachedFiles READ")
                 except pymysql.OperationalError:
-                    time.sleep(1)
+                    time.sleep(1 + tried)
                     continue
                 cursor.execute("SET max_statement_time = 0")
                 snapshot(reading)
                 dumped = Dump(self)
-                if dumped.begins(began + 2 * WAITS / 1000):
-                    cursor.execute("SELECT uuid FROM AttachedFiles WHERE id > %s", (top,))
-                    for (name,) in cursor.fetchall():
-                        if NAME.fullmatch(name):
-                            hold(name)
-                    # It fails if we took so long that the server has ended it.
-                    cursor.execute("UNLOCK TABLES")
-                    return dumped, time.monotonic() - began
+                try:
+                    if dumped.begins(began + 2 * WAITS / 1000):
+                        cursor.execute("SELECT uuid FROM AttachedFiles WHERE id > %s", (top,))
+                        for (name,) in cursor.fetchall():
+                            if NAME.fullmatch(name):
+                                hold(name)
+                        # It fails if we took so long that the server has ended it.
+                        cursor.execute("UNLOCK TABLES")
+                        return dumped, time.monotonic() - began
+                except BaseException:
+                    dumped.close()
+                    raise
                 dumped.close()
-            time.sleep(1)
+            time.sleep(1 + tried)
         raise Failed(
             f"Somebody writes to the index all the time, or the database is slow: {ATTEMPTS} times it could not be held"
             " for half a second. Look for what has a transaction open there (SHOW FULL PROCESSLIST)."
@@ -237,10 +257,16 @@ class Mariadb:
             for statement in gone:
                 cursor.execute(statement)
         words, environment = self.login()
-        # Whoever had taken Orthanc over may have said what is in it, and this client is root's: it runs no command.
-        words = ["mariadb", *words, "--sandbox", "--comments", "--max-allowed-packet=1G", self.section["Database"]]
+        # Whoever had taken Orthanc over may have said what is in it, also to the client, which can do no more than he.
+        options = ["--skip-local-infile", "--comments", "--max-allowed-packet=1G"]
         client = subprocess.Popen(
-            words, env=environment, cwd="/", stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            ["mariadb", *words, *options, self.section["Database"]],
+            env=environment,
+            cwd="/",
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            **mere_user(),
         )
         assert client.stdin
         assert client.stderr
@@ -267,6 +293,7 @@ class Dump:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            **mere_user(),
         )
         self._seen = b""
 
@@ -277,10 +304,11 @@ class Dump:
         os.set_blocking(opened, False)
         try:
             while BEGUN not in self._seen:
+                ended = self._process.poll() is not None
                 # None, as long as nothing is there.
                 if read_now := self._process.stdout.read(MIB):
                     self._seen += read_now
-                elif self._process.poll() is not None:
+                elif ended:
                     raise self.failed()
                 elif time.monotonic() > end:
                     return False
@@ -349,7 +377,9 @@ class Loaded:
         install = "mariadb-install-db --no-defaults --auth-root-authentication-method=normal --skip-test-db"
         start = 'exec mariadbd --no-defaults --socket="$2" --pid-file="$2.pid" "${@:3}"'
         properties = ["User=orthanc", "PrivateTmp=yes", "ProtectHome=yes", "PrivateNetwork=yes", "NoNewPrivileges=yes"]
-        properties += ["Nice=10", "TimeoutStopSec=600"]
+        properties += ["TimeoutStopSec=600", "Nice=10", "CPUWeight=20", "IOSchedulingClass=idle", "OOMScoreAdjust=800"]
+        properties += ["ProtectSystem=strict", "InaccessiblePaths=-/etc/pacs"]
+        properties += [f"ReadWritePaths={self.folder / 'data'} {self.sockets}"]
         run = ["systemd-run", "--quiet", f"--unit={self.unit}", *(f"--property={one}" for one in properties)]
         run += ["--", "bash", "-euc", f'{install} --datadir="$1"; {start} --datadir="$1"', "bash"]
         run += [str(self.folder / "data"), str(self.sockets / "socket"), *BESIDE]
@@ -382,6 +412,11 @@ class Loaded:
     def away(self) -> None:
         self.clear()
         os.rmdir(self.folder)
+
+
+def mere_user() -> dict[str, Any]:
+    """Return how something is run as the user of Orthanc."""
+    return {"user": "orthanc", "group": "orthanc", "extra_groups": []}
 
 
 def snapshot(connection: Any) -> None:

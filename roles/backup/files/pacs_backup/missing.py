@@ -4,18 +4,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import functools
-import json
 import os
 import pathlib
 import pwd
 import time
 from typing import Any
 
-from .beside import Beside, settle
-from .common import NAME, STATE, Failed, open_folder, owned, place, read, sync_folder, way
-from .index import md5
+from .backup import Backup
+from .beside import Beside
+from .common import NAME, STATE, Failed, open_folder, owned, read, sync_folder, way
+from .index import copy_file
+from .orthanc import Orthanc
 from .repository import epoch, tagged
 
 # What playbooks/reconcile.yml has found, and for how many seconds that holds.
@@ -27,6 +29,10 @@ class Missing(Beside):
     """Files that are taken from backups, each into its place, while Orthanc works: a file never changes."""
 
     NAME = ".pacs-restore-files"
+
+    def __init__(self, backup: Backup) -> None:
+        super().__init__(backup)
+        self.orthanc = Orthanc(backup.settings)
 
     def run(self, count: int) -> dict[str, Any]:
         """Have them again. Return how many, and which no backup has.
@@ -47,24 +53,16 @@ class Missing(Beside):
             )
         self.backup.same(self.repository.number())
         self.anew()
+        self.room({}, sum(file["size"] for file in left.values()), "Nothing was brought; make room.")
         name = self.backup.name()
-        for snapshot in [one for one in self.repository.snapshots()[::-1] if tagged(one, "archive") == name]:
-            if not left:
-                break
-            told = json.loads(
-                self.repository.ask("dump", str(snapshot["id"]), f"{tagged(snapshot, 'index')}/backup.json")
-            )
-            needed = sum(file["size"] for file in left.values())
-            self.room({}, needed, "Nothing was brought; make room.")
-            self.fetch(tagged(snapshot, "files"), [str(place(told["storage_dir"], one)) for one in left])
-            self.fetch(str(snapshot["id"]), [f"{told['held']}/{one}" for one in left])
-            settle(self.tree, told)
-            for one in list(left):
-                path, file = place(self.inside(told["storage_dir"]), one), left[one]
-                if path.is_file() and path.stat().st_size == file["size"] and file["md5"] in ("", md5(path)):
-                    self.put_back(one, path)
-                    del left[one]
-        return {"brought": count - len(left), "left": sorted(f"{one} of {left[one]['owner']}" for one in left)}
+        snapshots = [one for one in self.repository.snapshots()[::-1] if tagged(one, "archive") == name]
+        gone = [one for one, file in left.items() if not self.orthanc.knows(file["owner"])]
+        wanted = {one: (file["size"], file["md5"]) for one, file in left.items() if one not in gone}
+        found = self.gathered(snapshots, wanted)
+        for one, path in found.items():
+            self.put_back(one, path)
+        lacked = sorted(f"{one} of {left[one]['owner']}" for one in wanted if one not in found)
+        return {"brought": len(found), "deleted since": len(gone), "left": lacked}
 
     def put_back(self, name: str, path: pathlib.Path) -> None:
         """Have a file in its place; what is there is kept aside. Orthanc's user may rename above it at any moment."""
@@ -75,11 +73,20 @@ class Missing(Beside):
                 os.chown(level, owner.pw_uid, owner.pw_gid, dir_fd=folder, follow_symlinks=False)
             above, folder = folder, os.open(level, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd=folder)
             os.close(above)
-        if name in os.listdir(folder):
-            os.rename(name, name, src_dir_fd=folder, dst_dir_fd=self.aside)
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-        os.link(path, name, dst_dir_fd=folder, follow_symlinks=False)
+        # First in the same folder, whatever that takes.
+        new = f".pacs-{name}"
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=folder)
+        try:
+            os.link(path, new, dst_dir_fd=folder, follow_symlinks=False)
+        except OSError:
+            # A file system without links, or one of its own.
+            copy_file(str(path), way(folder) / new, "--archive")
+        if name in os.listdir(folder):
+            os.link(name, name, src_dir_fd=folder, dst_dir_fd=self.aside, follow_symlinks=False)
+        os.rename(new, name, src_dir_fd=folder, dst_dir_fd=folder)
         sync_folder(way(folder))
         os.close(folder)
 

@@ -44,13 +44,17 @@ class Orthanc:
             raise OSError(f"Orthanc answers {answer.status} to {path}")
         return content
 
-    def has(self, image: str) -> bool:
+    def has(self, image: str, level: str = "instances") -> bool:
         """Tell whether it has an image."""
-        answer = self.asked("GET", f"/instances/{image}")
+        answer = self.asked("GET", f"/{level}/{image}")
         answer.read()
         if answer.status not in (200, 404):
-            raise OSError(f"Orthanc answers {answer.status} to /instances/{image}")
+            raise OSError(f"Orthanc answers {answer.status} to /{level}/{image}")
         return answer.status == 200
+
+    def knows(self, owner: str) -> bool:
+        """Tell whether it has something, of whatever level."""
+        return any(self.has(owner, level) for level in ("instances", "series", "studies", "patients"))
 
     def digest(self, image: str) -> str:
         """Return the MD5 of an image as it is handed out; nothing if it is not."""
@@ -61,9 +65,13 @@ class Orthanc:
 
     def store(self, image: BinaryIO) -> str:
         """Store an image. Return why it was not."""
-        with image:
-            answer = self.asked("POST", "/instances", image)
-        content = answer.read()
+        try:
+            with image:
+                answer = self.asked("POST", "/instances", image)
+            content = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            # As one that answers before it has read all.
+            return f"Orthanc hangs up ({type(error).__name__})"
         if answer.status != 200:
             return f"Orthanc answers {answer.status}"
         try:

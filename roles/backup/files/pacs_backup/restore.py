@@ -237,7 +237,7 @@ class Restore(Beside):
             cluster.chosen(moment, moment_of(moment.get("at", told["time"])))
             cluster.room(self.recovered.folder.parent, "Nothing was restored; make room.")
         if self.backup.mariadb:
-            self.backup.mariadb.takes_triggers()
+            self.takes(self.backup.mariadb, told["dump_bytes"])
         beside = shutil.disk_usage(os.path.dirname(self.backup.index))
         if beside.free < told.get("index_bytes", 0) + beside.total // SPARE:
             raise Failed(
@@ -417,7 +417,14 @@ class Restore(Beside):
             os.fsync(cluster)
         if self.backup.mariadb:
             # A run that is cut off in it begins it anew.
-            self.backup.mariadb.loaded(self.tree / told["index"] / DUMP)
+            try:
+                self.backup.mariadb.loaded(self.tree / told["index"] / DUMP)
+            except Failed as error:
+                raise Failed(
+                    f"{error} The files are in their places, the database has a part of its dump, and Orthanc does not"
+                    " start. Once the cause is gone, run playbooks/restore.yml again, which goes on. What was there"
+                    f" before is in {self.backup.storage}/{told['aside']}, the database as {DUMP}."
+                ) from error
         os.fsync(storage)
         os.fsync(beside)
 
@@ -488,7 +495,7 @@ class Restore(Beside):
             if self.recovered:
                 self.tried(self.recovered)
             told = told | self.plan(told)
-            if self.backup.mariadb:
+            if self.backup.mariadb and self.backup.mariadb.images():
                 self.kept(self.backup.mariadb, told["aside"])
             put(self.moves, told, 0o600)
         except BaseException:
@@ -499,22 +506,41 @@ class Restore(Beside):
             raise
         return told
 
+    def takes(self, mariadb: Mariadb, dump: int) -> None:
+        """See whether MariaDB can take a dump, and what it has can be kept. :raises Failed: if not."""
+        try:
+            mariadb.takes_triggers()
+            kept, data = 3 * mariadb.takes() // 2, mariadb.data()
+        except Failed as error:
+            raise self.broken(error) from error
+        # Beside the images the dump, the server for a try, and what is there now.
+        for path, needed in ((self.backup.storage, 4 * dump + kept), (data, 2 * dump)):
+            disk = shutil.disk_usage(path)
+            if disk.free < needed + disk.total // SPARE:
+                raise Failed(
+                    f"Nothing was restored: the index takes up to {needed // MIB} MiB in {path}, whose disk has"
+                    f" {disk.free // MIB} MiB free; make room."
+                )
+
+    def broken(self, error: Failed) -> Failed:
+        """Return what is said of a database that can be had no more."""
+        name = self.backup.mariadb.section.get("Database") if self.backup.mariadb else ""
+        return Failed(
+            f"Nothing was restored, since what the database has cannot be kept. {error} If it is of no use any more,"
+            f" say mariadb -e 'DROP DATABASE IF EXISTS `{name}`' as root, have site.yml make an empty one, and"
+            " run this again."
+        )
+
     def kept(self, mariadb: Mariadb, aside: str) -> None:
         """Keep what the database has, before anything is moved. :raises Failed: if it cannot be kept."""
-        needed, disk = 3 * mariadb.takes() // 2, shutil.disk_usage(self.backup.storage)
-        if disk.free < needed + disk.total // SPARE:
-            raise Failed(
-                "Nothing was restored: what the database has is kept beside the images, which takes up to"
-                f" {needed // MIB} MiB, and {disk.free // MIB} are free; make room."
-            )
         folder = owned(pathlib.Path(self.backup.storage, aside))[1]
         try:
             mariadb.dumped(folder / DUMP)
-        except Failed:
+        except Failed as error:
             # Half of one is of no use to anybody.
             (folder / DUMP).unlink(missing_ok=True)
             os.rmdir(pathlib.Path(self.backup.storage, aside))
-            raise
+            raise self.broken(error) from error
         sync_folder(folder)
 
     def tried(self, recovered: Recovered) -> None:
