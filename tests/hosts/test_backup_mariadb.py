@@ -124,9 +124,9 @@ def test_drill(site: Dumped, host: str) -> None:
 
 def test_dump_that_is_cut_off_is_no_backup(site: Dumped) -> None:
     lab, before = site.lab, site.status()["success"]
-    lab.shell(INSTEAD.format(does='/usr/bin/mariadb-dump "$@" | head --bytes=5000'))
+    lab.shell(INSTEAD.format(does='/usr/bin/mariadb-dump "$@" 2> /dev/null | head --bytes=5000'))
     try:
-        assert "The index could not be dumped: the dump has no end" in site.play("backup", limit="pacs", check=False)
+        assert "The index could not be dumped: " in site.play("backup", limit="pacs", check=False)
     finally:
         lab.shell("rm /usr/local/bin/mariadb-dump")
     assert site.status()["success"] == before
