@@ -367,19 +367,26 @@ def test_tables_of_another_engine(program: Any, index: Any, server: Server, tmp_
         index.copied(tmp_path / "index", 10, 2)
 
 
+@pytest.mark.parametrize("calls", [1, 2])
 def test_files_alone_where_the_index_cannot_be_dumped(
     host: Host,  # noqa: F811
     orthanc: Any,  # noqa: F811
     index: Any,
     monkeypatch: pytest.MonkeyPatch,
+    calls: int,
 ) -> None:
     orthanc()
     host.backup().prepare()
     made = host.backup()
     made.mariadb = index
 
-    def fails(*_given: Any) -> None:
-        raise host.program.Failed("The database of the index cannot be reached.")
+    copied, seen = index.copied, []
+
+    def fails(*given: Any) -> Any:
+        seen.append(given)
+        if len(seen) == calls:
+            raise host.program.Failed("The database of the index cannot be reached.")
+        return copied(*given)
 
     monkeypatch.setattr(index, "copied", fails)
     with pytest.raises(host.program.Failed, match="The files alone were backed up, as snapshot 00000000"):

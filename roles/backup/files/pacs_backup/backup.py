@@ -276,7 +276,12 @@ class Backup:
             if time.monotonic() - passed < LONG:
                 break
         # What restic may have missed has come since: it is held until restic has that, too.
-        lasted = self.copied(counts["top"])
+        try:
+            lasted = self.copied(counts["top"])
+        except Failed as error:
+            if not (self.cluster or self.mariadb):
+                raise
+            raise Failed(f"{error} The files alone were backed up, as snapshot {files}.") from error
         pause, counts = max(pause, lasted), check_index(self.copy)
         here = {name for name, *_ in known(self.copy)}
         gone = {name for name in here - before if not self.hold(name)}
