@@ -254,16 +254,16 @@ def test_files_that_are_gone_or_damaged_come_back(site: Dumped) -> None:
     assert "has found 2 such files, and not 3" in site.play(
         "restore", limit="pacs", check=False, missing="3 files of pacs"
     )
-    assert "brought: 2 left: []" in site.play("restore", limit="pacs", missing="2 files of pacs")
+    assert "brought: 2 deleted since: 0 left: []" in site.play("restore", limit="pacs", missing="2 files of pacs")
     assert "All of them are there as they were." in site.play("reconcile", limit="pacs")
     site.has(range(520, 524))
     assert site.left() == ""
     lab.shell(f"cmp {second} /root/damaged; ls {ARCHIVE}/.pacs-before-*/*-*; rm -r {ARCHIVE}/.pacs-before-*")
 
 
-@pytest.mark.parametrize("cut", ["index-recovered", "loaded", "start"])
+@pytest.mark.parametrize("cut", ["index-recovered", "loaded"])
 def test_restore_that_was_cut_off_goes_on(site: Dumped, cut: str) -> None:
-    """Before anything is changed, in the middle of the dump that is read, and when it is to start."""
+    """Before anything is changed, and in the middle of the dump that is read."""
     lab = site.lab
     site.play("backup", limit="pacs")
     before = site.images()
@@ -274,11 +274,8 @@ def test_restore_that_was_cut_off_goes_on(site: Dumped, cut: str) -> None:
         "from pacs_backup.backup import Backup\n"
         "from pacs_backup.common import HERE, read\n"
         "from pathlib import Path\n"
-        "made, service, loaded, differ = restore.Restore(Backup(read(HERE / 'settings.json'))), restore.service,"
+        "made, loaded, differ = restore.Restore(Backup(read(HERE / 'settings.json'))),"
         " mariadb.Mariadb.loaded, restore.differ\n"
-        "def begun(*words):\n"
-        f"    if words[0] == 'start' == '{cut}': os._exit(0)\n"
-        "    service(*words)\n"
         "def half(self, dump):\n"
         f"    if 'loaded' == '{cut}' and not self._socket:\n"
         "        text = dump.read_bytes(); open('/root/half', 'wb').write(text[:len(text) // 2])\n"
@@ -288,7 +285,7 @@ def test_restore_that_was_cut_off_goes_on(site: Dumped, cut: str) -> None:
         "def compared(*lists):\n"
         f"    if '{cut}' == 'index-recovered': os._exit(0)\n"
         "    return differ(*lists)\n"
-        "restore.service, mariadb.Mariadb.loaded, restore.differ = begun, half, compared\n"
+        "mariadb.Mariadb.loaded, restore.differ = half, compared\n"
         "made.run('latest', True)\nEND"
     )
     if cut != "index-recovered":
