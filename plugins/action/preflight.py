@@ -10,6 +10,7 @@ import itertools
 import os
 import pathlib
 import re
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -62,10 +63,14 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
         if arguments["reach"] and not problems + wrong:
             asked = [preflight.ask(role, "look", host, {}) for role in host.constants]
             look = {key: value for options in asked for key, value in options.items()}
+            begin = time.time()
             probe = self._execute_module("dicom.orthanc.site_probe", look, task_vars=self._variables)
+            end = time.time()
             if probe.get("failed") or probe.get("unreachable"):
                 return self._not_reached(dict(probe))
-            host.probe = probe
+            # By so many seconds at least the clock of the host is not that of this machine.
+            clock = probe.get("clock", begin)
+            host.probe = probe | {"clock_off": clock - min(max(clock, begin), end)}
         # What is not what its spec says cannot be looked at more closely.
         problems += wrong or general.problems(host)
         warnings: list[str] = []
@@ -258,7 +263,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
     def _found(host: Host) -> dict[str, Any]:
         """Return what was seen of the host, so that no role has to ask again, which costs half a second for each."""
         probe: Mapping[str, Any] = host.probe or {}
-        names = ("packages", "services", "masked", "apt_lists", "apt_upstream", "policy", "ipv6")
+        names = ("packages", "services", "masked", "apt_lists", "apt_upstream", "policy", "ipv6", "clock_off")
         found = {name: probe[name] for name in names}
         found["release"] = f"{probe['distribution']}-{probe['release']}"
         for role in host.constants:

@@ -344,6 +344,45 @@ class Topology:
         return {name: self._names(name) for name in self._group("all")}
 
     @property
+    def etcd_members(self) -> dict[str, str]:
+        """The members of etcd, each with its address."""
+        return {name: str(self._host(name)["etcd_address"]) for name in self._group("etcd")}
+
+    @property
+    def etcd_clients(self) -> list[str]:
+        """Who asks etcd: its members, and the servers of the database that agree by it."""
+        return list(dict.fromkeys([*self.etcd_members.values(), *self.database_servers.values()]))
+
+    @property
+    def _database_cluster(self) -> list[str]:
+        """The servers of PostgreSQL of which one is primary: all, where there is etcd to agree by."""
+        return self._group("postgresql") if self._group("etcd") else []
+
+    @property
+    def etcd(self) -> list[str]:
+        """Where the servers of the database on this host's cluster find etcd."""
+        port = {name: number(self._host(name)["etcd_client_port"]) for name in self.etcd_members}
+        return [f"{netloc(address)}:{port[name]}" for name, address in self.etcd_members.items()]
+
+    @property
+    def database_servers(self) -> dict[str, str]:
+        """The servers of a cluster, each with its address."""
+        return {name: self._host(name).address for name in self._database_cluster}
+
+    @property
+    def database_clustered(self) -> bool:
+        """Whether the database of this Orthanc is on several servers, whichever is primary."""
+        return self._clustered(self._name)
+
+    def _clustered(self, name: str) -> bool:
+        return bool(self._database_cluster) and self._host(name)["orthanc_database"] == "postgresql"
+
+    @property
+    def database_beside(self) -> bool:
+        """Whether it is on this very host, and nothing travels."""
+        return self.database_server == self._name and not self.database_clustered
+
+    @property
     def database_server(self) -> str:
         """The host of this Orthanc's database: beside it, or of the group that bears its name; empty if of others."""
         return self._server(self._name)
@@ -351,11 +390,16 @@ class Topology:
     def _server(self, name: str) -> str:
         engine = self._host(name)["orthanc_database"]
         servers = self._group(engine) if engine in SERVERS else []
-        return name if name in servers else next(iter(servers), "")
+        # In a cluster each has the same, of whom the first stands for all.
+        alone = name in servers and not self._clustered(name)
+        return name if alone else next(iter(servers), "")
 
     @property
     def database_address(self) -> str:
         server = self.database_server
+        if self.database_clustered:
+            # As libpq has it: each is tried until one is primary.
+            return ",".join(self.database_servers.values())
         return HERE if server == self._name else self._host(server).address if server else ""
 
     @property
@@ -368,12 +412,12 @@ class Topology:
     def database_of_others(self) -> bool:
         """Whether others use the server beside its Orthanc as well."""
         engine = self._own["orthanc_database"]
-        return self.database_server == self._name and bool(boolean(self._own[f"{engine}_shared"]))
+        return self.database_beside and bool(boolean(self._own[f"{engine}_shared"]))
 
     @property
     def database_closed_port(self) -> int:
         """The port of a server beside its Orthanc that nobody else is to hear; 0 where others may."""
-        if self.database_server != self._name or self.database_of_others:
+        if not self.database_beside or self.database_of_others:
             return 0
         if "mysql_listen_addresses" in self._own.given or any(name != self._name for name in self._clients):
             return 0
@@ -381,7 +425,12 @@ class Topology:
 
     @property
     def _clients(self) -> list[str]:
-        return [name for name in self._group("orthanc") if self._server(name) == self._name]
+        clustered = self._name in self._database_cluster
+        return [
+            name
+            for name in self._group("orthanc")
+            if (self._clustered(name) if clustered else self._server(name) == self._name)
+        ]
 
     @property
     def database_clients(self) -> list[dict[str, Any]]:
@@ -393,7 +442,8 @@ class Topology:
         return {
             "engine": orthanc["orthanc_database"],
             "server": self._name,
-            "address": HERE if name == self._name else orthanc.address,
+            # In a cluster it comes to its own host as to the others.
+            "address": HERE if name == self._name and not self._clustered(name) else orthanc.address,
             "name": orthanc["orthanc_database_name"],
             "user": orthanc["orthanc_database_user"],
             "password": orthanc["orthanc_database_password"],
@@ -412,6 +462,11 @@ class Topology:
 
         wanted = database(self._name)
         return [] if wanted[0] == "sqlite" else [n for n in self._group("orthanc") if database(n) == wanted]
+
+    @property
+    def verification_level(self) -> str:
+        """Of several Orthancs with one index one tries it with images, which the others would remove meanwhile."""
+        return "probe" if self._name in self.database_sharers[1:] else "conform"
 
     @property
     def routers(self) -> list[str]:

@@ -20,6 +20,12 @@ options:
     description: Port of the cluster that is meant, where there are several.
     type: int
     required: true
+  name:
+    description: >-
+      The cluster that somebody is going to make where there is none. Of this C(version) is that of the newest programs,
+      and empty where there are none.
+    type: str
+    default: ""
   databases:
     description: Databases that are looked into for what Orthanc makes.
     type: list
@@ -45,11 +51,12 @@ host:
     address; C(version), C(cluster), C(port) and C(data) of the cluster, of which C(version) is C(several) where it is
     not known which one is meant, and empty where there is none; C(rules), the lines for clients that this collection
     wrote; C(running), and C(inside) what it answered; C(orthancs), the databases that have what Orthanc makes;
-    C(hidden), whether it has databases and does not answer.
+    C(patroni), whether Patroni runs the cluster; C(hidden), whether it has databases and does not answer.
   type: dict
   returned: always
 """
 
+import glob
 import json
 import os
 import re
@@ -112,6 +119,12 @@ def rules(path: str) -> list[str]:
     return [line for line in part[0].splitlines() if line.startswith("host")] if part else []
 
 
+def made_soon(name: str) -> list[str]:
+    """Return version, name and folder of the cluster that is going to be made by the newest programs."""
+    versions = [int(path.split("/")[4]) for path in glob.glob("/usr/lib/postgresql/[0-9]*/bin/postgres")]
+    return [str(max(versions)), name, f"/var/lib/postgresql/{max(versions)}/{name}"] if name and versions else []
+
+
 def filled(data: str) -> bool:
     """Tell whether a cluster has databases of anybody."""
     folder = os.path.join(data, "base")
@@ -124,6 +137,7 @@ def main() -> None:
         argument_spec=LOOK
         | {
             "port": {"type": "int", "required": True},
+            "name": {"type": "str", "default": ""},
             "databases": {"type": "list", "elements": "str", "default": []},
         },
         supports_check_mode=True,
@@ -143,6 +157,7 @@ def main() -> None:
         "running": False,
         "inside": NOTHING,
         "orthancs": [],
+        "patroni": False,
         "hidden": False,
     }
     lister = module.get_bin_path("pg_lsclusters")
@@ -152,6 +167,7 @@ def main() -> None:
         version, name, port, _state, _owner, data = cluster[:6]
         host |= {"cluster": name, "port": int(port), "data": data}
         host["free"] = free(data)
+        host["patroni"] = os.path.exists(f"/etc/patroni/{version}-{name}.yml")
         host["rules"] = rules(f"/etc/postgresql/{version}/{name}/pg_hba.conf")
         psql = [module.get_bin_path("runuser", required=True), "-u", "postgres", "--", "psql"]
         psql += ["--cluster", f"{version}/{name}", "-XAtqw"]
@@ -164,7 +180,10 @@ def main() -> None:
                 if module.run_command([*psql, "-d", database, "-c", ORTHANC], cwd="/")[1].strip()
             ]
         else:
-            host["hidden"] = filled(data)
+            # Of one that Patroni runs, whatever state it is in, we know what is in it.
+            host["hidden"] = filled(data) and not host["patroni"]
+    elif not cluster and made_soon(params["name"]):
+        host["version"], host["cluster"], host["data"] = made_soon(params["name"])
     module.exit_json(host=host)
 
 

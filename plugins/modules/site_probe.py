@@ -272,6 +272,10 @@ nginx:
   type: dict
   returned: always
   sample: {user: www-data, group: www-data}
+clock:
+  description: What the host's clock says, in seconds since 1970.
+  type: float
+  returned: always
 ipv6:
   description: Whether the kernel has IPv6.
   type: bool
@@ -336,6 +340,7 @@ import hashlib
 import locale
 import os
 import pwd
+import time
 
 from ansible.module_utils import distro
 from ansible.module_utils.basic import AnsibleModule
@@ -438,6 +443,7 @@ def main() -> None:
         image=image,
         asked=asked,
         binary={"version": version, "options": options},
+        clock=time.time(),
         # Booted without it (ipv6.disable=1), no address of it can be bound.
         ipv6=os.path.exists("/proc/net/if_inet6"),
         machine=os.uname().machine,

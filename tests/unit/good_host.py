@@ -24,6 +24,8 @@ PACKAGED = [
 
 
 GOOD = {name: evaluated()[name] for role in ROLES for name in defaults(role)} | {
+    # One server that stays alone.
+    "postgresql_etcd": [],
     "nginx_server_name": "pacs.example.org",
     "nginx_users": {"admin": "long enough"},
     "orthanc_users": {"admin": "long enough"},

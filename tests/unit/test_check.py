@@ -125,3 +125,25 @@ def test_who_stands_before_whom(tmp_path: pathlib.Path, orthancs: list[str], pro
     done = run("ansible-playbook", "-i", str(tmp_path), "playbooks/check.yml")
     assert words in " ".join(done.stdout.split())
     assert (done.returncode == 0) == (not words), done.stdout
+
+
+def test_cluster_needs_certificates_and_three_members(tmp_path: pathlib.Path) -> None:
+    shutil.copytree(ROOT / "inventories" / "cluster", tmp_path, dirs_exist_ok=True)
+    (tmp_path / "secrets.yml").write_text(yaml.safe_dump({"all": {"vars": SECRETS}}), encoding="utf-8")
+    groups = yaml.safe_load((tmp_path / "hosts.yml").read_text(encoding="utf-8"))
+    hosts = list(groups["etcd"]["hosts"])
+
+    def said() -> dict[str, str]:
+        done = run("ansible-playbook", "-i", str(tmp_path), "playbooks/check.yml")
+        output = " ".join(done.stdout.split())
+        return dict(re.findall(r"wrong for host (\w+): - (.*?)(?=Origin:|fatal:|PLAY RECAP)", output))
+
+    (tmp_path / "group_vars" / "all" / "certificates.yml").unlink(missing_ok=True)
+    found = said()
+    assert set(found) == set(hosts)
+    for words in found.values():
+        assert "etcd_tls_certificate: the hosts of a cluster know each other by certificates; run `make cert" in words
+        assert "postgresql_tls_certificate: " in words
+    del groups["etcd"]["hosts"][hosts[-1]]
+    (tmp_path / "hosts.yml").write_text(yaml.safe_dump(groups), encoding="utf-8")
+    assert "the group 'etcd' has 2 hosts" in said()[hosts[0]]

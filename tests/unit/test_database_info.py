@@ -68,6 +68,16 @@ def test_databases_of_anybody(tmp_path: pathlib.Path) -> None:
     assert postgresql_info.filled(str(tmp_path))
 
 
+def test_cluster_that_is_going_to_be_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the newest programs, whatever the order of their folders."""
+    found = ["/usr/lib/postgresql/9/bin/postgres", "/usr/lib/postgresql/17/bin/postgres"]
+    monkeypatch.setattr("glob.glob", lambda _pattern: found)
+    assert postgresql_info.made_soon("main") == ["17", "main", "/var/lib/postgresql/17/main"]
+    assert postgresql_info.made_soon("") == []
+    found.clear()
+    assert postgresql_info.made_soon("main") == []
+
+
 def test_databases_of_anybody_in_mariadb(tmp_path: pathlib.Path) -> None:
     assert not mysql_info.filled(str(tmp_path / "none"))
     for name in ("mysql", "performance_schema", "sys", "test", "#rocksdb", ".cache"):

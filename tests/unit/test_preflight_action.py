@@ -111,6 +111,7 @@ def test_good_host(site: Site) -> None:
     assert (said["changed"], said["warnings"]) == (False, [])
     assert said["found"] == FOUND | {
         "ipv6": True,
+        "clock_off": 0,
         "release": "debian-13",
         "nginx": PROBE["nginx"],
         "viewer": False,

@@ -379,6 +379,39 @@ def test_repository_of_backups_that_several_have(site: Callable[..., Ask]) -> No
     }
 
 
+def test_database_on_several_servers(site: Callable[..., Ask]) -> None:
+    """They agree by etcd, each lets every Orthanc in by its own address, and an Orthanc looks for the primary."""
+    own = {"orthanc_database": "postgresql", "orthanc_database_password": "{{ word }}"}
+    given = {name: own | {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate("abcde", 1)}
+    given["d"] |= {"orthanc_database": "mysql"}
+    given["e"] |= {"ansible_host": "2001:db8::5"}
+    groups = {"orthanc": ["a", "b", "d"], "postgresql": ["a", "b", "c"]}
+    ask = site(given, etcd=["c", "d", "e"], **groups)
+    servers = {"a": "192.0.2.1", "b": "192.0.2.2", "c": "192.0.2.3"}
+    assert ask("a", "etcd_members") == {"c": "192.0.2.3", "d": "192.0.2.4", "e": "2001:db8::5"}
+    assert ask("a", "etcd") == ["192.0.2.3:2379", "192.0.2.4:2379", "[2001:db8::5]:2379"]
+    assert ask("e", "etcd_clients") == ["192.0.2.3", "192.0.2.4", "2001:db8::5", "192.0.2.1", "192.0.2.2"]
+    for name in "ab":
+        assert ask(name, "database_servers") == servers
+        assert ask(name, "database_clustered")
+        assert ask(name, "database_server") == "a"
+        assert ask(name, "database_address") == "192.0.2.1,192.0.2.2,192.0.2.3"
+        assert not ask(name, "database_beside")
+        assert not ask(name, "database_of_others")
+        assert ask(name, "database_closed_port") == 0
+        assert ask(name, "database_sharers") == ["a", "b"]
+    assert [ask(name, "verification_level") for name in "abd"] == ["conform", "probe", "conform"]
+    for name in "abc":
+        assert [client["address"] for client in ask(name, "database_clients")] == ["192.0.2.1", "192.0.2.2"]
+    assert not ask("d", "database_clustered")
+    alone = site(given, **groups)
+    assert ask("d", "database_clients") == alone("c", "database_clients") == []
+    assert alone("a", "database_servers") == {}
+    assert alone("a", "database_address") == "127.0.0.1"
+    assert alone("a", "database_beside")
+    assert alone("a", "etcd") == alone("a", "etcd_clients") == []
+
+
 def test_database_that_several_share(site: Callable[..., Ask]) -> None:
     given: dict[str, dict[str, Any]] = {name: {"orthanc_database": "mysql"} for name in ("a", "b", "c")}
     given["c"]["orthanc_database_name"] = "other"

@@ -46,10 +46,11 @@ class Archive:
 
     @property
     def server(self) -> tuple[str, str]:
-        """Host and name of the database; the host is empty if it is this one."""
+        """Host and name of the database; the host is empty if it is this one. Several have commas between them."""
         section = self._section({"postgresql": "PostgreSQL", "mysql": "MySQL"}.get(self.database, ""))
         parts = urllib.parse.urlsplit(str(section.get("ConnectionUri", "")))
-        host = parts.hostname or str(section.get("Host", ""))
+        places = [urllib.parse.urlsplit(f"//{place}") for place in parts.netloc.rpartition("@")[2].split(",")]
+        host = ",".join(place.hostname or "" for place in places) or str(section.get("Host", ""))
         return "" if host in LOCAL else host, parts.path.strip("/") or str(section.get("Database", ""))
 
     def count(self) -> int:
@@ -184,7 +185,9 @@ def look(params: dict[str, Any], run: Callable[..., str]) -> dict[str, Any]:
     known = os.path.dirname(config) == OURS or bool(read_folder(config))
     asked_for = wanted if known else {**wanted, "config": config}
     server = ("" if params["database_host"] in LOCAL else params["database_host"], params["database_name"])
-    moved = there.server if not ours and on_server and there.server != server else ()
+    # Of a cluster one server may go, and another one come.
+    same = there.server[1] == server[1] and set(there.server[0].split(",")) & set(server[0].split(","))
+    moved = there.server if not ours and on_server and not same else ()
     differs = (there.database, there.files) != (params["database"], params["files"]) or elsewhere or lost or moved
     another = release not in ("", params["release"])
     images = 0 if not there.database and not lost else there.count() if differs or another else -1

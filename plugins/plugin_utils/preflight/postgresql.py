@@ -12,8 +12,14 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import val
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 
 NULL = ("postgresql_settings",)
-RANGES = {"postgresql_clients.connections": (1, 10_000), "postgresql_reserved_connections": (5, 10_000)}
+RANGES = {
+    "postgresql_clients.connections": (1, 10_000),
+    "postgresql_failover_seconds": (30, 600),
+    "postgresql_reserved_connections": (5, 10_000),
+}
 PROGRAMS = ("postgres",)
+# Of its REST interface, by which the servers ask each other.
+PATRONI_PORT = "8008"
 # Settings that the role has from elsewhere, and the variable for it, if there is one.
 SETTINGS: Mapping[str, str] = {
     "listen_addresses": "postgresql_address",
@@ -41,6 +47,8 @@ def problems(host: Host) -> Iterator[str]:
         yield f"postgresql_settings: {', '.join(strange)} is no name of a setting; they are written in small letters."
     if shared and settings:
         yield "postgresql_settings: the settings of a server that others use stay (postgresql_shared); take this out."
+    if variables["postgresql_etcd"]:
+        yield from _cluster(host)
     clients = variables["postgresql_clients"]
     asked, reserved = (
         sum(int(client["connections"]) for client in clients),
@@ -52,6 +60,39 @@ def problems(host: Host) -> Iterator[str]:
             f"postgresql_settings: max_connections is {most}, and {asked + int(reserved)} are needed: {asked} for"
             f" {len(clients)} clients and postgresql_reserved_connections, {reserved}. Raise it, or leave it out."
         )
+
+
+# Settings that Patroni has its own way with.
+OF_PATRONI = ("cluster_name", "hot_standby", "restore_command", "synchronous_standby_names", "wal_log_hints")
+OF_PRIMARY = ("primary_conninfo", "primary_slot_name", "recovery_target_timeline")
+
+
+def _cluster(host: Host) -> Iterator[str]:
+    """Several servers of which one is primary."""
+    variables = host.variables
+    servers = variables["postgresql_servers"]
+    if len(servers) < 2:
+        yield (
+            "postgresql_servers: there is nobody to take the place of this server; put three hosts into the group"
+            " 'postgresql', or take those of the group 'etcd' out, and the server is one that stays alone."
+        )
+    for name, address in servers.items():
+        if not values.is_address(str(address)):
+            yield (
+                f"postgresql_servers: '{address}' of {name} is no IP address, and the servers know each other by"
+                f" theirs. Give {name} an ansible_host that is an address."
+            )
+    if servers.get(host.name, variables["postgresql_address"]) != variables["postgresql_address"]:
+        yield "postgresql_address: the other servers reach this one at its ansible_host; set that instead."
+    if variables["postgresql_shared"]:
+        yield "postgresql_shared: a server of others is none of a cluster; set it to false, or empty the group 'etcd'."
+    for name in variables["postgresql_settings"]:
+        if name in OF_PATRONI + OF_PRIMARY:
+            yield f"postgresql_settings.{name}: Patroni sets it. Take it out."
+    holder = (host.probe or {}).get("listening", {}).get(PATRONI_PORT, "patroni")
+    if holder not in ("patroni", "python3"):
+        yield f"postgresql_etcd: Patroni's port {PATRONI_PORT} is taken on this host by {holder}; stop that program."
+    yield from values.among("postgresql_tls", "postgresql_address", host)
 
 
 def _clients(host: Host) -> Iterator[str]:

@@ -110,6 +110,18 @@ def names(certificate: str, address: str, variables: Variables) -> Iterator[str]
         yield f"{certificate}: it is for {', '.join(names) or 'no name'}, not for {address} '{name}'."
 
 
+def among(prefix: str, address: str, host: Host) -> Iterator[str]:
+    """What hosts of a cluster know each other by: a certificate each, of one authority."""
+    if not (host.variables[f"{prefix}_certificate"] and host.variables[f"{prefix}_authority"]):
+        yield (
+            f"{prefix}_certificate: the hosts of a cluster know each other by certificates; run `make certificates"
+            f" INVENTORY={host.inventory}`."
+        )
+        return
+    yield from pair(prefix, host.variables)
+    yield from names(f"{prefix}_certificate", address, host.variables)
+
+
 def ending(name: str, variables: Variables) -> Iterator[str]:
     """Certificates that end within a month: they are good, but somebody has to see to the next one."""
     end = x509.load_pem_x509_certificate(str(variables[name]).encode()).not_valid_after_utc

@@ -48,10 +48,14 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
             f"orthanc_database_host: no host of the inventory is in the group '{engine}' and none is named here;"
             " put a host into that group, or name the server that somebody else runs."
         )
-    elif not values.is_address(server) and not values.HOST_NAME.fullmatch(server):
-        yield f"orthanc_database_host: '{server}' is neither a host name nor an address."
+    elif "," in server and engine != "postgresql":
+        yield f"orthanc_database_host: '{server}' are several, and {engine} has one; name that."
+    elif strange := [one for one in server.split(",") if not _is_place(one)]:
+        yield f"orthanc_database_host: '{strange[0]}' is neither a host name nor an address."
     elif orthanc.probe and orthanc.probe["no_way"]:
         yield _no_way(server, int(variables["orthanc_database_port"]), orthanc.probe["no_way"])
+    if orthanc.host.site("site_database_clustered") and orthanc.host.site("site_database_shared"):
+        yield from _one_archive(variables)
     if "-----BEGIN CERTIFICATE-----" not in str(variables["orthanc_database_ca"] or "-----BEGIN CERTIFICATE-----"):
         yield "orthanc_database_ca: this is no certificate in PEM form; give its text, not its path."
     for name in ("orthanc_database_name", "orthanc_database_user"):
@@ -60,6 +64,19 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
             yield f"{name}: '{variables[name]}' is no plain name; use up to 32 letters, digits and underscores."
         elif SERVER_NAMES.fullmatch(str(variables[name])):
             yield f"{name}: '{variables[name]}' is a name of the server's own; choose another, such as orthanc."
+
+
+def _is_place(text: str) -> bool:
+    return values.is_address(text) or bool(values.HOST_NAME.fullmatch(text))
+
+
+def _one_archive(variables: values.Variables) -> Iterator[str]:
+    """What several Orthancs on one index would each have for themselves."""
+    if not variables["orthanc_database_storage"]:
+        yield (
+            "orthanc_database_storage: several Orthancs have this index, and a folder of files each, so that none"
+            " serves what another one has taken. Set this to true for all; one folder for all is not served yet."
+        )
 
 
 def _no_way(server: str, port: int, reason: str) -> str:

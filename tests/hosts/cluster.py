@@ -1,0 +1,239 @@
+"""Two Orthancs on one database of three servers, which are killed while images arrive: ``make test-cluster``.
+
+Every image that got 200 has to be served bit for bit, and all comes back without a person. A killed container is a
+crash of the host. Primary is whoever is: an Orthanc on another host takes the images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.checks import outcomes
+from tests.hosts.conftest import RELEASE, ROOT, Lab, run
+from tests.hosts.senders import Senders
+from tests.hosts.test_site import changed
+
+CLUSTER = ROOT / "inventories" / "cluster"
+NAMES = ("pacs", "pacs2", "pacs3")
+# How long clients may wait for the next answer, in seconds: what is promised, and that on a busy machine.
+PROMISED = 30
+PATIENCE = 3 * PROMISED
+ETCD = "cd /etc/pacs/etcd; ETCDCTL_API=3 etcdctl --cacert authority.crt --cert member.crt --key member.key --endpoints "
+POSTMASTER = "kill -9 $(head -n 1 /var/lib/postgresql/*/main/postmaster.pid)"
+MAIN = "kill -9 $(systemctl show '{}' --property MainPID --value)"
+CUT = (
+    "nft 'table inet cut { chain i { type filter hook input priority -10; iif != lo drop; };"
+    " chain o { type filter hook output priority -10; oif != lo drop; }; }'"
+)
+
+
+class Cluster:
+    """The shipped inventory on three hosts, and what its parts say of themselves."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        lab.play("certificates", inventory=CLUSTER)
+        self.first = self.play("--check", "--diff")
+        self.play()
+
+    def play(self, *arguments: str, playbook: str = "site", check: bool = True, **variables: Any) -> str:
+        done = self.lab.play(playbook, variables, arguments, CLUSTER, check=check, timeout=1800)
+        return done.stdout
+
+    def members(self, without: str = "") -> dict[str, dict[str, Any]]:
+        """Return what Patroni knows of each server, on any host but one."""
+        for name in set(NAMES) - {without}:
+            listed = "patronictl -c /etc/patroni/*-main.yml list --format json 2> /dev/null"
+            with contextlib.suppress(ValueError, pytest.fail.Exception):
+                return {one["Member"]: one for one in json.loads(self.lab.shell(listed, name))}
+        raise AssertionError("no host tells of the cluster")
+
+    def roles(self) -> list[str]:
+        running = {"running", "streaming"}
+        return sorted(one["Role"] for one in self.members().values() if one.get("State") in running)
+
+    def primary(self, without: str = "") -> str:
+        return next(name for name, one in self.members(without).items() if one["Role"] == "Leader")
+
+    def wait_until_whole(self, within: float = 300) -> None:
+        """Wait until one is primary, and both others have what it has."""
+        end = time.monotonic() + within
+        while self.roles() != ["Leader", "Replica", "Sync Standby"]:
+            assert time.monotonic() < end, self.members()
+            time.sleep(1)
+
+    def etcd_members(self, host: str) -> list[list[str]]:
+        listed = self.lab.shell(f"{ETCD} https://{self.lab.address[host]}:2379 member list", host)
+        return [line.split(", ") for line in listed.splitlines()]
+
+    def senders(self, host: str) -> Senders:
+        with self.lab.session(host) as session:
+            certificate = str(session.verify)
+        return Senders(self.lab.address[host], certificate, self.lab.secrets["vault_orthanc_admin_password"])
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Cluster]:
+    lab = Lab(f"cluster-{RELEASE}", **dict.fromkeys(NAMES, RELEASE))
+    yield Cluster(lab)
+    if not os.environ.get("PACS_KEEP_LABS"):
+        lab.destroy()
+
+
+def test_second_run_changes_nothing(cluster: Cluster) -> None:
+    cluster.wait_until_whole()
+    assert not changed(cluster.play())
+    assert {member[1] for member in cluster.etcd_members("pacs")} == {"started"}
+    assert len(cluster.etcd_members("pacs")) == 3
+
+
+def test_what_one_has_taken_the_other_one_serves(cluster: Cluster) -> None:
+    senders = cluster.senders("pacs")
+    with senders:
+        senders.more(50, within=240)
+    (name, *_) = senders.acknowledged
+    with cluster.lab.session(NAMES[1]) as session:
+        assert session.get(cluster.lab.url(f"/instances/{name}/file", NAMES[1]), timeout=60).status_code == 200
+    assert not senders.lost()
+
+
+def test_who_is_nobody_gets_nothing(cluster: Cluster) -> None:
+    """Neither without a certificate, nor from another address with one."""
+    lab = cluster.lab
+    asked = {
+        "2379": "/version",
+        "8008": "/patroni",
+    }
+    for port, path in asked.items():
+        url = f"https://{lab.address['pacs']}:{port}{path}"
+        script = f"import ssl, urllib.request as u; u.urlopen('{url}', context=ssl._create_unverified_context())"
+        said = lab.shell(f'python3 -c "{script}" 2>&1', NAMES[1], check=False)
+        assert "certificate required" in said.lower() or "alert" in said.lower(), said
+    listening = lab.shell("ss -Hltn | awk '{ print $4 }'")
+    for port in ("2379", "2380", "5432", "8008"):
+        places = {line.rpartition(":")[0] for line in listening.split() if line.endswith(f":{port}")}
+        assert places <= {lab.address["pacs"], "127.0.0.1", "[::1]"}, (port, places)
+    for host in NAMES:
+        rules = lab.shell("nft list table inet pacs_etcd", host)
+        assert all(address in rules for address in lab.address.values())
+
+
+def strike(cluster: Cluster, what: str, primary: str) -> None:
+    if what == "host":
+        run("docker", "kill", cluster.lab.container(primary))
+    elif what == "all hosts":
+        run("docker", "kill", *map(cluster.lab.container, NAMES))
+    elif what == "etcd elsewhere":
+        for name in set(NAMES) - {primary}:
+            cluster.lab.shell("systemctl stop etcd", name)
+        # Until nobody has a claim in it.
+        time.sleep(PROMISED)
+    else:
+        script = {"network": CUT, "server": POSTMASTER, "patroni": MAIN.format("patroni@*-main.service")}
+        cluster.lab.shell(script.get(what, MAIN.format(what)), primary)
+
+
+def mend(cluster: Cluster, what: str, primary: str) -> None:
+    """What a machine does by itself, or the network's people do."""
+    if what in ("host", "all hosts"):
+        # In the order in which they got their addresses.
+        run(
+            "docker",
+            "start",
+            *(map(cluster.lab.container, NAMES) if what == "all hosts" else [cluster.lab.container(primary)]),
+        )
+    elif what == "network":
+        cluster.lab.shell("nft delete table inet cut", primary)
+    elif what == "etcd elsewhere":
+        for name in set(NAMES) - {primary}:
+            cluster.lab.shell("systemctl start etcd", name)
+
+
+@pytest.mark.parametrize("what", ["server", "patroni", "etcd", "etcd elsewhere", "host", "network", "all hosts"])
+def test_what_was_acknowledged_stays(cluster: Cluster, what: str) -> None:
+    """Whatever becomes of the primary; and there are never two of them."""
+    cluster.wait_until_whole()
+    primary = cluster.primary()
+    # One whose host stays.
+    senders = cluster.senders(NAMES[1] if primary == "pacs" else "pacs")
+    begin = time.monotonic()
+    with senders:
+        senders.more(50, within=240)
+        when = time.monotonic()
+        strike(cluster, what, primary)
+        if what == "all hosts":
+            mend(cluster, what, primary)
+        senders.more(100, within=300)
+        wait = senders.longest_wait(when)
+        if what in ("host", "network"):
+            assert cluster.primary(primary) != primary
+        if what == "network":
+            writable = "runuser -u postgres -- psql -Atc 'select pg_is_in_recovery()' || true"
+            assert cluster.lab.shell(writable, primary).strip() != "f", "two primaries"
+        mend(cluster, what, primary)
+        senders.more(50, within=300)
+    cluster.wait_until_whole()
+    lost = senders.lost(lambda acknowledged: acknowledged >= begin)
+    print(
+        f"{what}: {len(senders.acknowledged)} images acknowledged, {len(lost)} lost, nothing taken for {wait:.1f} s;"
+        f" clients were told: {senders.told()}; primary was {primary}, is {cluster.primary()}"
+    )
+    assert not senders.wrong
+    assert not lost
+    # Hosts take their time to boot.
+    assert wait < PATIENCE * (3 if what == "all hosts" else 1)
+
+
+def test_member_of_etcd_that_has_lost_its_data(cluster: Cluster) -> None:
+    """The same playbook has the others take it in again."""
+    cluster.wait_until_whole()
+    cluster.lab.shell("systemctl stop etcd; rm -rf /var/lib/etcd/pacs /var/lib/pacs/etcd /etc/pacs/etcd", NAMES[2])
+    before = {member[0] for member in cluster.etcd_members("pacs")}
+    cluster.play()
+    after = cluster.etcd_members(NAMES[2])
+    assert len(before & {member[0] for member in after}) == 2
+    assert {member[1] for member in after} == {"started"}
+    assert not changed(cluster.play())
+
+
+def test_server_that_has_lost_its_data(cluster: Cluster) -> None:
+    """It has it from the primary, without a run."""
+    cluster.wait_until_whole()
+    name = next(name for name, one in cluster.members().items() if one["Role"] != "Leader")
+    cluster.lab.shell("systemctl stop patroni@*-main; rm -rf /var/lib/postgresql/*/main", name)
+    cluster.play()
+    cluster.wait_until_whole()
+
+
+def test_setting_that_takes_a_restart(cluster: Cluster) -> None:
+    """One after the other; what is alike on all of them too."""
+    cluster.wait_until_whole()
+    cluster.play(postgresql_settings={"max_connections": 77, "wal_buffers": "8MB"})
+    cluster.wait_until_whole()
+    for name in NAMES:
+        asked = "show max_connections; show wal_buffers"
+        assert cluster.lab.shell(f"runuser -u postgres -- psql -Atc '{asked}'", name).split() == ["77", "8MB"]
+
+
+def test_wrong_setting_goes_no_further_than_the_first(cluster: Cluster) -> None:
+    cluster.wait_until_whole()
+    said = cluster.play(check=False, postgresql_settings={"work_mem": "many"})
+    assert "work_mem" in said
+    assert "failed=1" in said
+    cluster.wait_until_whole()
+    for name in NAMES:
+        assert "many" not in cluster.lab.shell("cat /etc/pacs/postgresql/pacs.conf", name)
+
+
+def test_verification(cluster: Cluster, tmp_path: Any) -> None:
+    cluster.wait_until_whole()
+    cluster.play()
+    cluster.play(playbook="verify", verification_report_dir=str(tmp_path))
+    assert set(outcomes(tmp_path / "junit.xml", "").values()) <= {"passed", "skipped"}
