@@ -207,7 +207,7 @@ def test_server_that_has_lost_its_data(cluster: Cluster) -> None:
     """It has it from the primary, without a run."""
     cluster.wait_until_whole()
     name = next(name for name, one in cluster.members().items() if one["Role"] != "Leader")
-    cluster.lab.shell("systemctl stop patroni@*-main; rm -rf /var/lib/postgresql/*/main", name)
+    cluster.lab.shell("systemctl stop 'patroni@*-main.service'; rm -rf /var/lib/postgresql/*/main", name)
     cluster.play()
     cluster.wait_until_whole()
 
