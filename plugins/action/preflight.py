@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
-from ansible.errors import AnsibleError
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
@@ -64,7 +64,12 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             asked = [preflight.ask(role, "look", host, {}) for role in host.constants]
             look = {key: value for options in asked for key, value in options.items()}
             begin = time.time()
-            probe = self._execute_module("dicom.orthanc.site_probe", look, task_vars=self._variables)
+            try:
+                probe = self._execute_module("dicom.orthanc.site_probe", look, task_vars=self._variables)
+            except AnsibleConnectionFailure as error:
+                ways = [preflight.ask(role, "away", host, "") for role in host.roles]
+                said = " ".join(filter(None, [str(error), "Nothing was changed.", *ways]))
+                raise AnsibleConnectionFailure(said) from error
             end = time.time()
             if probe.get("failed") or probe.get("unreachable"):
                 return self._not_reached(dict(probe))

@@ -40,7 +40,9 @@ options:
     type: bool
     default: false
   reload:
-    description: A command that has the running server read its files; it ends with 0 if that was enough.
+    description: >-
+      A command that has the running server read its files; it ends with 0 if that was enough, and with 2 if the server
+      must not be restarted, and tells why.
     type: list
     elements: str
     default: []
@@ -158,7 +160,10 @@ class Server:
         for unit in self._enabled:
             unit.enable()
         params, active = self._module.params, self._unit.active
-        if active and params["reload"] and self._module.run_command(params["reload"])[0] == 0:
+        rc, _, said = self._module.run_command(params["reload"]) if active and params["reload"] else (1, "", "")
+        if rc == 2:
+            raise Wrong(f"{self._unit.name} was not restarted with its new settings. {said.strip()}")
+        if rc == 0:
             return
         if not active or params["may_restart"]:
             self._unit.tell("reset-failed")

@@ -72,8 +72,8 @@ from ansible_collections.dicom.orthanc.plugins.module_utils.database_host import
     memory,
 )
 
-# Databases with their comments and owners, whoever may log in, tables in the database that everybody has, and where the
-# server listens, unless our file says so.
+# Databases with their comments and owners, whoever may log in, tables in the database that everybody has, where the
+# server listens, unless our file says so, and whether it is no standby.
 INSIDE = """
 select json_build_object(
 'databases', (select coalesce(json_object_agg(datname, coalesce(shobj_description(oid, 'pg_database'), '')), '{}')
@@ -86,7 +86,8 @@ select json_build_object(
   and not exists (select from pg_depend where objid = pg_class.oid and deptype = 'e')),
 'listens', (select case when sourcefile like '%/conf.d/pacs.conf' then '' else setting end
   from pg_settings where name = 'listen_addresses'),
-'max_connections', current_setting('max_connections')::int)
+'max_connections', current_setting('max_connections')::int,
+'primary', not pg_is_in_recovery())
 """
 ORTHANC = "select 1 from pg_tables where tablename in ('globalproperties', 'storagearea') limit 1"
 NOTHING: dict[str, Any] = {
@@ -96,6 +97,7 @@ NOTHING: dict[str, Any] = {
     "tables": [],
     "listens": "",
     "max_connections": 0,
+    "primary": False,
 }
 # Numbers below are of databases that PostgreSQL makes for itself.
 FIRST_OF_OTHERS = 16384
@@ -167,7 +169,9 @@ def main() -> None:
         version, name, port, _state, _owner, data = cluster[:6]
         host |= {"cluster": name, "port": int(port), "data": data}
         host["free"] = free(data)
-        host["patroni"] = os.path.exists(f"/etc/patroni/{version}-{name}.yml")
+        # The latter stands in its data, also where Patroni was taken off the host.
+        signs = (f"/etc/patroni/{version}-{name}.yml", f"{data}/patroni.dynamic.json")
+        host["patroni"] = any(map(os.path.exists, signs))
         host["rules"] = rules(f"/etc/postgresql/{version}/{name}/pg_hba.conf")
         psql = [module.get_bin_path("runuser", required=True), "-u", "postgres", "--", "psql"]
         psql += ["--cluster", f"{version}/{name}", "-XAtqw"]
@@ -184,6 +188,7 @@ def main() -> None:
             host["hidden"] = filled(data) and not host["patroni"]
     elif not cluster and made_soon(params["name"]):
         host["version"], host["cluster"], host["data"] = made_soon(params["name"])
+        host["patroni"] = True
     module.exit_json(host=host)
 
 

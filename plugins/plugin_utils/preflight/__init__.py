@@ -17,6 +17,7 @@ it that this table has is found there, and all of them may be left out:
 ``packages(host)``    The internal variable with the packages that site.yml installs together with those of others.
 ``inventory(host)``   What is wrong with the groups, and makes it useless to look at the host.
 ``look(host)``        Options of the module ``site_probe``.
+``away(host)``        What to do where the host does not answer: a sentence.
 ``problems(host)``    What stops a run: sentences that name the variable and the remedy.
 ``of_part(host)``     The same, of a host that has a part of the role only.
 ``notices(host)``     What is told.

@@ -56,6 +56,10 @@ def problems(host: Host) -> Iterator[str]:
     yield from values.among("etcd_tls", "etcd_address", host)
 
 
+def away(host: Host) -> str:
+    return values.without(host)
+
+
 def notices(host: Host) -> Iterator[str]:
     if host.variables["etcd_tls_certificate"]:
         yield from values.ending("etcd_tls_certificate", host.variables)

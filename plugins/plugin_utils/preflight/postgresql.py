@@ -95,6 +95,21 @@ def _cluster(host: Host) -> Iterator[str]:
     yield from values.among("postgresql_tls", "postgresql_address", host)
 
 
+def away(host: Host) -> str:
+    return values.without(host) if host.variables["postgresql_etcd"] and not host.has("etcd") else ""
+
+
+def _left_out(host: Host) -> Iterator[str]:
+    """Servers of its cluster that have no part in this run."""
+    servers = host.variables["postgresql_servers"]
+    left = set(servers) - set(host.site("ansible_play_hosts_all") or servers)
+    if left and host.variables["postgresql_etcd"]:
+        yield (
+            f"postgresql_servers: this run leaves {' and '.join(sorted(left))} out, where rules and settings stay as they are,"
+            " also should a primary come from there. Run for all of them as soon as they answer."
+        )
+
+
 def _clients(host: Host) -> Iterator[str]:
     """The Orthancs that keep their data here."""
     clients = host.variables["postgresql_clients"]
@@ -116,5 +131,6 @@ def _clients(host: Host) -> Iterator[str]:
 
 
 def notices(host: Host) -> Iterator[str]:
+    yield from _left_out(host)
     if host.variables["postgresql_tls_certificate"]:
         yield from values.ending("postgresql_tls_certificate", host.variables)

@@ -122,6 +122,11 @@ def among(prefix: str, address: str, host: Host) -> Iterator[str]:
     yield from names(f"{prefix}_certificate", address, host.variables)
 
 
+def without(host: Host) -> str:
+    """What to do where a host of a cluster does not answer."""
+    return f"The rest of its cluster can do without: --limit '!{host.name}'; docs/cluster.md tells more."
+
+
 def ending(name: str, variables: Variables) -> Iterator[str]:
     """Certificates that end within a month: they are good, but somebody has to see to the next one."""
     end = x509.load_pem_x509_certificate(str(variables[name]).encode()).not_valid_after_utc
