@@ -105,8 +105,8 @@ def _left_out(host: Host) -> Iterator[str]:
     left = set(servers) - set(host.site("ansible_play_hosts_all") or servers)
     if left and host.variables["postgresql_etcd"]:
         yield (
-            f"postgresql_servers: this run leaves {' and '.join(sorted(left))} out, where rules and settings stay as they are,"
-            " also should a primary come from there. Run for all of them as soon as they answer."
+            f"postgresql_servers: this run leaves {' and '.join(sorted(left))} out, where rules and settings stay as"
+            " they are, also should a primary come from there. Run for all of them as soon as they answer."
         )
 
 

@@ -1,12 +1,12 @@
-"""Change a cluster of PostgreSQL that Patroni runs, one server after the other. Runs on the host of one of them, as root.
+"""Change a cluster of PostgreSQL that Patroni runs, one server after the other. Runs on one of its hosts, as root.
 
 Usage: /usr/bin/python3 -c "$(cat cluster.py)" CONFIGURATION CLUSTER NAME reload UNIT
        /usr/bin/python3 -c "$(cat cluster.py)" CONFIGURATION CLUSTER NAME agree [look] < WANTED
 
-``reload`` has this server, whose name is given, read its files. It ends with 0 if that was enough, with 1 if it has to be
-restarted, which does no harm any more then, and with 2 if it must not be. ``agree`` has all servers agree on what is read,
-and restarts those for which that takes a restart; where one does not come back it goes no further, and they agree on what
-they did before. It says what it has changed.
+``reload`` has this server, whose name is given, read its files. It ends with 0 if that was enough, with 1 if it has to
+be restarted, which does no harm any more then, and with 2 if it must not be. ``agree`` has all servers agree on what is
+read, and restarts those for which that takes a restart; where one does not come back it goes no further, and they agree
+on what they did before. It says whether it has changed something.
 """
 
 import contextlib
@@ -74,7 +74,7 @@ class Cluster:
             time.sleep(PAUSE)
 
     def switch_over(self) -> bool:
-        """Have a standby that has all, and waits for no restart, take the place of the primary; False if there is none."""
+        """Have a standby that has all, and waits for no restart, take the primary's place; False if there is none."""
         members = self.members
         leader = primary(members)
         ready = [name for name, one in members.items() if one["Role"] == "Sync Standby" and good(one) and not due(one)]
