@@ -65,7 +65,9 @@ if engine == "postgresql":
     )
     with connect() as connection:
         encrypted = connection.info.ssl_in_use
-        server = {name: connection.info.dsn_parameters[name] for name in ("host", "port", "dbname", "user")}
+        server = {name: connection.info.dsn_parameters[name] for name in ("dbname", "user")}
+        # Of several, the one that was taken.
+        server |= {"host": connection.info.host, "port": connection.info.port}
     pending = ask("SELECT name FROM pg_settings WHERE pending_restart")
     elsewhere = refusal(dbname="postgres")
     plain = refusal(sslmode="disable")

@@ -83,6 +83,27 @@ class Server:
     wrong: str
 
 
+@dataclass(frozen=True)
+class Member:
+    """A host of a cluster: what its server does, how far behind the primary it is, and its part in etcd."""
+
+    name: str
+    address: str
+    part: str
+    state: str
+    timeline: str
+    behind: str
+    etcd: str
+
+    @property
+    def words(self) -> str:
+        """Say it in a line."""
+        timeline = self.timeline and f"timeline {self.timeline}"
+        behind = self.behind and f"{self.behind} behind"
+        server = ", ".join(filter(None, (self.part, self.state, timeline, behind)))
+        return f"{self.name}: {server}" + (f"; etcd: {self.etcd}" if self.etcd else "")
+
+
 @dataclass
 class Report:
     """Collects what the checks say."""
@@ -96,6 +117,8 @@ class Report:
     listening: dict[str, list[tuple[str, str, str, str, str]]] = field(default_factory=lambda: defaultdict(list))
     modalities: dict[str, list[Modality]] = field(default_factory=lambda: defaultdict(list))
     servers: dict[str, list[Server]] = field(default_factory=lambda: defaultdict(list))
+    # Of the database, where it is on several servers.
+    clusters: dict[str, list[Member]] = field(default_factory=dict)
     began: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
     clock: float = field(default_factory=time.monotonic)
 
@@ -122,9 +145,18 @@ class Report:
         return "NOT AS WANTED" if bad else "as wanted"
 
     @property
-    def state(self) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], list[Exhibit]]:
+    def state(
+        self,
+    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], list[Exhibit]]:
         """What is told beside the checks."""
-        return dict(self.facts), dict(self.listening), dict(self.modalities), dict(self.servers), self.exhibits
+        return (
+            dict(self.facts),
+            dict(self.listening),
+            dict(self.modalities),
+            dict(self.servers),
+            self.clusters,
+            self.exhibits,
+        )
 
     def add(
         self,
@@ -132,6 +164,7 @@ class Report:
         listening: dict[str, Any],
         modalities: dict[str, Any],
         servers: dict[str, Any],
+        clusters: dict[str, list[Member]],
         exhibits: list[Exhibit],
     ) -> None:
         """Take in what another process has seen."""
@@ -143,7 +176,15 @@ class Report:
             self.modalities[site] += rows
         for site, some in servers.items():
             self.servers[site] += some
+        self.clusters |= clusters
         self.exhibits += exhibits
+
+    def members(self) -> list[str]:
+        """Say how each cluster is, once for all that have it."""
+        found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+        for site, servers in sorted(self.clusters.items()):
+            found[tuple(server.words for server in servers)].append(site)
+        return [f"CLUSTER of {', '.join(sites)}: {line}" for lines, sites in found.items() for line in lines]
 
     def silent(self) -> list[str]:
         """Say which modalities do not answer, a line for each site."""
@@ -273,7 +314,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             hosts = ", ".join(sorted({check.site for check in checks} - {""}))
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             terminalreporter.write_line(f"{word} on {hosts or 'none'}: {'; '.join(names[:3])}{more}: {message}")
-    for line in report.silent():
+    for line in [*report.members(), *report.silent()]:
         terminalreporter.write_line(report.clean(line))
     terminalreporter.write_line(report.line(left_out))
     file = config.getoption("--report")

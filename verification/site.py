@@ -58,9 +58,13 @@ class Site:
     database_encrypted: bool
     database_of_others: bool
     database_closed_port: int
+    # Its servers with their addresses, where it is on several; etcd's members with theirs and their ports.
+    cluster: dict[str, str]
+    etcd: dict[str, str]
     backup: bool
     connection: dict[str, Any] = field(repr=False)
     proxy_connection: dict[str, Any] = field(repr=False)
+    cluster_connections: dict[str, dict[str, Any]] = field(repr=False)
     users: dict[str, str] = field(repr=False)
     inner_authorization: str = field(repr=False)
     identity: str = field(repr=False)

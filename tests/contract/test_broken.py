@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+from tests.breakages.cluster import CLUSTER
 from tests.breakages.hosts import BREAKAGES
 from tests.breakages.lies import LIES
 from tests.breakages.names import SAMPLE, covered, named
@@ -24,12 +25,14 @@ def test_every_check_has_a_breakage(tmp_path: pathlib.Path) -> None:
     done = run("python", "-m", "pytest", *suite, env={"PYTEST_ADDOPTS": ""})
     checks = {named(line) for line in done.stdout.splitlines() if "::" in line}
     assert len(checks) > 250, done.stdout
-    broken = {name for lie in LIES for name in lie.checks} | {name for one in BREAKAGES for name in one.checks}
+    broken = {name for lie in LIES for name in lie.checks} | {
+        name for one in (*BREAKAGES, *CLUSTER) for name in one.checks
+    }
     assert not {check for check in checks if not covered(check, broken)}, "tests/breakages has nothing for these"
     gone = {name for name in (*broken, *SAMPLE) if not any(covered(check, [name]) for check in checks)}
     assert not gone, "what tests/breakages is for, and is no check"
 
 
 def test_each_has_a_name_of_its_own() -> None:
-    for names in ([lie.what for lie in LIES], [one.what for one in BREAKAGES]):
+    for names in ([lie.what for lie in LIES], [one.what for one in (*BREAKAGES, *CLUSTER)]):
         assert len(names) == len(set(names))

@@ -9,13 +9,23 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pathlib
+import random
+import shutil
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import requests
+import yaml
 
+from tests.breakages.cluster import CHECKS
+from tests.breakages.cluster import CLUSTER as BREAKAGES
+from tests.breakages.hosts import Breakage
 from tests.checks import outcomes
+from tests.hosts.broken import Site, wrong
 from tests.hosts.conftest import RELEASE, ROOT, Lab, run
 from tests.hosts.senders import Senders
 from tests.hosts.test_site import changed
@@ -43,13 +53,30 @@ class Cluster:
         self.first = self.play("--check", "--diff")
         self.play()
 
-    def play(self, *arguments: str, playbook: str = "site", check: bool = True, **variables: Any) -> str:
-        done = self.lab.play(playbook, variables, arguments, CLUSTER, check=check, timeout=1800)
-        return done.stdout
+    def play(
+        self,
+        *arguments: str,
+        playbook: str = "site",
+        check: bool = True,
+        inventory: pathlib.Path = CLUSTER,
+        **variables: Any,
+    ) -> str:
+        return self.lab.play(playbook, variables, arguments, inventory, check=check, timeout=1800).stdout
+
+    def renew(self, name: str, release: str) -> None:
+        """Have another host in place of one, or one more, with nothing on it."""
+        folder = self.lab.folder / "hosts.yml"
+        known = yaml.safe_load(folder.read_text(encoding="utf-8"))
+        host = {"lab_name": self.lab.name, "lab_hosts": [{"name": name, "release": release}]}
+        given = json.dumps(host | {"lab_vars": self.lab.secrets, "lab_fresh": True})
+        run("ansible-playbook", ROOT / "lab" / "create.yml", "-e", given)
+        known["all"]["hosts"] |= yaml.safe_load(folder.read_text(encoding="utf-8"))["all"]["hosts"]
+        folder.write_text(yaml.safe_dump(known), encoding="utf-8")
+        self.lab.address[name] = known["all"]["hosts"][name]["ansible_host"]
 
     def members(self, without: str = "") -> dict[str, dict[str, Any]]:
         """Return what Patroni knows of each server, on any host but one."""
-        for name in set(NAMES) - {without}:
+        for name in self.lab.address.keys() - {without}:
             listed = "patronictl -c /etc/patroni/*-main.yml list --format json 2> /dev/null"
             with contextlib.suppress(ValueError, pytest.fail.Exception):
                 return {one["Member"]: one for one in json.loads(self.lab.shell(listed, name))}
@@ -77,6 +104,41 @@ class Cluster:
         with self.lab.session(host) as session:
             certificate = str(session.verify)
         return Senders(self.lab.address[host], certificate, self.lab.secrets["vault_orthanc_admin_password"])
+
+
+class Readers:
+    """Clients that read what was acknowledged, each image again and again until they have it."""
+
+    def __init__(self, cluster: Cluster, host: str, senders: Senders) -> None:
+        self._lab, self._host, self._senders = cluster.lab, host, senders
+        self._stop = threading.Event()
+        self.read, self.longest = 0, 0.0
+        self.failed: list[str] = []
+
+    def _read(self) -> None:
+        with self._lab.session(self._host) as session:
+            while not self._stop.is_set():
+                name, begin, status = random.choice(list(self._senders.acknowledged)), time.monotonic(), 0
+                while status != 200 and time.monotonic() < begin + PATIENCE:
+                    with contextlib.suppress(requests.RequestException):
+                        url = self._lab.url(f"/instances/{name}/file", self._host)
+                        status = session.get(url, timeout=PATIENCE).status_code
+                    if status != 200:
+                        time.sleep(0.2)
+                self.longest = max(self.longest, time.monotonic() - begin)
+                self.read += 1
+                self.failed += [f"{name}: {status}"] if status != 200 else []
+
+    def __enter__(self) -> Readers:
+        self._threads = [threading.Thread(target=self._read) for _ in range(2)]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -213,27 +275,156 @@ def test_server_that_has_lost_its_data(cluster: Cluster) -> None:
 
 
 def test_setting_that_takes_a_restart(cluster: Cluster) -> None:
-    """One after the other; what is alike on all of them too."""
+    """The standbys first, then one of them takes the place of the primary; what is alike on all of them too."""
     cluster.wait_until_whole()
-    cluster.play(postgresql_settings={"max_connections": 77, "wal_buffers": "8MB"})
+    primary = cluster.primary()
+    senders = cluster.senders("pacs")
+    with senders:
+        senders.more(50, within=240)
+        when = time.monotonic()
+        with Readers(cluster, NAMES[1], senders) as readers:
+            cluster.play(postgresql_settings={"max_connections": 77, "wal_buffers": "8MB"})
+            senders.more(50, within=240)
     cluster.wait_until_whole()
+    lost, wait = senders.lost(), senders.longest_wait(when)
+    print(
+        f"restart: {len(senders.acknowledged)} images acknowledged, {len(lost)} lost, nothing taken for {wait:.1f} s;"
+        f" {readers.read} read, the slowest in {readers.longest:.1f} s; clients were told: {senders.told()};"
+        f" primary was {primary}, is {cluster.primary()}"
+    )
     for name in NAMES:
         asked = "show max_connections; show wal_buffers"
         assert cluster.lab.shell(f"runuser -u postgres -- psql -Atc '{asked}'", name).split() == ["77", "8MB"]
+    assert not senders.wrong
+    assert not lost
+    assert not readers.failed
+    assert readers.read
+    assert wait < PATIENCE
 
 
-def test_wrong_setting_goes_no_further_than_the_first(cluster: Cluster) -> None:
+@pytest.mark.parametrize("settings", [{"wal_sync_method": "nonsense"}, {"shared_buffers": "900GB"}], ids=str)
+def test_wrong_setting_goes_no_further_than_the_first(cluster: Cluster, settings: dict[str, str]) -> None:
+    """Be it that PostgreSQL does not read it, or that it does not start with it."""
     cluster.wait_until_whole()
-    said = cluster.play(check=False, postgresql_settings={"wal_sync_method": "nonsense"})
-    assert "wal_sync_method" in said
+    primary = cluster.primary()
+    said = cluster.play(check=False, postgresql_settings=settings)
     assert "failed=1" in said
+    assert "Nothing was changed" in said or "is back" in said
     cluster.wait_until_whole()
+    assert cluster.primary() == primary
     for name in NAMES:
-        assert "nonsense" not in cluster.lab.shell("cat /etc/pacs/postgresql/pacs.conf", name)
+        assert str(*settings.values()) not in cluster.lab.shell("cat /etc/pacs/postgresql/pacs.conf", name)
+    cluster.play()
+
+
+def test_clocks_are_held_against_each_other(cluster: Cluster) -> None:
+    said = " ".join(cluster.play(check=False, __etcd_clocks={"pacs": 0, "pacs2": 1, "pacs3": -40}).split())
+    assert "apart by 41 seconds" in said
+    assert "pacs: 0, pacs2: 1, pacs3: -40" in said
+    assert "changed=0" in said
+
+
+@pytest.fixture(scope="module")
+def described(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Site:
+    """The site as the role describes it to the verification."""
+    made = object.__new__(Site)
+    made.lab, made.inventory, made.described = cluster.lab, CLUSTER, tmp_path_factory.mktemp("described") / "sites"
+    made.describe()
+    return made
+
+
+@pytest.mark.parametrize("breakage", BREAKAGES, ids=lambda breakage: breakage.what)
+def test_breakage_is_noticed(cluster: Cluster, described: Site, breakage: Breakage) -> None:
+    """By the checks that are about it, and by no others."""
+    cluster.wait_until_whole()
+    primary = cluster.primary()
+    standbys = [name for name in NAMES if name != primary]
+    (part,) = breakage.hosts
+    hosts = {"primary": [primary], "standby": standbys[:1], "standbys": standbys}[part]
+    try:
+        for host in hosts:
+            cluster.lab.shell(breakage.do, host)
+        end, found = time.monotonic() + PATIENCE, described.run(CHECKS)
+        # Patroni tells of what has become of others some seconds later.
+        while wrong(found, breakage.checks) and time.monotonic() < end:
+            found = described.run(CHECKS)
+    finally:
+        for host in hosts:
+            cluster.lab.shell(breakage.undo, host)
+    assert not wrong(found, breakage.checks)
 
 
 def test_verification(cluster: Cluster, tmp_path: Any) -> None:
     cluster.wait_until_whole()
     cluster.play()
-    cluster.play(playbook="verify", verification_report_dir=str(tmp_path))
+    said = cluster.play(playbook="verify", verification_report_dir=str(tmp_path))
+    found = outcomes(tmp_path / "junit.xml", "test_cluster")
+    assert len(found) == len(CHECKS) * 2
+    assert set(found.values()) == {"passed"}
     assert set(outcomes(tmp_path / "junit.xml", "").values()) <= {"passed", "skipped"}
+    primary = cluster.primary()
+    assert f"CLUSTER of pacs, pacs2: {primary}: primary, running, timeline" in " ".join(said.split())
+    assert "Host of the cluster" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_host_that_is_lost_for_good(cluster: Cluster) -> None:
+    """The others are served without it, and a new one of that name gets all that it had."""
+    cluster.wait_until_whole()
+    lost = NAMES[2]
+    run("docker", "rm", "--force", cluster.lab.container(lost))
+    said = " ".join(cluster.play(check=False).split())
+    assert f"--limit '!{lost}'" in said
+    assert said.count("changed=0") == len(NAMES)
+    said = cluster.play("--limit", f"!{lost}", postgresql_settings={"work_mem": "5MB"})
+    assert f"this run leaves {lost} out" in " ".join(said.split())
+    for name in NAMES[:2]:
+        assert cluster.lab.shell("runuser -u postgres -- psql -Atc 'show work_mem'", name).strip() == "5MB"
+    other = {"bookworm": "trixie", "trixie": "bookworm"}[RELEASE]
+    cluster.renew(lost, other)
+    said = " ".join(cluster.play(check=False).split())
+    assert "have several releases (pacs: debian-" in said
+    assert said.count("changed=0") == len(NAMES)
+    cluster.renew(lost, RELEASE)
+    said = " ".join(cluster.play("--limit", lost, check=False).split())
+    assert "Run for pacs and pacs2 as well, or for one that works" in said
+    cluster.play()
+    cluster.wait_until_whole()
+    assert not changed(cluster.play())
+    assert {member[1] for member in cluster.etcd_members("pacs")} == {"started"}
+
+
+def test_another_host_takes_its_place(cluster: Cluster, tmp_path: pathlib.Path) -> None:
+    """Taken off with the exact words, and out of the inventory; the new one has another name and address."""
+    cluster.wait_until_whole()
+    gone, new = NAMES[2], "pacs4"
+    senders = cluster.senders("pacs")
+    with senders:
+        senders.more(50, within=240)
+        words: dict[str, Any] = {"remove": f"service of {gone}"}
+        refused: dict[str, Any] = {"remove": [f"service of {name}" for name in NAMES[1:]]}
+        said = cluster.play("--limit", ",".join(NAMES[1:]), playbook="remove", check=False, **refused)
+        assert "less than most of its members" in " ".join(said.split())
+        assert len(cluster.members()) == len(NAMES)
+        cluster.play("--limit", gone, playbook="remove", **words)
+        # Another server may have had to take its place.
+        senders.more(50, within=240)
+        assert not changed(cluster.play("--limit", gone, playbook="remove", **words))
+        left = "systemctl is-active etcd 'patroni@*' postgresql; nft list tables; ls /etc/pacs /etc/patroni; ss -Hltn"
+        found = cluster.lab.shell(left, gone, check=False)
+        assert "active\n" not in found.replace("inactive", "")
+        assert not [word for word in ("pacs_etcd", ":2379", ":5432", ":8008", "main.yml") if word in found], found
+        inventory = tmp_path / "inventory"
+        shutil.copytree(CLUSTER, inventory)
+        hosts = (inventory / "hosts.yml").read_text(encoding="utf-8").replace(f"{gone}:", f"{new}:")
+        (inventory / "hosts.yml").write_text(hosts, encoding="utf-8")
+        cluster.renew(new, RELEASE)
+        # Else the lab's inventory would bring the other one along.
+        run("docker", "stop", cluster.lab.container(gone))
+        cluster.play(playbook="certificates", inventory=inventory)
+        cluster.play("--limit", f"!{gone}", inventory=inventory)
+        senders.more(50, within=240)
+    assert not senders.lost()
+    assert {member[2] for member in cluster.etcd_members("pacs")} == {"pacs", NAMES[1], new}
+    cluster.wait_until_whole()
+    assert set(cluster.members()) == {"pacs", NAMES[1], new}
+    assert not changed(cluster.play("--limit", f"!{gone}", inventory=inventory))
