@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
+from ansible.errors import AnsibleConnectionFailure
 from ansible.inventory.manager import InventoryManager
 from ansible.parsing.dataloader import DataLoader
 from ansible.playbook.task import Task
@@ -42,6 +43,7 @@ class Site:
         self.folder = folder
         self.asked: list[tuple[str, dict[str, Any]]] = []
         self.probe: dict[str, Any] = PROBE | FOUND
+        self.silent = False
 
     def write(self, name: str, text: str) -> None:
         path = self.folder / name
@@ -79,6 +81,8 @@ class Site:
         def execute(name: str, arguments: dict[str, Any], **_more: Any) -> dict[str, Any]:
             assert not gc.isenabled()
             self.asked.append((name, arguments))
+            if self.silent:
+                raise AnsibleConnectionFailure("No route to host.")
             return self.probe
 
         action._execute_module = execute
@@ -103,6 +107,21 @@ class Site:
 @pytest.fixture
 def site(tmp_path: pathlib.Path) -> Site:
     return Site(tmp_path / "site")
+
+
+@pytest.mark.parametrize(
+    "groups, way",
+    [
+        (BOTH, ""),
+        ({"etcd": ["pacs"], "postgresql": ["pacs"]}, " The rest of its cluster can do without: --limit '!pacs'; .*"),
+        ({"etcd": ["pacs2"], "postgresql": ["pacs"]}, " The rest of its cluster can do without: --limit '!pacs'; .*"),
+        ({"postgresql": ["pacs"]}, ""),
+    ],
+)
+def test_host_of_a_cluster_that_does_not_answer(site: Site, groups: dict[str, list[str]], way: str) -> None:
+    site.silent = True
+    with pytest.raises(AnsibleConnectionFailure, match=rf"^No route to host. Nothing was changed.{way}$"):
+        site.check(groups)
 
 
 def test_good_host(site: Site) -> None:

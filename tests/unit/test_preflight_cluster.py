@@ -105,3 +105,15 @@ def test_wrong_one_of_several_servers(place: str, part: str) -> None:
 def test_several_servers_are_of_postgresql() -> None:
     (problem,) = problems(**POSTGRESQL | {"orthanc_database": "mysql", "orthanc_database_host": "192.0.2.1,192.0.2.2"})
     assert "are several, and mysql has one" in problem
+
+
+def test_server_that_has_no_part_in_the_run_is_told_of() -> None:
+    known = {"postgresql_etcd": ["192.0.2.1:2379"], "postgresql_servers": ADDRESSES} | good("postgresql")
+
+    def told(*played: str, **changes: Any) -> list[str]:
+        made = host(("postgresql",), known | changes, PROBE)
+        return list(general.notices(dataclasses.replace(made, site=lambda _name: played)))
+
+    assert [one for one in told("pacs", "pacs2") if one.startswith("postgresql_servers: this run leaves pacs3 out, ")]
+    assert not [one for one in told(*ADDRESSES) if "leaves" in one]
+    assert not [one for one in told("pacs", postgresql_etcd=[]) if "leaves" in one]
