@@ -69,7 +69,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             except AnsibleConnectionFailure as error:
                 ways = [preflight.ask(role, "away", host, "") for role in host.roles]
                 said = " ".join(filter(None, [str(error), "Nothing was changed.", *ways]))
-                raise AnsibleConnectionFailure(said) from error
+                # Ansible would say the cause once more.
+                raise AnsibleConnectionFailure(said) from None
             end = time.time()
             if probe.get("failed") or probe.get("unreachable"):
                 return self._not_reached(dict(probe))
