@@ -196,11 +196,14 @@ def test_member_of_etcd_joins(
 
 def test_members_of_etcd_that_the_inventory_does_not_have_leave(tmp_path: pathlib.Path) -> None:
     (tmp_path / "members").write_text(MEMBERS, encoding="utf-8")
-    wanted = f"{url(1)},{url(2)}"
-    told = f"left: pacs3, {url(3)}"
-    assert etcd(tmp_path, "leave.sh", wanted) == (told, ["member remove 3"])
-    assert etcd(tmp_path, "leave.sh", wanted, "look") == (told, [])
-    assert etcd(tmp_path, "leave.sh", f"{wanted},{url(3)}") == ("", [])
+    urls, told = f"{url(1)},{url(2)}", f"left: pacs3, {url(3)}"
+    assert etcd(tmp_path, "leave.sh", urls, "pacs,pacs2") == (told, ["member remove 3"])
+    assert etcd(tmp_path, "leave.sh", urls, "pacs,pacs2", "look") == (told, [])
+    assert etcd(tmp_path, "leave.sh", f"{urls},{url(3)}", "pacs,pacs2,other") == ("", [])
+    # One that has moved is none of others.
+    assert etcd(tmp_path, "leave.sh", f"{urls},{url(4)}", "pacs,pacs2,pacs3") == ("", [])
+    (tmp_path / "members").write_text(MEMBERS.replace("started, pacs3", "unstarted, "), encoding="utf-8")
+    assert etcd(tmp_path, "leave.sh", urls, "pacs,pacs2")[1] == ["member remove 3"]
 
 
 SITE: Any = types.SimpleNamespace(
