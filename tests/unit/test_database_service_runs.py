@@ -110,6 +110,19 @@ def test_server_that_runs_is_reloaded_where_that_is_enough(
     assert systemd.calls() == expected
 
 
+def test_server_that_must_not_be_restarted_goes_back(tmp_path: pathlib.Path, systemd: Systemd, call: Call) -> None:
+    """Such as a primary whose place nobody takes."""
+    call()
+    systemd.calls()
+    systemd.program("refuses", f"! grep -q 'port = 2' {tmp_path}/pacs.conf || {{ echo Nobody follows. >&2; exit 2; }}")
+    said = call("port = 2\n", reload=["refuses"])
+    assert said["failed"]
+    assert "was not restarted with its new settings. Nobody follows." in said["msg"]
+    assert "The configuration that worked last is back" in said["msg"]
+    assert (tmp_path / "pacs.conf").read_text("utf-8") == "port = 1\n"
+    assert not [command for command in systemd.calls() if command.startswith("restart")]
+
+
 def test_server_that_does_not_run_is_not_reloaded(systemd: Systemd, call: Call) -> None:
     call(reload=["true"], may_restart=False)
     assert systemd.calls() == [*START, *AGAIN[1:]]
