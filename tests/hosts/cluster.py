@@ -302,7 +302,9 @@ def test_setting_that_takes_a_restart(cluster: Cluster) -> None:
     assert wait < PATIENCE
 
 
-@pytest.mark.parametrize("settings", [{"wal_sync_method": "nonsense"}, {"shared_preload_libraries": "no_such_library"}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"wal_sync_method": "nonsense"}, {"shared_preload_libraries": "no_such_library"}], ids=str
+)
 def test_wrong_setting_goes_no_further_than_the_first(cluster: Cluster, settings: dict[str, str]) -> None:
     """Be it that PostgreSQL does not read it, or that it does not start with it."""
     cluster.wait_until_whole()
