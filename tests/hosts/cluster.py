@@ -279,6 +279,8 @@ def test_setting_that_takes_a_restart(cluster: Cluster) -> None:
     cluster.wait_until_whole()
     primary = cluster.primary()
     senders = cluster.senders("pacs")
+    # A run takes its time, and each image is asked for in the end.
+    senders.rest = 0.5
     with senders:
         senders.more(50, within=240)
         when = time.monotonic()
@@ -399,6 +401,7 @@ def test_another_host_takes_its_place(cluster: Cluster, tmp_path: pathlib.Path) 
     cluster.wait_until_whole()
     gone, new = NAMES[2], "pacs4"
     senders = cluster.senders("pacs")
+    senders.rest = 0.5
     with senders:
         senders.more(50, within=240)
         words: dict[str, Any] = {"remove": f"service of {gone}"}

@@ -45,6 +45,8 @@ class Senders:
         self._stop = threading.Event()
         # For how many seconds a client waits before it sends again what was not taken.
         self.pause = 0.1
+        # And before it sends the next one.
+        self.rest = 0.0
         # By Orthanc's identifier: the number of the image, and when it was acknowledged.
         self.acknowledged: dict[str, tuple[int, float]] = {}
         # Of these, what was answered with "AlreadyStored", once a client had been told that it was not taken.
@@ -67,6 +69,7 @@ class Senders:
                     self.wrong.append(f"an image was not acknowledged in {MOST} s")
                     return
                 time.sleep(self.pause)
+            time.sleep(self.rest)
 
     def _ask(
         self, connection: http.client.HTTPSConnection, method: str, path: str, content: bytes | None = None
