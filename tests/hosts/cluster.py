@@ -313,7 +313,6 @@ def test_wrong_setting_goes_no_further_than_the_first(cluster: Cluster, settings
     primary = cluster.primary()
     said = cluster.play(check=False, postgresql_settings=settings)
     assert "failed=1" in said
-    assert "Nothing was changed" in said or "is back" in said
     cluster.wait_until_whole()
     assert cluster.primary() == primary
     for name in NAMES:
