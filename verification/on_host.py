@@ -42,6 +42,11 @@ for name in glob.glob(f"{folder}/*.json"):
     if not name.endswith("credentials.json"):
         with open(name, encoding="utf-8") as file:
             options.update(json.load(file))
+server = options.get("PostgreSQL", {})
+if "," in str(server.get("ConnectionUri", "")):
+    # Where another one is primary since, each connection answers one request with 503, and then finds it.
+    for _ in range(server.get("IndexConnectionsCount", 1)):
+        ask("/changes?last", right)
 disk = shutil.disk_usage(storage)
 plugins = json.loads(ask("/plugins", right)[1] or "[]")
 

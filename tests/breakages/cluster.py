@@ -44,7 +44,7 @@ CLUSTER = (
     ),
     Breakage(
         "nobody is primary any more",
-        (PRIMARY, FOLLOW, TWO_HOSTS, PLACE),
+        (PRIMARY, FOLLOW, PLACE),
         f"{UNIT}; {PATRONI} pause --wait; {STOP}",
         hosts=("primary",),
         undo=f"{START}; sleep 5; {PATRONI} resume --wait",
