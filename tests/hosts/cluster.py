@@ -177,7 +177,9 @@ def test_who_is_nobody_gets_nothing(cluster: Cluster) -> None:
         url = f"https://{lab.address['pacs']}:{port}{path}"
         script = f"import ssl, urllib.request as u; u.urlopen('{url}', context=ssl._create_unverified_context())"
         said = lab.shell(f'python3 -c "{script}" 2>&1', NAMES[1], check=False)
-        assert "certificate required" in said.lower() or "alert" in said.lower(), said
+        # What was sent may meet a connection that is closed already.
+        words = ("certificate required", "alert", "reset by peer")
+        assert any(word in said.lower() for word in words), said
     listening = lab.shell("ss -Hltn | awk '{ print $4 }'")
     for port in ("2379", "2380", "5432", "8008"):
         places = {line.rpartition(":")[0] for line in listening.split() if line.endswith(f":{port}")}
