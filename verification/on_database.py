@@ -68,7 +68,8 @@ if engine == "postgresql":
         server = {name: connection.info.dsn_parameters[name] for name in ("dbname", "user")}
         # Of several, the one that was taken.
         server |= {"host": connection.info.host, "port": connection.info.port}
-    pending = ask("SELECT name FROM pg_settings WHERE pending_restart")
+    # But for what it was told as a standby, before it took the place of its primary.
+    pending = ask("SELECT name FROM pg_settings WHERE pending_restart AND name !~ '^(recovery|primary)_'")
     elsewhere = refusal(dbname="postgres")
     plain = refusal(sslmode="disable")
 else:

@@ -142,7 +142,8 @@ def reload(cluster: Cluster, name: str, unit: str) -> int:
     end = time.monotonic() + 10
     while ask(here, f"select pg_conf_load_time() > '{before}'") != "t" and time.monotonic() < end:
         time.sleep(0.1)
-    if ask(here, "select count(*) from pg_settings where pending_restart") == "0":
+    # What a standby was told about its primary is of no use to one that has taken the place.
+    if ask(here, "select count(*) from pg_settings where pending_restart and name !~ '^(recovery|primary)_'") == "0":
         return 0
     if primary(cluster.members) == name:
         cluster.switch_over()
