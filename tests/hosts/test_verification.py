@@ -46,6 +46,11 @@ systemctl reload ssh
 ELSEWHERE = {
     "test_access::test_relay_is_for_the_proxy_only",
     "test_backup::test_last_backup_is_good_and_new",
+    "test_cluster::test_all_others_follow_it",
+    "test_cluster::test_another_server_could_take_its_place",
+    "test_cluster::test_etcd_has_all_its_members",
+    "test_cluster::test_one_server_is_primary",
+    "test_cluster::test_what_is_acknowledged_is_on_two_hosts",
     "test_database::test_connection_to_another_host_is_encrypted",
     "test_database::test_database_is_closed_to_this_machine",
     "test_database::test_files_are_in_the_database",
