@@ -65,6 +65,7 @@ ELSEWHERE = {
     "test_ingest::test_images_for_research_have_no_patient",
     "test_ingest::test_images_become_what_the_entries_say",
     "test_ingest::test_modalities_are_told_what_is_refused",
+    "test_modalities::test_dicomweb_servers_answer",
     "test_modalities::test_modalities_take_us_for_one",
     "test_pair::test_image_is_fetched_from_the_modality",
     "test_pair::test_modality_takes_several",
