@@ -83,6 +83,15 @@ class Program:
                 setattr(part, name, first[name])
 
 
+@pytest.fixture(autouse=True)
+def mask() -> Iterator[None]:
+    """Leave to other tests the mask of this process, which the program sets for itself."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)
+
+
 @pytest.fixture(scope="module")
 def program() -> Iterator[Any]:
     sys.path.insert(0, str(FILES))

@@ -494,9 +494,9 @@ def test_what_cannot_be_read_is_refused(load: Load, orthanc: Any, monkeypatch: p
     def broken(*_given: Any) -> None:
         raise MemoryError("Brankovich")
 
-    one = traced()
+    one, uids = traced(), json.dumps(dict.fromkeys(script.NEEDED, "1.2"))
     monkeypatch.setattr(script.pydicom, "dcmread", broken)
-    orthanc.CreateDicomInstance = lambda _image: types.SimpleNamespace(GetInstanceSimplifiedJson=lambda: "{}")
+    orthanc.CreateDicomInstance = lambda _image: types.SimpleNamespace(GetInstanceSimplifiedJson=lambda: uids)
     assert orthanc.received(one, DICOM) == NOTHING
     assert orthanc.said.pop().endswith("is refused: it cannot be read (MemoryError)")
 

@@ -53,6 +53,7 @@ def test_good_cluster() -> None:
         ({"etcd_members": ADDRESSES | {"pacs4": "192.0.2.4"}}, "etcd_members", "has 4 hosts"),
         ({"etcd_members": ADDRESSES | {"pacs3": "192.0.2.1"}}, "etcd_address", "is the one of pacs3 as well"),
         ({"etcd_members": ADDRESSES | {"pacs3": "three"}}, "etcd_address", "'three' of pacs3 is no IP address"),
+        ({"etcd_members": ADDRESSES | {"pacs3": ""}}, "etcd_address", "'' of pacs3 is no IP address"),
         ({"servers": False}, "etcd_members", "without a host in the group 'postgresql'"),
         ({"etcd_settings": {"name": "x"}}, "etcd_settings.name", "the role needs it as it is"),
         ({"etcd_settings": {"listen-peer-urls": "x"}}, "etcd_settings.listen-peer-urls", "set etcd_address and"),

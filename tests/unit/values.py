@@ -5,6 +5,7 @@ Each is held against the preflight as playbooks/site.yml calls it, and every ten
 
 from __future__ import annotations
 
+import dataclasses
 import pathlib
 import re
 import tempfile
@@ -21,7 +22,8 @@ from tests.unit.good_host import LSB, PROBE, SOURCE
 from tests.unit.one_process import Site
 from tests.unit.wrong_values import Case, cases
 
-CASES = cases()
+# No host here is one of a cluster, where alone they are read: tests/unit/test_preflight_cluster.py judges them.
+CASES = [dataclasses.replace(one, wrong=False) if one.variable.startswith("etcd_") else one for one in cases()]
 ALL: Mapping[str, Any] = {
     # The command line says so otherwise.
     "ansible_connection": "local",
