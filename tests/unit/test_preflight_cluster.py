@@ -79,7 +79,7 @@ def test_wrong_etcd(changes: dict[str, Any], told: str, part: str) -> None:
 @pytest.mark.parametrize(
     "changes, told, part",
     [
-        ({"postgresql_servers": {"pacs": "192.0.2.1"}}, "postgresql_servers", "there is nobody to take the place"),
+        ({"postgresql_servers": {"pacs": "192.0.2.1"}}, "postgresql_servers", "there is nobody to take its place"),
         ({"postgresql_servers": ADDRESSES | {"pacs3": "three"}}, "postgresql_servers", "'three' of pacs3 is no IP"),
         ({"postgresql_shared": True}, "postgresql_shared", "a server of others is none of a cluster"),
         ({"postgresql_settings": {"hot_standby": False}}, "postgresql_settings.hot_standby", "Patroni sets it"),

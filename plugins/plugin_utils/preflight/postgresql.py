@@ -74,7 +74,8 @@ def _cluster(host: Host) -> Iterator[str]:
     if len(servers) < 2:
         yield (
             "postgresql_servers: this is one of a cluster (postgresql_etcd), and there is nobody to take its place; put"
-            " three hosts into the group 'postgresql', or take those of the group 'etcd' out, and the server is one that stays alone."
+            " three hosts into the group 'postgresql', or take those of the group 'etcd' out, and the server stays"
+            " alone."
         )
     for name, address in servers.items():
         if not values.is_address(str(address)):
