@@ -55,10 +55,11 @@ def options(what: str, checks: tuple[str, ...], change: str, file: str = "orthan
     :param change: what Python does to ``known``, the options of a file, or of its only section.
     """
     path = f"{CONFIGURATION}/{file}.json"
+    # Orthanc takes a dollar sign for the name of a variable, but as an escape.
     script = (
         f"import json; path = '{path}'; file = json.load(open(path));"
         f" known = file if len(file) > 1 else next(iter(file.values())); {change};"
-        " open(path, 'w').write(json.dumps(file))"
+        " open(path, 'w').write(json.dumps(file).replace(chr(36), chr(92) + 'u0024'))"
     )
     paths, do = more.pop("paths", ()), more.pop("do", "true")
     return Breakage(what, checks, f'python3 -c "{script}"; {do}', (path, *paths), START, **more)
