@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import random
 import shutil
 import threading
