@@ -10,8 +10,8 @@ import contextlib
 import json
 import os
 import pathlib
-import re
 import random
+import re
 import shutil
 import threading
 import time
