@@ -13,32 +13,34 @@ from typing import Any, BinaryIO
 
 from .common import MIB, read
 
-# For how long it may take for an image that is big, in seconds.
-SLOW = 600
+# For how long it may take, in seconds; and for an image that is big.
+USUAL, SLOW = 60, 600
 
 
 class Orthanc:
     """The Orthanc of this host."""
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        self._config, self._port = settings["config_dir"], settings["http_port"]
+        self._settings = settings
 
-    def asked(self, method: str, path: str, body: BinaryIO | None = None) -> http.client.HTTPResponse:
+    def asked(
+        self, method: str, path: str, body: BinaryIO | None = None, seconds: float = SLOW
+    ) -> http.client.HTTPResponse:
         """Ask it. :raises OSError: if it does not answer."""
-        users = read(pathlib.Path(self._config, "credentials.json"))["RegisteredUsers"]
+        users = read(pathlib.Path(self._settings["config_dir"], "credentials.json"))["RegisteredUsers"]
         login = base64.b64encode(":".join(next(iter(users.items()))).encode()).decode()
         headers = {"Authorization": f"Basic {login}"}
         if body:
             length = body.seek(0, 2)
             body.seek(0)
             headers["Content-Length"] = str(length)
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=SLOW)
+        connection = http.client.HTTPConnection("127.0.0.1", self._settings["http_port"], timeout=seconds)
         connection.request(method, path, body=body, headers=headers)
         return connection.getresponse()
 
     def answer(self, path: str) -> bytes:
         """Return what it answers. :raises OSError: also if it is an error."""
-        answer = self.asked("GET", path)
+        answer = self.asked("GET", path, seconds=USUAL)
         content = answer.read()
         if answer.status != 200:
             raise OSError(f"Orthanc answers {answer.status} to {path}")

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import datetime
 import functools
@@ -44,6 +43,7 @@ from .common import (
 from .database import Database
 from .index import QUEUE, check_index, compare, differ, handed
 from .mariadb import DUMP, Loaded, Mariadb
+from .orthanc import Orthanc
 from .repository import tagged, taken
 
 # What of an archive lies in its folders, by the names that Orthanc gives it.
@@ -566,15 +566,7 @@ class Restore(Beside):
 
     def answer(self, path: str) -> bytes:
         """Return what Orthanc answers. :raises OSError: also if it is an error."""
-        users = read(pathlib.Path(self.backup.settings["config_dir"], "credentials.json"))["RegisteredUsers"]
-        login = base64.b64encode(":".join(next(iter(users.items()))).encode()).decode()
-        connection = http.client.HTTPConnection("127.0.0.1", self.backup.settings["http_port"], timeout=60)
-        connection.request("GET", path, headers={"Authorization": f"Basic {login}"})
-        answer = connection.getresponse()
-        content = answer.read()
-        if answer.status != 200:
-            raise OSError(f"Orthanc answers {answer.status} to {path}")
-        return content
+        return Orthanc(self.backup.settings).answer(path)
 
     def image(self, name: str) -> bytes:
         """Return an image as it is handed out; nothing if it is not."""
