@@ -8,6 +8,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -123,7 +124,10 @@ class Lab:
         """
         used = "sed -n 's/.*ssl_certificate \\(.*\\);/\\1/p' /etc/nginx/conf.d/orthanc.conf | xargs cat"
         certificate = self.folder.with_name(f"{self.name}-{host}.crt")
-        certificate.write_text(self.shell(used, host), encoding="utf-8")
+        # Other threads read it meanwhile.
+        written = certificate.with_suffix(f".{threading.get_ident()}")
+        written.write_text(self.shell(used, host), encoding="utf-8")
+        written.replace(certificate)
         made = requests.Session()
         made.trust_env = False
         made.verify = str(certificate)
