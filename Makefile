@@ -49,7 +49,7 @@ test-backup: lab ## backups while images come and go, drills, restores, and what
 	pytest tests/hosts/test_backup.py tests/hosts/test_backup_mariadb.py tests/hosts/test_backup_postgresql.py -n 2 --dist loadfile -rA --tb=short
 
 test-viewer: lab ## the viewer OHIF in a real browser, on both releases; fetches it by npm, and Chromium by apt
-	pytest tests/hosts/viewer.py -rA --tb=short
+	pytest tests/hosts/viewer.py tests/hosts/viewer_images.py -rA --tb=short
 
 test-mysql: lab ## a real MySQL 9.7, which only Debian unstable has, as a server run by others
 	pytest tests/hosts/mysql_server.py
