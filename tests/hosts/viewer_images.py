@@ -14,8 +14,8 @@ import numpy
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from pydicom.pixels import apply_color_lut, pixel_array
-from pydicom.pixels.utils import get_nr_frames
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import get_nr_frames, pixel_array
 
 from tests.hosts.browser import Browser, opened
 from tests.hosts.conftest import Lab
@@ -63,7 +63,8 @@ TYPES = {
 AS_IT_IS = """
 (async () => {
     const view = stack(), image = view.getCornerstoneImage(), half = [0.5, 0.5];
-    view.setProperties({interpolationType: cornerstone.Enums.InterpolationType.NEAREST, voiRange: {lower: %s, upper: %s}});
+    const nearest = cornerstone.Enums.InterpolationType.NEAREST;
+    view.setProperties({interpolationType: nearest, voiRange: {lower: %s, upper: %s}});
     view.setDisplayArea({type: "SCALE", scale: 1, imageCanvasPoint: {imagePoint: half, canvasPoint: half}});
     view.render();
     await new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)));
