@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
 SHARDS := test-sanity test-scenarios test-later test-releases test-import test-backup test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-import lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-size bench-import lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -139,6 +139,9 @@ bench-methods: setup .venv/done-test ## the install methods side by side, and ho
 
 bench-index: setup .venv/done-test ## how long the dump of an index takes before another release, and its way back
 	python -m benchmarks.index $(BENCH)
+
+bench-size: setup .venv/done-test ## what an image costs a database beside its file, and what archives need by that
+	python -m benchmarks.size $(BENCH)
 
 bench-database: setup .venv/done-test ## how fast images go into which database, and by which settings
 	python -m benchmarks.database $(BENCH)
