@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
 SHARDS := test-sanity test-scenarios test-later test-releases test-import test-backup test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-import lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-size bench-import lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -49,7 +49,7 @@ test-backup: lab ## backups while images come and go, drills, restores, and what
 	pytest tests/hosts/test_backup.py tests/hosts/test_backup_mariadb.py tests/hosts/test_backup_postgresql.py -n 2 --dist loadfile -rA --tb=short
 
 test-viewer: lab ## the viewer OHIF in a real browser, on both releases; fetches it by npm, and Chromium by apt
-	pytest tests/hosts/viewer.py -rA --tb=short
+	pytest tests/hosts/viewer.py tests/hosts/viewer_images.py -rA --tb=short
 
 test-mysql: lab ## a real MySQL 9.7, which only Debian unstable has, as a server run by others
 	pytest tests/hosts/mysql_server.py
@@ -139,6 +139,9 @@ bench-methods: setup .venv/done-test ## the install methods side by side, and ho
 
 bench-index: setup .venv/done-test ## how long the dump of an index takes before another release, and its way back
 	python -m benchmarks.index $(BENCH)
+
+bench-size: setup .venv/done-test ## what an image costs a database beside its file, and what archives need by that
+	python -m benchmarks.size $(BENCH)
 
 bench-database: setup .venv/done-test ## how fast images go into which database, and by which settings
 	python -m benchmarks.database $(BENCH)

@@ -9,6 +9,7 @@ import re
 from typing import Any
 
 import pytest
+import requests
 
 from verification.client import Client
 from verification.expect import expect
@@ -62,6 +63,12 @@ def configuration(visitor: Client, viewed: Site) -> dict[str, Any]:
     return told
 
 
+def policy_of(answer: requests.Response) -> dict[str, set[str]]:
+    """Return the sources that an answer names in its policy, by what they are for."""
+    words = [part.split() for part in answer.headers.get("Content-Security-Policy", "").split(";") if part.strip()]
+    return {name: set(sources) for name, *sources in words}
+
+
 @pytest.mark.parametrize("path", ["", LINK, CONFIGURATION], ids=["page", "link", "configuration"])
 def test_viewer_is_for_users_alone(viewed: Site, public: Site, path: str) -> None:
     anonymous = Client(public.url.removesuffix(public.prefix), public.trust(), writes=False)
@@ -88,8 +95,7 @@ def test_viewer_says_what_its_page_may_do(viewed: Site, visitor: Client) -> None
     answer = visitor.get(viewed.viewer)
     got = {name: answer.headers.get(name) for name in SECURITY_HEADERS}
     expect(f"headers of GET {viewed.viewer}", SECURITY_HEADERS, got)
-    words = [part.split() for part in answer.headers.get("Content-Security-Policy", "").split(";") if part.strip()]
-    policy = {name: set(sources) for name, *sources in words}
+    policy = policy_of(answer)
     inside = re.findall(r"(?s)<script>(.*?)</script>", answer.text)
     hashes = {f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in inside}
     expect("default-src", {"'none'"}, policy.get("default-src"), SEE)
@@ -97,6 +103,12 @@ def test_viewer_says_what_its_page_may_do(viewed: Site, visitor: Client) -> None
     known = {"'none'", "'self'", "'wasm-unsafe-eval'", "'unsafe-inline'", "blob:", "data:", *hashes}
     strange = {f"{name} {source}" for name, sources in policy.items() for source in sources - known}
     expect("sources in the policy that lead elsewhere", set(), strange, SEE)
+    # What decodes JPEG 2000 and JPEG-LS is a worker, whose policy is that of its script.
+    scripts = re.findall(r'<script[^>]* src="([^"]+\.js)"', answer.text)
+    expect("the page has scripts of its own", True, len(scripts) > 0, SEE)
+    worker = policy_of(visitor.get(scripts[-1]))
+    expect("script-src of a worker", {"'self'", "'unsafe-eval'"}, worker.get("script-src"), SEE)
+    expect("what a worker may beside", policy | {"script-src": worker["script-src"]}, worker, SEE)
 
 
 def test_browsers_keep_of_the_viewer_what_never_changes(viewed: Site, visitor: Client) -> None:

@@ -228,6 +228,7 @@ VIEWERS = [
             ("may ask others", "s/connect-src /&https: /"),
             ("may run any script", "s/script-src /&\\x27unsafe-inline\\x27 /"),
             ("may not run its own scripts", "s/sha256-[^ ;]*//"),
+            ("may not decode JPEG 2000", "s/\\x27unsafe-eval\\x27//"),
             ("has no policy", "/default-src/d"),
         )
     ),

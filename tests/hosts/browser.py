@@ -125,10 +125,24 @@ class Browser:
             self._receive(0.2)
         return found
 
+    def mouse(self, *places: tuple[float, float], button: str = "left") -> None:
+        """Press a button at the first of some places, move it to the others, and let it go."""
+        one = {"button": button, "clickCount": 1}
+        self("Input.dispatchMouseEvent", type="mouseMoved", x=places[0][0], y=places[0][1])
+        self("Input.dispatchMouseEvent", type="mousePressed", x=places[0][0], y=places[0][1], **one)
+        for x, y in places[1:]:
+            self("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, **one)
+        self("Input.dispatchMouseEvent", type="mouseReleased", x=places[-1][0], y=places[-1][1], **one)
+
+    def wheel(self, place: tuple[float, float], turns: float) -> None:
+        """Turn the wheel, downwards if it is more than nothing."""
+        self("Input.dispatchMouseEvent", type="mouseWheel", x=place[0], y=place[1], deltaX=0, deltaY=100 * turns)
+
     @property
     def hosts(self) -> set[str]:
-        """With whom the page has talked. What it makes itself has no host."""
-        return {urlsplit(request["url"]).netloc for request in self.requests} - {""}
+        """With whom the page has talked. What it makes itself has no host, nor has what shows a PDF."""
+        urls = [urlsplit(request["url"]) for request in self.requests]
+        return {url.netloc for url in urls if url.scheme != "chrome-extension"} - {""}
 
     def picture(self) -> bytes:
         return base64.b64decode(self("Page.captureScreenshot", format="png")["data"])
