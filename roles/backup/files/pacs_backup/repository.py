@@ -22,7 +22,7 @@ ELSEWHERE = (
     (r"already locked", "somebody else is at work in it"),
     (r"no space left|disk quota|QuotaExceeded|file system is full", "it is full"),
     (r"read-only file system", "it cannot be written to"),
-    (r"(?i)permission denied|access ?denied|access key id|SignatureDoesNotMatch|forbidden", "it does not let us in"),
+    (r"(?i)permission denied|access ?denied|access key id|SignatureDoesNotMatch|request signature|forbidden", "it does not let us in"),
     (
         r"(?i)dial tcp|no route to host|connection (refused|timed out|reset)|no such host|could not resolve|host key"
         r"|i/o timeout|x509|unable to start the sftp session|network is unreachable",
@@ -88,10 +88,10 @@ class Repository:
         except subprocess.TimeoutExpired as error:
             said = error.stderr or b""
             lines = (said if isinstance(said, str) else said.decode(errors="replace")).strip().splitlines()
-            raise Failed(
-                f"The repository {self.url} cannot be reached: no answer in {timeout:.0f} s."
-                f" {' '.join(lines[-1:])}".strip()
-            ) from error
+            last = " ".join(lines[-1:])
+            # It tries again also where it is refused.
+            why = next((text for pattern, text in ELSEWHERE if re.search(pattern, last)), "it cannot be reached")
+            raise Failed(f"The repository {self.url}: {why}; no answer in {timeout:.0f} s. {last}".strip()) from error
 
     def refused(self, done: subprocess.CompletedProcess[str]) -> Failed:
         """Return what restic failed with, in words."""
