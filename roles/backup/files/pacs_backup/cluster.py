@@ -307,7 +307,9 @@ class Cluster:
         there: dict[int, float] = {}
         for part in range(first * self.piece // lines, last * self.piece // lines + 1):
             listed = self.ask("--output=json", "repo-ls", f"{place}/{line:08X}{part:08X}", timeout=SILENT)
-            there |= {number(name): one["time"] for name, one in json.loads(listed or "{}").items() if PIECE.match(name)}
+            there |= {
+                number(name): one["time"] for name, one in json.loads(listed or "{}").items() if PIECE.match(name)
+            }
         gone = [one for one in range(first, last) if one not in there]
         if not gone:
             return {}

@@ -22,7 +22,10 @@ ELSEWHERE = (
     (r"already locked", "somebody else is at work in it"),
     (r"no space left|disk quota|QuotaExceeded|file system is full", "it is full"),
     (r"read-only file system", "it cannot be written to"),
-    (r"(?i)permission denied|access ?denied|access key id|SignatureDoesNotMatch|request signature|forbidden", "it does not let us in"),
+    (
+        r"(?i)permission denied|access ?denied|access key id|SignatureDoesNotMatch|request signature|forbidden",
+        "it does not let us in",
+    ),
     (
         r"(?i)dial tcp|no route to host|connection (refused|timed out|reset)|no such host|could not resolve|host key"
         r"|i/o timeout|x509|unable to start the sftp session|network is unreachable",
