@@ -167,23 +167,23 @@ class Site:
         position, images = json.loads(self.lab.shell(f'python3 -c "{script}; print(json.dumps({asked}))"'))
         return position[0][0], {one for (one,) in images}
 
-    def server(self, user: str, restricted: str = "") -> dict[str, Any]:
+    def server(self, user: str, restricted: str = "", host: str = "registry") -> dict[str, Any]:
         """Have a server that a key lets in, and return by what it is reached, but for the place.
 
         :param restricted: what sshd lets that key do alone.
         """
-        address = self.lab.address["registry"]
+        address = self.lab.address[host]
         self.lab.shell(
             f"useradd --create-home --shell /bin/sh {user}; install -d -m 700 -o {user} ~{user}/.ssh;"
             " [ -e /root/key ] || ssh-keygen -q -N '' -t ed25519 -f /root/key;"
             f" {{ printf '{restricted} '; cat /root/key.pub; }} > ~{user}/.ssh/authorized_keys;"
             " sed -i 's,^AuthorizedKeysFile .*,AuthorizedKeysFile /etc/ssh/lab_user_key.pub .ssh/authorized_keys,'"
             " /etc/ssh/sshd_config.d/lab.conf; systemctl reload ssh",
-            "registry",
+            host,
         )
-        server = self.lab.shell("ssh-keygen -y -f /etc/ssh/lab_host_key", "registry").strip()
+        server = self.lab.shell("ssh-keygen -y -f /etc/ssh/lab_host_key", host).strip()
         return {
-            "backup_sftp_private_key": self.lab.shell("cat /root/key", "registry"),
+            "backup_sftp_private_key": self.lab.shell("cat /root/key", host),
             "backup_sftp_known_hosts": f"{address} {server}",
         }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 import shutil
 from typing import Any
 
@@ -76,6 +77,19 @@ FAULTS = {
 }
 
 
+# Where a repository may have few MiB, and all of them taken.
+SMALL = "mkdir -p {at}; mount -t tmpfs -o size={size}m tmpfs {at}; chmod 755 {at}"
+FILLED = "head -c 2G /dev/zero > {at}/filler || true; sync; ! echo x > {at}/more; rm -f {at}/more"
+# The log of a database on a disk of its own, which is full but for less than a twentieth.
+LOGGED = """cd /var/lib/postgresql/*/main; systemctl stop orthanc postgresql
+mkdir -p /srv/wal; mount -t tmpfs -o size=1300m tmpfs /srv/wal; cp -a pg_wal/. /srv/wal/; chown postgres: /srv/wal
+chmod 700 /srv/wal; mv pg_wal pg_wal.before; ln -s /srv/wal pg_wal; systemctl start postgresql; systemctl start orthanc
+"""
+WRITES = """cd /; while [ "$(df --output=avail --block-size=1M /srv/wal | tail -n 1)" -gt 60 ]
+do runuser -u postgres -- psql -Xqc "select pg_logical_emit_message(false, 'x', 'x'); select pg_switch_wal()"; done
+until [ -e /var/lib/pacs/pgbackrest/dropped ]; do sleep 1; done"""
+
+
 class Stores(Databases):
     """Orthancs whose backups go to a bucket each."""
 
@@ -112,6 +126,15 @@ class Stores(Databases):
             "backup_keep": {"last": 30},
             "orthanc_settings": {"OverwriteInstances": True},
         }
+
+    def listed(self, host: str = "pacs") -> set[str]:
+        """Return the numbers of the backups that there are."""
+        script = (
+            "import sys; sys.path.insert(0, '/etc/pacs/backup'); from pacs_backup.common import HERE, read;"
+            " from pacs_backup.repository import Repository;"
+            " print(*(one['id'] for one in Repository(read(HERE / 'settings.json')).snapshots()))"
+        )
+        return set(self.lab.shell(f'python3 -B -c "{script}"', host).split())
 
     def keeper(self, *commands: str) -> str:
         """Have the keeper of the store do something."""
@@ -201,3 +224,103 @@ def test_store_that_is_not_the_one(site: Stores, host: str, fault: str) -> None:
     assert words in site.wrong(host)
     assert SECRET not in said
     assert site.status(host)["success"] == before
+
+
+def test_store_that_is_away_for_a_while(site: Stores) -> None:
+    """In the middle of a backup, which waits for it."""
+    lab = site.lab
+    site.send(range(500, 510), "plain")
+    lab.shell(
+        "systemctl start --no-block pacs-backup; until pgrep -f 'restic .* backup '; do sleep 0.01; done", "plain"
+    )
+    lab.shell("systemctl stop store; sleep 5; systemctl start store", "store")
+    assert "Backed up" in site.play("backup", limit="plain")
+    assert "is whole" in site.play("drill", limit="plain")
+
+
+@pytest.mark.parametrize("host", ["plain", "pacs"])
+def test_store_that_is_full(site: Stores, host: str) -> None:
+    """It takes nothing more, and what it has is there."""
+    before, numbers = site.status(host)["success"], site.listed(host)
+    site.keeper(f"s3.bucket.quota -name {host} -op set -sizeMB 1", "s3.bucket.quota.enforce -apply")
+    try:
+        assert "failed=1" in site.play("backup", limit=host, check=False)
+        assert "it is full" in site.wrong(host)
+        assert site.status(host)["success"] == before
+    finally:
+        site.keeper(f"s3.bucket.quota -name {host} -op remove", "s3.bucket.quota.enforce -apply")
+    assert "Backed up" in site.play("backup", limit=host)
+    assert numbers < site.listed(host)
+    assert site.wrong(host) == ""
+
+
+def test_folder_that_is_full(site: Stores) -> None:
+    """With SQLite: in the middle of a backup, of which nothing stays that does harm."""
+    lab = site.lab
+    given: dict[str, Any] = {"backup_repository": "/srv/small/pacs"}
+    lab.shell(SMALL.format(at="/srv/small", size=32), "plain")
+    site.play(limit="plain", **given)
+    assert "Backed up" in site.play("backup", limit="plain", **given)
+    before, numbers = site.status("plain")["success"], site.listed("plain")
+    lab.shell(FILLED.format(at="/srv/small"), "plain")
+    site.send(range(600, 640), "plain")
+    assert "failed=1" in site.play("backup", limit="plain", check=False, **given)
+    assert "it is full" in site.wrong("plain")
+    assert site.status("plain")["success"] == before
+    lab.shell("rm /srv/small/filler", "plain")
+    assert "Backed up" in site.play("backup", limit="plain", **given)
+    assert numbers < site.listed("plain")
+    assert "is whole" in site.play("drill", limit="plain", **given)
+    site.play(limit="plain")
+
+
+def test_server_of_sftp_that_is_full(site: Stores) -> None:
+    """With PostgreSQL, whose database goes there as well."""
+    lab, given = site.lab, site.server("nas", host="store")
+    lab.shell(f"{SMALL.format(at='/home/nas/small', size=64)}; chown nas: /home/nas/small", "store")
+    given["backup_repository"] = f"sftp:nas@{lab.address['store']}:/home/nas/small/pacs"
+    said = site.play(limit="old", check=False, **given)
+    assert "pgBackRest of Debian 12 does not know SFTP" in said
+    site.play(limit="pacs", **given)
+    assert lab.shell(f"stat --format '%a %U %G' {REST}/sftp.key") == "640 root postgres\n"
+    assert "Backed up" in site.play("backup", limit="pacs", **given)
+    assert "is whole" in site.play("drill", limit="pacs", **given)
+    before, numbers = site.status()["success"], site.listed()
+    lab.shell(FILLED.format(at="/home/nas/small"), "store")
+    site.send(range(600, 640))
+    assert "failed=1" in site.play("backup", limit="pacs", check=False, **given)
+    assert "it is full" in site.wrong()
+    assert site.status()["success"] == before
+    lab.shell("rm /home/nas/small/filler", "store")
+    assert "Backed up" in site.play("backup", limit="pacs", **given)
+    assert numbers < site.listed()
+    count, moment = site.images(), site.moment()
+    site.send(range(640, 642))
+    said = site.play("restore", limit="pacs", at=moment, restore="archive of pacs", **given)
+    assert f"Orthanc serves its {count} images" in said
+    site.has(range(600, 640))
+    lab.shell(f"rm -rf /var/lib/postgresql/*/.pacs-before-* {ARCHIVE}/.pacs-before-*")
+    site.play(limit="pacs")
+
+
+def test_log_that_has_no_room_anywhere(site: Stores) -> None:
+    """It is given up before it stops the database, and the backup after that tells which moments cannot be had."""
+    lab = site.lab
+    given: dict[str, Any] = {"backup_repository": "/srv/small/pacs"}
+    lab.shell(SMALL.format(at="/srv/small", size=96), "old")
+    site.play(limit="old", **given)
+    assert "Backed up" in site.play("backup", limit="old", **given)
+    lab.shell(LOGGED + FILLED.format(at="/srv/small"), "old")
+    lab.shell(WRITES, "old")
+    wrong = site.wrong("old")
+    assert "pieces of it were given up" in wrong
+    site.send(range(700, 702), "old")
+    assert "failed=1" in site.play("backup", limit="old", check=False, **given)
+    assert "it is full" in site.wrong("old")
+    lab.shell("rm /srv/small/filler", "old")
+    said = site.play("backup", limit="old", **given)
+    assert re.search(r"cannot be had as it was between [-0-9: ]+ and [-0-9: ]+: [1-9]\d* pieces of its log", said)
+    assert site.wrong("old") == ""
+    assert len(site.status("old")["gaps"]) == 1
+    assert "cannot be had" not in site.play("backup", limit="old", **given)
+    assert "is whole" in site.play("drill", limit="old", **given)
