@@ -605,6 +605,28 @@ def test_what_restic_says_in_words(host: Host, said: str, words: str) -> None:
     assert "init" not in host.restic.verbs()
 
 
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        (
+            "Stat(<config/>) returned error, retrying after 5s: The request signature we calculated does not match",
+            "it does not let us in; no answer in 1 s. Stat",
+        ),
+        ("", "it cannot be reached; no answer in 1 s."),
+    ],
+)
+def test_restic_that_goes_on_asking(
+    host: Host, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, said: str, words: str
+) -> None:
+    """Where it is refused, too: that is told, and not that nobody answers."""
+    restic = tmp_path / "restic"
+    restic.write_text(f"#!/bin/sh\necho '{said}' >&2; exec sleep 60\n", "utf-8")
+    restic.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(host.program.Failed, match=re.escape(words)):
+        host.program.Repository(host.settings).run("cat", timeout=1)
+
+
 def test_older_backups_that_stay_are_told(host: Host, orthanc: Callable[..., Orthanc]) -> None:
     orthanc()
     host.backup().prepare()
