@@ -590,6 +590,18 @@ def test_full_disk_is_noticed_before(host: Host, monkeypatch: pytest.MonkeyPatch
             "let us in",
         ),
         ("Fatal: unable to open repository: unable to start the sftp session, error: EOF", "cannot be reached"),
+        (
+            'Get "https://store/x": tls: failed to verify certificate: x509: certificate signed by unknown authority',
+            "its certificate is not trusted; see to backup_ca",
+        ),
+        ("Fatal: unable to open config file: Stat: The specified bucket does not exist", "its bucket is not there"),
+        (
+            "We encountered an internal error, please try again.\nclient.PutObject\n"
+            "github.com/restic/restic/internal/backend/s3.(*Backend).Save\n\tgithub.com/restic/restic/s3.go:307\n"
+            "runtime.goexit\n\truntime/asm_amd64.s:1594\nunable to create lock in backend",
+            "look whether it is full. restic says: We encountered an internal error, please try again. client.PutObject"
+            " unable to create lock in backend",
+        ),
         ("Fatal: unable to create lock in backend: repository is already locked by PID 5", "somebody else is at work"),
         ("Fatal: unable to save snapshot: write /srv/x: no space left on device", "it is full"),
         ("error for tree 1234: ciphertext verification failed", "it is damaged"),

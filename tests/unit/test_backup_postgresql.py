@@ -607,6 +607,16 @@ def test_root_follows_no_link_of_postgresql(
     [
         ("P00  ERROR: [029]: unable to load info file: FormatError: cipher header invalid", "has another key"),
         ("P00  ERROR: [049]: [HostConnectError] unable to connect to 's3.example.org:443'", "cannot be reached"),
+        (
+            "ERROR: [095]: [CryptoError] unable to verify certificate presented by 'store:443': [20] unable to get",
+            "its certificate is not trusted; see to backup_ca",
+        ),
+        (
+            "ERROR: [CryptoError] unable to find hostname '192.0.2.7' in certificate common name or subject",
+            "its certificate is not trusted; see to backup_ca",
+        ),
+        ("ERROR: [ProtocolError] HTTP request failed with 404 (Not Found): <Code>NoSuchBucket</Code>", "its bucket is"),
+        ("ERROR: [101]: [500] Internal Server Error", "look whether it is full"),
         ("P00  ERROR: [082]: [ArchiveTimeoutError] WAL segment was not archived", "the log of the database does not"),
         ("P01  ERROR: [041]: unable to write '/srv/x': [28] No space left on device", "it is full"),
         ("P00  ERROR: [041]: unable to open '/srv/x' for write: [13] Permission denied", "does not let us in"),

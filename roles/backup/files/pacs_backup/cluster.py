@@ -39,7 +39,10 @@ LATE = 900
 PIECE = re.compile(r"[0-9A-F]{24}-[0-9a-f]{40}")
 # What pgBackRest says beside what restic says.
 SAYS = (
-    (r"FormatError|cipher header invalid|unable to decrypt|CryptoError", "it has another key, or is damaged"),
+    (
+        r"FormatError|cipher header invalid|unable to decrypt|CryptoError(?!.*certificate)",
+        "it has another key, or is damaged",
+    ),
     (r"\[ChecksumError\]|checksum .* does not match", "it is damaged"),
     (r"\[HostConnectError\]|unable to connect|\[ServiceError\]|timeout after waiting", "it cannot be reached"),
     (r"No space left on device|Disk quota exceeded", "it is full"),
