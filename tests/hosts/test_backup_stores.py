@@ -50,7 +50,8 @@ END
 systemctl daemon-reload; systemctl start store
 until curl --silent --cacert ca.crt --output /dev/null https://store/; do sleep 0.5; done
 """
-ALLOWED = ("Read", "Write", "List", "Tagging")
+# No more than it takes: whoever may tag may have the store lock nothing any more.
+ALLOWED = ("Read", "Write", "List")
 RESTIC, REST = "/etc/pacs/backup", "/etc/pacs/pgbackrest"
 # A backup, while somebody looks at what all processes are told.
 WATCHED = """systemctl start --no-block pacs-backup
@@ -108,10 +109,12 @@ class Stores(Databases):
             {
                 "name": host,
                 "credentials": [{"accessKey": host.upper(), "secretKey": f"{SECRET}: {host}"}],
-                "actions": [f"{action}:{host}" for action in ALLOWED],
+                "actions": [f"{action}:{bucket}" for action in ALLOWED for bucket in (host, f"locked-{host}")],
             }
             for host in HOSTS
         ]
+        keeper = {"accessKey": "KEEPER", "secretKey": f"{SECRET}: keeper"}
+        identities.append({"name": "keeper", "credentials": [keeper], "actions": ["Admin"]})
         weed = shutil.which("weed", path=ENVIRONMENT["PATH"])
         assert weed, "The store is not installed: make .venv/done-test"
         run("docker", "cp", weed, f"{lab.container('store')}:/usr/local/bin/weed")
@@ -136,6 +139,13 @@ class Stores(Databases):
             " print(*(one['id'] for one in Repository(read(HERE / 'settings.json')).snapshots()))"
         )
         return set(self.lab.shell(f'python3 -B -c "{script}"', host).split())
+
+    def ask(self, verb: str, key: str, *words: str, host: str = "store") -> str:
+        """Have somebody ask the store, by his key."""
+        ask, authority = pathlib.Path(__file__).with_name("ask_store.py"), self.variables["backup_ca"]
+        run("docker", "cp", ask, f"{self.lab.container(host)}:/root/ask_store.py")
+        given = f"{verb} {key.upper()} '{SECRET}: {key}' {' '.join(words)}"
+        return self.lab.shell(f"echo '{authority}' | python3 -B /root/ask_store.py {given}", host)
 
     def keeper(self, *commands: str) -> str:
         """Have the keeper of the store do something."""
@@ -324,3 +334,38 @@ def test_log_that_has_no_room_anywhere(site: Stores) -> None:
     assert len(site.status("old")["gaps"]) == 1
     assert "cannot be had" not in site.play("backup", limit="old", **given)
     assert "is whole" in site.play("drill", limit="old", **given)
+
+
+def test_root_cannot_delete_what_the_store_locks(site: Stores) -> None:
+    """Neither by what has the key of the host nor by restic, which works as ever; the keeper has it as it was."""
+    lab, host = site.lab, "plain"
+    site.keeper(f"s3.bucket.create -name locked-{host} -withLock")
+    site.ask("lock", "keeper", f"locked-{host}", "1")
+    variables: dict[str, Any] = {"backup_repository": f"s3:https://store/locked-{host}", "backup_keep": {"last": 1}}
+    site.play(limit=host, **variables)
+    for _time in range(2):
+        assert "Backed up" in site.play("backup", limit=host, **variables)
+    assert site.wrong(host) == ""
+    (kept,) = site.listed(host)
+    moment = lab.shell("sleep 2; date --utc +%FT%TZ; sleep 2", host).strip()
+    codes, there = site.ask("attack", host, f"locked-{host}", host=host).splitlines()
+    assert set(codes.split()) <= {"403", "409"}
+    assert there == "True"
+    assert "is not there any more" in site.play("backup", limit=host, check=False, **variables)
+    packages = "apt-get update -q && apt-get install -y -q --no-install-recommends rclone"
+    lab.shell(f"which rclone || {{ {packages}; }} > /root/apt 2>&1", host)
+    names = {"type": "s3", "provider": "Other", "endpoint": "https://store", "access_key_id": "KEEPER"}
+    names |= {"secret_access_key": f"{SECRET}: keeper"}
+    environment = " ".join(f"RCLONE_CONFIG_STORE_{name.upper()}='{value}'" for name, value in names.items())
+    copied = (
+        f"--config /dev/null --ca-cert {RESTIC}/ca.crt copy --s3-version-at {moment} store:locked-{host} /root/back"
+    )
+    said = lab.shell(
+        f"{environment} rclone {copied}; export RESTIC_PASSWORD_FILE={RESTIC}/password;"
+        " restic --no-cache -r /root/back check --read-data; restic --no-cache -r /root/back snapshots --json",
+        host,
+    )
+    assert "no errors were found" in said
+    assert kept in said
+    lab.shell("rm -r /root/back", host)
+    site.play(limit=host)
