@@ -50,7 +50,7 @@ END
 systemctl daemon-reload; systemctl start store
 until curl --silent --cacert ca.crt --output /dev/null https://store/; do sleep 0.5; done
 """
-# No more than it takes: whoever may tag may have the store lock nothing any more.
+# No more than it takes.
 ALLOWED = ("Read", "Write", "List")
 RESTIC, REST = "/etc/pacs/backup", "/etc/pacs/pgbackrest"
 # A backup, while somebody looks at what all processes are told.
