@@ -56,7 +56,7 @@ RESTIC, REST = "/etc/pacs/backup", "/etc/pacs/pgbackrest"
 # A backup, while somebody looks at what all processes are told.
 WATCHED = """systemctl start --no-block pacs-backup
 while systemctl show pacs-backup --property=ActiveState | grep -q activating
-do cat /proc/[0-9]*/cmdline 2> /dev/null | grep -a -F -o 'the secret of' || true; done"""
+do cat /proc/[0-9]*/cmdline 2> /dev/null | grep -a -o 'the secret o[f]' || true; done"""
 # A host that has lost its archive, and all that knew of it.
 LOST_FILES = f"""systemctl stop nginx orthanc pacs-backup.timer
 rm -rf /etc/pacs /var/lib/pacs /var/cache/pacs-backup {ARCHIVE}
@@ -288,7 +288,7 @@ def test_server_of_sftp_that_is_full(site: Stores) -> None:
     """With PostgreSQL, whose database goes there as well."""
     lab, given = site.lab, site.server("nas", host="store")
     lab.shell(f"{SMALL.format(at='/home/nas/small', size=64)}; chown nas: /home/nas/small", "store")
-    given["backup_repository"] = f"sftp:nas@{lab.address['store']}:/home/nas/small/pacs"
+    given["backup_repository"] = f"sftp:nas@{lab.address['store']}:/home/nas/small/{{{{ inventory_hostname }}}}"
     said = site.play(limit="old", check=False, **given)
     assert "pgBackRest of Debian 12 does not know SFTP" in said
     site.play(limit="pacs", **given)
@@ -341,7 +341,8 @@ def test_root_cannot_delete_what_the_store_locks(site: Stores) -> None:
     lab, host = site.lab, "plain"
     site.keeper(f"s3.bucket.create -name locked-{host} -withLock")
     site.ask("lock", "keeper", f"locked-{host}", "1")
-    variables: dict[str, Any] = {"backup_repository": f"s3:https://store/locked-{host}", "backup_keep": {"last": 1}}
+    variables: dict[str, Any] = {"backup_repository": "s3:https://store/locked-{{ inventory_hostname }}"}
+    variables["backup_keep"] = {"last": 1}
     site.play(limit=host, **variables)
     for _time in range(2):
         assert "Backed up" in site.play("backup", limit=host, **variables)
