@@ -321,9 +321,7 @@ def test_restore_onto_the_other_release(site: Dumped) -> None:
 
 
 @pytest.mark.parametrize("host", HOSTS)
-@pytest.mark.parametrize(
-    "attack", [r"\\! id > OWNED", "system id > OWNED", r"\\T OWNED", r"\\. /etc/passwd", "edit"]
-)
+@pytest.mark.parametrize("attack", [r"\\! id > OWNED", "system id > OWNED", r"\\T OWNED", r"\\. /etc/passwd", "edit"])
 def test_dump_that_attacks_gives_nobody_a_shell(site: Dumped, host: str, attack: str) -> None:
     """Neither by a drill nor by a restore, which leaves the archive as it is."""
     lab, count = site.lab, site.images(host)
