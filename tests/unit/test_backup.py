@@ -590,6 +590,18 @@ def test_full_disk_is_noticed_before(host: Host, monkeypatch: pytest.MonkeyPatch
             "let us in",
         ),
         ("Fatal: unable to open repository: unable to start the sftp session, error: EOF", "cannot be reached"),
+        (
+            'Get "https://store/x": tls: failed to verify certificate: x509: certificate signed by unknown authority',
+            "its certificate is not trusted; see to backup_ca",
+        ),
+        ("Fatal: unable to open config file: Stat: The specified bucket does not exist", "its bucket is not there"),
+        (
+            "We encountered an internal error, please try again.\nclient.PutObject\n"
+            "github.com/restic/restic/internal/backend/s3.(*Backend).Save\n\tgithub.com/restic/restic/s3.go:307\n"
+            "runtime.goexit\n\truntime/asm_amd64.s:1594\nunable to create lock in backend",
+            "look whether it is full. restic says: We encountered an internal error, please try again. client.PutObject"
+            " unable to create lock in backend",
+        ),
         ("Fatal: unable to create lock in backend: repository is already locked by PID 5", "somebody else is at work"),
         ("Fatal: unable to save snapshot: write /srv/x: no space left on device", "it is full"),
         ("error for tree 1234: ciphertext verification failed", "it is damaged"),
@@ -603,6 +615,28 @@ def test_what_restic_says_in_words(host: Host, said: str, words: str) -> None:
         host.backup().prepare()
     assert words in str(failed.value)
     assert "init" not in host.restic.verbs()
+
+
+@pytest.mark.parametrize(
+    "said, words",
+    [
+        (
+            "Stat(<config/>) returned error, retrying after 5s: The request signature we calculated does not match",
+            "it does not let us in; no answer in 1 s. Stat",
+        ),
+        ("", "it cannot be reached; no answer in 1 s."),
+    ],
+)
+def test_restic_that_goes_on_asking(
+    host: Host, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, said: str, words: str
+) -> None:
+    """Where it is refused, too: that is told, and not that nobody answers."""
+    restic = tmp_path / "restic"
+    restic.write_text(f"#!/bin/sh\necho '{said}' >&2; exec sleep 60\n", "utf-8")
+    restic.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(host.program.Failed, match=re.escape(words)):
+        host.program.Repository(host.settings).run("cat", timeout=1)
 
 
 def test_older_backups_that_stay_are_told(host: Host, orthanc: Callable[..., Orthanc]) -> None:

@@ -287,7 +287,8 @@ def test_dump_takes_the_place_of_what_is_there(index: Any, server: Server, clien
     said = clients.said.read_text("utf-8")
     assert "--skip-local-infile" in said
     assert said.endswith(" archive\n")
-    read = clients.said.with_name("said.in").read_text("utf-8").splitlines()
+    sandbox, *read = clients.said.with_name("said.in").read_text("utf-8").splitlines()
+    assert sandbox == "/*M!999999\\- enable the sandbox mode */"
     assert read[2] == "INSERT INTO `AttachedFiles` VALUES ('CREATE DEFINER=`a`@`b` of an image');"
     assert read[3] == "/*!50003 CREATE*/ /*!50017*/ /*!50003 TRIGGER x */;;"
     assert read[4] == "CREATE PROCEDURE `y`()"

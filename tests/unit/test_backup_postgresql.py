@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import pathlib
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -228,6 +229,8 @@ class Rest:
         }
         # When a line of time was begun, and which it has left where.
         self.lines: dict[int, tuple[float, str]] = {}
+        # Which pieces of the log there are, and since when.
+        self.log: dict[str, float] = {}
         self.answers: dict[str, tuple[int, str]] = {}
         cluster.run = self
 
@@ -236,6 +239,10 @@ class Rest:
         if arguments[-1] in self.answers:
             code, said = self.answers[arguments[-1]]
             return subprocess.CompletedProcess([], code, said, "")
+        if re.fullmatch("archive/pacs/17-1/[0-9A-F]{16}", arguments[-1]):
+            pieces = {f"{name}-{'0' * 40}.zst": {"time": when} for name, when in self.log.items()}
+            there = {name: one for name, one in pieces.items() if name.startswith(arguments[-1][-16:])}
+            return subprocess.CompletedProcess([], 0, json.dumps(there), "")
         if arguments[-2:-1] == ("repo-ls",):
             there = {f"{line:08X}.history": {"time": when} for line, (when, _) in self.lines.items()}
             return subprocess.CompletedProcess([], 0, json.dumps({".": {"type": "path"}} | there), "")
@@ -250,7 +257,9 @@ class Rest:
     def made(self, when: float, stop: str, kind: str = "full", line: int = 10, database: int = 1) -> None:
         number = f"backup-{len(self.info['backup'])}"
         one = {"label": number, "type": kind, "error": False, "timestamp": {"start": when, "stop": when}}
-        one |= {"lsn": {"stop": stop}, "archive": {"start": f"{line:08X}000000000000000A"}}
+        high, low = (int(part, 16) for part in stop.split("/"))
+        piece = f"{line:08X}{high:08X}{low >> 24:08X}"
+        one |= {"lsn": {"stop": stop}, "archive": {"start": piece, "stop": piece}}
         one |= {"database": {"id": database}}
         self.info["backup"].append(one | {"info": {"size": 4 << 20, "repository": {"delta": 9}}})
 
@@ -263,7 +272,7 @@ def cluster(program: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatc
     settings |= {"files": True, "repository": str(tmp_path)}
     made = program.Cluster(settings | {"database_full_days": 28})
     (tmp_path / "17" / "main").mkdir(parents=True)
-    made.__dict__ |= {"system": "77"}
+    made.__dict__ |= {"control": "Database system identifier:     77\nBytes per WAL segment:          16777216\n"}
     made.__dict__ |= {"found": ["17", "main", "5432", "online", "postgres", str(tmp_path / "17" / "main"), "log"]}
     return made
 
@@ -280,6 +289,41 @@ def test_all_of_the_database_is_backed_up_now_and_then(cluster: Any, age: int | 
     # Nothing older is forgotten before the backup is good.
     assert [f"--type={kind}", "--no-expire-auto", "backup"] in rest.calls
     assert not dropped.exists()
+
+
+@pytest.mark.parametrize("gone", [(), ("07",), ("07", "08"), ("FF",)])
+def test_log_that_lacks_between_two_backups_is_told(
+    host: Host,  # noqa: F811
+    cluster: Any,
+    gone: tuple[str, ...],
+) -> None:
+    rest, made = Rest(cluster), host.backup()
+    made.cluster = cluster
+    rest.made(1000.0, "0/6000000")
+    rest.log = {f"0000000A00000000000000{one:02X}": 1000.0 + one for one in range(7, 256)}
+    rest.log["0000000A0000000100000000"] = 2000.0
+    for one in gone:
+        del rest.log[f"0000000A00000000000000{one}"]
+    before = rest.info["backup"][-1]
+    rest.made(3000.0, "1/1000000")
+    found = cluster.lacking(before, rest.info["backup"][-1])
+    since = {(): None, ("FF",): 1000 + 0xFE}.get(gone, 1000)
+    assert found == ({"pieces": len(gone), "since": since, "until": 3000} if gone else {})
+    # A backup tells of it and of no other one, and goes on where it cannot.
+    rest.answers["archive/pacs/17-1/0000000A00000000"] = (42, "P00  ERROR: [042]: it is not there")
+    assert made.saved_database() == 9
+    assert cluster.gap == {}
+
+
+def test_gap_before_a_restore_is_none_of_the_log_since(cluster: Any) -> None:
+    rest = Rest(cluster)
+    rest.made(100.0, "0/3000000", line=1)
+    rest.lines = {2: (400.0, "1\t0/9000000\tbefore\n")}
+    rest.made(500.0, "0/B000000", line=2)
+    rest.log = {f"00000002000000000000000{one}": 450.0 for one in "9A"}
+    assert cluster.lacking(*rest.info["backup"]) == {}
+    del rest.log["000000020000000000000009"]
+    assert cluster.lacking(*rest.info["backup"]) == {"pieces": 1, "since": 100, "until": 500}
 
 
 def test_repository_of_another_database(program: Any, cluster: Any) -> None:  # noqa: F811
@@ -563,6 +607,16 @@ def test_root_follows_no_link_of_postgresql(
     [
         ("P00  ERROR: [029]: unable to load info file: FormatError: cipher header invalid", "has another key"),
         ("P00  ERROR: [049]: [HostConnectError] unable to connect to 's3.example.org:443'", "cannot be reached"),
+        (
+            "ERROR: [095]: [CryptoError] unable to verify certificate presented by 'store:443': [20] unable to get",
+            "its certificate is not trusted; see to backup_ca",
+        ),
+        (
+            "ERROR: [CryptoError] unable to find hostname '192.0.2.7' in certificate common name or subject",
+            "its certificate is not trusted; see to backup_ca",
+        ),
+        ("ERROR: [ProtocolError] HTTP request failed with 404 (Not Found): <Code>NoSuchBucket</Code>", "its bucket is"),
+        ("ERROR: [101]: [500] Internal Server Error", "look whether it is full"),
         ("P00  ERROR: [082]: [ArchiveTimeoutError] WAL segment was not archived", "the log of the database does not"),
         ("P01  ERROR: [041]: unable to write '/srv/x': [28] No space left on device", "it is full"),
         ("P00  ERROR: [041]: unable to open '/srv/x' for write: [13] Permission denied", "does not let us in"),

@@ -116,12 +116,14 @@ def with_postgresql(changes: dict[str, Any], site: dict[str, Any]) -> list[str]:
     given = {"orthanc_database": "postgresql", "orthanc_database_password": "long enough", "postgresql_settings": {}}
     made = found(given | changes)
     made.site = (BESIDE | site).get
+    made.probe = PROBE | {name: changes[name] for name in ("release",) if name in changes}
     return list(backup.problems(made))
 
 
 def test_postgresql_beside_its_only_orthanc() -> None:
     assert with_postgresql({}, {}) == []
     assert with_postgresql(S3, {}) == []
+    assert with_postgresql(SFTP, {}) == []
     assert with_postgresql({"postgresql_settings": {"max_wal_size": "8GB"}}, {}) == []
 
 
@@ -141,7 +143,13 @@ def test_postgresql_beside_its_only_orthanc() -> None:
         ({"postgresql_settings": {"wal_level": "minimal"}}, {}, "postgresql_settings", "wal_level is what"),
         ({"postgresql_settings": {"archive_command": "true"}}, {}, "postgresql_settings", "archive_command is what"),
         ({"backup_keep": {}}, {}, "backup_keep", "of which this host alone forgets what is old"),
-        (SFTP, {}, "backup_repository", "not backed up by SSH yet"),
+        (
+            SFTP | {"backup_repository": "rclone:backup@nas.example.org:/srv/pacs"},
+            {},
+            "backup_repository",
+            "does not go to rclone",
+        ),
+        (SFTP | {"release": "12"}, {}, "backup_repository", "pgBackRest of Debian 12 does not know SFTP"),
         (S3 | {"backup_repository": "s3:http://192.0.2.7/pacs"}, {}, "backup_repository", "by https alone"),
         (S3 | {"backup_s3_proxy": "http://proxy:3128"}, {}, "backup_s3_proxy", "without a proxy"),
         ({"backup_database_full_days": 0}, {}, "backup_database_full_days", "choose a number from 1 to 366"),

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import version_tuple
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.folders import CLOSED_FOLDERS
@@ -22,6 +23,8 @@ _S3 = re.compile(rf"s3:https?://{_HOST}(:\d+)?(/[\w.-]+)+/?")
 _PROXY = re.compile(rf"https?://{_HOST}(:\d+)?/?")
 _REGION = re.compile(r"[a-z0-9-]+")
 _OUT = "Take the host out of that group, and back up database and files in another way."
+# Since when pgBackRest there knows SFTP (2.46).
+_SFTP_SINCE = {"debian": (13,), "ubuntu": (24, 4)}
 # Of PostgreSQL's settings, those without which its log is not kept.
 _LOGGED = ("archive_mode", "archive_command", "archive_library", "wal_level", "summarize_wal")
 
@@ -129,10 +132,16 @@ def _postgresql(host: Host) -> Iterator[str]:
             f"backup_keep: {group} its database is PostgreSQL, of which this host alone forgets what is old; say how"
             " many backups are kept."
         )
-    if repository.startswith(("sftp:", "rclone:")):
+    system, release = (str((host.probe or {}).get(name, "")) for name in ("distribution", "release"))
+    if repository.startswith("rclone:"):
         yield (
-            f"backup_repository: {group} its database is PostgreSQL, which is not backed up by SSH yet; take"
-            " a folder, such as one that a NAS gives by NFS, or S3."
+            f"backup_repository: {group} its database is PostgreSQL, which does not go to rclone; take sftp:, a folder,"
+            " such as one that a NAS gives by NFS, or S3."
+        )
+    elif repository.startswith("sftp:") and system in _SFTP_SINCE and version_tuple(release) < _SFTP_SINCE[system]:
+        yield (
+            f"backup_repository: {group} its database is PostgreSQL, and pgBackRest of {system.title()} {release} does"
+            " not know SFTP; take a folder, such as one that a NAS gives by NFS, or S3, or a newer release of it."
         )
     if repository.startswith("s3:http:"):
         yield f"backup_repository: {group} its database is PostgreSQL, which goes to S3 by https alone; take that."

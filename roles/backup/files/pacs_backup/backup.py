@@ -54,6 +54,8 @@ MARK = ".pacs"
 OURS = (".pacs-reserve", ".pacs-drill*", ".pacs-restore*", ".pacs-before-*")
 # How often restic takes the files, where that took longer than so many seconds: what has come meanwhile is held then.
 PASSES, LONG = 3, 600
+# How many gaps in the log of a database are remembered.
+GAPS = 100
 # For how many seconds older backups may stay before that is a failure.
 UNTIDY = 14 * 86400
 
@@ -325,11 +327,16 @@ class Backup:
         earlier = self.status().get("success") or {}
         if success["not_tidied"]:
             success["untidy_since"] = earlier.get("untidy_since") or success["epoch"]
+        if self.cluster and self.cluster.gap:
+            success["gap"] = gap_told(self.cluster.gap)
         self.clear()
         self.note(running="", problem="", success=success, accepted=0)
         size_of = f"{counts['bytes'] >> 20} MiB in {counts['files']} files, {added + new + kept >> 20} MiB of them new"
         stood = f"{'The index' if self.moment else 'Orthanc'} stood still for {pause * 1000:.0f} ms"
-        say(f"Backed up {counts['instances']} images ({size_of}) as {snapshot} in {success['seconds']} s; {stood}.")
+        say(
+            f"Backed up {counts['instances']} images ({size_of}) as {snapshot} in {success['seconds']} s; {stood}."
+            f" {success.get('gap', '')}".strip()
+        )
 
     def missed(self, archive: str) -> int | None:
         """Return how many files were missing before; nothing where no backup is there that could lose any."""
@@ -346,9 +353,13 @@ class Backup:
             return 0
         self.cluster.ours()
         try:
-            return self.cluster.save()
+            kept = self.cluster.save()
         except Failed as error:
             raise self.files_alone(error) from error
+        if self.cluster.gap:
+            # Whatever becomes of this backup: the next one does not look there any more.
+            self.note(gaps=[*self.status().get("gaps", []), self.cluster.gap][-GAPS:])
+        return kept
 
     def files_alone(self, error: Failed) -> Failed:
         """Back up the files of an index that cannot be, and return what is said then."""
@@ -589,6 +600,15 @@ class Backup:
             "backup_wrong": backup,
             "drill_report": drill,
         }
+
+
+def gap_told(gap: dict[str, Any]) -> str:
+    """Return in words when a database cannot be had."""
+    since, until = (f"{datetime.datetime.fromtimestamp(gap[one]):%Y-%m-%d %H:%M:%S}" for one in ("since", "until"))
+    return (
+        f"The database cannot be had as it was between {since} and {until}: {gap['pieces']} pieces of its log of that"
+        " time never got to the repository."
+    )
 
 
 def staged(folder: pathlib.Path) -> pathlib.Path:

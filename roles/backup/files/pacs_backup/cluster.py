@@ -35,9 +35,14 @@ STANZA = "pacs"
 LOGGED = 600
 # How old a piece of it may be that is not there, in seconds.
 LATE = 900
+# As pgBackRest names a piece of it.
+PIECE = re.compile(r"[0-9A-F]{24}-[0-9a-f]{40}")
 # What pgBackRest says beside what restic says.
 SAYS = (
-    (r"FormatError|cipher header invalid|unable to decrypt|CryptoError", "it has another key, or is damaged"),
+    (
+        r"FormatError|cipher header invalid|unable to decrypt|CryptoError(?!.*certificate)",
+        "it has another key, or is damaged",
+    ),
     (r"\[ChecksumError\]|checksum .* does not match", "it is damaged"),
     (r"\[HostConnectError\]|unable to connect|\[ServiceError\]|timeout after waiting", "it cannot be reached"),
     (r"No space left on device|Disk quota exceeded", "it is full"),
@@ -85,6 +90,8 @@ class Cluster:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
         self.database = Database(settings)
+        # Where the log lacks between the backup that was made and the one before.
+        self.gap: dict[str, Any] = {}
 
     @functools.cached_property
     def found(self) -> list[str]:
@@ -165,17 +172,27 @@ class Cluster:
         return {}
 
     @functools.cached_property
-    def system(self) -> str:
-        """By what PostgreSQL knows a database; its copies bear the same number."""
-        said = subprocess.run(
+    def control(self) -> str:
+        """What PostgreSQL tells of its data."""
+        return subprocess.run(
             [f"/usr/lib/postgresql/{self.found[0]}/bin/pg_controldata", str(self.data)],
             check=True,
             capture_output=True,
             text=True,
             env={"LC_ALL": "C", "PATH": os.defpath},
         ).stdout
-        found = re.search(r"Database system identifier: +(\d+)", said)
+
+    @functools.cached_property
+    def system(self) -> str:
+        """By what PostgreSQL knows a database; its copies bear the same number."""
+        found = re.search(r"Database system identifier: +(\d+)", self.control)
         return found[1] if found else ""
+
+    @functools.cached_property
+    def piece(self) -> int:
+        """How many bytes of its log are in one piece."""
+        found = re.search(r"Bytes per WAL segment: +(\d+)", self.control)
+        return int(found[1]) if found else 16 * MIB
 
     def same(self, info: dict[str, Any]) -> bool:
         """Tell whether the repository is of this very database."""
@@ -252,7 +269,7 @@ class Cluster:
 
     def save(self) -> int:
         """Back up what has changed, and all of it now and then. Return how many bytes are new."""
-        info = self.ours()
+        self.gap, info = {}, self.ours()
         full = [one["timestamp"]["stop"] for one in info["backup"] if one["type"] == "full" and not one["error"]]
         fresh = bool(full) and max(full) > time.time() - self.settings["database_full_days"] * 86400
         dropped = size(KEPT / "dropped")
@@ -260,7 +277,47 @@ class Cluster:
         # What was given up meanwhile may have come after it.
         if size(KEPT / "dropped") == dropped:
             (KEPT / "dropped").unlink(missing_ok=True)
-        return int(self.info()["backup"][-1]["info"]["repository"]["delta"])
+        made = self.info()["backup"]
+        before = [one for one in made[:-1] if one["database"]["id"] == made[-1]["database"]["id"]]
+        if before:
+            # What was just made is no worse for what cannot be told of the log before it.
+            with contextlib.suppress(Failed):
+                self.gap = self.lacking(before[-1], made[-1])
+        return int(made[-1]["info"]["repository"]["delta"])
+
+    def lacking(self, before: dict[str, Any], made: dict[str, Any]) -> dict[str, Any]:
+        """Return between which moments of two backups the database cannot be had, since its log lacks; nothing if it
+        can be had throughout.
+
+        What the second one begins with is there: pgBackRest has waited for it.
+        """
+        line, lines = line_of(made), 1 << 32
+        (place,) = (
+            f"archive/{STANZA}/{one['id']}"
+            for one in self.info()["archive"]
+            if one["database"]["id"] == made["database"]["id"]
+        )
+
+        def number(name: str) -> int:
+            return int(name[8:16], 16) * (lines // self.piece) + int(name[16:24], 16)
+
+        first, last = number(before["archive"]["stop"]) + 1, number(made["archive"]["start"])
+        if line_of(before) != line:
+            # A restore has come between, from which on it is another log.
+            said = self.ask("repo-get", f"{place}/{line:08X}.history", timeout=SILENT)
+            left = [words[1] for words in map(str.split, said.splitlines()) if words and words[0].isdigit()]
+            first = position(left[-1]) // self.piece
+        there: dict[int, float] = {}
+        for part in range(first * self.piece // lines, last * self.piece // lines + 1):
+            listed = self.ask("--output=json", "repo-ls", f"{place}/{line:08X}{part:08X}", timeout=SILENT)
+            there |= {
+                number(name): one["time"] for name, one in json.loads(listed or "{}").items() if PIECE.match(name)
+            }
+        gone = [one for one in range(first, last) if one not in there]
+        if not gone:
+            return {}
+        since = there.get(gone[0] - 1, before["timestamp"]["stop"])
+        return {"pieces": len(gone), "since": int(since), "until": int(made["timestamp"]["stop"])}
 
     def logged(self) -> None:
         """Have the log in the repository, up to now. :raises Failed: if it does not get there."""

@@ -19,18 +19,27 @@ ELSEWHERE = (
         "it has another key than backup_password; without the right one nobody can read it",
     ),
     (r"ciphertext verification failed|invalid data returned|Pack ID does not match|not loaded", "it is damaged"),
+    (r"x509|certificate presented|in certificate common name", "its certificate is not trusted; see to backup_ca"),
+    (r"bucket does not exist|NoSuchBucket", "its bucket is not there; have it made first, or see to its name"),
     (r"already locked", "somebody else is at work in it"),
     (r"no space left|disk quota|QuotaExceeded|file system is full", "it is full"),
     (r"read-only file system", "it cannot be written to"),
-    (r"(?i)permission denied|access ?denied|access key id|SignatureDoesNotMatch|forbidden", "it does not let us in"),
+    (
+        r"(?i)permission denied|access ?denied|access key id|SignatureDoesNotMatch|request signature|forbidden",
+        "it does not let us in",
+    ),
     (
         r"(?i)dial tcp|no route to host|connection (refused|timed out|reset)|no such host|could not resolve|host key"
-        r"|i/o timeout|x509|unable to start the sftp session|network is unreachable",
+        r"|i/o timeout|unable to start the sftp session|network is unreachable",
         "it cannot be reached",
     ),
+    # As a store says of itself that has no room.
+    (r"(?i)internal (server )?error", "it has an error of its own; look whether it is full"),
 )
+# Where in restic it was, as its older releases say.
+TRACE = re.compile(r"^\S+\n\t\S+:\d+$\n?", re.M)
 NOT_THERE = re.compile(
-    r"unable to open config file.*(no such file or directory|(key|bucket|file|<config/>) does not exist)", re.S
+    r"unable to open config file.*(no such file or directory|(key|file|<config/>) does not exist)", re.S
 )
 
 
@@ -88,15 +97,15 @@ class Repository:
         except subprocess.TimeoutExpired as error:
             said = error.stderr or b""
             lines = (said if isinstance(said, str) else said.decode(errors="replace")).strip().splitlines()
-            raise Failed(
-                f"The repository {self.url} cannot be reached: no answer in {timeout:.0f} s."
-                f" {' '.join(lines[-1:])}".strip()
-            ) from error
+            last = " ".join(lines[-1:])
+            # It tries again also where it is refused.
+            why = next((text for pattern, text in ELSEWHERE if re.search(pattern, last)), "it cannot be reached")
+            raise Failed(f"The repository {self.url}: {why}; no answer in {timeout:.0f} s. {last}".strip()) from error
 
     def refused(self, done: subprocess.CompletedProcess[str]) -> Failed:
         """Return what restic failed with, in words."""
         # Passing tries come before what it ends with.
-        said = " ".join(done.stderr.split()) or " ".join(done.stdout.split()[-30:])
+        said = " ".join(TRACE.sub("", done.stderr).split()) or " ".join(done.stdout.split()[-30:])
         why = next((text for pattern, text in ELSEWHERE if re.search(pattern, said)), "restic fails")
         return Failed(f"The repository {self.url}: {why}. restic says: {said[-600:]}")
 
