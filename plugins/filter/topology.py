@@ -16,6 +16,7 @@ from ansible.errors import AnsibleError, AnsibleFilterError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
+from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import by_field
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight, rules
 
 SERVERS = ("postgresql", "mysql")
@@ -336,12 +337,104 @@ class Topology:
         return f"Basic {base64.b64encode(login.encode()).decode()}"
 
     def _names(self, name: str) -> list[str]:
-        return list(dict.fromkeys([*self._server_names(name), name, self._host(name).address]))
+        balanced = self._balanced_names if name in self._behind else []
+        return list(dict.fromkeys([*self._server_names(name), *balanced, name, self._host(name).address]))
 
     @property
     def names(self) -> dict[str, list[str]]:
         """All hosts, each with the names under which others reach it."""
         return {name: self._names(name) for name in self._group("all")}
+
+    @property
+    def virtual_address(self) -> str:
+        """The address that the hosts of the group keepalived have, one at a time; empty without that group."""
+        first = next(iter(self._group("keepalived")), "")
+        return str(self._host(first)["keepalived_address"]) if first else ""
+
+    @property
+    def vrrp_members(self) -> dict[str, str]:
+        """These hosts, each with its own address."""
+        return {name: self._host(name).address for name in self._group("keepalived")}
+
+    @property
+    def balancers(self) -> dict[str, str]:
+        """The hosts from which Orthancs are reached by way of a balancer, each with its own address."""
+        return {name: self._host(name).address for name in self._group("haproxy")}
+
+    @property
+    def _behind(self) -> list[str]:
+        """The Orthancs behind the balancers: those that have their proxy beside them."""
+        return [name for name in self._group("orthanc") if name in self._group("nginx")] if self.balancers else []
+
+    @property
+    def balanced(self) -> bool:
+        """Whether this Orthanc is behind a balancer."""
+        return self._name in self._behind
+
+    @property
+    def balanced_servers(self) -> list[dict[str, Any]]:
+        """What a balancer has to know of each Orthanc."""
+        return [
+            {
+                "name": name,
+                "address": host.address,
+                "https_port": number(host["nginx_balanced_port"]),
+                "health_port": number(host["nginx_health_port"]),
+                "dicom_port": number(host["orthanc_dicom_port"]),
+            }
+            for name in self._behind
+            for host in [self._host(name)]
+        ]
+
+    @property
+    def _balanced_names(self) -> list[str]:
+        first = self._host(next(iter(self._group("haproxy"))))
+        return list(dict.fromkeys([str(first["haproxy_server_name"]).lower(), str(first["haproxy_address"])]))
+
+    @property
+    def balanced_names(self) -> list[str]:
+        """The names under which clients ask for this Orthanc by way of a balancer, with the port if it is not 443."""
+        if not self.balanced:
+            return []
+        port = number(self._host(next(iter(self._group("haproxy"))))["haproxy_https_port"])
+        return [netloc(name) + ("" if port == 443 else f":{port}") for name in self._balanced_names]
+
+    @property
+    def own_addresses(self) -> list[str]:
+        """Where nginx listens, if a balancer beside it has the same ports at another address; else empty."""
+        return [self.address] if self._name in self.balancers and self.virtual_address else []
+
+    @property
+    def balanced_apart(self) -> list[str]:
+        """Those behind the balancers that do not share the database of the first one."""
+        sharers = self._sharers(self._behind[0]) if self._behind else []
+        return [name for name in self._behind[1:] if name not in sharers]
+
+    @property
+    def senders_checked(self) -> bool:
+        """Whether a sender's address has to be the one that its title has, as Orthanc does by itself."""
+        settings = [self._host(name)["orthanc_settings"] for name in self._behind]
+        return all(one.get("DicomCheckModalityHost", True) for one in settings)
+
+    @property
+    def senders(self) -> list[dict[str, str]]:
+        """The modalities that the Orthancs behind the balancers know, by title and address."""
+        found = [
+            {"aet": str(entry.get("AET")), "address": str(entry.get("Host"))}
+            for name in self._behind
+            for given in self._host(name)["orthanc_modalities"].values()
+            for entry in [by_field(given, ("AET", "Host"))]
+        ]
+        return [one for place, one in enumerate(found) if one not in found[:place]]
+
+    @property
+    def senders_encrypt(self) -> bool:
+        """Whether they send over TLS, in which nobody between sees a title."""
+        return any(
+            self._host(name)["orthanc_dicom_tls_certificate"]
+            and self._host(name)["orthanc_settings"].get("DicomTlsEnabled", True)
+            for name in self._behind
+        )
 
     @property
     def etcd_members(self) -> dict[str, str]:
@@ -455,12 +548,14 @@ class Topology:
     @property
     def database_sharers(self) -> list[str]:
         """The Orthancs that have the very database of this one, itself included."""
+        return self._sharers(self._name)
 
+    def _sharers(self, orthanc: str) -> list[str]:
         def database(name: str) -> list[Any]:
             host = self._host(name)
             return [host["orthanc_database"], self._server(name), host["orthanc_database_name"]]
 
-        wanted = database(self._name)
+        wanted = database(orthanc)
         return [] if wanted[0] == "sqlite" else [n for n in self._group("orthanc") if database(n) == wanted]
 
     @property

@@ -90,6 +90,7 @@ import glob
 import http.client
 import os
 import pathlib
+import re
 import shutil
 import ssl
 import tempfile
@@ -209,7 +210,21 @@ class Server:
             self.unit.reload_files()
         self._old = workers(self.unit)
         # What keeps it from starting is in its log. A start is over when nginx listens; a reload goes on after that.
-        self.unit.tell("reload-or-restart")
+        self.unit.tell("restart" if self._in_its_own_way() else "reload-or-restart")
+
+    def _in_its_own_way(self) -> bool:
+        """Whether it has a port at all addresses that it is to have at some, or the other way round."""
+        asked = re.compile(r"(?m)^\s*listen\s+(?:(\S+):)?(\d+)[ ;]")
+        wanted: dict[str, set[bool]] = {}
+        for path in glob.glob(f"{CONFIGURATION}/conf.d/orthanc*.conf"):
+            for address, port in asked.findall(pathlib.Path(path).read_text(encoding="utf-8", errors="replace")):
+                wanted.setdefault(port, set()).add(address in ("", "[::]"))
+        rc, listening, _ = self._module.run_command(["ss", "-Hltnp"])
+        for line in listening.splitlines() if rc == 0 else []:
+            address, _, port = line.split()[3].rpartition(":")
+            if '("nginx"' in line and (address in ("0.0.0.0", "*", "[::]")) not in wanted.get(port, {True, False}):
+                return True
+        return False
 
     def prove(self, before: bool) -> None:
         """Wait until it serves what is there now, and nothing else. :raises Wrong: if it does not."""

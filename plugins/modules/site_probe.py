@@ -84,6 +84,11 @@ options:
     description: Ask nginx what it says against its configuration.
     type: bool
     default: false
+  address:
+    description: An address that hosts are to have one at a time, that of this host, and those of the others.
+    type: list
+    elements: str
+    default: []
   offers:
     description: Ask the package sources even where Orthanc is installed, which takes half a second.
     type: bool
@@ -329,6 +334,13 @@ free_run:
   description: Free space in bytes on C(/run), where systemd keeps what it knows.
   type: int
   returned: always
+address:
+  description:
+    - The device and network of the host's own address, whether it has the one that is asked for, and the hardware's
+      address of a stranger that does; empty where that was not asked.
+  type: dict
+  returned: always
+  sample: {device: eth0, network: 192.0.2.0/24, held: false, taken: ""}
 listening:
   description: TCP ports that are in use, each with the name of the program, or C(another program).
   type: dict
@@ -348,7 +360,15 @@ from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary, read_folder
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import free_bytes
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
-from ansible_collections.dicom.orthanc.plugins.module_utils.probe import archive, index, nginx, packages, ports, viewer
+from ansible_collections.dicom.orthanc.plugins.module_utils.probe import (
+    address,
+    archive,
+    index,
+    nginx,
+    packages,
+    ports,
+    viewer,
+)
 
 
 def account(name: str) -> list[str]:
@@ -396,6 +416,7 @@ def main() -> None:
             "image": {"type": "str", "default": ""},
             "answers": {"type": "path", "default": ""},
             "nginx": {"type": "bool", "default": False},
+            "address": {"type": "list", "elements": "str", "default": []},
             "offers": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -435,6 +456,7 @@ def main() -> None:
         nginx=nginx.workers(),
         # One of ours that was kept from starting may still be half configured.
         nginx_refusal=nginx.refusal(module) if params["nginx"] and "nginx" not in masked else "",
+        address=address.look(run, *params["address"][:2], params["address"][2:]) if params["address"] else {},
         listening=ports.listening(run),
         no_way=ports.no_way(*params["server"]) if params["server"] else "",
         silent=ports.silent(params["others"], read_folder(params["config_dir"])) if params["others"] else [],

@@ -27,6 +27,8 @@ MASKED = {"nginx": "/usr/sbin/nginx"}
 # The files of nginx that are the toolkit's: what refuses there is written anew, or goes.
 OURS = re.compile(r"/etc/pacs/(nginx|ohif)/.*|/etc/nginx/conf\.d/orthanc[^/]*\.conf")
 RELAY = "nginx_relay_"
+# Ports that it has behind a balancer alone.
+BALANCED = ("nginx_balanced_port", "nginx_health_port")
 # What a host serves, as site_probe finds it, and how its administrator makes room.
 SERVES = {
     "proxied": ("proxy", "rm /etc/nginx/conf.d/orthanc.conf"),
@@ -37,7 +39,8 @@ SERVES = {
 def part(host: Host) -> Callable[[str], bool] | None:
     """Tell which variables count: a host has the site, or the relay for a proxy elsewhere."""
     if host.has("nginx"):
-        return lambda name: not name.startswith(RELAY)
+        others = () if host.site("site_balanced") else BALANCED
+        return lambda name: not name.startswith(RELAY) and name not in others
     if host.has("orthanc") and host.site("site_relayed"):
         return lambda name: name.startswith(RELAY)
     return None
@@ -73,6 +76,37 @@ def problems(host: Host) -> Iterator[str]:
     for variable in (directives.SETTINGS, directives.SERVER):
         yield from directives.problems(variable, host.variables[variable])
     yield from refused(host)
+    yield from balanced(host)
+
+
+def balanced(host: Host) -> Iterator[str]:
+    """What does not go with a balancer before it."""
+    variables = host.variables
+    for variable in ("nginx_balancers", "nginx_addresses"):
+        for address in variables[variable]:
+            if not values.is_address(str(address)):
+                yield f"{variable}: '{address}' is no IP address; give that host an ansible_host that is one."
+    if not variables["nginx_balancers"]:
+        return
+    if variables["nginx_acme_directory"]:
+        yield (
+            "nginx_acme_directory: the authority would ask the balancer, which has no answer for it; run `make"
+            f" certificates INVENTORY={host.inventory}`, or set nginx_tls_certificate on each host."
+        )
+    elif not variables["nginx_tls_certificate"]:
+        yield (
+            "nginx_tls_certificate: clients come to several proxies by one address, and each would show another"
+            f" certificate that it made itself; run `make certificates INVENTORY={host.inventory}`."
+        )
+    else:
+        for name in variables["nginx_balanced_names"]:
+            asked = {"nginx_balanced_names": urllib.parse.urlsplit(f"//{name}").hostname}
+            yield from values.names("nginx_tls_certificate", "nginx_balanced_names", {**variables, **asked})
+    if int(variables["nginx_ban_after"]):
+        yield (
+            "nginx_ban_after: the packet filter of this host does not see who comes by way of the balancer, so that"
+            " nobody would be shut out; set it to 0, and nginx_allowed_clients to those who may come."
+        )
 
 
 def of_part(host: Host) -> Iterator[str]:

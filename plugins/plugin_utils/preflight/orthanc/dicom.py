@@ -49,6 +49,29 @@ def modalities(orthanc: Orthanc) -> Iterator[str]:
     given = orthanc.variables["orthanc_modalities"].items()
     listed = [(f"orthanc_modalities.{name}", str(name), modality) for name, modality in given]
     yield from entries(listed, orthanc.settings.get("DicomCheckModalityHost", True))
+    if orthanc.variables["orthanc_balancers"]:
+        yield from _balanced(orthanc)
+
+
+def _balanced(orthanc: Orthanc) -> Iterator[str]:
+    """What Orthanc cannot tell apart where all senders have the address of a balancer."""
+    for address in orthanc.variables["orthanc_balancers"]:
+        if not values.is_address(str(address)):
+            yield f"orthanc_balancers: '{address}' is no IP address; give that host an ansible_host that is one."
+    if orthanc.settings.get("DicomCheckModalityHost") is True:
+        yield (
+            "orthanc_settings.DicomCheckModalityHost: behind a balancer every sender has its address, and Orthanc would"
+            " refuse them all. Take it out: the balancer compares the addresses then."
+        )
+    seen: dict[str, tuple[str, Mapping[str, Any]]] = {}
+    for name, given in orthanc.variables["orthanc_modalities"].items():
+        modality = by_field(given, FIELDS)
+        first, other = seen.setdefault(str(modality.get("AET")), (name, modality))
+        if _rights(modality) != _rights(other):
+            yield (
+                f"orthanc_modalities.{name}: its title is the one of {first}, and behind a balancer Orthanc knows them"
+                " by their titles alone; give both the same rights (AllowStore and others), or a title each."
+            )
 
 
 def entries(given: Iterable[tuple[str, str, Any]], check_host: bool) -> Iterator[str]:
