@@ -104,6 +104,23 @@ class Member:
         return f"{self.name}: {server}" + (f"; etcd: {self.etcd}" if self.etcd else "")
 
 
+@dataclass(frozen=True)
+class Balancer:
+    """A host with a balancer: whether it has the address, and what it says of the Orthancs behind it."""
+
+    name: str
+    address: str
+    part: str
+    servers: dict[str, str]
+    problem: str
+
+    @property
+    def words(self) -> str:
+        """Say it in a line."""
+        told = ", ".join(f"{name}: {status}" for name, status in self.servers.items())
+        return f"{self.name}: {self.part}" + (f"; {told}" if told else "")
+
+
 @dataclass
 class Report:
     """Collects what the checks say."""
@@ -119,6 +136,8 @@ class Report:
     servers: dict[str, list[Server]] = field(default_factory=lambda: defaultdict(list))
     # Of the database, where it is on several servers.
     clusters: dict[str, list[Member]] = field(default_factory=dict)
+    # Before several Orthancs.
+    balancers: dict[str, list[Balancer]] = field(default_factory=dict)
     began: datetime.datetime = field(default_factory=lambda: datetime.datetime.now(datetime.UTC))
     clock: float = field(default_factory=time.monotonic)
 
@@ -147,7 +166,9 @@ class Report:
     @property
     def state(
         self,
-    ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], list[Exhibit]]:
+    ) -> tuple[
+        dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any], list[Exhibit]
+    ]:
         """What is told beside the checks."""
         return (
             dict(self.facts),
@@ -155,6 +176,7 @@ class Report:
             dict(self.modalities),
             dict(self.servers),
             self.clusters,
+            self.balancers,
             self.exhibits,
         )
 
@@ -165,6 +187,7 @@ class Report:
         modalities: dict[str, Any],
         servers: dict[str, Any],
         clusters: dict[str, list[Member]],
+        balancers: dict[str, list[Balancer]],
         exhibits: list[Exhibit],
     ) -> None:
         """Take in what another process has seen."""
@@ -177,14 +200,18 @@ class Report:
         for site, some in servers.items():
             self.servers[site] += some
         self.clusters |= clusters
+        self.balancers |= balancers
         self.exhibits += exhibits
 
     def members(self) -> list[str]:
-        """Say how each cluster is, once for all that have it."""
-        found: dict[tuple[str, ...], list[str]] = defaultdict(list)
-        for site, servers in sorted(self.clusters.items()):
-            found[tuple(server.words for server in servers)].append(site)
-        return [f"CLUSTER of {', '.join(sites)}: {line}" for lines, sites in found.items() for line in lines]
+        """Say how each cluster is, and the address before it, once for all that have it."""
+        lines = []
+        for what, told in (("CLUSTER", self.clusters), ("ADDRESS", self.balancers)):
+            found: dict[tuple[str, ...], list[str]] = defaultdict(list)
+            for site, rows in sorted(told.items()):
+                found[tuple(row.words for row in rows)].append(site)
+            lines += [f"{what} of {', '.join(sites)}: {line}" for some, sites in found.items() for line in some]
+        return lines
 
     def silent(self) -> list[str]:
         """Say which modalities do not answer, a line for each site."""

@@ -61,10 +61,20 @@ class Site:
     # Its servers with their addresses, where it is on several; etcd's members with theirs and their ports.
     cluster: dict[str, str]
     etcd: dict[str, str]
+    # The hosts with a balancer before it, with their addresses; the one that clients know, its name and ports; the
+    # hosts of the Orthancs behind it, and whether senders are compared with their addresses.
+    balancers: dict[str, str]
+    shared_address: str
+    shared_name: str
+    shared_https_port: int
+    shared_dicom_port: int
+    behind: list[str]
+    senders_checked: bool
     backup: bool
     connection: dict[str, Any] = field(repr=False)
     proxy_connection: dict[str, Any] = field(repr=False)
     cluster_connections: dict[str, dict[str, Any]] = field(repr=False)
+    balancer_connections: dict[str, dict[str, Any]] = field(repr=False)
     users: dict[str, str] = field(repr=False)
     inner_authorization: str = field(repr=False)
     identity: str = field(repr=False)
@@ -162,6 +172,11 @@ class Site:
     def login(self) -> tuple[str, str]:
         """The first user, and the password."""
         return next(iter(self.users.items()))
+
+    @staticmethod
+    def basic(user: str, password: str) -> str:
+        """The header of a login."""
+        return f"Basic {base64.b64encode(f'{user}:{password}'.encode()).decode()}"
 
     @property
     def secrets(self) -> dict[str, list[str]]:

@@ -372,6 +372,17 @@ class Topology:
         return self._name in self._behind
 
     @property
+    def balancer(self) -> dict[str, Any]:
+        """What clients know of the balancers."""
+        first = self._host(next(iter(self.balancers), self._name))
+        return {
+            "address": str(first["haproxy_address"]) if self.balancers else "",
+            "name": str(first["haproxy_server_name"]) if self.balancers else "",
+            "https_port": number(first["haproxy_https_port"]),
+            "dicom_port": number(first["haproxy_dicom_port"]),
+        }
+
+    @property
     def balanced_servers(self) -> list[dict[str, Any]]:
         """What a balancer has to know of each Orthanc."""
         return [
@@ -423,7 +434,7 @@ class Topology:
             {"aet": str(entry.get("AET")), "address": str(entry.get("Host"))}
             for name in self._behind
             for given in self._host(name)["orthanc_modalities"].values()
-            for entry in [by_field(given, ("AET", "Host"))]
+            for entry in [by_field(given, ("AET", "Host", "Port", "Manufacturer"))]
         ]
         return [one for place, one in enumerate(found) if one not in found[:place]]
 

@@ -38,6 +38,8 @@ class Connections:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Return each of them: from where to where, the port, what is spoken, and what protects it."""
+        for balancer in self._groups.get("haproxy", []):
+            yield from self._of_balancer(balancer)
         for proxy in self._groups.get("nginx", []):
             yield from self._of_proxy(proxy)
         for orthanc in self._groups.get("orthanc", []):
@@ -55,6 +57,24 @@ class Connections:
             "spoken": spoken,
             "protection": protection,
         }
+
+    def _of_balancer(self, balancer: str) -> Iterator[dict[str, Any]]:
+        host, here = self._host(balancer), f"{balancer}/HAProxy"
+        yield self._row(USERS, here, host["haproxy_https_port"], "HTTPS", "TLS, up to the proxy")
+        yield self._row(USERS, here, host["haproxy_http_port"], "HTTP", "nothing but a redirection to HTTPS")
+        behind = self._topology(balancer).balanced_servers
+        spoken = self._spoken(behind[0]["name"]) if behind else PLAIN
+        yield self._row(SENDERS, here, host["haproxy_dicom_port"], "DICOM", spoken)
+        for server in behind:
+            yield self._row(here, f"{server['name']}/nginx", server["https_port"], "HTTPS", "TLS, from the client")
+            yield self._row(here, f"{server['name']}/Orthanc", server["dicom_port"], "DICOM", spoken)
+
+    def _spoken(self, orthanc: str) -> str:
+        """What protects the DICOM port of an Orthanc."""
+        host = self._host(orthanc)
+        if not host["orthanc_dicom_tls_certificate"] or not host["orthanc_settings"].get("DicomTlsEnabled", True):
+            return PLAIN
+        return BOTH if boolean(host["orthanc_dicom_tls_remote_certificate_required"], strict=False) else TLS
 
     def _of_proxy(self, proxy: str) -> Iterator[dict[str, Any]]:
         host, topology = self._host(proxy), self._topology(proxy)
@@ -77,11 +97,7 @@ class Connections:
     def _to(self, name: str) -> Iterator[dict[str, Any]]:
         """Who sends to an Orthanc, and what it keeps its index in."""
         host, topology, here = self._host(name), self._topology(name), f"{name}/Orthanc"
-        spoken = PLAIN
-        if host["orthanc_dicom_tls_certificate"] and host["orthanc_settings"].get("DicomTlsEnabled", True):
-            asks = boolean(host["orthanc_dicom_tls_remote_certificate_required"], strict=False)
-            spoken = BOTH if asks else TLS
-        yield self._row(SENDERS, here, host["orthanc_dicom_port"], "DICOM", spoken)
+        yield self._row(SENDERS, here, host["orthanc_dicom_port"], "DICOM", self._spoken(name))
         engine = host["orthanc_database"]
         if engine in SERVERS:
             server = topology.database_server
@@ -130,6 +146,8 @@ class Drawing:
             host, _, service = end.partition("/")
             if service:
                 self._hosts.setdefault(host, []).append(service)
+        # A balancer has a column of its own, before the others.
+        self._first = 1 + any("HAProxy" in services for services in self._hosts.values())
         self._left = [end for end in (USERS, SENDERS) if end in ends]
         self._right = [end for end in TARGETS if end in ends]
         self._places: dict[str, tuple[int, int]] = {}
@@ -148,13 +166,12 @@ class Drawing:
             if row["protection"] in ("nothing", "nothing, password", PLAIN)
         }
 
-    @staticmethod
-    def _column(service: str) -> int:
-        return {"nginx": 1, "Orthanc": 2}.get(service, 3)
+    def _column(self, service: str) -> int:
+        return {"HAProxy": 0, "nginx": 0, "Orthanc": 1}.get(service, 2) + (1 if service == "HAProxy" else self._first)
 
     def svg(self) -> str:
         """Return it."""
-        frames, below = [], {1: GAP, 2: GAP, 3: GAP}
+        frames, below = [], dict.fromkeys(range(1, self._first + 3), GAP)
         for host, services in self._hosts.items():
             columns = [self._column(service) for service in services]
             covered = range(min(columns), max(columns) + 1)
@@ -165,7 +182,7 @@ class Drawing:
             for column in covered:
                 below[column] = top + 40 + HIGH + MORE + 2 * GAP
         high = max(*below.values(), GAP + 2 * (HIGH + GAP) * max(len(self._left), len(self._right)))
-        for column, names in ((0, self._left), (4, self._right)):
+        for column, names in ((0, self._left), (self._first + 3, self._right)):
             for place, name in enumerate(names):
                 self._places[name] = (column * COLUMN, GAP + 40 + place * 2 * (HIGH + GAP))
         parts = [self._frame(*frame) for frame in frames]
@@ -174,7 +191,7 @@ class Drawing:
         if self._bare:
             parts.append(_text(0, high, "dashed: not encrypted on its way", "start", 11, RED))
             high += GAP
-        width = 4 * COLUMN + WIDE + 2 * GAP if self._right else 3 * COLUMN + WIDE + 2 * GAP
+        width = (self._first + 2 + bool(self._right)) * COLUMN + WIDE + 2 * GAP
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{-GAP} 0 {width} {high}" role="img"'
             ' font-family="system-ui, Noto Sans, DejaVu Sans, sans-serif">'
@@ -218,7 +235,7 @@ class Drawing:
         color, dashes = (RED, ' stroke-dasharray="5 4"') if bare else (SOFT, "")
         if target in self._right:
             # Below what is beside the Orthanc, and between the columns to its end.
-            turn = f"L{4 * COLUMN - 2 * GAP} {y1}"
+            turn = f"L{(self._first + 3) * COLUMN - 2 * GAP} {y1}"
             labels = [(x1 + 12, y1, "start")]
         else:
             turn = f"L{x1 + GAP if '/' in source else COLUMN - 2 * GAP} {y1 if '/' in source else y2}"

@@ -5,6 +5,7 @@ import json
 import pathlib
 from typing import Any
 
+from tests.breakages.address import ADDRESS
 from tests.breakages.cluster import CLUSTER
 from tests.breakages.hosts import BREAKAGES
 from tests.breakages.lies import LIES
@@ -26,7 +27,7 @@ def test_every_check_has_a_breakage(tmp_path: pathlib.Path) -> None:
     checks = {named(line) for line in done.stdout.splitlines() if "::" in line}
     assert len(checks) > 250, done.stdout
     broken = {name for lie in LIES for name in lie.checks} | {
-        name for one in (*BREAKAGES, *CLUSTER) for name in one.checks
+        name for one in (*BREAKAGES, *CLUSTER, *ADDRESS) for name in one.checks
     }
     assert not {check for check in checks if not covered(check, broken)}, "tests/breakages has nothing for these"
     gone = {name for name in (*broken, *SAMPLE) if not any(covered(check, [name]) for check in checks)}
@@ -34,5 +35,5 @@ def test_every_check_has_a_breakage(tmp_path: pathlib.Path) -> None:
 
 
 def test_each_has_a_name_of_its_own() -> None:
-    for names in ([lie.what for lie in LIES], [one.what for one in (*BREAKAGES, *CLUSTER)]):
+    for names in ([lie.what for lie in LIES], [one.what for one in (*BREAKAGES, *CLUSTER, *ADDRESS)]):
         assert len(names) == len(set(names))

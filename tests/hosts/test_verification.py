@@ -45,6 +45,11 @@ systemctl reload ssh
 # What needs another topology than a single host with SQLite, the viewer, or rules, whatever its release.
 ELSEWHERE = {
     "test_access::test_relay_is_for_the_proxy_only",
+    "test_address::test_address_lets_no_stranger_in",
+    "test_address::test_address_serves",
+    "test_address::test_address_takes_dicom",
+    "test_address::test_balancers_take_all_for_working",
+    "test_address::test_one_host_has_the_address",
     "test_backup::test_last_backup_is_good_and_new",
     "test_cluster::test_all_others_follow_it",
     "test_cluster::test_another_server_could_take_its_place",

@@ -23,9 +23,14 @@ PACKAGED = [
 ]
 
 
+# With no balancer before it.
+ALONE: dict[str, list[str]] = {
+    name: [] for name in ("nginx_addresses", "nginx_balancers", "nginx_balanced_names", "orthanc_balancers")
+}
 GOOD = {name: evaluated()[name] for role in ROLES for name in defaults(role)} | {
     # One server that stays alone.
     "postgresql_etcd": [],
+    **ALONE,
     "nginx_server_name": "pacs.example.org",
     "nginx_users": {"admin": "long enough"},
     "orthanc_users": {"admin": "long enough"},
@@ -82,6 +87,7 @@ PROBE = {
     "free_run": 1 * 2**30,
     "free_index": 50 * 2**30,
     "free_build": 50 * 2**30,
+    "address": {},
     "listening": {"22": "sshd", "8042": "Orthanc", "443": "nginx"},
 }
 

@@ -43,7 +43,7 @@ def test_there_is_something_to_do(more: dict[str, list[str]]) -> None:
         (
             {"all": [], "ungrouped": []},
             "",
-            "in the groups backup, etcd, mysql, nginx, orthanc, postgresql, so nothing would be done",
+            "in the groups backup, etcd, haproxy, keepalived, mysql, nginx, orthanc, postgresql, so nothing would be",
         ),
         ({"all": ["pacs"], "ungrouped": ["pacs"]}, "", "No host of the inventory"),
         ({"all": ["pacs"], "orthank": ["pacs"]}, "", "a group 'orthank', .* Did you mean 'orthanc'"),

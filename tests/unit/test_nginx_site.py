@@ -14,6 +14,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 from tests.repository import ROOT, evaluated
+from tests.unit.good_host import ALONE
 
 MAKE = ROOT / "roles/nginx/files/make_certificate.sh"
 SITES = ["orthanc", "orthanc-relay"]
@@ -27,7 +28,7 @@ def rendered(text: str, **given: Any) -> Any:
     internal |= {"__nginx_relay_clients": [], "__nginx_san": "DNS:pacs.example.org"}
     # Nor are lookups.
     internal["__nginx_make"] = f"sh -euc {shlex.quote(MAKE.read_text('utf-8'))} sh"
-    variables = {**evaluated(), **internal, "ansible_managed": "Ansible"} | given
+    variables = {**evaluated(), **ALONE, **internal, "ansible_managed": "Ansible"} | given
     return Templar(loader=loader, variables=variables).template(trust_as_template(text))
 
 

@@ -412,6 +412,65 @@ def test_database_on_several_servers(site: Callable[..., Ask]) -> None:
     assert alone("a", "etcd") == alone("a", "etcd_clients") == []
 
 
+BALANCED: dict[str, dict[str, Any]] = {
+    "a": {"ansible_host": "192.0.2.1", "keepalived_address": "192.0.2.9", "haproxy_server_name": "PACS.example.org"},
+    "b": {"ansible_host": "192.0.2.2", "orthanc_dicom_port": "11112"},
+    "c": {"ansible_host": "192.0.2.3"},
+}
+
+
+def test_address_before_several_orthancs(site: Callable[..., Ask]) -> None:
+    for name in "abc":
+        BALANCED[name] |= {"orthanc_database": "postgresql", "orthanc_modalities": {"ct": ["CT", "192.0.2.7", 104]}}
+    of_two = {"mr": {"AET": "MR", "Host": "192.0.2.8", "Port": 104}}
+    given = BALANCED | {"b": BALANCED["b"] | {"orthanc_modalities": BALANCED["b"]["orthanc_modalities"] | of_two}}
+    groups = {"orthanc": ["a", "b"], "nginx": ["a", "b"], "postgresql": ["c"]}
+    ask = site(given, haproxy=["a", "c"], keepalived=["a", "c"], **groups)
+    for name in "abc":
+        assert ask(name, "virtual_address") == "192.0.2.9"
+        assert ask(name, "balancers") == ask(name, "vrrp_members") == {"a": "192.0.2.1", "c": "192.0.2.3"}
+        assert ask(name, "senders") == [{"aet": "CT", "address": "192.0.2.7"}, {"aet": "MR", "address": "192.0.2.8"}]
+        assert ask(name, "senders_checked")
+        assert not ask(name, "senders_encrypt")
+        assert ask(name, "balanced_apart") == []
+        assert ask(name, "balancer") == {
+            "address": "192.0.2.9",
+            "name": "PACS.example.org",
+            "https_port": 443,
+            "dicom_port": 104,
+        }
+    assert [(one["name"], one["dicom_port"]) for one in ask("c", "balanced_servers")] == [("a", 4242), ("b", 11112)]
+    assert [ask(name, "balanced") for name in "abc"] == [True, True, False]
+    # A balancer beside it has the same ports.
+    assert [ask(name, "own_addresses") for name in "abc"] == [["192.0.2.1"], [], ["192.0.2.3"]]
+    assert [ask(name, "balanced_names") for name in "bc"] == [["pacs.example.org", "192.0.2.9"], []]
+    assert ask("b", "names") == {
+        "a": ["192.0.2.1", "pacs.example.org", "192.0.2.9", "a"],
+        "b": ["192.0.2.2", "pacs.example.org", "192.0.2.9", "b"],
+        "c": ["192.0.2.3", "c"],
+    }
+    apart = site(given | {"b": given["b"] | {"orthanc_database_name": "other"}}, haproxy=["a"], **groups)
+    assert apart("a", "balanced_apart") == ["b"]
+    assert apart("a", "virtual_address") == ""
+    assert apart("a", "own_addresses") == []
+    assert apart("a", "balancer")["address"] == "192.0.2.1"
+    other = given | {"a": given["a"] | {"haproxy_https_port": 8443, "orthanc_dicom_tls_certificate": "PEM"}}
+    other["b"] |= {"orthanc_settings": {"DicomCheckModalityHost": False}}
+    ask = site(other, haproxy=["a"], keepalived=["a"], **groups)
+    assert ask("b", "balanced_names") == ["pacs.example.org:8443", "192.0.2.9:8443"]
+    assert ask("b", "senders_encrypt")
+    assert not ask("b", "senders_checked")
+
+
+def test_no_address_before_an_orthanc(site: Callable[..., Ask]) -> None:
+    ask = site(BALANCED, orthanc=["a", "b"], nginx=["a"])
+    assert not ask("a", "balanced")
+    assert ask("a", "balancers") == ask("a", "vrrp_members") == {}
+    assert ask("a", "balanced_servers") == ask("a", "balanced_names") == ask("a", "own_addresses") == []
+    assert ask("a", "balancer")["address"] == ask("a", "virtual_address") == ""
+    assert ask("a", "names")["a"] == ["192.0.2.1", "a"]
+
+
 def test_database_that_several_share(site: Callable[..., Ask]) -> None:
     given: dict[str, dict[str, Any]] = {name: {"orthanc_database": "mysql"} for name in ("a", "b", "c")}
     given["c"]["orthanc_database_name"] = "other"

@@ -22,8 +22,10 @@ from tests.unit.good_host import LSB, PROBE, SOURCE
 from tests.unit.one_process import Site
 from tests.unit.wrong_values import Case, cases
 
-# No host here is one of a cluster, where alone they are read: tests/unit/test_preflight_cluster.py judges them.
-CASES = [dataclasses.replace(one, wrong=False) if one.variable.startswith("etcd_") else one for one in cases()]
+# No host here is one of a cluster, where alone they are read: tests/unit/test_preflight_cluster.py judges them, and
+# tests/unit/test_preflight_address.py.
+OF_CLUSTERS = ("etcd_", "haproxy_", "keepalived_")
+CASES = [dataclasses.replace(one, wrong=False) if one.variable.startswith(OF_CLUSTERS) else one for one in cases()]
 ALL: Mapping[str, Any] = {
     # The command line says so otherwise.
     "ansible_connection": "local",

@@ -17,10 +17,15 @@ PATIENCE = 6
 EACH = 2
 
 
-def listening(run: Callable[..., str]) -> dict[str, str]:
-    """Return the ports that are in use, each with its program."""
+def listening(run: Callable[..., str], shared: str = "") -> dict[str, str]:
+    """Return the ports that are in use, each with its program.
+
+    :param shared: an address at which only a balancer listens, beside others that have the same ports elsewhere.
+    """
     found = {}
     for line in run("ss", "-Hltnp").splitlines():
+        if shared and line.split()[3].rpartition(":")[0] == shared:
+            continue
         program = re.search(r'users:\(\("([^"]+)",pid=(\d+)', line)
         named = holder(program[1], group_of(program[2]), run) if program else "another program"
         found[line.split()[3].rpartition(":")[2]] = named

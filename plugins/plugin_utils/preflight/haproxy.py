@@ -4,12 +4,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.dicom import is_aet
 
-RANGES = {"haproxy_timeout": (1, 86_400)}
+RANGES = {
+    "haproxy_timeout": (1, 86_400),
+    "haproxy_servers.https_port": (1, 65_535),
+    "haproxy_servers.health_port": (1, 65_535),
+    "haproxy_servers.dicom_port": (1, 65_535),
+}
 PROGRAMS = ("haproxy",)
 # They are those of its address, which others on this host do not have.
 PORTS = ("haproxy_https_port", "haproxy_http_port", "haproxy_dicom_port")
@@ -51,10 +58,18 @@ def problems(host: Host) -> Iterator[str]:
     if not values.is_address(name) and not values.HOST_NAME.fullmatch(name):
         yield f"haproxy_server_name: '{name}' is neither a host name nor an address."
     for server in variables["haproxy_servers"]:
+        if not re.fullmatch(r"[A-Za-z0-9_.:-]+", server["name"]):
+            yield f"haproxy_servers: '{server['name']}' is no name of letters, digits, dots and hyphens."
         if not values.is_address(str(server.get("address"))):
             yield (
                 f"haproxy_servers: '{server.get('address')}' of {server.get('name')} is no IP address, and a balancer"
                 " asks nobody for one; give that host an ansible_host that is an address."
+            )
+    for sender in variables["haproxy_senders"]:
+        if not is_aet(sender["aet"]):
+            yield (
+                f"haproxy_senders: '{sender['aet']}' is no application entity title of 1 to 16 printable ASCII"
+                " characters."
             )
     for sender in variables["haproxy_senders"] if variables["haproxy_senders_checked"] else []:
         if not values.is_address(str(sender.get("address"))):

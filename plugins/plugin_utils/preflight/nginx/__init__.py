@@ -28,7 +28,7 @@ MASKED = {"nginx": "/usr/sbin/nginx"}
 OURS = re.compile(r"/etc/pacs/(nginx|ohif)/.*|/etc/nginx/conf\.d/orthanc[^/]*\.conf")
 RELAY = "nginx_relay_"
 # Ports that it has behind a balancer alone.
-BALANCED = ("nginx_balanced_port", "nginx_health_port")
+PORTS_ELSEWHERE = ("nginx_balanced_port", "nginx_health_port")
 # What a host serves, as site_probe finds it, and how its administrator makes room.
 SERVES = {
     "proxied": ("proxy", "rm /etc/nginx/conf.d/orthanc.conf"),
@@ -39,8 +39,7 @@ SERVES = {
 def part(host: Host) -> Callable[[str], bool] | None:
     """Tell which variables count: a host has the site, or the relay for a proxy elsewhere."""
     if host.has("nginx"):
-        others = () if host.site("site_balanced") else BALANCED
-        return lambda name: not name.startswith(RELAY) and name not in others
+        return lambda name: not name.startswith(RELAY)
     if host.has("orthanc") and host.site("site_relayed"):
         return lambda name: name.startswith(RELAY)
     return None
@@ -86,8 +85,13 @@ def balanced(host: Host) -> Iterator[str]:
         for address in variables[variable]:
             if not values.is_address(str(address)):
                 yield f"{variable}: '{address}' is no IP address; give that host an ansible_host that is one."
+    for name in variables["nginx_balanced_names"]:
+        if not re.fullmatch(r"[A-Za-z0-9.:\[\]-]+", name):
+            yield f"nginx_balanced_names: '{name}' is neither a host name nor an address, with a port or without."
+            return
     if not variables["nginx_balancers"]:
         return
+    yield from balanced_ports(host)
     if variables["nginx_acme_directory"]:
         yield (
             "nginx_acme_directory: the authority would ask the balancer, which has no answer for it; run `make"
@@ -107,6 +111,19 @@ def balanced(host: Host) -> Iterator[str]:
             "nginx_ban_after: the packet filter of this host does not see who comes by way of the balancer, so that"
             " nobody would be shut out; set it to 0, and nginx_allowed_clients to those who may come."
         )
+
+
+def balanced_ports(host: Host) -> Iterator[str]:
+    """Those of the ports for balancers that something else has."""
+    ports = {name: int(value) for name, value in host.variables.items() if name.endswith("_port")}
+    for place, name in enumerate(PORTS_ELSEWHERE):
+        # Those of a balancer beside it are at another address.
+        rivals = [one for one in ports if not one.startswith(("haproxy_", *PORTS_ELSEWHERE[place:]))]
+        for other in [one for one in rivals if ports[one] == ports[name]][:1]:
+            yield f"{name}: port {ports[name]} is the one of {other} already; choose another."
+        holder = (host.probe or {}).get("listening", {}).get(str(ports[name]))
+        if holder and holder not in PROGRAMS:
+            yield f"{name}: port {ports[name]} is taken on this host by {holder}; choose another or stop that program."
 
 
 def of_part(host: Host) -> Iterator[str]:
