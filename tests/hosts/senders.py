@@ -33,9 +33,13 @@ def numbered(number: int) -> bytes:
 class Senders:
     """Eight clients, and what the site has told them."""
 
-    def __init__(self, address: str, certificate: str, password: str, port: int = 443) -> None:
-        """:param certificate: the file with that of the proxy."""
-        self._address, self._port = address, port
+    def __init__(
+        self, address: str, certificate: str, password: str, port: int = 443, patience: float = PATIENCE
+    ) -> None:
+        """:param certificate: the file with that of the proxy.
+        :param patience: how long a client waits for one answer.
+        """
+        self._address, self._port, self._patience = address, port, patience
         self._context = ssl.create_default_context(cafile=certificate)
         # It has the address that the site was deployed at.
         self._context.check_hostname = port == 443
@@ -56,7 +60,7 @@ class Senders:
         self.wrong: list[str] = []
 
     def _connect(self) -> http.client.HTTPSConnection:
-        return http.client.HTTPSConnection(self._address, self._port, timeout=PATIENCE, context=self._context)
+        return http.client.HTTPSConnection(self._address, self._port, timeout=self._patience, context=self._context)
 
     def _send(self) -> None:
         connection = self._connect()
