@@ -81,8 +81,8 @@ test-crashes: lab ## Orthanc, its database, the proxy and the whole host killed 
 test-full: lab ## the disks of images, of the index and of the database full while images arrive, with each database
 	pytest tests/hosts/full.py -rA --tb=short
 
-test-cluster: lab ## two Orthancs on one database of three servers, which are killed one by one while images arrive
-	pytest tests/hosts/cluster.py -rA --tb=short
+test-cluster: lab ## two Orthancs at one address, on a database of three servers, all of which are killed one by one while images arrive
+	pytest tests/hosts/cluster.py tests/hosts/balancer.py -rA --tb=short
 
 test-power: lab ## the disk cut off from all that the kernel has not written yet while images arrive, with each database
 	pytest tests/hosts/power.py -rA --tb=short

@@ -8,7 +8,7 @@ import pathlib
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,7 +206,9 @@ class Report:
     def members(self) -> list[str]:
         """Say how each cluster is, and the address before it, once for all that have it."""
         lines = []
-        for what, told in (("CLUSTER", self.clusters), ("ADDRESS", self.balancers)):
+        seen: dict[str, Mapping[str, Sequence[Member | Balancer]]]
+        seen = {"CLUSTER": self.clusters, "ADDRESS": self.balancers}
+        for what, told in seen.items():
             found: dict[tuple[str, ...], list[str]] = defaultdict(list)
             for site, rows in sorted(told.items()):
                 found[tuple(row.words for row in rows)].append(site)

@@ -456,7 +456,7 @@ def main() -> None:
         nginx=nginx.workers(),
         # One of ours that was kept from starting may still be half configured.
         nginx_refusal=nginx.refusal(module) if params["nginx"] and "nginx" not in masked else "",
-        address=address.look(run, *params["address"][:2], params["address"][2:]) if params["address"] else {},
+        address=address.look(run, *params["address"]) if params["address"] else {},
         listening=ports.listening(run, *params["address"][:1]),
         no_way=ports.no_way(*params["server"]) if params["server"] else "",
         silent=ports.silent(params["others"], read_folder(params["config_dir"])) if params["others"] else [],

@@ -160,7 +160,7 @@ class Users:
             return False
         status = opened.send_c_echo().get("Status")
         opened.release()
-        return status == 0
+        return bool(status == 0)
 
     def _again(self, what: str, ask: Callable[[], bool]) -> None:
         while not self._stop.is_set():

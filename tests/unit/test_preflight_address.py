@@ -218,7 +218,7 @@ def test_address_that_somebody_has(
         ]
         return json.dumps(rows) if "show" in command else ""
 
-    found = probe.look(run, asked, "192.0.2.1", MEMBERS.values())
+    found = probe.look(run, asked, "192.0.2.1", *MEMBERS.values())
     assert found == {"device": "eth0", "network": network, "held": False, "taken": taken}
     # What the kernel remembers of it may be of yesterday.
     assert (("ip", "neigh", "delete", asked, "dev", "eth0") in calls) == asked.startswith("192.0.2.")
@@ -231,6 +231,6 @@ def test_address_that_it_has_itself_and_own_one_that_it_has_not() -> None:
             [{"ifname": "eth0", "addr_info": [*SHOWN[1]["addr_info"], {"local": ADDRESS, "prefixlen": 24}]}]
         )
 
-    assert probe.look(run, ADDRESS, "192.0.2.1", [])["held"]
-    assert probe.look(run, ADDRESS, "203.0.113.7", [])["network"] == ""
-    assert probe.look(lambda *_: "", ADDRESS, "192.0.2.1", [])["network"] == ""
+    assert probe.look(run, ADDRESS, "192.0.2.1")["held"]
+    assert probe.look(run, ADDRESS, "203.0.113.7")["network"] == ""
+    assert probe.look(lambda *_: "", ADDRESS, "192.0.2.1")["network"] == ""

@@ -9,7 +9,7 @@ import ipaddress
 import json
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 # How long an answer is waited for, in seconds: what the kernel takes to give up, and a bit.
@@ -17,7 +17,7 @@ PATIENCE = 3.5
 SILENT = {"INCOMPLETE", "FAILED"}
 
 
-def look(run: Callable[..., str], address: str, own: str, others: Iterable[str]) -> dict[str, Any]:
+def look(run: Callable[..., str], address: str, own: str, *others: str) -> dict[str, Any]:
     """Return the device and network of a host's own address, and who else has the one that is asked for.
 
     :param others: the hosts that may have it, by their own addresses.
