@@ -286,3 +286,27 @@ def test_mistake_of_both_is_told_by_what_is_left(call: Call, beside: list[str]) 
     said = call("bad;\n", spare=beside)
     assert said["msg"].endswith("a.conf")
     assert all(map(os.path.exists, beside))
+
+
+@pytest.mark.parametrize(
+    "listening, listens, verb",
+    [
+        # It has a port at all addresses, and is to have it at some; the other way round; and as it is.
+        ("0.0.0.0:443", "127.0.0.1:443 ssl", "restart"),
+        ("[::]:443", "192.0.2.1:443 ssl", "restart"),
+        ("192.0.2.1:443", "443 ssl", "restart"),
+        ("192.0.2.1:443", "[::]:443 ssl", "restart"),
+        ("0.0.0.0:443", "443 ssl", "reload-or-restart"),
+        ("192.0.2.1:443", "192.0.2.7:443 ssl", "reload-or-restart"),
+        ("0.0.0.0:8080", "127.0.0.1:443 ssl", "reload-or-restart"),
+    ],
+)
+def test_addresses_that_it_cannot_take_beside_those_that_it_has(
+    tmp_path: pathlib.Path, systemd: Systemd, call: Call, listening: str, listens: str, verb: str
+) -> None:
+    users = 'users:(("nginx",pid=1,fd=6))'
+    systemd.program("ss", f"echo 'LISTEN 0 511 {listening} 0.0.0.0:* {users}'; echo 'LISTEN 0 5 0.0.0.0:443 0.0.0.0:*'")
+    (tmp_path / "etc" / "conf.d").mkdir()
+    site = {"path": str(tmp_path / "etc/conf.d/orthanc.conf"), "content": f"server {{\n    listen {listens};\n}}\n"}
+    call(more=(site,))
+    assert systemd.calls()[-1] == f"{verb} nginx"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import pathlib
+import re
 import shlex
 import ssl
 import subprocess
@@ -246,3 +247,32 @@ def test_way_to_each_of_several() -> None:
             f"proxy_ssl_certificate_key /etc/pacs/nginx/upstream-client-{name}.key;",
             "proxy_ssl_verify on;",
         } <= set(found)
+
+
+def test_site_beside_a_balancer() -> None:
+    """It listens at its own address, believes the balancers alone, and tells them whether Orthanc works."""
+    given = {
+        "nginx_addresses": ["192.0.2.1", "2001:db8::1"],
+        "nginx_balancers": ["192.0.2.1", "192.0.2.2"],
+        "nginx_balanced_names": ["pacs.example.org:8443", "192.0.2.9"],
+        "nginx_server_name": "192.0.2.1",
+        "site_found": {"ipv6": True},
+    }
+    text = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")
+    told = rendered(text, **given)
+    for port in ("80", "443 ssl", "8444 ssl proxy_protocol", "8445"):
+        for place in ("127.0.0.1", "192.0.2.1", "[2001:db8::1]"):
+            assert f"    listen {place}:{port};\n" in told
+    assert told.count("listen ") == 12
+    assert told.count("server_name 192.0.2.1 pacs.example.org 192.0.2.9;") == 2
+    assert "    set_real_ip_from 192.0.2.1;\n    set_real_ip_from 192.0.2.2;\n" in told
+    assert "    pacs.example.org:8443 pacs.example.org:8443;\n    192.0.2.9 192.0.2.9;\n" in told
+    assert "    allow 192.0.2.1;\n    allow 192.0.2.2;\n    deny all;\n\n    location = /alive {" in told
+    assert 'proxy_set_header Forwarded "host=$orthanc_authority;proto=https";' in told
+
+
+def test_site_without_a_balancer() -> None:
+    told = site("orthanc", {"ipv6": True})
+    assert re.findall(r"listen (.*);", told) == ["80", "[::]:80", "443 ssl", "[::]:443 ssl"]
+    assert "proxy_protocol" not in told
+    assert "$orthanc_authority" not in told
