@@ -132,3 +132,41 @@ def test_dicom_goes_to_the_first_that_works() -> None:
     assert "bind [2001:db8::9]:443 transparent" in configuration(haproxy_address="2001:db8::9")
     assert "redirect scheme https" in configuration()
     assert "redirect prefix https://x:8443" in configuration(haproxy_https_port=8443, haproxy_server_name="x")
+
+
+def guard(**given: Any) -> tuple[str, str]:
+    """Return what the packet filter is told before an Orthanc's ports, and by what that is found again."""
+    loader = DataLoader()
+    internal = loader.load_from_file(str(ROOT / "roles/orthanc/vars/main/files.yml"), trusted_as_template=True)
+    known = {
+        "orthanc_http_port": 8042,
+        "orthanc_dicom_port": 4242,
+        "orthanc_balancers": ["192.0.2.1", "192.0.2.2"],
+        "orthanc_modalities": {"ct": {"AET": "CT", "Host": "192.0.2.7", "Port": 104}, "mr": ["MR", "192.0.2.8", 104]},
+        "orthanc_settings": {},
+        "__orthanc_options": {"HttpBindAddresses": "list"},
+        "__orthanc_configuration": {"RemoteAccessAllowed": False},
+    }
+    templar = Templar(loader=loader, variables={**internal, **known, **given})
+    return templar.template(internal["__orthanc_guard_wanted"]), templar.template(internal["__orthanc_guard_rule"])
+
+
+def test_dicom_port_behind_a_balancer_is_closed_to_others() -> None:
+    told, found_by = guard()
+    rule = "iif != lo ip saddr != { 192.0.2.1, 192.0.2.2, 192.0.2.7, 192.0.2.8 } tcp dport 4242 reject with tcp reset"
+    assert f"input priority 0; {rule} comment pacs_" in told
+    assert found_by.startswith("tcp dport 4242 reject with tcp reset comment pacs_")
+    # Another address is another rule.
+    assert guard(orthanc_modalities={})[1] != found_by
+    assert "8042" not in told
+    both, again = guard(__orthanc_options={})
+    assert f"priority 0; iif != lo tcp dport 8042 reject with tcp reset; {rule}" in both
+    assert again == found_by
+
+
+def test_dicom_port_that_is_open_to_all() -> None:
+    assert guard(orthanc_balancers=[])[0] == ""
+    assert guard(orthanc_settings={"DicomCheckModalityHost": False})[0] == ""
+    told, found_by = guard(orthanc_balancers=[], __orthanc_options={})
+    assert "4242" not in told
+    assert found_by == "iif != lo tcp dport 8042 reject with tcp reset"

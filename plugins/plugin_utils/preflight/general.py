@@ -80,7 +80,7 @@ def ranges(host: Host) -> Iterator[str]:
     for name, (low, high) in limits.items():
         variable, _, field = name.partition(".")
         given = [host.variables[variable]] if variable in host.variables else []
-        for value in [entry[field] for entry in given[0]] if given and field else given:
+        for value in [entry[field] for entry in given[0] if field in entry] if given and field else given:
             if not low <= float(value) <= high:
                 yield f"{name}: {value} is out of range; choose a number from {low} to {high}."
 
