@@ -140,6 +140,9 @@ class Drawing:
 
     def __init__(self, rows: list[dict[str, Any]], names: Mapping[str, list[str]]) -> None:
         self._names = names
+        if any(row["target"].endswith("/HAProxy") for row in rows):
+            # They may come past a balancer, too; a line for it would be one through the balancer.
+            rows = [row for row in rows if row["source"] != USERS or row["target"].endswith("/HAProxy")]
         ends = [end for row in rows for end in (row["source"], row["target"])]
         self._hosts: dict[str, list[str]] = {}
         for end in dict.fromkeys(ends):
@@ -218,15 +221,23 @@ class Drawing:
             f"{_text(x + WIDE // 2, y + height // 2 + 5, service or host)}"
         )
 
+    @staticmethod
+    def _of_others(end: str) -> bool:
+        return ("/" not in end and end != TARGETS[-1]) or end.endswith("/HAProxy")
+
     def _port(self, end: str, other: str, leaves: bool) -> tuple[int, int]:
         """Return where a line leaves a service, or comes to it."""
         x, y = self._places[end]
         x += leaves * WIDE
-        if not end.endswith("/Orthanc") or "/" in other or other == TARGETS[-1]:
+        if end.endswith("/HAProxy") and other.endswith((SENDERS, "/Orthanc")):
+            return x, y + HIGH - 6
+        if end.endswith("/nginx") and other.endswith("/HAProxy"):
+            return x, y + 16
+        if not end.endswith("/Orthanc") or not self._of_others(other):
             return x, y + HIGH // 2
         # Those of others are spread over its lower part.
         lines = [line if leaves else line[::-1] for line in self._lines]
-        others = [far for near, far in lines if near == end and "/" not in far and far != TARGETS[-1]]
+        others = [far for near, far in lines if near == end and self._of_others(far)]
         return x, y + HIGH + MORE * (others.index(other) + 1) // (len(others) + 1)
 
     def _line(self, source: str, target: str, words: list[str]) -> str:

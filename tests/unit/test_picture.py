@@ -117,6 +117,29 @@ def test_whom_it_sends_to(site: Site) -> None:
     ]
 
 
+def test_balancer_before_two(site: Site) -> None:
+    """Its lines go past no other service, and those that go past it are in the list alone."""
+    hosts = {name: {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate(("pacs", "pacs2"), 1)}
+    hosts["pacs"]["keepalived_address"] = "192.0.2.9"
+    both = {group: ["pacs", "pacs2"] for group in ("orthanc", "nginx", "haproxy", "keepalived")}
+    rows = site(hosts, **both)
+    assert told(rows)[:7] == [
+        ("users", "pacs/HAProxy", 443, "HTTPS", "TLS, up to the proxy"),
+        ("users", "pacs/HAProxy", 80, "HTTP", "nothing but a redirection to HTTPS"),
+        ("modalities", "pacs/HAProxy", 104, "DICOM", "plain DICOM"),
+        ("pacs/HAProxy", "pacs/nginx", 8444, "HTTPS", "TLS, from the client"),
+        ("pacs/HAProxy", "pacs/Orthanc", 4242, "DICOM", "plain DICOM"),
+        ("pacs/HAProxy", "pacs2/nginx", 8444, "HTTPS", "TLS, from the client"),
+        ("pacs/HAProxy", "pacs2/Orthanc", 4242, "DICOM", "plain DICOM"),
+    ]
+    assert ("users", "pacs/nginx", 443, "HTTPS", "TLS, password") in told(rows)
+    texts, lines = drawn(rows)
+    assert texts.count("HAProxy") == 2
+    assert "HTTPS 443" in texts
+    # Two to each balancer, four from each, one from each proxy, and one to each Orthanc.
+    assert len([line for line in lines if line.get("marker-end")]) == 16
+
+
 def drawn(rows: list[dict[str, Any]]) -> tuple[list[str], list[ET.Element]]:
     """Return what is written in a picture, and its lines."""
     hosts = {end.partition("/")[0] for row in rows for end in (row["source"], row["target"])}
