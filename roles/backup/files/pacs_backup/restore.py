@@ -587,7 +587,7 @@ class Restore(Beside):
                         "Orthanc does not answer with what was restored; see journalctl -u orthanc. What was there"
                         f" before is in {self.backup.storage}/.pacs-before-*."
                     ) from error
-                time.sleep(1)
+                time.sleep(0.2)
 
 
 def moved(name: str, source: int, target: int) -> None:
