@@ -26,6 +26,8 @@ NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
 # How many pixels are at a side of what is restored, as of a CT, of what comes meanwhile, and of what is many.
 SIDES = {"ct": 512, "slice": 256, "small": 16}
 RESTORED, COME, MANY, CLIENTS = 5000, 400, 20_000, 8
+# How much the first of them are together, without what describes them.
+BYTES = RESTORED * 2 * SIDES["ct"] ** 2
 # How often images come beside a backup for each round of the rest, since what else the machine does is felt more there.
 OFTEN = 4
 # What is to be reached: how much slower images come, how much longer a restore takes, and a backup's seconds.
@@ -96,19 +98,20 @@ class Bench:
 
     def beside(self, times: int) -> Iterator[tuple[float, float]]:
         """Return how many images come in a second beside a first backup of all, and while that stands still."""
-        begun = f"until [ $(du -sm {REPOSITORY} | cut -f 1) -gt 32 ]; do sleep 0.1; done"
-        self.lab.shell(f"{ANEW}; systemctl start --no-block pacs-backup; {begun}")
-        for number in range(times):
-            rates = {}
-            # Each comes first once, since the archive grows.
-            for signal in ("CONT", "STOP") if number % 2 else ("STOP", "CONT"):
-                self.lab.shell(f"systemctl kill --signal {signal} pacs-backup")
-                rates[signal] = self.send(COME, "slice")
-            yield rates["CONT"], rates["STOP"]
-        size = int(self.lab.shell(f"du -sm {REPOSITORY} | cut -f 1"))
-        state = self.lab.shell("systemctl show pacs-backup --property=ActiveState --value").strip()
-        assert state == "activating", f"the backup was over before: {state}"
-        say(f"the backup has written {size - 32} MiB meanwhile")
+        written = f"$(du -sm {REPOSITORY}/data 2> /dev/null | cut -f 1)"
+        begun = f"systemctl start --no-block pacs-backup; until [ {written} -gt 32 ]; do sleep 0.1; done"
+        done = 0
+        while done < times:
+            # It has written some of the files, and will not be through with them.
+            self.lab.shell(f"systemctl kill --signal CONT pacs-backup; {ANEW}; {begun}")
+            while done < times and int(self.lab.shell(f"echo {written}")) < BYTES // 2 >> 20:
+                rates = {}
+                # Each comes first once, since the archive grows.
+                for signal in ("CONT", "STOP") if done % 2 else ("STOP", "CONT"):
+                    self.lab.shell(f"systemctl kill --signal {signal} pacs-backup")
+                    rates[signal] = self.send(COME, "slice")
+                done += 1
+                yield rates["CONT"], rates["STOP"]
         self.lab.shell("systemctl kill --signal CONT pacs-backup; systemctl stop pacs-backup")
 
 

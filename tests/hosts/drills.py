@@ -114,6 +114,7 @@ def test_what_was_acknowledged_before_a_backup_comes_back(site: Site) -> None:
         certificate = str(session.verify)
     senders = Senders(lab.address["pacs"], certificate, lab.secrets["vault_orthanc_admin_password"])
     for drill in range(DRILLS[site.database]):
+        senders.rest = 0.0
         with senders:
             senders.more(BEFORE, within=600)
             if drill == CRASHED:
@@ -121,6 +122,8 @@ def test_what_was_acknowledged_before_a_backup_comes_back(site: Site) -> None:
             began = time.monotonic()
             assert "Backed up" in site.play("backup")
             senders.more(BESIDE, within=240)
+            # All of them are given up by the restore.
+            senders.rest = 0.2
             proved = site.play("drill")
         images = site.status()["success"]["instances"]
         assert f"has all {images} images" in proved
