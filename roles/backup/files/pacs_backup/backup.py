@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-import glob
 import itertools
 import json
 import os
@@ -52,6 +51,8 @@ ARCHIVE = ".pacs-archive"
 MARK = ".pacs"
 # What is in the folder of the files beside them, and is no part of an archive.
 OURS = (".pacs-reserve", ".pacs-drill*", ".pacs-restore*", ".pacs-before-*")
+# What of an archive lies in its folders, by the names that Orthanc gives it.
+LEVEL = re.compile(r"[0-9a-f]{2}")
 # How often restic takes the files, where that took longer than so many seconds: what has come meanwhile is held then.
 PASSES, LONG = 3, 600
 # How many gaps in the log of a database are remembered.
@@ -225,13 +226,12 @@ class Backup:
                     f"{folder} does not have the mark {MARK} of an archive, and nothing was backed up. Is its disk"
                     " mounted? If it is the right one, run playbooks/site.yml."
                 )
-        levels = "[0-9a-f]" * 2
-        for pattern in (levels, f"{levels}/{levels}"):
-            for path in glob.iglob(f"{glob.escape(self.storage)}/{pattern}"):
-                if os.path.islink(path):
+        for folder in (self.storage, *(one.path for one in leveled(self.storage))):
+            for one in leveled(folder):
+                if one.is_symlink():
                     raise Failed(
-                        f"{path} is a link, of which restic would keep the link alone: nothing was backed up. Have the"
-                        " folder itself there (mount --bind), or all of the archive on one disk."
+                        f"{one.path} is a link, of which restic would keep the link alone: nothing was backed up. Have"
+                        " the folder itself there (mount --bind), or all of the archive on one disk."
                     )
 
     def dated(self, snapshots: list[dict[str, Any]]) -> None:
@@ -272,7 +272,7 @@ class Backup:
                 counts, before = check_index(self.copy), {name for name, *_ in known(self.copy)}
             except Failed as error:
                 raise self.files_alone(error) from error
-            lost = {name for name in before if not place(self.storage, name).exists()}
+            lost = {name for name in before if not os.path.exists(f"{self.storage}/{name[:2]}/{name[2:4]}/{name}")}
             passed = time.monotonic()
             files, added, seen, unread = self.saved(["pacs-files"], self.paths())
             if time.monotonic() - passed < LONG:
@@ -609,6 +609,14 @@ def gap_told(gap: dict[str, Any]) -> str:
         f"The database cannot be had as it was between {since} and {until}: {gap['pieces']} pieces of its log of that"
         " time never got to the repository."
     )
+
+
+def leveled(folder: str) -> list[os.DirEntry[str]]:
+    """Return what of an archive lies in a folder, by the names that Orthanc gives it."""
+    # Orthanc may have removed it meanwhile, or it is none.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+        return [one for one in found if LEVEL.fullmatch(one.name)]
+    return []
 
 
 def staged(folder: pathlib.Path) -> pathlib.Path:
