@@ -32,7 +32,7 @@ BACKUP = "python3 /etc/pacs/backup/backup.py"
 # restic goes on so slowly that it is in the middle, with its lock in the repository, when what is to be killed is.
 SLOW = f"""cat > /usr/local/bin/restic <<'END'
 #!/bin/sh
-case "$*" in *" backup "*) exec /usr/bin/restic --limit-upload 20 "$@" ;; esac
+case "$*" in *" backup "*) exec /usr/bin/restic --limit-upload 300 "$@" ;; esac
 exec /usr/bin/restic "$@"
 END
 chmod 755 /usr/local/bin/restic; systemctl start --no-block pacs-backup
