@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
-SHARDS := test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster
+SHARDS := test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-drills test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-size bench-import lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-drills test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-size bench-import bench-backup lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -50,6 +50,9 @@ test-backup: lab ## backups while images come and go, drills, restores, and what
 
 test-backup-stores: lab ## backups to a store that speaks S3 and to SFTP: what is had again, and what is away, full or not the one
 	pytest tests/hosts/test_backup_stores.py -rA --tb=short
+
+test-drills: lab ## ten backups while images arrive, drilled and restored, three of them after a crash, with each database
+	pytest tests/hosts/drills.py -rA --tb=short
 
 test-viewer: lab ## the viewer OHIF in a real browser, on both releases; fetches it by npm, and Chromium by apt
 	pytest tests/hosts/viewer.py tests/hosts/viewer_images.py -rA --tb=short
@@ -151,6 +154,9 @@ bench-database: setup .venv/done-test ## how fast images go into which database,
 
 bench-import: setup .venv/done-test ## how fast images are imported beside other ways, and what a modality feels of it
 	python -m benchmarks.imports $(BENCH)
+
+bench-backup: setup .venv/done-test ## how long a backup and a restore take, and what images that come feel of a backup
+	python -m benchmarks.backup $(BENCH)
 
 lock: ## requirements*.txt out of requirements*.in
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header requirements.in -o requirements.txt

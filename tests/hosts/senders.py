@@ -51,6 +51,8 @@ class Senders:
         self.pause = 0.1
         # And before it sends the next one.
         self.rest = 0.0
+        # When an image was sent for the first time, by its number.
+        self.begun: dict[int, float] = {}
         # By Orthanc's identifier: the number of the image, and when it was acknowledged.
         self.acknowledged: dict[str, tuple[int, float]] = {}
         # Of these, what was answered with "AlreadyStored", once a client had been told that it was not taken.
@@ -66,7 +68,8 @@ class Senders:
         connection = self._connect()
         while not self._stop.is_set():
             number = next(self._numbers)
-            end = time.monotonic() + MOST
+            self.begun[number] = time.monotonic()
+            end = self.begun[number] + MOST
             while not self._acknowledged(connection, number):
                 connection.close()
                 if time.monotonic() > end:

@@ -315,7 +315,7 @@ class Restic:
             self.number = "new"
         tags = [after for word, after in itertools.pairwise(arguments) if word == "--tag"]
         if verb == "snapshots":
-            out = json.dumps([one for one in self.snapshots if not tags or tags[0] in one["tags"]])
+            out = json.dumps([one for one in self.snapshots if not tags or {*tags} & {*one["tags"]}])
         if verb == "dump":
             out = self.told[arguments[1]]
         if verb == "backup":
@@ -394,7 +394,7 @@ def test_backup(host: Host, orthanc: Callable[..., Orthanc]) -> None:
     assert success["instances"] >= before
     assert 0 < success["pause_seconds"] < 10
     assert (success["snapshot"], success["added_bytes"], success["missing"]) == ("00000001", 10, 0)
-    assert host.restic.verbs()[-6:] == ["unlock", "backup", "backup", "forget", "snapshots", "snapshots"]
+    assert host.restic.verbs()[-7:] == ["cat", "snapshots", "unlock", "backup", "backup", "forget", "snapshots"]
     files, index = (call for call in host.restic.calls if "backup" in call)
     assert files[files.index("--") + 1 :] == [str(host.archive), "/etc/pacs"][: 1 + os.path.exists("/etc/pacs")]
     # The index in use would be half of one, and the copy comes for itself.
@@ -403,7 +403,7 @@ def test_backup(host: Host, orthanc: Callable[..., Orthanc]) -> None:
     assert index[index.index("--") + 1 :] == [f"{host.archive}/.pacs-backup"]
     assert not [word for word in index if word.startswith("--exclude=") and ".pacs-backup" in word]
     assert {"pacs", "files=00000000"} <= set(index)
-    assert "--keep-daily" in host.restic.calls[-3]
+    assert "--keep-daily" in host.restic.calls[-2]
     assert [path.name for path in (host.archive / ".pacs-backup").rglob("*")] == ["files"]
     assert host.backup().report()["wrong"] == ""
 

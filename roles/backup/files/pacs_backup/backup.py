@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import functools
-import glob
 import itertools
 import json
 import os
@@ -52,6 +51,8 @@ ARCHIVE = ".pacs-archive"
 MARK = ".pacs"
 # What is in the folder of the files beside them, and is no part of an archive.
 OURS = (".pacs-reserve", ".pacs-drill*", ".pacs-restore*", ".pacs-before-*")
+# What of an archive lies in its folders, by the names that Orthanc gives it.
+LEVEL = re.compile(r"[0-9a-f]{2}")
 # How often restic takes the files, where that took longer than so many seconds: what has come meanwhile is held then.
 PASSES, LONG = 3, 600
 # How many gaps in the log of a database are remembered.
@@ -128,10 +129,9 @@ class Backup:
                 f" for good, remove {STATE}/repository.json, and run playbooks/site.yml for a new one."
             )
 
-    def ours(self) -> str:
+    def ours(self, snapshots: list[dict[str, Any]]) -> str:
         """Return by what this archive is known. :raises Failed: if the last backup by this name is of another one."""
         mine = self.name()
-        snapshots = self.repository.snapshots()
         last = tagged(snapshots[-1], "archive") if snapshots else mine
         if last != mine and read(STATE / "begun.json") != {"archive": mine, "after": last}:
             host, when = self.settings["host"], f"{taken(snapshots[-1]):%Y-%m-%d %H:%M}"
@@ -226,18 +226,16 @@ class Backup:
                     f"{folder} does not have the mark {MARK} of an archive, and nothing was backed up. Is its disk"
                     " mounted? If it is the right one, run playbooks/site.yml."
                 )
-        levels = "[0-9a-f]" * 2
-        for pattern in (levels, f"{levels}/{levels}"):
-            for path in glob.iglob(f"{glob.escape(self.storage)}/{pattern}"):
-                if os.path.islink(path):
+        for folder in (self.storage, *(one.path for one in leveled(self.storage))):
+            for one in leveled(folder):
+                if one.is_symlink():
                     raise Failed(
-                        f"{path} is a link, of which restic would keep the link alone: nothing was backed up. Have the"
-                        " folder itself there (mount --bind), or all of the archive on one disk."
+                        f"{one.path} is a link, of which restic would keep the link alone: nothing was backed up. Have"
+                        " the folder itself there (mount --bind), or all of the archive on one disk."
                     )
 
-    def dated(self) -> None:
+    def dated(self, snapshots: list[dict[str, Any]]) -> None:
         """See whether the clock is right. :raises Failed: if the last backup is of the future."""
-        snapshots = self.repository.snapshots()
         if snapshots and taken(snapshots[-1]).timestamp() > time.time() + SKEW:
             raise Failed(
                 f"The last backup is of {taken(snapshots[-1]):%Y-%m-%d %H:%M}, and it is {now()} on this host: nothing"
@@ -253,10 +251,12 @@ class Backup:
                 " playbooks/restore.yml, which goes on."
             )
         self.same(self.repository.number())
-        archive = self.ours()
-        missed = self.missed(archive)
+        # Each call of restic takes half a second for the key alone.
+        snapshots = self.repository.snapshots()
+        archive = self.ours(snapshots)
+        missed = self.missed([one for one in snapshots if tagged(one, "archive") == archive])
         self.whole()
-        self.dated()
+        self.dated(snapshots)
         # Of a run that was killed: no other host has this repository.
         self.repository.ask("unlock", timeout=5 * SILENT)
         pause, kept = 0.0, self.saved_database()
@@ -272,7 +272,7 @@ class Backup:
                 counts, before = check_index(self.copy), {name for name, *_ in known(self.copy)}
             except Failed as error:
                 raise self.files_alone(error) from error
-            lost = {name for name in before if not place(self.storage, name).exists()}
+            lost = {name for name in before if not os.path.exists(f"{self.storage}/{name[:2]}/{name[2:4]}/{name}")}
             passed = time.monotonic()
             files, added, seen, unread = self.saved(["pacs-files"], self.paths())
             if time.monotonic() - passed < LONG:
@@ -338,13 +338,12 @@ class Backup:
             f" {success.get('gap', '')}".strip()
         )
 
-    def missed(self, archive: str) -> int | None:
+    def missed(self, snapshots: list[dict[str, Any]]) -> int | None:
         """Return how many files were missing before; nothing where no backup is there that could lose any."""
         if success := self.status().get("success"):
             return int(success["missing"])
         # On a host that was installed anew. Some of them may have failed for what they miss.
-        found = [one for one in self.repository.snapshots() if tagged(one, "archive") == archive]
-        told = [self.repository.ask("dump", str(one["id"]), f"{tagged(one, 'index')}/backup.json") for one in found]
+        told = [self.repository.ask("dump", str(one["id"]), f"{tagged(one, 'index')}/backup.json") for one in snapshots]
         return min((len(json.loads(text)["missing"]) for text in told), default=None)
 
     def saved_database(self) -> int:
@@ -517,10 +516,11 @@ class Backup:
             if not keep:
                 return ""
             self.repository.ask(*words, *keep)
-            left = self.repository.snapshots()
+            found = self.repository.snapshots("pacs", "pacs-files")
+            left = [one for one in found if "pacs" in one["tags"]]
             # The files of an index go with it.
             named = {tagged(one, "files")[:8] for one in left}
-            files = [str(one["id"]) for one in self.repository.snapshots("pacs-files")]
+            files = [str(one["id"]) for one in found if "pacs-files" in one["tags"]]
             spare = [number for number in files if number[:8] not in named]
             if spare:
                 self.repository.ask("--quiet", "forget", "--prune", *spare)
@@ -609,6 +609,14 @@ def gap_told(gap: dict[str, Any]) -> str:
         f"The database cannot be had as it was between {since} and {until}: {gap['pieces']} pieces of its log of that"
         " time never got to the repository."
     )
+
+
+def leveled(folder: str) -> list[os.DirEntry[str]]:
+    """Return what of an archive lies in a folder, by the names that Orthanc gives it."""
+    # Orthanc may have removed it meanwhile, or it is none.
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as found:
+        return [one for one in found if LEVEL.fullmatch(one.name)]
+    return []
 
 
 def staged(folder: pathlib.Path) -> pathlib.Path:

@@ -125,9 +125,9 @@ class Repository:
             return ""
         raise self.refused(done)
 
-    def snapshots(self, tag: str = "pacs") -> list[dict[str, Any]]:
+    def snapshots(self, *tags: str) -> list[dict[str, Any]]:
         """Return the backups, the oldest first: those of an index, each of which names its files."""
-        words = ["--no-lock", "--json", "snapshots", "--tag", tag]
+        words = ["--no-lock", "--json", "snapshots", *(word for tag in tags or ["pacs"] for word in ("--tag", tag))]
         found: list[dict[str, Any]] = json.loads(self.ask(*words, timeout=5 * SILENT) or "[]")
         return sorted(found or [], key=taken)
 

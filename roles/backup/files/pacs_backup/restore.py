@@ -19,7 +19,7 @@ import stat
 import time
 from typing import Any
 
-from .backup import Backup
+from .backup import LEVEL, Backup
 from .beside import INCLUDES, Beside, numbers, orthanc_version, restore
 from .cluster import LAST, Recovered, moment_of
 from .common import (
@@ -46,8 +46,6 @@ from .mariadb import DUMP, Loaded, Mariadb
 from .orthanc import Orthanc
 from .repository import tagged, taken
 
-# What of an archive lies in its folders, by the names that Orthanc gives it.
-LEVEL = re.compile(r"[0-9a-f]{2}")
 INDEX = ("index", "index-wal", "index-shm", "index-journal", QUEUE, f"{QUEUE}-journal")
 # What is left in the folder once all is in its place.
 LEFT = re.compile(rf"index(-recovered|\.sql)?|{re.escape(QUEUE)}|\.?backup\.json(\.new)?")
@@ -587,7 +585,7 @@ class Restore(Beside):
                         "Orthanc does not answer with what was restored; see journalctl -u orthanc. What was there"
                         f" before is in {self.backup.storage}/.pacs-before-*."
                     ) from error
-                time.sleep(1)
+                time.sleep(0.2)
 
 
 def moved(name: str, source: int, target: int) -> None:
