@@ -33,15 +33,15 @@ def numbered(number: int) -> bytes:
 class Senders:
     """Eight clients, and what the site has told them."""
 
-    def __init__(self, address: str, certificate: str, password: str, port: int = 443, first: int = 1) -> None:
-        """:param certificate: the file with that of the proxy. :param first: the number of the first image."""
+    def __init__(self, address: str, certificate: str, password: str, port: int = 443) -> None:
+        """:param certificate: the file with that of the proxy."""
         self._address, self._port = address, port
         self._context = ssl.create_default_context(cafile=certificate)
         # It has the address that the site was deployed at.
         self._context.check_hostname = port == 443
         login = base64.b64encode(f"admin:{password}".encode()).decode()
         self._headers = {"Authorization": f"Basic {login}"}
-        self._numbers = itertools.count(first)
+        self._numbers = itertools.count(1)
         self._stop = threading.Event()
         # For how many seconds a client waits before it sends again what was not taken.
         self.pause = 0.1
@@ -120,6 +120,10 @@ class Senders:
         while len(self.acknowledged) < wanted:
             assert time.monotonic() < end, f"no {images} images in {within:.0f} s: {self.told()}"
             time.sleep(0.02)
+
+    def begin_at(self, number: int) -> None:
+        """Send images that nobody has sent before: of those that are there already none is lost."""
+        self._numbers = itertools.count(number)
 
     def until_refused(self, times: int, within: float) -> None:
         """Wait until clients were told so often that an image was not taken."""
