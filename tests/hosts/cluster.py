@@ -22,7 +22,7 @@ import pytest
 import requests
 import yaml
 
-from tests.breakages.cluster import CHECKS
+from tests.breakages.cluster import CHECKS, STOP, UNIT
 from tests.breakages.cluster import CLUSTER as BREAKAGES
 from tests.breakages.hosts import Breakage
 from tests.checks import outcomes
@@ -47,6 +47,8 @@ CUT = (
 
 class Cluster:
     """The shipped inventory on three hosts, and what its parts say of themselves."""
+
+    sent = 0
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
@@ -97,6 +99,37 @@ class Cluster:
             assert time.monotonic() < end, self.members()
             time.sleep(1)
 
+    def have_first_be_neither(self) -> None:
+        """Have another one be primary than the first that the inventory names, and another one in step."""
+        tool = "patronictl -c /etc/patroni/*-main.yml"
+        if self.primary() == NAMES[0]:
+            self.lab.shell(f"{tool} switchover $(basename /etc/patroni/*-main.yml .yml) --leader {NAMES[0]} --force")
+            self.wait_until_whole()
+        if self.members()[NAMES[0]]["Role"] == "Sync Standby":
+            # Another one takes its place there meanwhile, and keeps it.
+            self.stop_servers(NAMES[0])
+            end = time.monotonic() + PATIENCE
+            while self.roles() != ["Leader", "Sync Standby"]:
+                assert time.monotonic() < end, self.members()
+                time.sleep(1)
+            self.lab.shell("systemctl start $(cat /root/unit)")
+            self.wait_until_whole()
+
+    def stop_servers(self, *names: str) -> None:
+        """Stop them one after the other, a primary last."""
+        primary = self.primary()
+        for name in sorted(names, key=lambda name: name == primary):
+            self.lab.shell(f"{UNIT}; {STOP}", name)
+
+    def rows(self) -> list[str]:
+        """Return what each server has of images, once all have what the primary has."""
+        count = "select count(*), max(internalid) from resources"
+        asked, end = f"runuser -u postgres -- psql -d orthanc -Atc '{count}'", time.monotonic() + PATIENCE
+        found: list[str] = []
+        while len(set(found)) != 1 and time.monotonic() < end:
+            found = [self.lab.shell(asked, name).strip() for name in NAMES]
+        return found
+
     def etcd_members(self, host: str) -> list[list[str]]:
         listed = self.lab.shell(f"{ETCD} https://{self.lab.address[host]}:2379 member list", host)
         return [line.split(", ") for line in listed.splitlines()]
@@ -104,7 +137,10 @@ class Cluster:
     def senders(self, host: str) -> Senders:
         with self.lab.session(host) as session:
             certificate = str(session.verify)
-        return Senders(self.lab.address[host], certificate, self.lab.secrets["vault_orthanc_admin_password"])
+        made = Senders(self.lab.address[host], certificate, self.lab.secrets["vault_orthanc_admin_password"])
+        self.sent += 100_000
+        made.begin_at(self.sent)
+        return made
 
 
 class Readers:
@@ -188,6 +224,12 @@ def test_who_is_nobody_gets_nothing(cluster: Cluster) -> None:
     for host in NAMES:
         rules = lab.shell("nft list table inet pacs_etcd", host)
         assert all(address in rules for address in lab.address.values())
+    # Not by whoever loads the host's own rules again either.
+    for verb in ("start", "reload", "restart", "stop"):
+        lab.shell(f"systemctl {verb} nftables; nft list table inet pacs_etcd", NAMES[1])
+    # With a restart comes back what the engine had in that packet filter.
+    run("docker", "restart", lab.container(NAMES[1]))
+    cluster.wait_until_whole()
 
 
 def strike(cluster: Cluster, what: str, primary: str) -> None:
@@ -275,6 +317,80 @@ def test_server_that_has_lost_its_data(cluster: Cluster) -> None:
     cluster.lab.shell("systemctl stop 'patroni@*-main.service'; rm -rf /var/lib/postgresql/*/main", name)
     cluster.play()
     cluster.wait_until_whole()
+
+
+# What a standby lacks that is away meanwhile, and its primary does not keep.
+FORGETFUL = {"wal_keep_size": "64MB", "max_slot_wal_keep_size": "64MB"}
+MUCH = "select pg_logical_emit_message(false, 'filler', repeat('x', 1000000)) from generate_series(1, 300)"
+
+
+def test_all_servers_stand_still_one_for_long(cluster: Cluster) -> None:
+    """The first that the inventory names may not be primary, and lacks what nobody keeps.
+
+    And a run was cut off that had all of them agree on what no server starts with.
+    """
+    cluster.wait_until_whole()
+    cluster.play(postgresql_settings=FORGETFUL)
+    cluster.have_first_be_neither()
+    cluster.stop_servers("pacs")
+    senders = cluster.senders(NAMES[1])
+    with senders:
+        senders.more(50, within=240)
+    primary = cluster.primary("pacs")
+    for said in (MUCH, "checkpoint", "select pg_switch_wal()", MUCH, "checkpoint"):
+        cluster.lab.shell(f'runuser -u postgres -- psql -Atqc "{said}" > /dev/null', primary)
+    tool = "patronictl -c /etc/patroni/*-main.yml"
+    agreed = yaml.safe_load(cluster.lab.shell(f"{tool} show-config", primary))
+    numbers = agreed["postgresql"]["parameters"] | {"max_locks_per_transaction": 20_000_000}
+    bad = agreed | {"pacs_before": agreed, "postgresql": agreed["postgresql"] | {"parameters": numbers}}
+    cluster.lab.shell(f"echo '{json.dumps(bad)}' | {tool} edit-config --force --quiet --replace -", primary)
+    cluster.stop_servers(*NAMES[1:])
+    # What a flush by hand takes away is put back, too.
+    cluster.lab.shell("nft delete table inet pacs_etcd", NAMES[1])
+    said = cluster.play(postgresql_settings=FORGETFUL)
+    cluster.lab.shell("nft list table inet pacs_etcd", NAMES[1])
+    assert "pacs gets all data anew" in said
+    assert "agree again on what they did before" in said
+    assert yaml.safe_load(cluster.lab.shell(f"{tool} show-config", primary)) == agreed
+    cluster.wait_until_whole()
+    assert cluster.primary() != "pacs"
+    assert not senders.lost()
+    assert len(set(cluster.rows())) == 1
+    assert not changed(cluster.play(postgresql_settings=FORGETFUL))
+
+
+def test_etcd_that_has_lost_what_it_knew(cluster: Cluster) -> None:
+    """Then nobody knows which server has all that was acknowledged, and the run does not have one guess."""
+    cluster.wait_until_whole()
+    cluster.have_first_be_neither()
+    cluster.stop_servers("pacs")
+    senders = cluster.senders(NAMES[1])
+    with senders:
+        senders.more(50, within=240)
+    for name in NAMES:
+        cluster.lab.shell("systemctl stop etcd; rm -rf /var/lib/etcd/pacs", name)
+    said = " ".join(cluster.play(check=False).split())
+    assert "Stop Patroni where it runs (pacs2, pacs3)" in said
+    assert said.count("changed=0") == len(NAMES)
+    for name in NAMES[1:]:
+        cluster.lab.shell(f"{UNIT}; {STOP}", name)
+    said = " ".join(cluster.play(check=False).split())
+    assert said.count("changed=0") == len(NAMES)
+    found = re.findall(r"(pacs\d?): timeline (\d+), at ([0-9A-F]+)/([0-9A-F]+), [a-z ]+ \((/[^)]+)\)", said)
+    reached = {name: (int(timeline), int(high, 16), int(low, 16)) for name, timeline, high, low, _ in found}
+    assert reached.keys() == set(NAMES)
+    newest = max(reached, key=lambda name: reached[name])
+    assert newest != "pacs"
+    for name, *_, folder in found:
+        if name != newest:
+            cluster.lab.shell(f"mv {folder} {folder}.before", name)
+    cluster.play()
+    cluster.wait_until_whole()
+    assert not senders.lost()
+    assert len(set(cluster.rows())) == 1
+    assert not changed(cluster.play())
+    for name in NAMES:
+        cluster.lab.shell("rm -rf /var/lib/postgresql/*/main.before", name)
 
 
 def test_setting_that_takes_a_restart(cluster: Cluster) -> None:
@@ -396,6 +512,29 @@ def test_host_that_is_lost_for_good(cluster: Cluster) -> None:
     cluster.wait_until_whole()
     assert not changed(cluster.play())
     assert {member[1] for member in cluster.etcd_members("pacs")} == {"started"}
+
+
+def test_most_hosts_are_lost_for_good(cluster: Cluster) -> None:
+    """The one that is left is all of etcd then, and the others come one after the other."""
+    cluster.wait_until_whole()
+    left = cluster.primary()
+    first, second = (name for name in NAMES if name != left)
+    senders = cluster.senders(left if left != NAMES[2] else first)
+    with senders:
+        senders.more(50, within=240)
+    run("docker", "rm", "--force", cluster.lab.container(first), cluster.lab.container(second))
+    (way,) = re.findall(r"(?s)```sh\n(echo ETCD_FORCE.*?)```", (ROOT / "docs" / "cluster.md").read_text("utf-8"))
+    cluster.lab.shell(way, left)
+    cluster.renew(first, RELEASE)
+    cluster.play("--limit", f"!{second}")
+    assert cluster.members()[first]["Role"] == "Sync Standby"
+    cluster.renew(second, RELEASE)
+    cluster.play()
+    cluster.wait_until_whole()
+    assert {member[1] for member in cluster.etcd_members("pacs")} == {"started"}
+    assert len(cluster.etcd_members("pacs")) == len(NAMES)
+    assert len(set(cluster.rows())) == 1
+    assert not senders.lost()
 
 
 def test_another_host_takes_its_place(cluster: Cluster, tmp_path: pathlib.Path) -> None:
