@@ -9,11 +9,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import ipaddress
 import itertools
 import json
 import os
-import pathlib
 import ssl
 import threading
 import time
@@ -45,26 +43,12 @@ EACH = 2.0
 
 
 class Balanced(Cluster):
-    """The shipped inventory with an address of the lab's own."""
+    """The shipped inventory, as clients know it by its address."""
 
     def __init__(self, lab: Lab) -> None:
-        # Docker gives the first ones.
-        network = ipaddress.ip_network(f"{lab.address['pacs']}/24", strict=False)
-        self.address = str(network[200])
         self.authority = lab.folder.with_name(f"{lab.name}-authority.crt")
         super().__init__(lab)
         self.authority.write_text(lab.shell("cat /etc/pacs/etcd/authority.crt"), encoding="utf-8")
-
-    def play(
-        self,
-        *arguments: str,
-        playbook: str = "site",
-        check: bool = True,
-        inventory: pathlib.Path = CLUSTER,
-        **variables: Any,
-    ) -> str:
-        given = {"keepalived_address": self.address} | variables
-        return self.lab.play(playbook, given, arguments, inventory, check=check, timeout=1800).stdout
 
     def holders(self) -> list[str]:
         """Return the hosts that have the address, of those that run."""

@@ -7,6 +7,7 @@ crash of the host. Primary is whoever is: an Orthanc on another host takes the i
 from __future__ import annotations
 
 import contextlib
+import ipaddress
 import json
 import os
 import pathlib
@@ -52,6 +53,11 @@ class Cluster:
 
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
+        # An address of the lab's own network, of which Docker gives the first ones.
+        self.address = str(ipaddress.ip_network(f"{lab.address['pacs']}/24", strict=False)[200])
+        (lab.folder / "group_vars").mkdir(exist_ok=True)
+        told = json.dumps({"keepalived_address": self.address})
+        (lab.folder / "group_vars" / "all.json").write_text(told, encoding="utf-8")
         lab.play("certificates", inventory=CLUSTER)
         self.first = self.play("--check", "--diff")
         self.play()
