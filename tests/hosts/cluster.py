@@ -55,9 +55,9 @@ class Cluster:
         self.lab = lab
         # An address of the lab's own network, of which Docker gives the first ones.
         self.address = str(ipaddress.ip_network(f"{lab.address['pacs']}/24", strict=False)[200])
-        (lab.folder / "group_vars").mkdir(exist_ok=True)
+        (lab.folder / "group_vars" / "all").mkdir(parents=True, exist_ok=True)
         told = json.dumps({"keepalived_address": self.address})
-        (lab.folder / "group_vars" / "all.json").write_text(told, encoding="utf-8")
+        (lab.folder / "group_vars" / "all" / "address.json").write_text(told, encoding="utf-8")
         lab.play("certificates", inventory=CLUSTER)
         self.first = self.play("--check", "--diff")
         self.play()
