@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
+from ansible import constants
 from ansible.errors import AnsibleConnectionFailure, AnsibleError
 from ansible.module_utils.parsing.convert_bool import boolean
 from ansible.plugins.action import ActionBase
@@ -57,7 +58,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
             plain_secrets=frozenset().union(*map(secrets.plain, texts)),
         )
         wrong = self._read(host, options)
-        problems = [*self._names(options, texts), *(() if arguments["role"] else self._groups(host))]
+        problems = [*self._names(options, texts)]
+        problems += [] if arguments["role"] else [*self._groups(host), *self._unread()]
         for role in host.roles:
             problems += preflight.ask(role, "inventory", host, ())
         if arguments["reach"] and not problems + wrong:
@@ -168,6 +170,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible carries no type
                 "no host of this run is in a group of the toolkit, so nothing would be done; see --limit, and the names"
                 f" of the groups in the inventory, which has {', '.join(served) or 'none of them'}."
             )
+
+    def _unread(self) -> Iterator[str]:
+        """Find files of variables that Ansible passes over for a folder of that name, as one of ``make secrets``."""
+        for source in map(pathlib.Path, self._variables.get("ansible_inventory_sources") or []):
+            base = source if source.is_dir() else source.parent
+            for path in sorted([*base.glob("group_vars/*.*"), *base.glob("host_vars/*.*")]):
+                folder = path.with_suffix("")
+                if path.suffix in constants.YAML_FILENAME_EXTENSIONS and path.is_file() and folder.is_dir():
+                    yield (
+                        f"{os.path.relpath(path)}: Ansible does not read it, since there is a folder {folder.name}"
+                        f" beside it; move it to {os.path.relpath(folder / 'main.yml')}."
+                    )
 
     @staticmethod
     def _not_reached(probe: dict[str, Any]) -> dict[str, Any]:

@@ -124,6 +124,19 @@ def test_host_of_a_cluster_that_does_not_answer(site: Site, groups: dict[str, li
         site.check(groups)
 
 
+@pytest.mark.parametrize("source", ["", "hosts.yml"])
+@pytest.mark.parametrize("name", ["group_vars/all.yml", "host_vars/pacs.json"])
+def test_file_that_is_not_read_beside_a_folder(site: Site, name: str, source: str) -> None:
+    """`make secrets` makes group_vars/all/vault.yml, and what an operator has in group_vars/all.yml is lost by that."""
+    site.write("host_vars/pacs/main.yml", "{}")
+    site.write("group_vars/nginx.yml", "{}")
+    assert site.wrong(source=source) == []
+    site.write(name, "{}")
+    (said,) = site.wrong(source=source)
+    assert f"{name}: Ansible does not read it, since there is a folder " in said
+    assert said.endswith(f"/{name.partition('.')[0]}/main.yml.")
+
+
 def test_good_host(site: Site) -> None:
     said = site.check()
     assert "msg" not in said, said["msg"]
