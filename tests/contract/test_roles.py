@@ -1,5 +1,6 @@
 """The shape of the roles, as the house style has it."""
 
+import collections
 import fnmatch
 import pathlib
 import re
@@ -112,6 +113,15 @@ def test_tasks_that_are_skipped_together_are_not_skipped_for_too_much(role: str,
 @pytest.mark.parametrize("path", TASKS)
 def test_task_file_is_short(path: str) -> None:
     assert len((ROOT / path).read_text(encoding="utf-8").splitlines()) <= 70
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_variable_is_made_twice(role: str) -> None:
+    """Of several files in vars/main the last one would win, and of one the last line."""
+    files = sorted((ROOT / "roles" / role / "vars" / "main").glob("*.yml")) + [ROOT / "roles" / role / "vars/main.yml"]
+    texts = [file.read_text(encoding="utf-8") for file in files if file.exists()]
+    made = collections.Counter(name for text in texts for name in re.findall(r"(?m)^(\w+):", text))
+    assert [name for name, count in made.items() if count > 1] == []
 
 
 @pytest.mark.parametrize("role", ROLES)
