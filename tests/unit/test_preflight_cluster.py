@@ -42,6 +42,10 @@ def test_good_cluster() -> None:
     assert etcd(etcd_members=five) == []
     assert server() == []
     assert server(postgresql_settings={"max_connections": 200, "work_mem": "8MB"}) == []
+    assert server(postgresql_settings={"synchronous_commit": "remote_apply", "fsync": True, "max_wal_senders": 3}) == []
+    assert server(postgresql_settings={"fsync": None, "max_wal_senders": None}) == []
+    # One that is alone is its owner's.
+    assert server(postgresql_settings={"synchronous_commit": "off"}, postgresql_etcd=[]) == []
     assert server(listening={"8008": "patroni", "5432": "postgres"}) == []
 
 
@@ -84,6 +88,15 @@ def test_wrong_etcd(changes: dict[str, Any], told: str, part: str) -> None:
         ({"postgresql_shared": True}, "postgresql_shared", "a server of others is none of a cluster"),
         ({"postgresql_settings": {"hot_standby": False}}, "postgresql_settings.hot_standby", "Patroni sets it"),
         ({"postgresql_settings": {"primary_conninfo": "x"}}, "postgresql_settings.primary_conninfo", "Patroni sets it"),
+        ({"postgresql_settings": {"fsync": False}}, "postgresql_settings.fsync", "with false an image"),
+        ({"postgresql_settings": {"full_page_writes": "off"}}, "postgresql_settings.full_page_writes", "with off an"),
+        (
+            {"postgresql_settings": {"synchronous_commit": "local"}},
+            "postgresql_settings.synchronous_commit",
+            "local an",
+        ),
+        ({"postgresql_settings": {"wal_level": "minimal"}}, "postgresql_settings.wal_level", "with minimal an image"),
+        ({"postgresql_settings": {"max_wal_senders": 2}}, "postgresql_settings.max_wal_senders", "choose 3 or more"),
         ({"listening": {"8008": "java"}}, "postgresql_etcd", "Patroni's port 8008 is taken on this host by java"),
         ({"postgresql_tls_authority": ""}, "postgresql_tls_certificate", "run `make certificates"),
         ({"postgresql_address": "192.0.2.7"}, "postgresql_tls_certificate", "not for postgresql_address '192.0.2.7'"),

@@ -66,6 +66,23 @@ def problems(host: Host) -> Iterator[str]:
 OF_PATRONI = ("cluster_name", "hot_standby", "restore_command", "synchronous_standby_names", "wal_log_hints")
 OF_PRIMARY = ("primary_conninfo", "primary_slot_name", "recovery_target_timeline")
 
+# With these values what was acknowledged is not on two hosts, or not on their disks.
+OFF = ("false", "off", "no", "0")
+UNSAFE: Mapping[str, tuple[str, ...]] = {
+    "fsync": OFF,
+    "full_page_writes": OFF,
+    "synchronous_commit": (*OFF, "local"),
+    "wal_level": ("minimal",),
+}
+# Of less Patroni says nothing, and takes its own number.
+LEAST = {
+    "max_connections": 25,
+    "max_locks_per_transaction": 32,
+    "max_replication_slots": 4,
+    "max_wal_senders": 3,
+    "max_worker_processes": 2,
+}
+
 
 def _cluster(host: Host) -> Iterator[str]:
     """Several servers of which one is primary."""
@@ -90,6 +107,18 @@ def _cluster(host: Host) -> Iterator[str]:
     for name in variables["postgresql_settings"]:
         if name in OF_PATRONI + OF_PRIMARY:
             yield f"postgresql_settings.{name}: Patroni sets it. Take it out."
+    for name, value in variables["postgresql_settings"].items():
+        said = str(value).lower()
+        if said in UNSAFE.get(name, ()):
+            yield (
+                f"postgresql_settings.{name}: with {said} an image that was acknowledged may be lost with the primary,"
+                " which is what the other servers are for. Take it out."
+            )
+        if said.isdigit() and int(said) < LEAST.get(name, 0):
+            yield (
+                f"postgresql_settings.{name}: {said} is less than Patroni takes for a server of a cluster; choose"
+                f" {LEAST[name]} or more, or take it out."
+            )
     holder = (host.probe or {}).get("listening", {}).get(PATRONI_PORT, "patroni")
     if holder not in ("patroni", "python3"):
         yield f"postgresql_etcd: Patroni's port {PATRONI_PORT} is taken on this host by {holder}; stop that program."
