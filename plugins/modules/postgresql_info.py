@@ -51,7 +51,8 @@ host:
     address; C(version), C(cluster), C(port) and C(data) of the cluster, of which C(version) is C(several) where it is
     not known which one is meant, and empty where there is none; C(rules), the lines for clients that this collection
     wrote; C(running), and C(inside) what it answered; C(orthancs), the databases that have what Orthanc makes;
-    C(patroni), whether Patroni runs the cluster; C(hidden), whether it has databases and does not answer.
+    C(patroni), whether Patroni runs the cluster; C(made), whether it has data; C(hidden), whether it has databases and
+    does not answer.
   type: dict
   returned: always
 """
@@ -160,6 +161,7 @@ def main() -> None:
         "inside": NOTHING,
         "orthancs": [],
         "patroni": False,
+        "made": False,
         "hidden": False,
     }
     lister = module.get_bin_path("pg_lsclusters")
@@ -172,6 +174,7 @@ def main() -> None:
         # The latter stands in its data, also where Patroni was taken off the host.
         signs = (f"/etc/patroni/{version}-{name}.yml", f"{data}/patroni.dynamic.json")
         host["patroni"] = any(map(os.path.exists, signs))
+        host["made"] = os.path.exists(f"{data}/PG_VERSION")
         host["rules"] = rules(f"/etc/postgresql/{version}/{name}/pg_hba.conf")
         psql = [module.get_bin_path("runuser", required=True), "-u", "postgres", "--", "psql"]
         psql += ["--cluster", f"{version}/{name}", "-XAtqw"]

@@ -118,7 +118,8 @@ def test_task_file_is_short(path: str) -> None:
 @pytest.mark.parametrize("role", ROLES)
 def test_no_variable_is_made_twice(role: str) -> None:
     """Of several files in vars/main the last one would win, and of one the last line."""
-    files = sorted((ROOT / "roles" / role / "vars" / "main").glob("*.yml")) + [ROOT / "roles" / role / "vars/main.yml"]
+    folder = ROOT / "roles" / role / "vars"
+    files = [*sorted((folder / "main").glob("*.yml")), folder / "main.yml"]
     texts = [file.read_text(encoding="utf-8") for file in files if file.exists()]
     made = collections.Counter(name for text in texts for name in re.findall(r"(?m)^(\w+):", text))
     assert [name for name, count in made.items() if count > 1] == []

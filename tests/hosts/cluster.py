@@ -22,7 +22,7 @@ import pytest
 import requests
 import yaml
 
-from tests.breakages.cluster import CHECKS
+from tests.breakages.cluster import CHECKS, STOP, UNIT
 from tests.breakages.cluster import CLUSTER as BREAKAGES
 from tests.breakages.hosts import Breakage
 from tests.checks import outcomes
@@ -96,6 +96,37 @@ class Cluster:
         while self.roles() != ["Leader", "Replica", "Sync Standby"]:
             assert time.monotonic() < end, self.members()
             time.sleep(1)
+
+    def have_first_be_neither(self) -> None:
+        """Have another one be primary than the first that the inventory names, and another one in step."""
+        tool = "patronictl -c /etc/patroni/*-main.yml"
+        if self.primary() == NAMES[0]:
+            self.lab.shell(f"{tool} switchover $(basename /etc/patroni/*-main.yml .yml) --leader {NAMES[0]} --force")
+            self.wait_until_whole()
+        if self.members()[NAMES[0]]["Role"] == "Sync Standby":
+            # Another one takes its place there meanwhile, and keeps it.
+            self.stop_servers(NAMES[0])
+            end = time.monotonic() + PATIENCE
+            while self.roles() != ["Leader", "Sync Standby"]:
+                assert time.monotonic() < end, self.members()
+                time.sleep(1)
+            self.lab.shell("systemctl start $(cat /root/unit)")
+            self.wait_until_whole()
+
+    def stop_servers(self, *names: str) -> None:
+        """Stop them one after the other, a primary last."""
+        primary = self.primary()
+        for name in sorted(names, key=lambda name: name == primary):
+            self.lab.shell(f"{UNIT}; {STOP}", name)
+
+    def rows(self) -> list[str]:
+        """Return what each server has of images, once all have what the primary has."""
+        count = "select count(*), max(internalid) from resources"
+        asked, end = f"runuser -u postgres -- psql -d orthanc -Atc '{count}'", time.monotonic() + PATIENCE
+        found: list[str] = []
+        while len(set(found)) != 1 and time.monotonic() < end:
+            found = [self.lab.shell(asked, name).strip() for name in NAMES]
+        return found
 
     def etcd_members(self, host: str) -> list[list[str]]:
         listed = self.lab.shell(f"{ETCD} https://{self.lab.address[host]}:2379 member list", host)
@@ -275,6 +306,67 @@ def test_server_that_has_lost_its_data(cluster: Cluster) -> None:
     cluster.lab.shell("systemctl stop 'patroni@*-main.service'; rm -rf /var/lib/postgresql/*/main", name)
     cluster.play()
     cluster.wait_until_whole()
+
+
+# What a standby lacks that is away meanwhile, and its primary does not keep.
+FORGETFUL = {"wal_keep_size": "64MB", "max_slot_wal_keep_size": "64MB"}
+MUCH = "select pg_logical_emit_message(false, 'filler', repeat('x', 1000000)) from generate_series(1, 300)"
+
+
+def test_all_servers_stand_still_one_for_long(cluster: Cluster) -> None:
+    """The first that the inventory names may not be primary, and lacks what nobody keeps."""
+    cluster.wait_until_whole()
+    cluster.play(postgresql_settings=FORGETFUL)
+    cluster.have_first_be_neither()
+    cluster.stop_servers("pacs")
+    senders = cluster.senders(NAMES[1])
+    with senders:
+        senders.more(50, within=240)
+    primary = cluster.primary("pacs")
+    for said in (MUCH, "checkpoint", "select pg_switch_wal()", MUCH, "checkpoint"):
+        cluster.lab.shell(f'runuser -u postgres -- psql -Atqc "{said}" > /dev/null', primary)
+    cluster.stop_servers(*NAMES[1:])
+    said = cluster.play(postgresql_settings=FORGETFUL)
+    assert "pacs gets all data anew" in said
+    cluster.wait_until_whole()
+    assert cluster.primary() != "pacs"
+    assert not senders.lost()
+    assert len(set(cluster.rows())) == 1
+    assert not changed(cluster.play(postgresql_settings=FORGETFUL))
+
+
+def test_etcd_that_has_lost_what_it_knew(cluster: Cluster) -> None:
+    """Then nobody knows which server has all that was acknowledged, and the run does not have one guess."""
+    cluster.wait_until_whole()
+    cluster.have_first_be_neither()
+    cluster.stop_servers("pacs")
+    senders = cluster.senders(NAMES[1])
+    with senders:
+        senders.more(50, within=240)
+    for name in NAMES:
+        cluster.lab.shell("systemctl stop etcd; rm -rf /var/lib/etcd/pacs", name)
+    said = " ".join(cluster.play(check=False).split())
+    assert "Stop Patroni where it runs (pacs2, pacs3)" in said
+    assert said.count("changed=0") == len(NAMES)
+    for name in NAMES[1:]:
+        cluster.lab.shell(f"{UNIT}; {STOP}", name)
+    said = " ".join(cluster.play(check=False).split())
+    assert said.count("changed=0") == len(NAMES)
+    found = re.findall(r"(pacs\d?): timeline (\d+), at ([0-9A-F]+)/([0-9A-F]+), [a-z ]+ \((/[^)]+)\)", said)
+    reached = {name: (int(timeline), int(high, 16), int(low, 16)) for name, timeline, high, low, _ in found}
+    assert reached.keys() == set(NAMES)
+    newest = max(reached, key=lambda name: reached[name])
+    assert newest != "pacs"
+    for name, *_, folder in found:
+        if name != newest:
+            cluster.lab.shell(f"mv {folder} {folder}.before", name)
+    cluster.play()
+    cluster.wait_until_whole()
+    assert not senders.lost()
+    assert len(set(cluster.rows())) == 1
+    assert not changed(cluster.play())
+    for name in NAMES:
+        cluster.lab.shell("rm -rf /var/lib/postgresql/*/main.before", name)
 
 
 def test_setting_that_takes_a_restart(cluster: Cluster) -> None:

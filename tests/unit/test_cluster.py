@@ -34,7 +34,11 @@ class Patroni:
             "b": {"Member": "b", "Role": "Sync Standby", "State": "streaming"},
             "c": {"Member": "c", "Role": "Replica", "State": "streaming"},
         }
-        self.lower, self.ill, self.asked = lower, ill, []  # type: tuple[bool, str, list[str]]
+        self.lower, self.ill, self.cut_off, self.asked = lower, ill, False, []  # type: tuple[bool, str, bool, list[str]]
+
+    @property
+    def bad(self) -> bool:
+        return bool(self.agreed["postgresql"] == WANTED["postgresql"])
 
     @property
     def leader(self) -> str:
@@ -47,18 +51,24 @@ class Patroni:
             out = json.dumps(list(self.members.values()))
         elif verb == "show-config":
             out = json.dumps(self.agreed)
+        elif verb == "reinit":
+            self.asked.append(f"{rest[1]} anew")
+            self.members[rest[1]]["State"] = "creating replica"
         elif verb == "edit-config":
-            self.agreed = json.loads(given or "")
-            self.asked.append(f"agree on {self.agreed['postgresql']['parameters']['max_connections']}")
-            for one in self.members.values():
-                one["Pending restart"] = "*"
+            self.agreed, before = json.loads(given or ""), self.agreed
+            if self.agreed["postgresql"] != before["postgresql"]:
+                self.asked.append(f"agree on {self.agreed['postgresql']['parameters']['max_connections']}")
+                for one in self.members.values():
+                    one["Pending restart"] = "*"
+            if self.cut_off:
+                raise KeyboardInterrupt
         elif verb == "restart":
             name = rest[1]
             self.asked.append(f"restart {name}")
             later = self.lower and name != self.leader and self.members[self.leader].get("Pending restart")
             if not later:
                 self.members[name].pop("Pending restart", None)
-            self.members[name]["State"] = "stopped" if name == self.ill and self.agreed == WANTED else "streaming"
+            self.members[name]["State"] = "stopped" if name == self.ill and self.bad else "streaming"
         elif verb == "switchover":
             old, new = rest[2], rest[4]
             self.asked.append(f"{new} for {old}")
@@ -114,6 +124,113 @@ def test_nothing_is_done_twice_nor_in_check_mode(program: Any, capsys: pytest.Ca
     assert agree(program, patroni) == ["restart c"]
 
 
+def test_run_that_was_cut_off_is_gone_back_from(program: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """What they did before is kept beside what they agree on, for whoever comes next, until that is proved."""
+    patroni = Patroni()
+    patroni.cut_off = True
+    with pytest.raises(KeyboardInterrupt):
+        agree(program, patroni)
+    patroni.cut_off = False
+    assert patroni.agreed == {**WANTED, "pacs_before": AGREED}
+    kept = patroni.agreed
+    assert agree(program, patroni)[-1] == "restart a"
+    assert patroni.agreed == WANTED
+    patroni.agreed = kept
+    capsys.readouterr()
+    # Before a server is changed, be it that it does not even start with that.
+    assert follow(program, patroni, "c", active=False) == 0
+    assert patroni.agreed == AGREED
+    assert "on what they did before a run that was cut off" in capsys.readouterr().out
+    assert follow(program, patroni, "c", active=False) == 0
+    assert capsys.readouterr().out == ""
+
+
+def test_server_that_was_stopped_is_started(
+    program: Any, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration = tmp_path / "17-main.yml"
+    configuration.touch()
+    patroni = Patroni()
+    assert follow(program, patroni, "c", False, str(configuration), follows="t", look="look") == 0
+    assert (patroni.asked, capsys.readouterr().out) == ([], "")
+    assert follow(program, patroni, "c", False, str(configuration), follows="t") == 0
+    assert (patroni.asked, capsys.readouterr().out) == (["start patroni@17-main"], "c was started.\n")
+
+
+def follow(
+    program: Any,
+    patroni: Patroni,
+    name: str,
+    active: bool = True,
+    configuration: str = "/etc/patroni/17-main.yml",
+    **said: str,
+) -> int:
+    """Have a server follow its primary, which answers each question by a word: ``t`` to ``follows`` where it does."""
+    questions = {
+        "pg_stat_wal_receiver": "follows",
+        "greatest": "place",
+        "primary_conninfo": "told",
+        "pg_ls_dir": "gone",
+    }
+
+    def run(*command: str, given: str | None = None) -> Any:
+        if command[0] == "patronictl":
+            return patroni(*command, given=given)
+        if command[0] == "systemctl":
+            patroni.asked += [" ".join(command[1:])] * (command[1] == "start")
+            runs = active or "start patroni@17-main" in patroni.asked
+            return types.SimpleNamespace(returncode=0 if runs else 3, stdout="", stderr="")
+        (word,) = [word for part, word in questions.items() if part in command[-1]]
+        if word == "gone":
+            assert command[command.index("-d") + 1] == "host=a connect_timeout=5 dbname=postgres user=pacs_rewind"
+            assert "'0/5'" in command[-1]
+        if word == "follows" and patroni.members[name]["State"].startswith("creating"):
+            patroni.members[name]["State"] = "streaming"
+            return types.SimpleNamespace(returncode=0, stdout="t\n", stderr="")
+        return types.SimpleNamespace(returncode=0, stdout=said.get(word, "") + "\n", stderr="")
+
+    program["run"] = run
+    cluster = program["Cluster"](configuration, "17-main")
+    ended: int = program["follow"](cluster, name, "patroni@17-main", "pacs_rewind", said.get("look") == "look")
+    return ended
+
+
+def test_standby_that_was_away_too_long_gets_all_anew(program: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    program["PATIENCE"], program["STILL"] = 0.5, 0.0
+    lost: dict[str, Any] = {"place": "0/5", "told": "host=a", "gone": "t"}
+    patroni = Patroni()
+    assert follow(program, patroni, "c", follows="t", **lost) == 0
+    assert patroni.asked == []
+    assert capsys.readouterr().out == ""
+    assert follow(program, patroni, "c", **lost, look="look") == 0
+    assert patroni.asked == []
+    assert "c gets all data anew" in capsys.readouterr().out
+    assert follow(program, patroni, "c", **lost) == 0
+    assert patroni.asked == ["c anew"]
+    assert "c gets all data anew" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "still, said",
+    [
+        # What it lacks is there, as after a short time away; the primary does not answer, or is none; it reads its log.
+        (0.0, {"place": "0/5", "told": "host=a", "gone": "f"}),
+        (0.0, {"place": "0/5", "told": "host=a", "gone": ""}),
+        (0.0, {"place": "0/5"}),
+        (9.0, {"place": "0/5", "told": "host=a", "gone": "t"}),
+        (0.0, {}),
+    ],
+)
+def test_standby_keeps_its_data(
+    program: Any, capsys: pytest.CaptureFixture[str], still: float, said: dict[str, Any]
+) -> None:
+    program["PATIENCE"], program["STILL"] = 0.1, still
+    patroni = Patroni()
+    assert follow(program, patroni, "c", **said) == 1
+    assert patroni.asked == []
+    assert capsys.readouterr().out == ""
+
+
 @pytest.mark.parametrize(
     "name, pending, ended, asked", [("a", "0", 0, []), ("a", "1", 1, ["b for a"]), ("b", "1", 1, [])]
 )
@@ -160,6 +277,54 @@ def etcd(folder: pathlib.Path, script: str, *arguments: str, refused: str = "") 
         ["sh", "-euc", text, "sh", *arguments], env=surroundings, capture_output=True, text=True, check=True
     )
     return done.stdout.strip(), (folder / "asked").read_text(encoding="utf-8").splitlines()
+
+
+CONTROL = """\
+Database cluster state:               {state}
+Latest checkpoint location:           {checkpoint}
+Latest checkpoint's REDO location:    0/1
+Latest checkpoint's TimeLineID:       {timeline}
+Latest checkpoint's PrevTimeLineID:   9
+Minimum recovery ending location:     {reached}
+Min recovery ending loc's timeline:   {reached_timeline}
+"""
+
+
+@pytest.mark.parametrize(
+    "control, told",
+    [
+        (("shut down", "0/5001C508", 1, "0/0", 0), "timeline 1, at 0/5001C508, shut down"),
+        (
+            ("shut down in recovery", "0/FFFFFF", 1, "0/1000000", 2),
+            "timeline 2, at 0/1000000, shut down in recovery",
+        ),
+        (("shut down in recovery", "9/FFFFFF", 12, "A/1", 12), "timeline 12, at A/1, shut down in recovery"),
+        (("shut down in recovery", "F/FF", 1, "10/1", 1), "timeline 1, at 10/1, shut down in recovery"),
+    ],
+)
+def test_how_far_data_go_is_told(tmp_path: pathlib.Path, control: tuple[Any, ...], told: str) -> None:
+    """For people, who have to choose where etcd has lost what it knew."""
+    names = ("state", "checkpoint", "timeline", "reached", "reached_timeline")
+    (tmp_path / "control").write_text(CONTROL.format(**dict(zip(names, control, strict=True))), encoding="utf-8")
+    data, programs, listed = tmp_path / "15" / "main", tmp_path / "15" / "bin", tmp_path / "systemctl"
+    for folder in (data, programs):
+        folder.mkdir(parents=True)
+    for program, file in ((programs / "pg_controldata", "control"), (listed, "units")):
+        program.write_text(f"#!/bin/sh\ncat {tmp_path / file}\n", encoding="utf-8")
+        program.chmod(0o755)
+    (tmp_path / "units").touch()
+    text = (ROOT / "roles" / "etcd" / "files" / "databases.sh").read_text("utf-8")
+    text = text.replace("/var/lib/postgresql", str(tmp_path)).replace("/usr/lib/postgresql", str(tmp_path))
+
+    def say() -> str:
+        surroundings = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+        return subprocess.run(["sh", "-euc", text], env=surroundings, capture_output=True, text=True, check=True).stdout
+
+    assert say() == ""
+    (data / "patroni.dynamic.json").touch()
+    assert say() == f"data: {told} ({data})\n"
+    (tmp_path / "units").write_text("patroni@15-main.service loaded active running\n", encoding="utf-8")
+    assert say() == f"data: {told} ({data})\nruns: Patroni\n"
 
 
 def url(number: int) -> str:
@@ -222,13 +387,22 @@ def seen(**changes: dict[str, Any] | None) -> checks.Cluster:
     etcd: dict[str, dict[str, Any]] = {
         name: {"id": name, "leader": "b", "members": ["1", "2", "3"], "alarms": []} for name in "abd"
     }
+    places = {
+        "a": {"location": 9 << 30},
+        "b": {"received_location": 9 << 30, "replayed_location": 9 << 30},
+        # A server that is older than that, or ends meanwhile, says nothing.
+        "c": {},
+    }
     for name, change in changes.items():
+        if change and "places" in change:
+            places[name] = change["places"]
+            continue
         known = etcd if name.isupper() else servers
         if change is None:
             del known[name.lower()]
         else:
             known[name.lower()] |= change
-    return checks.Cluster(servers, etcd, False)
+    return checks.Cluster(servers, etcd, False, places)
 
 
 def test_cluster_as_it_has_to_be() -> None:
@@ -254,6 +428,8 @@ def test_cluster_as_it_has_to_be() -> None:
         ({"timeline": 2}, "is on timeline 2, and the primary on 3"),
         ({"lag": 65 << 20}, "is 65 MiB behind"),
         ({"lag": "unknown"}, "does not tell"),
+        ({"places": {"received_location": (9 << 30) + 8, "replayed_location": 5}}, "has another history"),
+        ({"places": {"received_location": 9 << 30, "replayed_location": 8 << 30}}, "is 1024 MiB behind"),
     ],
 )
 def test_standby_that_does_not_follow(change: dict[str, Any] | None, words: str) -> None:

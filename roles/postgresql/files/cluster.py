@@ -1,16 +1,21 @@
 """Change a cluster of PostgreSQL that Patroni runs, one server after the other. Runs on one of its hosts, as root.
 
 Usage: /usr/bin/python3 -c "$(cat cluster.py)" CONFIGURATION CLUSTER NAME reload UNIT
+       /usr/bin/python3 -c "$(cat cluster.py)" CONFIGURATION CLUSTER NAME follow UNIT LOGIN [look]
        /usr/bin/python3 -c "$(cat cluster.py)" CONFIGURATION CLUSTER NAME agree [look] < WANTED
 
 ``reload`` has this server, whose name is given, read its files. It ends with 0 if that was enough, with 1 if it has to
-be restarted, which does no harm any more then, and with 2 if it must not be. ``agree`` has all servers agree on what is
-read, and restarts those for which that takes a restart; where one does not come back it goes no further, and they agree
-on what they did before. It says whether it has changed something.
+be restarted, which does no harm any more then, and with 2 if it must not be. ``follow`` starts this server, waits until
+it follows its primary, or is it, and has it get all data anew where the primary has not kept what it lacks, as it sees
+by the login. It ends with 1 where the server does neither in time, and says what it has changed. ``agree`` has all
+servers agree on what is read, and restarts those for which that takes a restart; where one does not come back it goes
+no further, and they agree on what they did before, as they do after a run that was cut off. It says whether it has
+changed something.
 """
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -19,8 +24,20 @@ from typing import Any
 
 Members = dict[str, dict[str, Any]]
 GOOD = ("running", "streaming")
-# A server comes back within seconds; after a crash it reads its log first. And how often to look, in seconds.
-PATIENCE, PAUSE = 180.0, 1.0
+# What takes as long as a server has data, or has to read of its log.
+MAKING = ("creating", "starting", "initializing", "running custom")
+FOLLOWS = "select not pg_is_in_recovery() or exists (select from pg_stat_wal_receiver where status = 'streaming')"
+REACHED = "select greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())"
+# Whether a primary is past a place and has nothing of its log there any more, on whatever timeline.
+FORGOTTEN = (
+    "select pg_current_wal_lsn() > '{0}' and not exists (select from pg_ls_dir('pg_wal', true, false) as name"
+    " where length(name) = 24 and substr(name, 9) = substr(pg_walfile_name('{0}'::pg_lsn + 1), 9))"
+)
+# The key beside all that the servers agree on under which is kept what they did before, until it is proved.
+BEFORE = "pacs_before"
+# A server comes back within seconds; after a crash it reads its log first. How long one stays where it is that asks for
+# what its primary does not have; it asks every five seconds. And how often to look, all in seconds.
+PATIENCE, STILL, PAUSE = 180.0, 20.0, 1.0
 
 
 class Stuck(Exception):
@@ -35,11 +52,11 @@ class Cluster:
     """The servers, as Patroni sees them."""
 
     def __init__(self, configuration: str, cluster: str) -> None:
-        self._tool, self._cluster = ("patronictl", "-c", configuration), cluster
+        self.configuration, self.name = configuration, cluster
 
     def tell(self, *words: str, given: str | None = None) -> str:
         """Give a command to Patroni. :raises Stuck: if it does not take it."""
-        done = run(*self._tool, *words, given=given)
+        done = run("patronictl", "-c", self.configuration, *words, given=given)
         if done.returncode:
             lines = [line.strip() for line in (done.stdout + done.stderr).splitlines() if line.strip()]
             raise Stuck(f"patronictl {words[0]}: {lines[-1] if lines else 'no word'}")
@@ -55,6 +72,13 @@ class Cluster:
         import yaml  # type: ignore[import-untyped]
 
         return yaml.safe_load(self.tell("show-config"))
+
+    def go_back(self) -> None:
+        """Have them agree on what they did before a run that was cut off, and say so."""
+        found = self.agreement or {}
+        if BEFORE in found:
+            self.agree(found[BEFORE])
+            print("The servers agree again on what they did before a run that was cut off.")
 
     def agree(self, wanted: Any) -> None:
         self.tell("edit-config", "--force", "--quiet", "--replace", "-", given=json.dumps(wanted))
@@ -80,7 +104,7 @@ class Cluster:
         ready = [name for name, one in members.items() if one["Role"] == "Sync Standby" and good(one) and not due(one)]
         if not leader or not ready:
             return False
-        self.tell("switchover", self._cluster, "--leader", leader, "--candidate", ready[0], "--force")
+        self.tell("switchover", self.name, "--leader", leader, "--candidate", ready[0], "--force")
         self.wait(
             f"{ready[0]} has not taken the place of {leader}, which follows it",
             lambda now: primary(now) == ready[0] and good(now.get(leader)),
@@ -90,7 +114,7 @@ class Cluster:
         return True
 
     def restart(self, name: str) -> None:
-        self.tell("restart", self._cluster, name, "--force", "--pending")
+        self.tell("restart", self.name, name, "--force", "--pending")
         self.wait(f"{name} has not come back", lambda now: good(now.get(name)))
         if len(self.members) > 1:
             self.wait("no standby has all that the primary has", lambda now: "Sync Standby" in roles(now))
@@ -129,8 +153,13 @@ def due(one: dict[str, Any] | None) -> bool:
     return bool(one and one.get("Pending restart"))
 
 
-def ask(cluster: str, question: str) -> str:
-    return run("runuser", "-u", "postgres", "--", "psql", "--cluster", cluster, "-XAtqwc", question).stdout.strip()
+def active(unit: str) -> bool:
+    return run("systemctl", "is-active", "--quiet", unit).returncode == 0
+
+
+def ask(cluster: str, question: str, elsewhere: str = "") -> str:
+    where = ("-d", elsewhere) if elsewhere else ("--cluster", cluster)
+    return run("runuser", "-u", "postgres", "--", "psql", *where, "-XAtqwc", question).stdout.strip()
 
 
 def reload(cluster: Cluster, name: str, unit: str) -> int:
@@ -150,20 +179,64 @@ def reload(cluster: Cluster, name: str, unit: str) -> int:
     return 1
 
 
+def follow(cluster: Cluster, name: str, unit: str, login: str, look: bool) -> int:
+    """Have this server follow its primary, or be it, as long as it runs."""
+    here = unit.partition("@")[2].replace("-", "/", 1)
+    if not look:
+        with contextlib.suppress(Stuck):
+            cluster.go_back()
+        # One that was stopped may have been so for long.
+        if not active(unit) and os.path.exists(cluster.configuration):
+            print(f"{name} was started.")
+            run("systemctl", "start", unit)
+    end, place, since, anew = time.monotonic() + PATIENCE, "", 0.0, False
+    while active(unit):
+        if ask(here, FOLLOWS) == "t":
+            return 0
+        now, reached = time.monotonic(), ask(here, REACHED)
+        if reached != place:
+            place, since = reached, now
+        with contextlib.suppress(Stuck):
+            one = cluster.members.get(name, {"State": ""})
+            if one["State"].startswith(MAKING):
+                end, since = now + PATIENCE, now
+            elif place and not anew and now - since >= STILL and forgotten(here, place, login):
+                print(f"{name} gets all data anew: its primary has not kept what it lacks.")
+                if look:
+                    return 0
+                cluster.tell("reinit", cluster.name, name, "--force")
+                end, anew = now + PATIENCE, True
+        if now > end:
+            return 1
+        time.sleep(PAUSE)
+    return 0
+
+
+def forgotten(here: str, place: str, login: str) -> bool:
+    """Whether the primary of a standby has no more what comes after a place in the log."""
+    told = ask(here, "show primary_conninfo")
+    there = f"{told} connect_timeout=5 dbname=postgres user={login}"
+    return bool(told) and ask(here, FORGOTTEN.format(place), there) == "t"
+
+
 def agree(cluster: Cluster, wanted: Any, look: bool) -> None:
     """Have all servers agree on something, or leave them as they are."""
-    before = cluster.agreement
-    if before == wanted and not any(map(due, cluster.members.values())):
+    found = cluster.agreement
+    if found == wanted and not any(map(due, cluster.members.values())):
         return
     print("changed")
     if look:
         return
+    before = found.get(BEFORE, found)
     try:
-        if before != wanted:
-            cluster.agree(wanted)
+        if found != wanted:
+            # A run that is cut off leaves to the next one what to go back to.
+            cluster.agree(wanted if before == wanted else {**wanted, BEFORE: before})
             # Each says what it has to be restarted for when it looks the next time; of what takes no restart none does.
             time.sleep(2 * int(before.get("loop_wait", 10)))
         cluster.restart_all()
+        if found != wanted and before != wanted:
+            cluster.agree(wanted)
     except Stuck as stuck:
         if before == wanted:
             raise
@@ -178,6 +251,8 @@ def main() -> int:
     try:
         if verb == "reload":
             return reload(Cluster(configuration, cluster), name, more[0])
+        if verb == "follow":
+            return follow(Cluster(configuration, cluster), name, more[0], more[1], more[2:] == ["look"])
         agree(Cluster(configuration, cluster), json.load(sys.stdin), more == ["look"])
         return 0
     except Stuck as stuck:
