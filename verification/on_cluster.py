@@ -1,7 +1,7 @@
 """Ask Patroni and etcd how the cluster is. Runs on the host of one of its servers, as root; it only reads.
 
 Arguments: the addresses of etcd's members with their ports. Prints JSON: what Patroni says of the servers, and what
-each member of etcd says of itself.
+each member of etcd says of itself, and how far each server is in its log.
 """
 
 import glob
@@ -15,8 +15,7 @@ import yaml
 
 (configuration, *_) = glob.glob("/etc/patroni/*-main.yml")
 with open(configuration, encoding="utf-8") as file:
-    patroni = yaml.safe_load(file)
-own = patroni["restapi"]
+    own = yaml.safe_load(file)["restapi"]
 trust = ssl.create_default_context(cafile=own["cafile"])
 trust.load_cert_chain(own["certfile"], own["keyfile"])
 
@@ -45,15 +44,20 @@ def member(place: str) -> dict[str, Any]:
     }
 
 
+def place(one: dict[str, Any]) -> dict[str, int]:
+    """How far a server is in its log, in bytes; nothing where it does not answer."""
+    try:
+        found = ask(one["api_url"]).get("xlog", {})
+    except (OSError, ValueError):
+        return {}
+    return {key: found[key] for key in ("location", "received_location", "replayed_location") if found.get(key)}
+
+
 # Who listens has no other proxy to be asked by.
 urllib.request.install_opener(
     urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trust))
 )
-print(
-    json.dumps(
-        {
-            "patroni": ask(f"https://{own['connect_address']}/cluster"),
-            "etcd": {place: member(place) for place in sys.argv[1:]},
-        }
-    )
-)
+patroni = ask(f"https://{own['connect_address']}/cluster")
+# The primary last: none may be further than it.
+places = {one["name"]: place(one) for one in sorted(patroni["members"], key=lambda one: one["role"] == "leader")}
+print(json.dumps({"patroni": patroni, "places": places, "etcd": {each: member(each) for each in sys.argv[1:]}}))

@@ -25,11 +25,15 @@ SEE_ETCD = "journalctl -u etcd; playbooks/site.yml; docs/cluster.md"
 
 @dataclass(frozen=True)
 class Cluster:
-    """What Patroni says of the servers by their names, and the members of etcd by theirs."""
+    """What Patroni says of the servers by their names, and the members of etcd by theirs.
+
+    :ivar places: how far each server is in its log, in bytes.
+    """
 
     servers: dict[str, dict[str, Any]]
     etcd: dict[str, dict[str, Any]]
     paused: bool
+    places: dict[str, dict[str, int]]
 
     @property
     def primary(self) -> dict[str, Any]:
@@ -74,6 +78,7 @@ def cluster(site: Site, pytestconfig: pytest.Config, report: Report) -> Cluster:
         {one["name"]: one for one in said["patroni"]["members"]},
         {name: said["etcd"][place] for name, place in site.etcd.items()},
         bool(said["patroni"].get("pause")),
+        said["places"],
     )
     report.clusters[site.label] = told(site, found)
     return found
@@ -123,6 +128,11 @@ def following(cluster: Cluster, one: dict[str, Any] | None) -> str:
     lag = one.get("lag", 0)
     if not isinstance(lag, int):
         return "does not tell how far behind it is"
+    place, end = cluster.places.get(one["name"], {}), cluster.places.get(cluster.primary.get("name", ""), {})
+    if end and max(place.values(), default=0) > end["location"]:
+        return "has another history, in which it is further than the primary"
+    if end and "replayed_location" in place:
+        lag = max(lag, end["location"] - place["replayed_location"])
     return "follows" if lag <= BEHIND else f"is {lag / 2**20:.0f} MiB behind"
 
 
