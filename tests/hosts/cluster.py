@@ -48,6 +48,8 @@ CUT = (
 class Cluster:
     """The shipped inventory on three hosts, and what its parts say of themselves."""
 
+    sent = 0
+
     def __init__(self, lab: Lab) -> None:
         self.lab = lab
         lab.play("certificates", inventory=CLUSTER)
@@ -135,7 +137,10 @@ class Cluster:
     def senders(self, host: str) -> Senders:
         with self.lab.session(host) as session:
             certificate = str(session.verify)
-        return Senders(self.lab.address[host], certificate, self.lab.secrets["vault_orthanc_admin_password"])
+        # Images that nobody has sent before: of those that are there already none is lost.
+        self.sent += 100_000
+        password = self.lab.secrets["vault_orthanc_admin_password"]
+        return Senders(self.lab.address[host], certificate, password, first=self.sent)
 
 
 class Readers:
@@ -314,7 +319,10 @@ MUCH = "select pg_logical_emit_message(false, 'filler', repeat('x', 1000000)) fr
 
 
 def test_all_servers_stand_still_one_for_long(cluster: Cluster) -> None:
-    """The first that the inventory names may not be primary, and lacks what nobody keeps."""
+    """The first that the inventory names may not be primary, and lacks what nobody keeps.
+
+    And a run was cut off that had all of them agree on what no server starts with.
+    """
     cluster.wait_until_whole()
     cluster.play(postgresql_settings=FORGETFUL)
     cluster.have_first_be_neither()
@@ -325,9 +333,16 @@ def test_all_servers_stand_still_one_for_long(cluster: Cluster) -> None:
     primary = cluster.primary("pacs")
     for said in (MUCH, "checkpoint", "select pg_switch_wal()", MUCH, "checkpoint"):
         cluster.lab.shell(f'runuser -u postgres -- psql -Atqc "{said}" > /dev/null', primary)
+    tool = "patronictl -c /etc/patroni/*-main.yml"
+    agreed = yaml.safe_load(cluster.lab.shell(f"{tool} show-config", primary))
+    numbers = agreed["postgresql"]["parameters"] | {"max_locks_per_transaction": 20_000_000}
+    bad = agreed | {"pacs_before": agreed, "postgresql": agreed["postgresql"] | {"parameters": numbers}}
+    cluster.lab.shell(f"echo '{json.dumps(bad)}' | {tool} edit-config --force --quiet --replace -", primary)
     cluster.stop_servers(*NAMES[1:])
     said = cluster.play(postgresql_settings=FORGETFUL)
     assert "pacs gets all data anew" in said
+    assert "agree again on what they did before" in said
+    assert yaml.safe_load(cluster.lab.shell(f"{tool} show-config", primary)) == agreed
     cluster.wait_until_whole()
     assert cluster.primary() != "pacs"
     assert not senders.lost()
@@ -488,6 +503,29 @@ def test_host_that_is_lost_for_good(cluster: Cluster) -> None:
     cluster.wait_until_whole()
     assert not changed(cluster.play())
     assert {member[1] for member in cluster.etcd_members("pacs")} == {"started"}
+
+
+def test_most_hosts_are_lost_for_good(cluster: Cluster) -> None:
+    """The one that is left is all of etcd then, and the others come one after the other."""
+    cluster.wait_until_whole()
+    left = cluster.primary()
+    first, second = (name for name in NAMES if name != left)
+    senders = cluster.senders(left if left != NAMES[2] else first)
+    with senders:
+        senders.more(50, within=240)
+    run("docker", "rm", "--force", cluster.lab.container(first), cluster.lab.container(second))
+    (way,) = re.findall(r"(?s)```sh\n(echo ETCD_FORCE.*?)```", (ROOT / "docs" / "cluster.md").read_text("utf-8"))
+    cluster.lab.shell(way, left)
+    cluster.renew(first, RELEASE)
+    cluster.play("--limit", f"!{second}")
+    assert cluster.members()[first]["Role"] == "Sync Standby"
+    cluster.renew(second, RELEASE)
+    cluster.play()
+    cluster.wait_until_whole()
+    assert {member[1] for member in cluster.etcd_members("pacs")} == {"started"}
+    assert len(cluster.etcd_members("pacs")) == len(NAMES)
+    assert len(set(cluster.rows())) == 1
+    assert not senders.lost()
 
 
 def test_another_host_takes_its_place(cluster: Cluster, tmp_path: pathlib.Path) -> None:

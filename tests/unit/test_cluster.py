@@ -261,18 +261,20 @@ case "$2" in
     list) cat "$FOLDER/members"; exit;;
 esac
 echo "$@" >> "$FOLDER/asked"
-[ "$2 $3" != "remove $REFUSED" ]
+[ "$2 $3" != "$REFUSED" ]
 """
 
 
-def etcd(folder: pathlib.Path, script: str, *arguments: str, refused: str = "") -> tuple[str, list[str]]:
+def etcd(
+    folder: pathlib.Path, script: str, *arguments: str, refused: str = "", verb: str = "remove"
+) -> tuple[str, list[str]]:
     """Run a script of the role; return what it said, and what it asked of etcd."""
     program = folder / "etcdctl"
     program.write_text(ETCDCTL, encoding="utf-8")
     program.chmod(0o755)
     (folder / "asked").write_text("", encoding="utf-8")
     text = (ROOT / "roles" / "etcd" / "files" / script).read_text("utf-8")
-    surroundings = {"PATH": f"{folder}:{os.environ['PATH']}", "FOLDER": str(folder), "REFUSED": refused}
+    surroundings = {"PATH": f"{folder}:{os.environ['PATH']}", "FOLDER": str(folder), "REFUSED": f"{verb} {refused}"}
     done = subprocess.run(
         ["sh", "-euc", text, "sh", *arguments], env=surroundings, capture_output=True, text=True, check=True
     )
@@ -357,6 +359,15 @@ def test_member_of_etcd_joins(
     (tmp_path / "members").write_text(members, encoding="utf-8")
     wanted = ",".join(map(url, numbers))
     assert etcd(tmp_path, "join.sh", "new", url(numbers[-1]), wanted, refused=refused) == (said, asked)
+
+
+def test_member_of_etcd_that_the_others_cannot_take_in_is_told_what_helps(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "members").write_text(MEMBERS, encoding="utf-8")
+    (tmp_path / "sleep").write_text("#!/bin/sh\n", encoding="utf-8")
+    (tmp_path / "sleep").chmod(0o755)
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        etcd(tmp_path, "join.sh", "new", url(3), ",".join(map(url, (1, 2, 3))), refused="new", verb="add")
+    assert "Where most of them are gone, docs/cluster.md tells what to do." in failed.value.stderr
 
 
 def test_members_of_etcd_that_the_inventory_does_not_have_leave(tmp_path: pathlib.Path) -> None:

@@ -2,6 +2,8 @@
 # is such. Says "added" if it was none of them, or had data before.
 # Usage: env ETCDCTL_…=… sh -euc "$(cat join.sh)" sh NAME URL URLS-OF-ALL
 name=$1 url=$2 wanted=",$3,"
+told="Most of etcd's members have to take one in, and did not. Where most of them are gone, docs/cluster.md tells what to do."
+trap '[ $? = 0 ] || echo "$told" >&2' EXIT
 members=$(etcdctl member list)
 known=$(echo "$members" | awk -F ', ' -v url="$url" '$4 == url { print $1, $2 }')
 case $known in
