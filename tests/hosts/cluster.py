@@ -224,7 +224,7 @@ def test_who_is_nobody_gets_nothing(cluster: Cluster) -> None:
     for host in NAMES:
         rules = lab.shell("nft list table inet pacs_etcd", host)
         assert all(address in rules for address in lab.address.values())
-    # Whoever loads the host's own rules again flushes all, also those of the engine, by which the lab's hosts find names.
+    # Whoever loads the host's own rules again flushes all, also those by which hosts of the lab find names.
     lab.shell("nft list table ip nat > /root/nat || true", NAMES[1])
     for verb in ("start", "reload", "restart", "stop"):
         lab.shell(f"systemctl {verb} nftables; nft list table inet pacs_etcd", NAMES[1])
