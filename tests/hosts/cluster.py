@@ -137,10 +137,10 @@ class Cluster:
     def senders(self, host: str) -> Senders:
         with self.lab.session(host) as session:
             certificate = str(session.verify)
-        # Images that nobody has sent before: of those that are there already none is lost.
+        made = Senders(self.lab.address[host], certificate, self.lab.secrets["vault_orthanc_admin_password"])
         self.sent += 100_000
-        password = self.lab.secrets["vault_orthanc_admin_password"]
-        return Senders(self.lab.address[host], certificate, password, first=self.sent)
+        made.begin_at(self.sent)
+        return made
 
 
 class Readers:

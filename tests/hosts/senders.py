@@ -128,6 +128,10 @@ class Senders:
             assert time.monotonic() < end, f"no {images} images in {within:.0f} s: {self.told()}"
             time.sleep(0.02)
 
+    def begin_at(self, number: int) -> None:
+        """Send images that nobody has sent before: of those that are there already none is lost."""
+        self._numbers = itertools.count(number)
+
     def until_refused(self, times: int, within: float) -> None:
         """Wait until clients were told so often that an image was not taken."""
         end = time.monotonic() + within
