@@ -323,6 +323,10 @@ def test_how_far_data_go_is_told(tmp_path: pathlib.Path, control: tuple[Any, ...
         return subprocess.run(["sh", "-euc", text], env=surroundings, capture_output=True, text=True, check=True).stdout
 
     assert say() == ""
+    # What was moved away goes nowhere.
+    data.with_name("main.before").mkdir()
+    (data.with_name("main.before") / "patroni.dynamic.json").touch()
+    assert say() == ""
     (data / "patroni.dynamic.json").touch()
     assert say() == f"data: {told} ({data})\n"
     (tmp_path / "units").write_text("patroni@15-main.service loaded active running\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 # Tell how far the data of servers go that Patroni has run on this host, and where Patroni runs. What was shut down is told exactly.
 # Usage: sh -euc "$(cat databases.sh)"
-for sign in /var/lib/postgresql/*/*/patroni.dynamic.json; do
+for sign in /var/lib/postgresql/*/main/patroni.dynamic.json; do
     [ -e "$sign" ] || continue
     data=${sign%/*} version=${sign#/var/lib/postgresql/}
     LC_ALL=C "/usr/lib/postgresql/${version%%/*}/bin/pg_controldata" "$data" | awk -F ': +' -v data="$data" '
