@@ -1,0 +1,92 @@
+"""What the roles etcd and postgresql decide about a cluster, by what was seen of its hosts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+from tests.repository import ROOT
+
+AT = "timeline 2, at 0/{}, shut down (/var/lib/postgresql/17/main)"
+OLD, NEW = AT.format("5001C508"), AT.format("50030B48")
+RUNS = "runs: Patroni"
+
+
+def read(path: str) -> Any:
+    return DataLoader().load_from_file(str(ROOT / path), trusted_as_template=True)
+
+
+def evaluated(wanted: Any, *files: str, **known: Any) -> Any:
+    """Return a value of a role, with what is known in place of what it would look for."""
+    variables: dict[str, Any] = {}
+    for file in files:
+        variables |= read(file)
+    return Templar(loader=DataLoader(), variables=variables | known).template(wanted)
+
+
+@pytest.mark.parametrize(
+    "said, refused",
+    [
+        (("", "", ""), ()),
+        (("", f"data: {NEW}", ""), ()),
+        ((f"data: {OLD}", f"data: {NEW}", ""), (f"pacs: {OLD}; pacs2: {NEW}.", "move that folder away")),
+        ((f"data: {OLD}", f"data: {NEW}\n{RUNS}", RUNS), ("Stop Patroni where it runs (pacs2, pacs3)",)),
+        # It would make a database of its own.
+        (("", f"data: {NEW}", RUNS), ("Stop Patroni where it runs (pacs3)",)),
+        ((f"data: {OLD}\ndata: {NEW}", "", ""), ()),
+    ],
+)
+def test_etcd_does_not_begin_with_several_databases(said: tuple[str, ...], refused: tuple[str, ...]) -> None:
+    (task,) = [one for one in read("roles/etcd/tasks/look.yml") if one["name"].startswith("Have one database")]
+    asked = task["ansible.builtin.assert"]
+    results = [{"item": f"pacs{number or ''}", "stdout": out} for number, out in zip(("", 2, 3), said, strict=True)]
+    known = {"__etcd_looked": {"results": results}}
+    file = "roles/etcd/vars/main.yml"
+    good = evaluated(trust_as_template("{{ " + asked["that"] + " }}"), file, **known)
+    assert good is not bool(refused)
+    message = str(evaluated(asked["fail_msg"], file, **known))
+    assert all(part in message for part in refused), message
+
+
+SERVER = ("roles/postgresql/vars/main/cluster.yml", "roles/postgresql/vars/main/server.yml")
+
+
+def rule(beginning: str, **known: Any) -> tuple[bool, str]:
+    """Return whether a rule of the role postgresql refuses, and what it says."""
+    (found,) = [one for one in read(SERVER[1])["__postgresql_checks"] if beginning in one["say"]]
+    return evaluated(found["wrong"], *SERVER, **known), str(evaluated(found["say"], *SERVER, **known))
+
+
+def test_new_server_comes_in_a_run_with_one_that_works() -> None:
+    """Also while another one is away."""
+    host: dict[str, Any] = {"cluster": "", "patroni": False}
+    known: dict[str, Any] = {
+        "postgresql_etcd": ["192.0.2.1:2379"],
+        "postgresql_servers": dict.fromkeys(("pacs", "pacs2", "pacs3")),
+        "__postgresql_before": {"host": host},
+    }
+
+    def told(**packages: list[str] | None) -> tuple[bool, str]:
+        seen = {
+            name: {} if has is None else {"inventory_hostname": name, "site_found": {"release": "13", "packages": has}}
+            for name, has in packages.items()
+        }
+        return rule("this host has no server yet", **known, hostvars=seen)
+
+    assert not told(pacs=["patroni"], pacs2=[], pacs3=None)[0]
+    assert not told(pacs=[], pacs2=[], pacs3=[])[0]
+    refused, said = told(pacs=None, pacs2=[], pacs3=None)
+    assert refused
+    assert "Run for pacs and pacs3 as well, or for one that works" in said
+
+
+@pytest.mark.parametrize("etcd, told", [([], "Set this to true"), (["192.0.2.1:2379"], "for Orthanc alone: take")])
+def test_others_on_a_server_are_told_what_helps(etcd: list[str], told: str) -> None:
+    known = {"postgresql_etcd": etcd, "postgresql_shared": False, "__postgresql_others": ["databases wiki"]}
+    refused, said = rule("others use this server", **known)
+    assert refused
+    assert told in said
+    assert ("Set this to true" in said) is not bool(etcd)
