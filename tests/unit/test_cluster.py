@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pathlib
@@ -208,6 +209,22 @@ def test_standby_that_was_away_too_long_gets_all_anew(program: Any, capsys: pyte
     assert follow(program, patroni, "c", **lost) == 0
     assert patroni.asked == ["c anew"]
     assert "c gets all data anew" in capsys.readouterr().out
+
+
+def test_standby_that_never_gets_its_data_is_not_waited_for_without_end(program: Any) -> None:
+    program["PATIENCE"] = 0.2
+    patroni = Patroni()
+    states = itertools.cycle(["creating replica", "stopped"])
+
+    def run(*command: str, given: str | None = None) -> Any:
+        if command[0] == "patronictl":
+            patroni.members["c"]["State"] = next(states)
+            return patroni(*command, given=given)
+        return types.SimpleNamespace(returncode=0, stdout="", stderr="")
+
+    program["run"] = run
+    cluster = program["Cluster"]("/etc/patroni/17-main.yml", "17-main")
+    assert program["follow"](cluster, "c", "patroni@17-main", "pacs_rewind", False) == 1
 
 
 @pytest.mark.parametrize(

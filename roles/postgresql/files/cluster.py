@@ -24,7 +24,7 @@ from typing import Any
 
 Members = dict[str, dict[str, Any]]
 GOOD = ("running", "streaming")
-# What takes as long as a server has data, or has to read of its log.
+# What takes as long as a server has data, or has to read of its log; and how often it is waited for so long.
 MAKING = ("creating", "starting", "initializing", "running custom")
 FOLLOWS = "select not pg_is_in_recovery() or exists (select from pg_stat_wal_receiver where status = 'streaming')"
 REACHED = "select greatest(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())"
@@ -35,6 +35,7 @@ FORGOTTEN = (
 )
 # The key beside all that the servers agree on under which is kept what they did before, until it is proved.
 BEFORE = "pacs_before"
+TIMES = 3
 # A server comes back within seconds; after a crash it reads its log first. How long one stays where it is that asks for
 # what its primary does not have; it asks every five seconds. And how often to look, all in seconds.
 PATIENCE, STILL, PAUSE = 180.0, 20.0, 1.0
@@ -190,6 +191,7 @@ def follow(cluster: Cluster, name: str, unit: str, login: str, look: bool) -> in
             print(f"{name} was started.")
             run("systemctl", "start", unit)
     end, place, since, anew = time.monotonic() + PATIENCE, "", 0.0, False
+    making, times = False, 0
     while active(unit):
         if ask(here, FOLLOWS) == "t":
             return 0
@@ -198,7 +200,10 @@ def follow(cluster: Cluster, name: str, unit: str, login: str, look: bool) -> in
             place, since = reached, now
         with contextlib.suppress(Stuck):
             one = cluster.members.get(name, {"State": ""})
-            if one["State"].startswith(MAKING):
+            before, making = making, one["State"].startswith(MAKING)
+            times += making and not before
+            # That may fail each time, as on a full disk.
+            if making and times <= TIMES:
                 end, since = now + PATIENCE, now
             elif place and not anew and now - since >= STILL and forgotten(here, place, login):
                 print(f"{name} gets all data anew: its primary has not kept what it lacks.")
