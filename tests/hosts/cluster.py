@@ -382,7 +382,7 @@ def test_etcd_that_has_lost_what_it_knew(cluster: Cluster) -> None:
         cluster.lab.shell(f"{UNIT}; {STOP}", name)
     said = " ".join(cluster.play(check=False).split())
     assert said.count("changed=0") == len(NAMES)
-    found = re.findall(r"(pacs\d?): timeline (\d+), at ([0-9A-F]+)/([0-9A-F]+), [a-z ]+ \((/[^)]+)\)", said)
+    found = set(re.findall(r"(pacs\d?): timeline (\d+), at ([0-9A-F]+)/([0-9A-F]+), [a-z ]+ \((/[^)]+)\)", said))
     reached = {name: (int(timeline), int(high, 16), int(low, 16)) for name, timeline, high, low, _ in found}
     assert reached.keys() == set(NAMES)
     newest = max(reached, key=lambda name: reached[name])
