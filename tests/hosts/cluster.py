@@ -241,6 +241,8 @@ def test_who_is_nobody_gets_nothing(cluster: Cluster) -> None:
 def strike(cluster: Cluster, what: str, primary: str) -> None:
     if what == "host":
         run("docker", "kill", cluster.lab.container(primary))
+    elif what == "frozen":
+        run("docker", "pause", cluster.lab.container(primary))
     elif what == "all hosts":
         run("docker", "kill", *map(cluster.lab.container, NAMES))
     elif what == "etcd elsewhere":
@@ -262,6 +264,8 @@ def mend(cluster: Cluster, what: str, primary: str) -> None:
             "start",
             *(map(cluster.lab.container, NAMES) if what == "all hosts" else [cluster.lab.container(primary)]),
         )
+    elif what == "frozen":
+        run("docker", "unpause", cluster.lab.container(primary))
     elif what == "network":
         cluster.lab.shell("nft delete table inet cut", primary)
     elif what == "etcd elsewhere":
@@ -269,7 +273,9 @@ def mend(cluster: Cluster, what: str, primary: str) -> None:
             cluster.lab.shell("systemctl start etcd", name)
 
 
-@pytest.mark.parametrize("what", ["server", "patroni", "etcd", "etcd elsewhere", "host", "network", "all hosts"])
+@pytest.mark.parametrize(
+    "what", ["server", "patroni", "etcd", "etcd elsewhere", "host", "frozen", "network", "all hosts"]
+)
 def test_what_was_acknowledged_stays(cluster: Cluster, what: str) -> None:
     """Whatever becomes of the primary; and there are never two of them."""
     cluster.wait_until_whole()
@@ -285,7 +291,7 @@ def test_what_was_acknowledged_stays(cluster: Cluster, what: str) -> None:
             mend(cluster, what, primary)
         senders.more(100, within=300)
         wait = senders.longest_wait(when)
-        if what in ("host", "network"):
+        if what in ("host", "frozen", "network"):
             assert cluster.primary(primary) != primary
         if what == "network":
             writable = "runuser -u postgres -- psql -Atc 'select pg_is_in_recovery()' || true"
@@ -293,6 +299,8 @@ def test_what_was_acknowledged_stays(cluster: Cluster, what: str) -> None:
         mend(cluster, what, primary)
         senders.more(50, within=300)
     cluster.wait_until_whole()
+    if what == "frozen":
+        assert cluster.primary() != primary
     lost = senders.lost(lambda acknowledged: acknowledged >= begin)
     print(
         f"{what}: {len(senders.acknowledged)} images acknowledged, {len(lost)} lost, nothing taken for {wait:.1f} s;"

@@ -90,3 +90,16 @@ def test_others_on_a_server_are_told_what_helps(etcd: list[str], told: str) -> N
     assert refused
     assert told in said
     assert ("Set this to true" in said) is not bool(etcd)
+
+
+@pytest.mark.parametrize("release, store, second", [("debian-12", "etcd", True), ("debian-13", "etcd3", None)])
+def test_claim_is_kept_by_an_interface_with_conditions(release: str, store: str, second: bool | None) -> None:
+    """Patroni 3 writes over the claim of another one by etcd's third interface."""
+    known = {"site_found": {"release": release}, "postgresql_etcd": ["192.0.2.1:2379"]}
+    asked = trust_as_template("{{ __postgresql_patroni.keys() | select('match', 'etcd') | list }}")
+    known |= {"__postgresql_patroni_base": {}}
+    assert evaluated(asked, SERVER[0], **known) == [store]
+    asked = trust_as_template("{{ __etcd_base['enable-v2'] }}")
+    etcd = {"etcd_members": {"pacs": "192.0.2.1"}, "etcd_peer_port": 2380, "etcd_client_port": 2379}
+    here = {"etcd_address": "192.0.2.1", "inventory_hostname": "pacs"}
+    assert evaluated(asked, "roles/etcd/vars/main.yml", **known, **etcd, **here) is second

@@ -60,6 +60,7 @@ def test_good_cluster() -> None:
         ({"etcd_members": ADDRESSES | {"pacs3": ""}}, "etcd_address", "'' of pacs3 is no IP address"),
         ({"servers": False}, "etcd_members", "without a host in the group 'postgresql'"),
         ({"etcd_settings": {"name": "x"}}, "etcd_settings.name", "the role needs it as it is"),
+        ({"etcd_settings": {"enable-v2": False}}, "etcd_settings.enable-v2", "the role needs it as it is"),
         ({"etcd_settings": {"listen-peer-urls": "x"}}, "etcd_settings.listen-peer-urls", "set etcd_address and"),
         ({"etcd_settings": {"ETCD_NAME": "x"}}, "etcd_settings", "'ETCD_NAME' is no name of a flag"),
         ({"etcd_settings": {"log-level": "a\nb"}}, "etcd_settings.log-level", "it has a line break"),

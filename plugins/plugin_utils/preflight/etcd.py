@@ -14,11 +14,14 @@ PROGRAMS = ("etcd",)
 NULL = ("etcd_settings",)
 # Of one member less the others have to be the most.
 MEMBERS = (3, 5, 7)
-OURS = "initial-cluster initial-cluster-state initial-cluster-token data-dir client-cert-auth peer-client-cert-auth"
+OURS = (
+    *("initial-cluster", "initial-cluster-state", "initial-cluster-token", "data-dir"),
+    *("client-cert-auth", "peer-client-cert-auth", "enable-v2"),
+)
 # Settings that the role has from elsewhere, and the variable for it, if there is one.
 SETTINGS: Mapping[str, str] = {
     "name": "",
-    **dict.fromkeys(OURS.split(), ""),
+    **dict.fromkeys(OURS, ""),
     **dict.fromkeys(("listen-client-urls", "advertise-client-urls"), "etcd_address and etcd_client_port"),
     **dict.fromkeys(("listen-peer-urls", "initial-advertise-peer-urls"), "etcd_address and etcd_peer_port"),
     **dict.fromkeys(("cert-file", "peer-cert-file"), "etcd_tls_certificate"),
