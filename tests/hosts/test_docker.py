@@ -80,7 +80,6 @@ def site(lab: Lab) -> Site:
     return Site(lab)
 
 
-@pytest.mark.later
 def test_image_of_another_family_and_release(site: Site) -> None:
     assert site.release() == "1.10.1"
     site.tag("1.13.0")
