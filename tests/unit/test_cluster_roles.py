@@ -92,7 +92,16 @@ def test_others_on_a_server_are_told_what_helps(etcd: list[str], told: str) -> N
     assert ("Set this to true" in said) is not bool(etcd)
 
 
-@pytest.mark.parametrize("release, store, second", [("debian-12", "etcd", True), ("debian-13", "etcd3", None)])
+@pytest.mark.parametrize(
+    "release, store, second",
+    [
+        ("debian-12", "etcd", True),
+        ("ubuntu-24.04", "etcd", True),
+        ("debian-13", "etcd3", None),
+        # None that comes has the second interface any more.
+        ("debian-14", "etcd3", None),
+    ],
+)
 def test_claim_is_kept_by_an_interface_with_conditions(release: str, store: str, second: bool | None) -> None:
     """Patroni 3 writes over the claim of another one by etcd's third interface."""
     known = {"site_found": {"release": release}, "postgresql_etcd": ["192.0.2.1:2379"]}
