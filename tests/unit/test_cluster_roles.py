@@ -126,9 +126,10 @@ def test_claim_is_kept_by_an_interface_with_conditions(release: str, store: str,
     ],
 )
 def test_interface_of_a_cluster_does_not_change(release: str, found: str, refused: bool) -> None:
-    (task,) = [one for one in read("roles/etcd/tasks/look.yml") if one["name"].startswith("Leave a cluster to")]
+    (task,) = [one for one in read("roles/etcd/tasks/look.yml") if one["name"].startswith("Leave alone what is")]
     known: dict[str, Any] = {"site_found": {"release": release}, "etcd_members": {"pacs": "192.0.2.1"}}
     known |= {"etcd_peer_port": 2380, "etcd_client_port": 2379, "etcd_address": "192.0.2.1", "etcd_settings": {}}
     known |= {"inventory_hostname": "pacs", "__etcd_found": {"stdout_lines": ["/var/lib/etcd/pacs/member", found]}}
-    asked = task["ansible.builtin.assert"]["that"]
-    assert evaluated(trust_as_template("{{ " + asked + " }}"), "roles/etcd/vars/main.yml", **known) is not refused
+    asked, file = task["ansible.builtin.assert"], "roles/etcd/vars/main.yml"
+    assert evaluated(trust_as_template("{{ " + asked["that"] + " }}"), file, **known) is not refused
+    assert "pacs has another release than when its cluster was made" in evaluated(asked["fail_msg"], file, **known)
