@@ -364,6 +364,7 @@ class Host:
             "calendar": "daily",
             "keep": {"daily": 14},
             "pause_seconds": 10,
+            "upload_mib": 50,
             "storage_dir": str(self.archive),
             "index_dir": str(self.archive),
             "paths": ["/nowhere"],
@@ -402,7 +403,7 @@ def test_backup(host: Host, orthanc: Callable[..., Orthanc]) -> None:
     assert skipped <= set(files)
     assert index[index.index("--") + 1 :] == [f"{host.archive}/.pacs-backup"]
     assert not [word for word in index if word.startswith("--exclude=") and ".pacs-backup" in word]
-    assert {"pacs", "files=00000000"} <= set(index)
+    assert {"pacs", "files=00000000", "--limit-upload=51200"} <= set(index)
     assert "--keep-daily" in host.restic.calls[-2]
     assert [path.name for path in (host.archive / ".pacs-backup").rglob("*")] == ["files"]
     assert host.backup().report()["wrong"] == ""
@@ -637,6 +638,18 @@ def test_restic_that_goes_on_asking(
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(host.program.Failed, match=re.escape(words)):
         host.program.Repository(host.settings).run("cat", timeout=1)
+
+
+@pytest.mark.parametrize("verb, policy", [("backup", "SCHED_IDLE"), ("dump", "SCHED_OTHER")])
+def test_images_come_first(
+    host: Host, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, verb: str, policy: str
+) -> None:
+    """A backup has what others leave of the processors; whoever waits for an answer does not wait for that."""
+    restic = tmp_path / "restic"
+    restic.write_text("#!/bin/sh\nexec chrt --pid $$\n", "utf-8")
+    restic.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert policy in host.program.Repository(host.settings).run("--quiet", verb).stdout
 
 
 def test_older_backups_that_stay_are_told(host: Host, orthanc: Callable[..., Orthanc]) -> None:

@@ -92,6 +92,7 @@ def test_good_ones(changes: dict[str, Any]) -> None:
         ({"backup_keep": {"daily": 0}}, "backup_keep.daily", "'0' is no number of backups"),
         ({"backup_keep": {"daily": "14"}}, "backup_keep.daily", "'14' is no number of backups"),
         ({"backup_keep": {"daily": True}}, "backup_keep.daily", "is no number of backups"),
+        ({"backup_upload_mib": -1}, "backup_upload_mib", "choose a number from 0 to 10000"),
         ({"backup_pause_seconds": 0}, "backup_pause_seconds", "choose a number from 1 to 120"),
         ({"backup_ca": "/etc/ssl/ca.crt"}, "backup_ca", "give its text, not its path"),
         ({"__orthanc_storage_library": "libOrthancAwsS3Storage"}, "orthanc_plugins", "are not backed up yet"),

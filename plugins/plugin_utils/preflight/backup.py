@@ -14,7 +14,12 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import val
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.folders import CLOSED_FOLDERS
 
-RANGES = {"backup_database_full_days": (1, 366), "backup_drill_percent": (1, 100), "backup_pause_seconds": (1, 120)}
+RANGES = {
+    "backup_database_full_days": (1, 366),
+    "backup_drill_percent": (1, 100),
+    "backup_pause_seconds": (1, 120),
+    "backup_upload_mib": (0, 10_000),
+}
 KEEP = ("last", "hourly", "daily", "weekly", "monthly", "yearly")
 _HOST = r"([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])"
 _SFTP = re.compile(rf"sftp:([a-z_][\w.-]*@{_HOST}:/[^\s:]+|//[a-z_][\w.-]*@{_HOST}(:\d+)?//[^\s:]+)")

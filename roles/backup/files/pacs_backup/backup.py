@@ -484,6 +484,9 @@ class Backup:
         arguments = ["--json", "--quiet", "backup", "--host", self.settings["host"]]
         arguments += [word for tag in tags for word in ("--tag", tag)]
         arguments += [f"--exclude={path}" for path in skipped]
+        if self.settings["upload_mib"]:
+            # Counted in KiB.
+            arguments.append(f"--limit-upload={1024 * self.settings['upload_mib']}")
         done = self.repository.run(*arguments, "--", *paths)
         lines = [line for line in map(parsed, done.stdout.splitlines()) if line.get("message_type") == "summary"]
         if done.returncode not in (0, 3) or not lines:
