@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
 SHARDS := test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-drills test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-drills test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-size bench-import bench-backup lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-drills test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-nodes bench-size bench-import bench-backup lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -145,6 +145,9 @@ bench-methods: setup .venv/done-test ## the install methods side by side, and ho
 
 bench-index: setup .venv/done-test ## how long the dump of an index takes before another release, and its way back
 	python -m benchmarks.index $(BENCH)
+
+bench-nodes: setup .venv/done-test ## what two and four Orthancs on one database bring, and what a cluster costs ingest
+	python -m benchmarks.nodes $(BENCH)
 
 bench-size: setup .venv/done-test ## what an image costs a database beside its file, and what archives need by that
 	python -m benchmarks.size $(BENCH)

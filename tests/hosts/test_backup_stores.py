@@ -33,7 +33,8 @@ LAB = {
 SECRET = "the secret of a store in a test"
 STORE = """set -e
 mkdir -p /etc/store /srv/store; cd /etc/store
-openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj '/CN=Authority of a test' -keyout ca.key -out ca.crt
+openssl req -x509 -newkey rsa:2048 -nodes -days 3650 -subj '/CN=Authority of a test' \\
+  -addext keyUsage=critical,keyCertSign,cRLSign -keyout ca.key -out ca.crt
 openssl req -newkey rsa:2048 -nodes -subj /CN=store -keyout store.key -out store.csr
 echo subjectAltName=DNS:store > names
 openssl x509 -req -in store.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 3650 -extfile names -out store.crt

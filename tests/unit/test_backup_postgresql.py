@@ -291,6 +291,19 @@ def test_all_of_the_database_is_backed_up_now_and_then(cluster: Any, age: int | 
     assert not dropped.exists()
 
 
+def test_line_of_time_is_in_each_repository(cluster: Any) -> None:
+    """PostgreSQL sends where its line has begun once, perhaps to another repository; without it nothing is had again."""
+    rest = Rest(cluster)
+    log = cluster.data / "pg_wal"
+    log.mkdir()
+    for name in ("00000002.history", "0000000A.history", "0000000A0000000000000007"):
+        (log / name).touch()
+    cluster.save()
+    verbs = [call[-1] for call in rest.calls]
+    assert verbs.index(str(log / "0000000A.history")) < verbs.index("backup")
+    assert not any("00000002.history" in word for call in rest.calls for word in call)
+
+
 @pytest.mark.parametrize("gone", [(), ("07",), ("07", "08"), ("FF",)])
 def test_log_that_lacks_between_two_backups_is_told(
     host: Host,  # noqa: F811

@@ -273,6 +273,9 @@ class Cluster:
         full = [one["timestamp"]["stop"] for one in info["backup"] if one["type"] == "full" and not one["error"]]
         fresh = bool(full) and max(full) > time.time() - self.settings["database_full_days"] * 86400
         dropped = size(KEPT / "dropped")
+        # PostgreSQL sends that once, when it begins its log anew, as after a restore: perhaps to another repository.
+        for history in sorted(self.data.glob("pg_wal/*.history"))[-1:]:
+            self.ask("archive-push", str(history), timeout=LOGGED)
         self.ask(f"--type={'incr' if fresh else 'full'}", "--no-expire-auto", "backup")
         # What was given up meanwhile may have come after it.
         if size(KEPT / "dropped") == dropped:
