@@ -292,7 +292,7 @@ def test_all_of_the_database_is_backed_up_now_and_then(cluster: Any, age: int | 
 
 
 def test_line_of_time_is_in_each_repository(cluster: Any) -> None:
-    """PostgreSQL sends where its line has begun once, perhaps to another repository; without it nothing is had again."""
+    """PostgreSQL sends where its line has begun once, perhaps to another repository, and reads no log without that."""
     rest = Rest(cluster)
     log = cluster.data / "pg_wal"
     log.mkdir()
