@@ -15,10 +15,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
 from ansible_collections.dicom.orthanc.plugins.module_utils import storage_mount
 from ansible_collections.dicom.orthanc.plugins.modules import storage_mark
 
-from tests.repository import ROOT
+from tests.repository import ROOT, evaluated
 from tests.unit.module import run
 
 WATCH = ROOT / "roles" / "orthanc" / "files" / "pacs_storage.py"
@@ -314,3 +316,27 @@ def test_unit_waits_for_it(watched: Watched) -> None:
     watched.process.kill()
     watched.process.wait()
     assert "who watches it does not say: Connection refused" in asked(watched).stderr
+
+
+def unit(**given: Any) -> str:
+    """Render Orthanc's unit, as far as it is about the storage."""
+    loader = DataLoader()
+    variables: dict[str, Any] = {**evaluated(), "ansible_managed": "Ansible", "orthanc_database": "postgresql"} | given
+    for path in ("main/storage", "apt"):
+        variables |= loader.load_from_file(str(ROOT / f"roles/orthanc/vars/{path}.yml"), trusted_as_template=True)
+    variables |= dict.fromkeys(("__orthanc_openssl", "__orthanc_guarded", "orthanc_https_ca"), "")
+    variables |= {"__orthanc_index_dir": "/var/lib/orthanc/db-v6", "orthanc_worklists_table": ""}
+    text = (ROOT / "templates/etc/systemd/system/orthanc.service.j2").read_text(encoding="utf-8")
+    return str(Templar(loader=loader, variables=variables).template(trust_as_template(text)))
+
+
+def test_unit_of_orthanc() -> None:
+    plain = unit()
+    assert "BindsTo" not in plain
+    assert "pacs-storage" not in plain
+    mounted = unit(orthanc_storage_mount="/srv/dicom-a.b", orthanc_storage_dir="/srv/dicom-a.b/images")
+    assert r"BindsTo=srv-dicom\x2da.b.mount" in mounted
+    assert mounted.split("WantedBy=")[1:] == ["multi-user.target\n", "srv-dicom\\x2da.b.mount\n"]
+    before, _, after = mounted.partition("ExecStartPre=+/usr/bin/python3 /etc/pacs/storage/watch ")
+    assert "ExecStart" not in before, "the first that is done"
+    assert after.startswith("/etc/pacs/storage/settings.json ask\n")

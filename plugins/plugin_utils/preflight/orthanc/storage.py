@@ -143,10 +143,10 @@ def seen(orthanc: Orthanc) -> Iterator[str]:
     yield from storage_mount.wrong(probe["storage"], mount, folder, name, account)
     if probe["storage"] and not probe["storage"]["mark"] and not probe["storage"]["used"]:
         others = set(orthanc.host.site("site_sharers") or ())
-        absent = others - set(orthanc.host.site("ansible_play_hosts_all") or others)
-        if absent:
+        left = others - set(orthanc.host.site("ansible_play_hosts_all") or others)
+        if left:
             yield (
                 f"orthanc_storage_mount: {folder} of {probe['storage']['source']} is empty and without a mark, and"
-                f" {' and '.join(sorted(absent))} may have the archive of this site elsewhere. Have the same file system"
+                f" {' and '.join(sorted(left))} may have the archive of this site elsewhere. Have the same file system"
                 " mounted on all; or, where there are no images yet, run for all hosts."
             )
