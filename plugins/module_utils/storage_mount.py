@@ -160,8 +160,8 @@ def wrong(seen: dict[str, Any], mount: str, folder: str, name: str, account: lis
     """
     if not seen:
         yield (
-            f"orthanc_storage_mount: nothing is mounted at {mount} on this host. Have it mounted, by a line in /etc/fstab"
-            " so that it is after a restart as well, and run again."
+            f"orthanc_storage_mount: nothing is mounted at {mount} on this host. Have it mounted, by a line in"
+            " /etc/fstab so that it is after a restart as well, and run again."
         )
         return
     source = seen["source"]
@@ -178,8 +178,8 @@ def wrong(seen: dict[str, Any], mount: str, folder: str, name: str, account: lis
         )
     elif not seen["mark"] and seen["used"]:
         yield (
-            f"orthanc_storage_mark: {folder} of {source} has something in it, and no file {NAME} that says whose archive"
-            f" it is. If it is that of this site, `echo {name} > {folder}/{NAME}`; else have the right one mounted."
+            f"orthanc_storage_mark: {folder} of {source} has something in it, and no file {NAME} that says whose"
+            f" archive it is. If it is that of this site, `echo {name} > {folder}/{NAME}`; else have the right one mounted."
         )
     elif seen["mark"] and account and seen["owner"] and seen["owner"] != account:
         there, here = ("{} and {}".format(*one) for one in (seen["owner"], account))
@@ -191,6 +191,6 @@ def wrong(seen: dict[str, Any], mount: str, folder: str, name: str, account: lis
         )
     elif account and not seen["root"] and not seen["orthanc"]:
         yield (
-            f"orthanc_storage_mount: {source} lets neither root nor orthanc (the numbers {account[0]} and {account[1]} of"
-            f" user and group) write to {folder}. Give it to these numbers, with mode 0750, where it is exported."
+            f"orthanc_storage_mount: {source} lets neither root nor orthanc (the numbers {account[0]} and {account[1]}"
+            f" of user and group) write to {folder}. Give it to these numbers, with mode 0750, where it is exported."
         )

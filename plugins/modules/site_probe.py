@@ -43,7 +43,7 @@ options:
     type: str
     default: orthanc
   storage_mount:
-    description: Where others provide a file system for the storage folder, or empty. It may hang, so it is looked at first.
+    description: Where others provide a file system for the storage folder, or empty. It may hang, and is looked at first.
     type: path
     default: ""
   state:
@@ -295,7 +295,7 @@ storage:
       owner, and whether root and Orthanc may write there; empty where nothing is mounted, and where that was not asked.
   type: dict
   returned: always
-  sample: {kind: nfs4, source: "nas:/dicom", options: [rw, hard], mark: hospital 0b0e9d52, used: true, owner: [105, 110]}
+  sample: {kind: nfs4, source: "nas:/dicom", options: [rw, hard], mark: hospital 0b0e9d52, used: true}
 machine:
   description: The kind of processor.
   type: str
@@ -452,8 +452,8 @@ def main() -> None:
         storage = storage_mount.look(mount, params["storage_dir"], [int(one) for one in who[:2]]) if mount else {}
     except storage_mount.Silent as error:
         module.fail_json(
-            f"orthanc_storage_mount: what is mounted at {mount} on this host cannot be looked at: {error}. Have it answer,"
-            " or mounted anew, and run again. Nothing was changed."
+            f"orthanc_storage_mount: what is mounted at {mount} on this host cannot be looked at: {error}. Have it"
+            " answer, or mounted anew, and run again. Nothing was changed."
         )
     # A paragraph for each, also for one that is not there.
     shown = run("systemctl", "show", "--property=ActiveState,UnitFileState,LoadState", *names)

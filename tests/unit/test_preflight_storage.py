@@ -88,7 +88,11 @@ def test_wrong_storage(changes: dict[str, Any], variable: str, part: str) -> Non
         ({"storage": SEEN | {"owner": [7, 8]}}, "orthanc_storage_mount", "the numbers 7 and 8 of user and group"),
         ({"storage": SEEN | {"root": False, "orthanc": False}}, "orthanc_storage_mount", "lets neither root nor"),
         ({"storage": SEEN | {"options": ["rw", "soft"]}}, "orthanc_storage_mount", "with the option soft"),
-        ({"storage": EMPTY, "database": "sqlite", "images": 7, "lost": ["/srv/dicom"]}, "orthanc_storage_dir", "had the"),
+        (
+            {"storage": EMPTY, "database": "sqlite", "images": 7, "lost": ["/srv/dicom"]},
+            "orthanc_storage_dir",
+            "had the",
+        ),
     ],
 )
 def test_storage_that_is_not_as_it_has_to_be(probe: dict[str, Any], variable: str, part: str) -> None:
@@ -96,7 +100,7 @@ def test_storage_that_is_not_as_it_has_to_be(probe: dict[str, Any], variable: st
     assert problem.startswith(f"{variable}: ")
     assert part in problem
     # Nobody asks for it then.
-    assert told(probe={"storage": {}}, **dict.fromkeys(("orthanc_storage_mount", "orthanc_storage_mark"), "")) == []
+    assert told(probe={"storage": {}}, orthanc_storage_mount="", orthanc_storage_mark="") == []
 
 
 def test_empty_storage_is_begun_by_all_hosts_alone() -> None:
@@ -116,7 +120,12 @@ ALONE = {"orthanc_storage_mount": "", "orthanc_storage_mark": "", "orthanc_index
         ({"storage": "hospital:images"}, False, "orthanc_storage_mark", "pacs2: hospital:images"),
         ({"storage": ""}, False, "orthanc_storage_mark", "pacs2: on its own disk"),
         ({"storage": "database"}, True, "orthanc_storage_mark", "pacs2: in the database"),
-        ({"identifier": "pacs"}, False, "orthanc_settings.DatabaseServerIdentifier", "'pacs' is the one of pacs2 as well"),
+        (
+            {"identifier": "pacs"},
+            False,
+            "orthanc_settings.DatabaseServerIdentifier",
+            "'pacs' is the one of pacs2 as well",
+        ),
     ],
 )
 def test_several_orthancs_that_do_not_fit(other: dict[str, Any], clustered: bool, variable: str, part: str) -> None:

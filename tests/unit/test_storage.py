@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import pwd
 import signal
 import socket
 import subprocess
@@ -78,7 +79,11 @@ def test_good_storage() -> None:
         ({"mark": "clinic 1234"}, "orthanc_storage_mark", "says 'clinic', so that this is the archive of another site"),
         ({"mark": "hospitals"}, "orthanc_storage_mark", "says 'hospitals'"),
         ({"mark": ""}, "orthanc_storage_mark", "`echo hospital > /srv/dicom/a/.pacs-storage`"),
-        ({"owner": [106, 110]}, "orthanc_storage_mount", "the numbers 106 and 110 of user and group, and orthanc has 105"),
+        (
+            {"owner": [106, 110]},
+            "orthanc_storage_mount",
+            "the numbers 106 and 110 of user and group, and orthanc has 105",
+        ),
         ({"owner": [105, 111]}, "orthanc_storage_mount", "`groupmod --gid 111 orthanc`"),
         ({"orthanc": False}, "orthanc_storage_mount", "lets neither root nor orthanc (the numbers 105 and 110"),
     ],
@@ -142,11 +147,9 @@ def test_failure_is_told(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.fixture
-def marked(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Callable[..., dict[str, Any]]:
+def marked(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
     """Return what the module says, with this process's user for Orthanc's."""
-    monkeypatch.setattr(storage_mark.pwd, "getpwnam", lambda _name: storage_mark.pwd.getpwuid(os.getuid()))
+    monkeypatch.setattr(pwd, "getpwnam", lambda _name: pwd.getpwuid(os.getuid()))
 
     def call(folder: pathlib.Path, check: bool = False, mount: str = "/", **options: str) -> dict[str, Any]:
         asked = {"mount": mount, "folder": str(folder), "name": "hospital", **options}
@@ -299,7 +302,9 @@ def test_it_ends_once_nobody_needs_it(watched: Watched) -> None:
 def asked(watched: Watched) -> subprocess.CompletedProcess[str]:
     # Not as long as on a host.
     script = watched.script.with_name("asks")
-    script.write_text(watched.script.read_text(encoding="utf-8").replace("ASKED = 20.0", "ASKED = 1.0"), encoding="utf-8")
+    script.write_text(
+        watched.script.read_text(encoding="utf-8").replace("ASKED = 20.0", "ASKED = 1.0"), encoding="utf-8"
+    )
     command = [sys.executable, str(script), str(watched.settings), "ask"]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 

@@ -524,13 +524,14 @@ def test_roles_are_read_from_where_ansible_reads_them() -> None:
 
 
 def test_what_several_orthancs_have_in_common(site: Callable[..., Ask]) -> None:
-    mounted = {"orthanc_database": "postgresql", "orthanc_storage_mount": "/srv/dicom", "orthanc_storage_mark": "hospital"}
+    server = {"orthanc_database": "postgresql"}
+    mounted = server | {"orthanc_storage_mount": "/srv/dicom", "orthanc_storage_mark": "hospital"}
     given: dict[str, dict[str, Any]] = {
         "a": mounted | {"orthanc_plugins": ["housekeeper"]},
         "b": mounted
         | {"orthanc_storage_mount": "/mnt", "orthanc_storage_dir": "/mnt/x", "orthanc_database_lock": "yes"}
         | {"orthanc_settings": {"DatabaseServerIdentifier": "a"}},
-        "c": {"orthanc_database": "postgresql", "orthanc_database_storage": "true", "orthanc_database_name": "other"},
+        "c": server | {"orthanc_database_storage": "true", "orthanc_database_name": "other"},
         "d": {},
     }
     ask = site(given, orthanc=list("abcd"), postgresql=["e"])

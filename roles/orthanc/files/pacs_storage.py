@@ -1,6 +1,6 @@
 # Copyright the dicom.orthanc authors
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Watches whether the storage of Orthanc answers, and says so at a socket: to nginx, for a balancer, and to Orthanc's unit.
+"""Watches whether the storage of Orthanc answers, and says so at a socket: to nginx for a balancer, and to the unit.
 
     watch SETTINGS         asks the storage again and again
     watch SETTINGS ask     ends well once the storage answers, else with the reason
@@ -41,7 +41,7 @@ def mounted(mount: str) -> bool:
 
 
 def answer(settings: dict[str, Any]) -> str:
-    """Ask the storage, and return what is wrong with it. What it has in memory is no answer, so something is written."""
+    """Ask the storage, and return what is wrong with it. What is in memory is no answer: something is written."""
     folder = settings["folder"]
     if not mounted(settings["mount"]):
         return f"nothing is mounted at {settings['mount']}"

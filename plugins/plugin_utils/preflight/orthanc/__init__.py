@@ -108,7 +108,16 @@ def problems(host: Host) -> Iterator[str]:
     yield from values.prefix("orthanc_public_prefix", variables)
     yield from folders.problems(orthanc, _of_method(host, "FOLDERS", ()))
     yield from _of_method(host, "problems", None)(orthanc)
-    checks = (database.problems, storage.problems, storage.identifiers, plugins.problems, options.problems, dicom.modalities, dicom.tls, peers.problems)
+    checks = (
+        database.problems,
+        storage.problems,
+        storage.identifiers,
+        plugins.problems,
+        options.problems,
+        dicom.modalities,
+        dicom.tls,
+        peers.problems,
+    )
     rules = (scripts.problems, ingest.problems, deidentify.problems, worklists.problems, routes.problems)
     for check in (*checks, *rules, imports.problems):
         yield from check(orthanc)

@@ -48,13 +48,13 @@ def _mounted(variables: values.Variables) -> Iterator[str]:
         yield f"orthanc_storage_mount: {mount} is a folder of the system or of its users; mount it elsewhere."
     elif not _is_in(storage, mount):
         yield (
-            f"orthanc_storage_dir: {storage} is not on what is mounted at {mount} (orthanc_storage_mount); leave it out,"
-            " or choose a folder there."
+            f"orthanc_storage_dir: {storage} is not on what is mounted at {mount} (orthanc_storage_mount); leave it"
+            " out, or choose a folder there."
         )
     if not WORD.fullmatch(mark):
         yield (
-            f"orthanc_storage_mark: '{mark}' is no word of up to 64 letters, digits, dots, underscores and hyphens; give"
-            " one by which this site knows its archive, such as hospital."
+            f"orthanc_storage_mark: '{mark}' is no word of up to 64 letters, digits, dots, underscores and hyphens;"
+            " give one by which this site knows its archive, such as hospital."
         )
     if _is_in(str(variables["orthanc_index_dir"] or storage), mount):
         yield (
@@ -93,9 +93,9 @@ def _one_storage(orthanc: Orthanc, others: Mapping[str, Mapping[str, Any]]) -> I
         kinds = {"": "on its own disk", "database": "in the database"}
         where = "; ".join(f"{name}: {kinds.get(one['storage'], one['storage'])}" for name, one in others.items())
         yield (
-            f"orthanc_storage_mark: the Orthancs with this index have their DICOM files in different places ({where}), so"
-            " that none serves what another one has taken. Have orthanc_storage_mount and orthanc_storage_mark, and the"
-            " folder there, alike for all; or orthanc_database_storage."
+            f"orthanc_storage_mark: the Orthancs with this index have their DICOM files in different places ({where}),"
+            " so that none serves what another one has taken. Have orthanc_storage_mount and orthanc_storage_mark, and"
+            " the folder there, alike for all; or orthanc_database_storage."
         )
 
 
@@ -128,8 +128,8 @@ def identifiers(orthanc: Orthanc) -> Iterator[str]:
     given = str(orthanc.settings.get("DatabaseServerIdentifier") or orthanc.host.name)
     if variables["orthanc_database"] != "sqlite" and len(given.encode()) > IDENTIFIER:
         yield (
-            f"orthanc_settings.DatabaseServerIdentifier: '{given}' is longer than {IDENTIFIER} bytes, which the index has"
-            " room for; set a shorter one for this host, and leave it then."
+            f"orthanc_settings.DatabaseServerIdentifier: '{given}' is longer than {IDENTIFIER} bytes, which the index"
+            " has room for; set a shorter one for this host, and leave it then."
         )
 
 
