@@ -179,7 +179,8 @@ def wrong(seen: dict[str, Any], mount: str, folder: str, name: str, account: lis
     elif not seen["mark"] and seen["used"]:
         yield (
             f"orthanc_storage_mark: {folder} of {source} has something in it, and no file {NAME} that says whose"
-            f" archive it is. If it is that of this site, `echo {name} > {folder}/{NAME}`; else have the right one mounted."
+            f" archive it is. If it is that of this site, `echo {name} > {folder}/{NAME}`; else have the right one"
+            " mounted."
         )
     elif seen["mark"] and account and seen["owner"] and seen["owner"] != account:
         there, here = ("{} and {}".format(*one) for one in (seen["owner"], account))

@@ -43,7 +43,7 @@ options:
     type: str
     default: orthanc
   storage_mount:
-    description: Where others provide a file system for the storage folder, or empty. It may hang, and is looked at first.
+    description: Where others provide a file system for the storage folder, or empty. It is looked at first.
     type: path
     default: ""
   state:

@@ -231,6 +231,29 @@ def test_other_file_system_with_the_same_word_is_told(cluster: Mounted) -> None:
     cluster.wait_until_balanced()
 
 
+def test_each_has_its_own_jobs(cluster: Mounted) -> None:
+    """In one index, by its identifier there: also after both were started anew, while both save theirs."""
+    cluster.wait_until_balanced()
+    senders = cluster.senders(PAIR[0])
+    with senders:
+        senders.more(5, within=240)
+    resources = list(senders.acknowledged)[:5]
+    made: dict[str, str] = {}
+    for host in PAIR:
+        with cluster.lab.session(host) as session:
+            asked = {"Resources": resources, "Synchronous": False}
+            made[host] = session.post(cluster.lab.url("/tools/create-archive", host), json=asked, timeout=60).json()["ID"]
+    for host in PAIR:
+        cluster.wait_until_balanced()
+        cluster.lab.shell("sleep 12; systemctl restart orthanc", host)
+    cluster.wait_until_balanced()
+    for host, other in (PAIR, PAIR[::-1]):
+        with cluster.lab.session(host) as session:
+            known = session.get(cluster.lab.url("/jobs", host), timeout=60).json()
+        assert made[host] in known
+        assert made[other] not in known
+
+
 def test_taken_off(cluster: Mounted) -> None:
     """Nothing of it stays on a host but what is on the file system."""
     cluster.wait_until_balanced()
