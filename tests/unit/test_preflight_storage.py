@@ -34,10 +34,12 @@ TWO = {"pacs": ONE, "pacs2": OTHER}
 ROLES = ("orthanc", "docker_engine", "nginx", "verification")
 
 
-def told(site: dict[str, Any] | None = None, probe: dict[str, Any] | None = None, **changes: Any) -> list[str]:
+def told(
+    site: dict[str, Any] | None = None, probe: dict[str, Any] | None = None, more: tuple[str, ...] = (), **changes: Any
+) -> list[str]:
     """Return what is wrong with a host whose storage is mounted."""
     found = PROBE | {"storage": SEEN, "account": ["105", "110", "", "", ""]} | (probe or {})
-    made = host(ROLES, MOUNTED | changes, found)
+    made = host(ROLES + more, MOUNTED | changes, found)
     return list(general.problems(dataclasses.replace(made, site=(site or {}).get, name="pacs")))
 
 
@@ -101,6 +103,14 @@ def test_storage_that_is_not_as_it_has_to_be(probe: dict[str, Any], variable: st
     assert part in problem
     # Nobody asks for it then.
     assert told(probe={"storage": {}}, orthanc_storage_mount="", orthanc_storage_mark="") == []
+
+
+def test_backup_takes_the_rights_of_root() -> None:
+    squashed = {"storage": SEEN | {"root": False}}
+    assert told(probe=squashed) == []
+    said = [one for one in told(probe=squashed, more=("backup",)) if one.startswith("orthanc_storage_mount: ")]
+    assert "nas:/dicom leaves root on this host no rights" in said[0]
+    assert not [one for one in told(more=("backup",)) if one.startswith("orthanc_storage_mount: ")]
 
 
 def test_empty_storage_is_begun_by_all_hosts_alone() -> None:
