@@ -144,8 +144,8 @@ def seen(orthanc: Orthanc) -> Iterator[str]:
     if probe["storage"] and not probe["storage"]["root"] and orthanc.host.has("backup"):
         yield (
             f"orthanc_storage_mount: {probe['storage']['source']} leaves root on this host no rights, and it is root"
-            " who makes backups of it. Export it without that (no_root_squash) to this host, or take the host out of the"
-            " group 'backup' and have backups made where the file system is."
+            " who makes backups of it. Export it without that (no_root_squash) to this host, or take the host out of"
+            " the group 'backup' and have backups made where the file system is."
         )
     if probe["storage"] and not probe["storage"]["mark"] and not probe["storage"]["used"]:
         others = set(orthanc.host.site("site_sharers") or ())
