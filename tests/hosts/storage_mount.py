@@ -190,8 +190,8 @@ def test_orthanc_does_not_start_while_it_hangs(cluster: Mounted) -> None:
         assert " changed=0 " in said
         cluster.lab.shell("systemctl kill --signal KILL orthanc; sleep 5", host)
         assert not cluster.state(host).startswith("active")
-        told = cluster.lab.shell("journalctl -u orthanc --no-pager --since -1min", host)
-        assert "Orthanc's storage does not answer: nothing within 3 s." in told
+        told = cluster.lab.shell("journalctl -u pacs-storage --no-pager --lines 1", host)
+        assert "The storage does not answer: nothing within 3 s." in told
     finally:
         cluster.lab.shell(GO_ON, host)
     cluster.wait_for(host, "active active")
@@ -225,7 +225,8 @@ def test_wrong_storage_is_told(cluster: Mounted, do: str, undo: str, part: str) 
 def test_other_file_system_with_the_same_word_is_told(cluster: Mounted) -> None:
     cluster.wait_until_balanced()
     host = PAIR[1]
-    other = f"mount -t tmpfs tmpfs {MOUNT}; echo {MARK} 1234 > {MOUNT}/.pacs-storage; chown -R orthanc: {MOUNT}"
+    other = f"mount -t tmpfs tmpfs {MOUNT}; echo {MARK} 1234 > {MOUNT}/.pacs-storage; touch {MOUNT}/.pacs"
+    other += f"; chown -R orthanc: {MOUNT}"
     cluster.lab.shell(other, host)
     try:
         said = " ".join(cluster.play(check=False).split())
