@@ -18,6 +18,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import by_field
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight, rules
+from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc import storage
 
 SERVERS = ("postgresql", "mysql")
 HERE = "127.0.0.1"
@@ -568,6 +569,23 @@ class Topology:
 
         wanted = database(orthanc)
         return [] if wanted[0] == "sqlite" else [n for n in self._group("orthanc") if database(n) == wanted]
+
+    @property
+    def sharers(self) -> dict[str, dict[str, Any]]:
+        """Of those, what each has to have for itself, and what has to be alike."""
+        return {name: self._sharer(self._host(name)) for name in self.database_sharers}
+
+    @staticmethod
+    def _sharer(host: Host) -> dict[str, Any]:
+        settings = {**host["orthanc_settings"], **host["orthanc_settings_unchecked"]}
+        in_database = boolean(host["orthanc_database_storage"], strict=False)
+        place = [host[f"orthanc_storage_{one}"] for one in ("mount", "mark", "dir")]
+        return {
+            "identifier": str(settings.get("DatabaseServerIdentifier") or host["inventory_hostname"]),
+            "locks": boolean(host["orthanc_database_lock"], strict=False),
+            "housekeeper": "housekeeper" in host["orthanc_plugins"],
+            "storage": "database" if in_database else storage.shared_folder(*place),
+        }
 
     @property
     def verification_level(self) -> str:

@@ -42,6 +42,10 @@ options:
     description: Name of the database that is asked for.
     type: str
     default: orthanc
+  storage_mount:
+    description: Where others provide a file system for the storage folder, or empty. It is looked at first.
+    type: path
+    default: ""
   state:
     description: File in which M(dicom.orthanc.orthanc_service) keeps what worked last.
     type: path
@@ -285,6 +289,13 @@ ipv6:
   description: Whether the kernel has IPv6.
   type: bool
   returned: always
+storage:
+  description:
+    - Kind, source and options of what is mounted for the storage folder, its mark, whether something else is in it, its
+      owner, and whether root and Orthanc may write there; empty where nothing is mounted, and where that was not asked.
+  type: dict
+  returned: always
+  sample: {kind: nfs4, source: "nas:/dicom", options: [rw, hard], mark: hospital 0b0e9d52, used: true}
 machine:
   description: The kind of processor.
   type: str
@@ -356,7 +367,7 @@ import time
 
 from ansible.module_utils import distro
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon
+from ansible_collections.dicom.orthanc.plugins.module_utils import docker_daemon, storage_mount
 from ansible_collections.dicom.orthanc.plugins.module_utils.configuration import ask_binary, read_folder
 from ansible_collections.dicom.orthanc.plugins.module_utils.files import free_bytes
 from ansible_collections.dicom.orthanc.plugins.module_utils.kept import State
@@ -402,6 +413,7 @@ def main() -> None:
             "storage_dir": {"type": "path", "default": "/var/lib"},
             "config_dir": {"type": "path", "default": "/etc/pacs/orthanc"},
             "index_dir": {"type": "path", "default": "/var/lib/orthanc/db-v6"},
+            "storage_mount": {"type": "path", "default": ""},
             "database": {"type": "str", "default": "sqlite"},
             "files": {"type": "str", "default": ""},
             "database_host": {"type": "str", "default": "127.0.0.1"},
@@ -435,6 +447,14 @@ def main() -> None:
             return ""
 
     names = ("fail2ban", "docker", "nginx")
+    mount, who, storage = params["storage_mount"], account("orthanc"), {}
+    try:
+        storage = storage_mount.look(mount, params["storage_dir"], [int(one) for one in who[:2]]) if mount else {}
+    except storage_mount.Silent as error:
+        module.fail_json(
+            f"orthanc_storage_mount: what is mounted at {mount} on this host cannot be looked at: {error}. Have it"
+            " answer, or mounted anew, and run again. Nothing was changed."
+        )
     # A paragraph for each, also for one that is not there.
     shown = run("systemctl", "show", "--property=ActiveState,UnitFileState,LoadState", *names)
     told = {name: set(part.split()) for name, part in zip(names, shown.split("\n\n"), strict=False)}
@@ -475,7 +495,8 @@ def main() -> None:
         systemd=os.path.isdir("/run/systemd/system"),
         services=services,
         masked=masked,
-        account=account("orthanc"),
+        account=who,
+        storage=storage,
         free=free_bytes(params["storage_dir"]),
         free_run=free_bytes("/run"),
         free_index=free_bytes(params["index_dir"]),

@@ -183,6 +183,11 @@ CASES = {
         {"orthanc_storage_minimum_free_gb": 900000}, ["orthanc_storage_minimum_free_gb", "GiB"], look=True
     ),
     "a folder of others": Case({"orthanc_storage_dir": "/etc/ssh"}, ["orthanc_storage_dir", "others"], look=True),
+    "a file system that is not mounted": Case(
+        {"orthanc_storage_mount": "/srv/dicom", "orthanc_storage_mark": "hospital"},
+        ["orthanc_storage_mount", "nothing is mounted at /srv/dicom"],
+        look=True,
+    ),
     "dumps among the images": Case(
         {"orthanc_dump_dir": "/var/lib/orthanc/db-v6/dumps"}, ["orthanc_dump_dir", "orthanc_storage_dir"]
     ),

@@ -84,6 +84,7 @@ PROBE = {
     "machine": "x86_64",
     "memory": 8 << 30,
     "free": 50 * 2**30,
+    "storage": {},
     "free_run": 1 * 2**30,
     "free_index": 50 * 2**30,
     "free_build": 50 * 2**30,

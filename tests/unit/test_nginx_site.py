@@ -276,3 +276,15 @@ def test_site_without_a_balancer() -> None:
     assert re.findall(r"listen (.*);", told) == ["80", "[::]:80", "443 ssl", "[::]:443 ssl"]
     assert "proxy_protocol" not in told
     assert "$orthanc_authority" not in told
+
+
+def test_balancer_is_told_of_the_storage() -> None:
+    """What others provide has to answer, beside the index; else the index alone."""
+    text = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")
+    known = {"site_found": {}, "nginx_balancers": ["192.0.2.1"]}
+    alone = str(rendered(text, **known)).partition("location @alive {")[2].partition("}")[0]
+    assert alone.split() == ["return", "204;"]
+    watched = str(rendered(text, **known, nginx_health_storage="/run/pacs-storage/alive"))
+    location = watched.partition("location @alive {")[2].partition("}")[0]
+    assert location.split()[-2:] == ["proxy_pass", "http://unix:/run/pacs-storage/alive;"]
+    assert "auth_request /.index;" in watched

@@ -146,6 +146,7 @@ def test_good_host(site: Site) -> None:
         "clock_off": 0,
         "release": "debian-13",
         "nginx": PROBE["nginx"],
+        "storage_mark": "",
         "viewer": False,
         "orthanc": {"command": ["/usr/sbin/Orthanc"], "version": "", "options": {}},
         "image": "",

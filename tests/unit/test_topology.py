@@ -521,3 +521,23 @@ def test_defaults_are_those_of_the_roles(site: Callable[..., Ask]) -> None:
 def test_roles_are_read_from_where_ansible_reads_them() -> None:
     """By another path, as behind a link into the collections, each task would read all of them anew."""
     assert _get_collection_role_path("dicom.orthanc.nginx")[1] == str(preflight.ROOT / "roles" / "nginx")
+
+
+def test_what_several_orthancs_have_in_common(site: Callable[..., Ask]) -> None:
+    server = {"orthanc_database": "postgresql"}
+    mounted = server | {"orthanc_storage_mount": "/srv/dicom", "orthanc_storage_mark": "hospital"}
+    given: dict[str, dict[str, Any]] = {
+        "a": mounted | {"orthanc_plugins": ["housekeeper"]},
+        "b": mounted
+        | {"orthanc_storage_mount": "/mnt", "orthanc_storage_dir": "/mnt/x", "orthanc_database_lock": "yes"}
+        | {"orthanc_settings": {"DatabaseServerIdentifier": "a"}},
+        "c": server | {"orthanc_database_storage": "true", "orthanc_database_name": "other"},
+        "d": {},
+    }
+    ask = site(given, orthanc=list("abcd"), postgresql=["e"])
+    found = ask("a", "sharers")
+    assert ask("b", "sharers") == found
+    assert found["a"] == {"identifier": "a", "locks": False, "housekeeper": True, "storage": "hospital:."}
+    assert found["b"] == {"identifier": "a", "locks": True, "housekeeper": False, "storage": "hospital:x"}
+    assert {name: one["storage"] for name, one in ask("c", "sharers").items()} == {"c": "database"}
+    assert ask("d", "sharers") == {}

@@ -24,6 +24,7 @@ from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc im
     plugins,
     routes,
     scripts,
+    storage,
     worklists,
 )
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.orthanc.product import RELEASE, Orthanc, tables
@@ -86,6 +87,7 @@ def look(host: Host) -> dict[str, Any]:
         "others": sorted({*dicom.places(orthanc).values(), *peers.places(orthanc).values()}),
         "server": list(map(str, server)) if orthanc.foreign_database else [],
         "program": next(iter(host.internal("orthanc", "__orthanc_command")), ""),
+        "storage_mount": variables["orthanc_storage_mount"],
         **(of_method(orthanc) if of_method else {}),
     }
 
@@ -106,11 +108,21 @@ def problems(host: Host) -> Iterator[str]:
     yield from values.prefix("orthanc_public_prefix", variables)
     yield from folders.problems(orthanc, _of_method(host, "FOLDERS", ()))
     yield from _of_method(host, "problems", None)(orthanc)
-    checks = (database.problems, plugins.problems, options.problems, dicom.modalities, dicom.tls, peers.problems)
+    checks = (
+        database.problems,
+        storage.problems,
+        storage.identifiers,
+        plugins.problems,
+        options.problems,
+        dicom.modalities,
+        dicom.tls,
+        peers.problems,
+    )
     rules = (scripts.problems, ingest.problems, deidentify.problems, worklists.problems, routes.problems)
     for check in (*checks, *rules, imports.problems):
         yield from check(orthanc)
     if host.probe:
+        yield from storage.seen(orthanc)
         yield from database.left_behind(variables, host.probe)
         yield from database.taken_over(orthanc)
         yield from _room(variables, host.probe)
@@ -161,7 +173,12 @@ def found(host: Host) -> dict[str, Any]:
     """What is there, by the answers of the very binary; the image, and the user that the service runs as."""
     probe = host.probe or {}
     command = probe["asked"] or list(host.internal("orthanc", "__orthanc_command"))[:1]
-    return {"orthanc": {"command": command, **probe["binary"]}, "image": probe["image"], "account": probe["account"]}
+    return {
+        "orthanc": {"command": command, **probe["binary"]},
+        "image": probe["image"],
+        "account": probe["account"],
+        "storage_mark": probe["storage"].get("mark", ""),
+    }
 
 
 def expected(host: Host) -> dict[str, Any]:

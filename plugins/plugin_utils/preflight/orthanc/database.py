@@ -54,8 +54,6 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
         yield f"orthanc_database_host: '{strange[0]}' is neither a host name nor an address."
     elif orthanc.probe and orthanc.probe["no_way"]:
         yield _no_way(server, int(variables["orthanc_database_port"]), orthanc.probe["no_way"])
-    if orthanc.host.site("site_database_clustered") and orthanc.host.site("site_database_shared"):
-        yield from _one_archive(variables)
     if "-----BEGIN CERTIFICATE-----" not in str(variables["orthanc_database_ca"] or "-----BEGIN CERTIFICATE-----"):
         yield "orthanc_database_ca: this is no certificate in PEM form; give its text, not its path."
     for name in ("orthanc_database_name", "orthanc_database_user"):
@@ -68,15 +66,6 @@ def problems(orthanc: Orthanc) -> Iterator[str]:
 
 def _is_place(text: str) -> bool:
     return values.is_address(text) or bool(values.HOST_NAME.fullmatch(text))
-
-
-def _one_archive(variables: values.Variables) -> Iterator[str]:
-    """What several Orthancs on one index would each have for themselves."""
-    if not variables["orthanc_database_storage"]:
-        yield (
-            "orthanc_database_storage: several Orthancs have this index, and a folder of files each, so that none"
-            " serves what another one has taken. Set this to true for all; one folder for all is not served yet."
-        )
 
 
 def _no_way(server: str, port: int, reason: str) -> str:
