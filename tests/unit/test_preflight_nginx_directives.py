@@ -25,7 +25,6 @@ GOOD: dict[str, Any] = {
     ],
     "proxy_set_header": "X-Clinic 'north # wing'",
     "ssl_stapling": "on",
-    "http2": "on",
     "auth_delay": "1s",
     "proxy_hide_header": "Server",
 }

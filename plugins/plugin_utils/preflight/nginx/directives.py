@@ -31,6 +31,7 @@ _OF_VARIABLES = {
     "allow": "nginx_allowed_clients",
     "deny": "nginx_allowed_clients",
     "proxy_pass": "nginx_upstream",
+    "http2": "nginx_http2",
 }
 # What the site has of its own, and SERVER may give another value: __nginx_transfer of the role.
 OWN = (
