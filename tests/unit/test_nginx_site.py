@@ -303,3 +303,30 @@ def test_http2_in_the_words_of_that_nginx(found: dict[str, Any], told: str) -> N
             secured = [line for line in lines if line.startswith("listen ") and " ssl" in line]
             assert len(secured) == (4 if balancers else 2)
             assert {" http2" in line for line in secured} == {wanted == "port"}
+
+
+@pytest.mark.parametrize("seconds", [0, 600])
+def test_what_browsers_keep_of_what_orthanc_answers(seconds: int) -> None:
+    text = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")
+    told = rendered(text, nginx_browser_cache=seconds, nginx_prefix="/a.b/")
+    table = told[told.index('$orthanc_caching {') :].partition("\n}\n")[0]
+    rules = re.findall(r'^    "~([^"]+)" "?([^";]+)"?;$', table, re.MULTILINE)
+    # Of patterns the first that fits.
+    frames = "private, max-age=600" if seconds else "no-store"
+    series = "/a.b/dicom-web/studies/1.2/series/3.4"
+    for what, expected in {
+        f"200 {series}/instances/5.6/frames/1": frames,
+        f"404 {series}/instances/5.6/frames/1": "no-store",
+        f"206 {series}/instances/5.6/frames/1": "no-store",
+        f"200 {series}/instances/5.6/frames/1/rendered": "no-store",
+        f"200 {series}/metadata": "no-store",
+        "200 /dicom-web/studies/1.2/series/3.4/instances/5.6/frames/1": "no-store",
+        "502, 200 /a.b/system": "no-store",
+        "200 /a.b/app/explorer.html": "$upstream_http_cache_control",
+        "200 /axb/app/explorer.html": "no-store",
+        "200 /a.b/instances/x/preview": "no-store",
+        # Not Orthanc's, such as the viewer.
+        " /a.b/ohif/": "",
+    }.items():
+        assert next((value for pattern, value in rules if re.search(pattern, what)), "") == expected, what
+    assert ("add_header Vary $orthanc_varies;" in told) == bool(seconds)

@@ -32,6 +32,7 @@ _OF_VARIABLES = {
     "deny": "nginx_allowed_clients",
     "proxy_pass": "nginx_upstream",
     "http2": "nginx_http2",
+    "expires": "nginx_browser_cache",
 }
 # What the site has of its own, and SERVER may give another value: __nginx_transfer of the role.
 OWN = (
@@ -75,8 +76,8 @@ _REFUSED = {
 }
 # Headers that the role sets, or that are part of how a request is read.
 _ANSWERED = re.compile(
-    "x-content-type-options|x-frame-options|referrer-policy|strict-transport-security|vary|content-length"
-    "|transfer-encoding|connection|location|www-authenticate",
+    "x-content-type-options|x-frame-options|referrer-policy|strict-transport-security|cache-control|expires|vary"
+    "|content-length|transfer-encoding|connection|location|www-authenticate",
     re.IGNORECASE,
 )
 _ASKED = re.compile(
