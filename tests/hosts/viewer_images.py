@@ -14,6 +14,7 @@ import numpy
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import get_nr_frames, pixel_array
 
@@ -137,6 +138,21 @@ def test_image_is_shown_as_it_is(site: Site, tmp_path: pathlib.Path, name: str) 
         assert numpy.abs(values - right).max() <= LOSSY.get(name, 0), number
 
 
+@pytest.mark.parametrize("name", ["MR, JPEG 2000", "MR, JPEG-LS", "Colour, JPEG"])
+def test_frame_travels_as_it_is_stored(site: Site, tmp_path: pathlib.Path, name: str) -> None:
+    """What a browser can decode, Orthanc need not: by the words with which the viewer asks for it."""
+    one = PICTURES[name]
+    with study(site, tmp_path, one) as browser:
+        shown(browser)
+        (asked, *_) = [request for request in browser.requests if request["url"].endswith("/frames/1")]
+    accept = {name.lower(): value for name, value in asked["headers"].items()}["accept"]
+    with site.session("ward") as session:
+        answer = session.get(asked["url"], headers={"Accept": accept}, timeout=60)
+    assert answer.status_code == 200
+    assert get_frame(one.dataset.PixelData, 0, number_of_frames=1) in answer.content
+    assert f"transfer-syntax={one.dataset.file_meta.TransferSyntaxUID}".encode() in answer.content
+
+
 def test_canvas_has_each_pixel(site: Site, tmp_path: pathlib.Path) -> None:
     """With a window that most of its values are in."""
     low, high = -1024, 1024
@@ -248,6 +264,7 @@ def test_tools_work(site: Site, tmp_path: pathlib.Path, volume: list[Image]) -> 
         )
         assert told == pytest.approx(drawn, abs=0.5)
 
+        browser.picture("viewer-study")
         browser.value("commandsManager.run('toggleHangingProtocol', {protocolId: 'mpr'})")
         planes = "cornerstone.getRenderingEngines().flatMap(one => one.getViewports())"
         browser.wait(f"{planes}.filter(one => one.type == 'orthographic').length == 3")

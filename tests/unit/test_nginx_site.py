@@ -309,7 +309,7 @@ def test_http2_in_the_words_of_that_nginx(found: dict[str, Any], told: str) -> N
 def test_what_browsers_keep_of_what_orthanc_answers(seconds: int) -> None:
     text = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")
     told = rendered(text, nginx_browser_cache=seconds, nginx_prefix="/a.b/")
-    table = told[told.index('$orthanc_caching {') :].partition("\n}\n")[0]
+    table = told[told.index("$orthanc_caching {") :].partition("\n}\n")[0]
     rules = re.findall(r'^    "~([^"]+)" "?([^";]+)"?;$', table, re.MULTILINE)
     # Of patterns the first that fits.
     frames = "private, max-age=600" if seconds else "no-store"
