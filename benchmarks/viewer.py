@@ -24,15 +24,13 @@ from typing import Any
 
 import pydicom
 import requests
-from ansible_collections.dicom.orthanc.plugins.module_utils import ohif
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from benchmarks.host import ROOT, SECRETS, Host, say
 from benchmarks.images import ct_slice
 from benchmarks.load import FIRST, SERIES, STUDY, UID
-from tests.hosts.browser import Browser, install
-from tests.hosts.viewer_images import STACK
+from tests.hosts.browser import STACK, Browser, install
 
 CACHE = ROOT / ".cache"
 SLICES, SIDE = 300, 512
@@ -101,6 +99,11 @@ CONFIGURATION: dict[str, Any] = {
         }
     ],
 }
+UNPACK = (
+    "set -e; mkdir -p /srv/minimal; cd /srv/minimal;"
+    " tar --extract --gzip --no-same-owner --strip-components 2 --exclude '*.map' --exclude '*/ort' package/dist;"
+    " chmod -R a+rX ."
+)
 # Notes down when the first image is drawn, then has the viewer load all others, as its own tools do for a volume.
 WATCH = (
     STACK
@@ -175,10 +178,9 @@ class Bench:
         self.sent = 0
 
     def _minimal(self) -> None:
-        package = (CACHE / "dicom.orthanc").glob("ohif-app-*.tgz")
-        files = ohif.unpacked(max(package).read_bytes())
-        files["app-config.js"] = f"window.config = {json.dumps(CONFIGURATION)};".encode()
-        self.host.run("mkdir -p /srv/minimal; tar --extract --gzip --directory /srv/minimal", _packed(files))
+        package = max((CACHE / "dicom.orthanc").glob("ohif-app-*.tgz"))
+        self.host.run(UNPACK, package.read_bytes())
+        self.host.run("cat > /srv/minimal/app-config.js", f"window.config = {json.dumps(CONFIGURATION)};".encode())
         own = self.host.run("cat /etc/nginx/conf.d/orthanc.conf /etc/pacs/nginx/upstream.conf").decode()
         certificate = own.partition("ssl_certificate ")[2].partition(".crt;")[0]
         authorization = own.partition('$orthanc_login "')[2].partition('"')[0]
@@ -238,16 +240,6 @@ class Bench:
         self.sent += number if kind == "upload" else 0
         self.host.run("cat > /root/task", json.dumps(task).encode())
         return number / float(self.host.run('cd /root && python3 through.py "$(cat task)"'))
-
-
-def _packed(files: dict[str, bytes]) -> bytes:
-    """Return an archive of files."""
-    with tempfile.TemporaryDirectory() as top:
-        for name, content in files.items():
-            path = pathlib.Path(top, name)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        return pathlib.Path(shutil.make_archive(f"{top}/../minimal", "gztar", top)).read_bytes()
 
 
 def row(*cells: str) -> str:

@@ -26,6 +26,11 @@ OPTIONS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-default-browser-check"),
     *("--disable-dev-shm-usage", "--no-proxy-server"),
 ]
+# In the viewer OHIF the stack of images that is seen; nothing as long as there is none.
+STACK = """
+globalThis.stack = () => (globalThis.cornerstone?.getRenderingEngines() ?? []).flatMap(one => one.getViewports())
+    .find(one => one.getCornerstoneImage?.() && one.getImageIds().length)
+"""
 
 
 class Browser:

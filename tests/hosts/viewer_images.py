@@ -18,7 +18,7 @@ from pydicom.encaps import get_frame
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import get_nr_frames, pixel_array
 
-from tests.hosts.browser import Browser, opened
+from tests.hosts.browser import STACK, Browser, opened
 from tests.hosts.conftest import Lab
 from tests.hosts.viewer import Site
 from verification.patient import DOCUMENT, PDF, Image, image, transfer_syntaxes
@@ -33,11 +33,6 @@ WITHOUT = {
 }
 PICTURES = {name: one for name, one in transfer_syntaxes().items() if name not in WITHOUT}
 REPORT = image("reportsi.dcm", "a report that can be read")
-# The stack of images that is seen; nothing as long as there is none.
-STACK = """
-globalThis.stack = () => (globalThis.cornerstone?.getRenderingEngines() ?? []).flatMap(one => one.getViewports())
-    .find(one => one.getCornerstoneImage?.() && one.getImageIds().length)
-"""
 # What it has of each of its images, as it came from the decoder.
 FRAMES = """
 (async () => {
