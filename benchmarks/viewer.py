@@ -24,6 +24,7 @@ from typing import Any
 
 import pydicom
 import requests
+import urllib3
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -308,6 +309,7 @@ def proxy(bench: Bench, rounds: int) -> Iterator[str]:
 
 
 def main() -> None:
+    urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     kinds = sys.argv[2:] or ["viewer", "proxy"]
     host = Host("bench-viewer", "quickstart", SECRETS, "trixie-installed")

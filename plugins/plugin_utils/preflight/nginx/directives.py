@@ -39,7 +39,11 @@ OWN = (
     *(
         "client_body_timeout",
         "client_max_body_size",
+        "proxy_buffer_size",
         "proxy_buffering",
+        "proxy_buffers",
+        "proxy_busy_buffers_size",
+        "proxy_max_temp_file_size",
         "proxy_read_timeout",
         "proxy_request_buffering",
     ),
@@ -70,7 +74,7 @@ _REFUSED = {
     "ssi.*|addition_.*|add_(before|after)_body|xslt_.*|sub_filter.*|perl.*|js_.*|lua_.*|.*_by_lua.*": (
         "it makes something of what passes, which may be what somebody has stored"
     ),
-    "proxy_(cache|store).*|client_body_in_file_only": "it keeps images on the proxy's disk",
+    "proxy_(cache|store|temp|max_temp).*|client_body_in_file_only": "it keeps images on the proxy's disk",
     "more_.*": "add_header and proxy_set_header are looked at; this is not",
     "server_tokens|stub_status|status.*|api": "it tells others about the server",
 }
