@@ -501,7 +501,7 @@ def deliver(site: Site, way: Way, sent: list[tuple[str, list[bytes], bool]], fol
     def two(who: str, requests: list[tuple[raw.Fields, bytes]]) -> int:
         return raw.send2(address, requests, machines.get(who, nobody))[0]
 
-    calls = [one(*place, *connection) for place in places for connection in sent]
+    calls = [one(prefix, name, *connection) for prefix, name in places for connection in sent]
     if way.http2:
         for context in (nobody, *machines.values()):
             context.set_alpn_protocols(["h2"])
