@@ -8,7 +8,7 @@ export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
 SHARDS := test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-drills test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster test-mount
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-drills test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster test-mount due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-nodes bench-size bench-import bench-backup lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-drills test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster test-mount due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-nodes bench-size bench-import bench-backup bench-viewer viewer-pictures lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -56,6 +56,9 @@ test-drills: lab ## ten backups while images arrive, drilled and restored, three
 
 test-viewer: lab ## the viewer OHIF in a real browser, on both releases; fetches it by npm, and Chromium by apt
 	pytest tests/hosts/viewer.py tests/hosts/viewer_images.py -rA --tb=short
+
+viewer-pictures: lab ## those in docs/viewers.md, as its tests see it
+	PACS_PICTURES=docs/pictures pytest tests/hosts/viewer.py tests/hosts/viewer_images.py -k "accession or test_tools_work" -rA --tb=short
 
 test-mysql: lab ## a real MySQL 9.7, which only Debian unstable has, as a server run by others
 	pytest tests/hosts/mysql_server.py
@@ -163,6 +166,9 @@ bench-import: setup .venv/done-test ## how fast images are imported beside other
 
 bench-backup: setup .venv/done-test ## how long a backup and a restore take, and what images that come feel of a backup
 	python -m benchmarks.backup $(BENCH)
+
+bench-viewer: lab ## the viewer and the proxy beside a minimal site that is written by hand
+	python -m benchmarks.viewer $(BENCH)
 
 lock: ## requirements*.txt out of requirements*.in
 	uv pip compile --quiet --generate-hashes --universal --python-version 3.11 --no-header requirements.in -o requirements.txt

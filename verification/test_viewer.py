@@ -116,7 +116,7 @@ def test_browsers_keep_of_the_viewer_what_never_changes(viewed: Site, visitor: C
     expect("the page has a script whose name tells its content", True, bundle is not None, SEE)
     never = str(bundle[1] if bundle else "")
     expected: dict[str, str | None] = {viewed.viewer: "no-cache", viewed.viewer + CONFIGURATION: "no-cache"}
-    expected |= {never: "max-age=31536000, immutable", f"{viewed.prefix}system": None}
+    expected |= {never: "max-age=31536000, immutable", f"{viewed.prefix}system": "no-store"}
     got = {path: visitor.get(path).headers.get("Cache-Control") for path in expected}
     expect("Cache-Control", expected, got, SEE)
     expect(f"encoding of {never}", "gzip", visitor.get(never).headers.get("Content-Encoding"), SEE)

@@ -129,6 +129,10 @@ orthanc:
   description: The version of Orthanc that is installed, or empty.
   type: str
   returned: always
+nginx_version:
+  description: The version of nginx that is installed, or empty.
+  type: str
+  returned: always
 offered:
   description: The versions of Orthanc that the package sources offer, best first; empty where they were not asked.
   type: list

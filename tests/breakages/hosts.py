@@ -242,6 +242,7 @@ VIEWERS = [
         for what, how, path in (
             ("ask for all of the viewer anew", "s/, immutable//", POLICY),
             ("keep the page of the viewer", "s/no-cache/max-age=600/", POLICY),
+            ("keep what Orthanc answers", "s/no-store/max-age=600/", PROXY),
             ("get the viewer uncompressed", "s/gzip_static on/gzip_static off/", VIEWER),
         )
     ),

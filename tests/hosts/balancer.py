@@ -26,6 +26,7 @@ from tests.breakages.address import ADDRESS as BREAKAGES
 from tests.breakages.address import CHECKS
 from tests.breakages.hosts import Breakage
 from tests.checks import outcomes
+from tests.hosts import raw
 from tests.hosts.broken import Site, wrong
 from tests.hosts.cluster import CLUSTER, MAIN, PATIENCE, Cluster
 from tests.hosts.conftest import RELEASE, Lab, run
@@ -208,10 +209,15 @@ def test_client_keeps_its_address(cluster: Balanced) -> None:
         connection.request("GET", "/changes?last&mark=here", headers={"Authorization": login(cluster)})
         assert connection.getresponse().status == 200
         connection.close()
+    context.set_alpn_protocols(["h2"])
+    wanted = [(b":method", b"GET"), (b":scheme", b"https"), (b":path", b"/system")]
+    wanted += [(b":authority", cluster.address.encode()), (b"authorization", login(cluster).encode())]
+    assert raw.send2(cluster.address, [(wanted, b"")], context) == [200]
     gateway = str(lab.modalities["verifier"]["Host"])
     audit = "".join(lab.shell("tail -n 20 /var/log/pacs/audit.log", name) for name in PAIR)
     seen = [json.loads(line) for line in audit.splitlines()]
-    assert gateway in {line["address"] for line in seen if line["resource"] == "/changes"}
+    for resource in ("/changes", "/system"):
+        assert gateway in {line["address"] for line in seen if line["resource"] == resource}
     assert not {line["address"] for line in seen} & {lab.address[name] for name in PAIR}
     users = Users(cluster)
     assert users.call()

@@ -24,21 +24,32 @@ OPTIONS = [
     # It draws by its own means, and asks nobody for anything by itself.
     *("--use-angle=swiftshader", "--enable-unsafe-swiftshader", "--ignore-gpu-blocklist", "--no-first-run"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-default-browser-check"),
-    # The site's certificate is its own; who it is, others test.
-    *("--ignore-certificate-errors", "--disable-dev-shm-usage", "--no-proxy-server"),
+    *("--disable-dev-shm-usage", "--no-proxy-server"),
 ]
+# In the viewer OHIF the stack of images that is seen; nothing as long as there is none.
+STACK = """
+globalThis.stack = () => (globalThis.cornerstone?.getRenderingEngines() ?? []).flatMap(one => one.getViewports())
+    .find(one => one.getCornerstoneImage?.() && one.getImageIds().length)
+"""
 
 
 class Browser:
     """One tab. It keeps what the page asks for, from whom, and what it says in the console."""
 
-    def __init__(self, folder: pathlib.Path, login: tuple[str, str] | None = None) -> None:
-        """:param folder: where it keeps what it knows; an empty one knows nothing."""
+    def __init__(self, folder: pathlib.Path, login: tuple[str, str] | None = None, key: str = "") -> None:
+        """Start it.
+
+        :param folder: where it keeps what it knows; an empty one knows nothing.
+        :param key: the hash of a public key by which it trusts a server, of which alone it keeps anything. Else it
+            takes any: the site's certificate is its own; who it is, others test.
+        """
+        options = [*OPTIONS, f"--user-data-dir={folder}"]
+        options.append("--ignore-certificate-errors" + (f"-spki-list={key}" if key else ""))
         self._from, write = os.pipe()
         read, self._to = os.pipe()
         # None of them is one of those that Chromium is to have.
         given = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read, write)]
-        command = ["bash", "-c", PROGRAM.format(*given), "bash", *OPTIONS, f"--user-data-dir={folder}", "about:blank"]
+        command = ["bash", "-c", PROGRAM.format(*given), "bash", *options, "about:blank"]
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
                 command, pass_fds=given, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -144,8 +155,12 @@ class Browser:
         urls = [urlsplit(request["url"]) for request in self.requests]
         return {url.netloc for url in urls if url.scheme != "chrome-extension"} - {""}
 
-    def picture(self) -> bytes:
-        return base64.b64decode(self("Page.captureScreenshot", format="png")["data"])
+    def picture(self, name: str) -> None:
+        """Have what is seen in the docs, where the caller is asked for that: smaller, as it lies in text."""
+        if os.environ.get("PACS_PICTURES"):
+            clip = {"x": 0, "y": 0, "width": 1400, "height": 760, "scale": 0.6}
+            data = self("Page.captureScreenshot", format="png", clip=clip)["data"]
+            pathlib.Path(os.environ["PACS_PICTURES"], f"{name}.png").write_bytes(base64.b64decode(data))
 
     def close(self) -> None:
         with contextlib.suppress(ProcessLookupError):

@@ -91,9 +91,9 @@ PROBE = (
 class Way:
     """A way to Orthanc: the host of the proxy, the one of Orthanc, and the prefix.
 
-    Equal are all users where there are no readers, and no certificates either. HTTP/2 comes by another site on that
-    nginx: who asks for it there has it for all that share the port. Another Orthanc may be behind that proxy, at
-    another prefix or under another name: there those may write who are readers at the first one, and nobody else.
+    Equal are all users where there are no readers, and no certificates either. Another Orthanc may be behind that
+    proxy, at another prefix or under another name: there those may write who are readers at the first one, and nobody
+    else. Over a connection of HTTP/2 a client then asks for both in turn.
     """
 
     proxy: str
@@ -121,6 +121,7 @@ WAYS = [
     Way("pacs", "pacs", "/"),
     Way("pacs", "pacs", "/", equal=True),
     Way("pacs", "pacs", "/", http2=True),
+    Way("pacs", "pacs", "/", equal=True, http2=True),
     Way("pacs", "pacs", "/orthanc/"),
     Way("pacs", "pacs", "/orthanc/", http2=True),
     Way("front", "store", "/"),
@@ -129,6 +130,7 @@ WAYS = [
     Way("front", "store", "/orthanc/", equal=True),
     Way("front", "store", "/orthanc/", other="pacs", other_prefix="/studies/"),
     Way("front", "store", "/", other="pacs", other_prefix="/", other_name="y"),
+    Way("front", "store", "/", http2=True, other="pacs", other_prefix="/", other_name="y"),
 ]
 EQUAL: dict[str, Any] = {"nginx_readonly_users": [], "nginx_client_ca": "", "nginx_client_names": []}
 AUDIT = "/var/log/pacs/audit.log"
@@ -173,7 +175,7 @@ class Site:
     def play(self, inventory: pathlib.Path, playbook: str, variables: dict[str, Any]) -> None:
         users = {"admin": self.lab.secrets["vault_orthanc_admin_password"]} | USERS
         for host in ("pacs", "front"):
-            self.lab.shell("cd /etc/nginx/conf.d 2> /dev/null && rm -f 00-probe.conf wiki.conf || true", host)
+            self.lab.shell("cd /etc/nginx/conf.d 2> /dev/null && rm -f 00-probe.conf || true", host)
         given = variables | {"orthanc_users": users, "nginx_users": users}
         self.lab.play(playbook, given, inventory=inventory)
 
@@ -196,17 +198,12 @@ class Site:
         text = text.replace('"user"', '"orthanc":"$orthanc_site","user"') if way.other else text
         file.write_text(text, encoding="utf-8")
         run("docker", "cp", file, f"{self.lab.container(way.proxy)}:/etc/nginx/conf.d/00-probe.conf")
-        own, other = "/etc/nginx/conf.d/orthanc.conf", "/etc/nginx/conf.d/wiki.conf"
+        own = "/etc/nginx/conf.d/orthanc.conf"
         self.lab.shell(
             f"grep -q probe.log {own} || sed -i '/pacs_audit;/a access_log /var/log/nginx/probe.log probe;' {own};"
-            f" rm -f /var/log/nginx/probe.log; truncate --size 0 {AUDIT}",
+            f" rm -f /var/log/nginx/probe.log; truncate --size 0 {AUDIT}; systemctl restart nginx",
             way.proxy,
         )
-        if way.http2:
-            site = "server { listen 443 ssl http2; listen [::]:443 ssl http2; server_name wiki; return 404;"
-            certificate = f"grep -E '^ *ssl_certificate(_key)? ' {own}"
-            self.lab.shell(f"(echo '{site}'; {certificate}; echo '}}') > {other}", way.proxy)
-        self.lab.shell("systemctl restart nginx", way.proxy)
 
     def lines(self, path: str, host: str) -> list[dict[str, Any]]:
         """Read lines of JSON, each byte of a text one letter."""
@@ -439,17 +436,17 @@ def contexts(folder: pathlib.Path) -> dict[str, ssl.SSLContext]:
     return made
 
 
-def second(request: bytes) -> tuple[raw.Fields, bytes]:
+def second(request: bytes, name: bytes = b"x") -> tuple[raw.Fields, bytes]:
     """Return what a request is in HTTP/2, as nearly as it can be said there."""
     head, _, body = request.partition(b"\r\n\r\n")
     line, *headers = head.split(b"\r\n")
     method, _, target = line.partition(b" ")
     target = re.sub(rb" +[^ ]*$", b"", target)
-    fields = [(b":method", method), (b":scheme", b"https"), (b":path", target), (b":authority", b"x")]
+    fields = [(b":method", method), (b":scheme", b"https"), (b":path", target), (b":authority", name)]
     for header in headers:
-        name, _, value = header.partition(b":")
-        if header not in (b"Host: x", b"Connection: close"):
-            fields.append((name.lower(), value.strip(b" ")))
+        field, _, value = header.partition(b":")
+        if header not in (b"Host: " + name, b"Connection: close"):
+            fields.append((field.lower(), value.strip(b" ")))
     return fields, body
 
 
@@ -483,10 +480,20 @@ def deliver(site: Site, way: Way, sent: list[tuple[str, list[bytes], bool]], fol
     nobody = ssl.create_default_context()
     nobody.check_hostname, nobody.verify_mode = False, ssl.CERT_NONE
 
+    places = [(prefix, name) for prefix, name, _ in way.places.values()]
+
     def one(prefix: str, name: str, who: str, requests: list[bytes], whole: bool) -> Callable[[], int]:
-        context, texts = machines.get(who, nobody), [filled(request, prefix, name, number) for request in requests]
+        context = machines.get(who, nobody)
         if way.http2:
-            return functools.partial(two, who, [second(text) for text in texts])
+            # The first as asked for, and each further one of the next Orthanc.
+            turn = places.index((prefix, name))
+            turns = itertools.cycle(places[turn:] + places[:turn])
+            asked = [
+                second(filled(request, *place, number), place[1].encode())
+                for request, place in zip(requests, turns, strict=False)
+            ]
+            return functools.partial(two, who, asked)
+        texts = [filled(request, prefix, name, number) for request in requests]
         # Of what may be half a request there may be no answer to wait for.
         wait = 30 if whole else 2
         return lambda: raw.status(raw.send(address, b"".join(texts), context=context, wait=wait))
@@ -494,7 +501,7 @@ def deliver(site: Site, way: Way, sent: list[tuple[str, list[bytes], bool]], fol
     def two(who: str, requests: list[tuple[raw.Fields, bytes]]) -> int:
         return raw.send2(address, requests, machines.get(who, nobody))[0]
 
-    calls = [one(prefix, name, *connection) for prefix, name, _ in way.places.values() for connection in sent]
+    calls = [one(prefix, name, *connection) for prefix, name in places for connection in sent]
     if way.http2:
         for context in (nobody, *machines.values()):
             context.set_alpn_protocols(["h2"])

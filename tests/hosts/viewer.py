@@ -6,6 +6,7 @@ npm fetches its package once, to ``.cache``.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import pathlib
@@ -156,6 +157,30 @@ def test_nobody_sees_it_without_a_login(site: Site, tmp_path: pathlib.Path) -> N
 def test_image_is_seen(site: Site, tmp_path: pathlib.Path, user: str) -> None:
     """By who may change things, and by who may only read."""
     seen(site, tmp_path, "/ohif/", user)
+
+
+@pytest.mark.parametrize("link", ["accession=A-42", "mrn=RIS-42"])
+def test_link_of_a_ris(site: Site, tmp_path: pathlib.Path, link: str) -> None:
+    """It leads to the studies of an order or of a patient, and to those of nobody else; for users alone."""
+    with site.session() as session:
+        for number, name in ((42, "Linked^One"), (43, "Nextdoor^Two")):
+            dataset = pydicom.dcmread(CT)
+            dataset.PatientName, dataset.PatientID, dataset.AccessionNumber = name, f"RIS-{number}", f"A-{number}"
+            for level in ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID"):
+                setattr(dataset, level, f"{dataset[level].value}.{number}")
+            dataset.file_meta.MediaStorageSOPInstanceUID = dataset.SOPInstanceUID
+            content = io.BytesIO()
+            dataset.save_as(content)
+            stored = session.post(site.url("/instances"), data=content.getvalue(), timeout=60)
+            assert stored.status_code == 200, stored.text
+    url = site.url(f"/ohif/?{link}")
+    assert requests.get(url, verify=False, timeout=60).status_code == 401
+    with opened(tmp_path, ("ward", READER)) as browser:
+        browser("Page.navigate", url=url)
+        browser.wait("document.body?.innerText.includes('Linked')")
+        assert not browser.value("document.body.innerText.includes('Nextdoor')")
+        assert browser.errors == []
+        browser.picture("viewer-list")
 
 
 def test_verification_proves_it(site: Site, tmp_path: pathlib.Path) -> None:

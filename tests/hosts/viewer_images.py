@@ -14,10 +14,11 @@ import numpy
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
+from pydicom.encaps import get_frame
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import get_nr_frames, pixel_array
 
-from tests.hosts.browser import Browser, opened
+from tests.hosts.browser import STACK, Browser, opened
 from tests.hosts.conftest import Lab
 from tests.hosts.viewer import Site
 from verification.patient import DOCUMENT, PDF, Image, image, transfer_syntaxes
@@ -32,11 +33,6 @@ WITHOUT = {
 }
 PICTURES = {name: one for name, one in transfer_syntaxes().items() if name not in WITHOUT}
 REPORT = image("reportsi.dcm", "a report that can be read")
-# The stack of images that is seen; nothing as long as there is none.
-STACK = """
-globalThis.stack = () => (globalThis.cornerstone?.getRenderingEngines() ?? []).flatMap(one => one.getViewports())
-    .find(one => one.getCornerstoneImage?.() && one.getImageIds().length)
-"""
 # What it has of each of its images, as it came from the decoder.
 FRAMES = """
 (async () => {
@@ -135,6 +131,21 @@ def test_image_is_shown_as_it_is(site: Site, tmp_path: pathlib.Path, name: str) 
     for number, (values, right) in enumerate(zip(got, expected, strict=True)):
         assert values.shape == right.shape, number
         assert numpy.abs(values - right).max() <= LOSSY.get(name, 0), number
+
+
+@pytest.mark.parametrize("name", ["MR, JPEG 2000", "MR, JPEG-LS", "Colour, JPEG"])
+def test_frame_travels_as_it_is_stored(site: Site, tmp_path: pathlib.Path, name: str) -> None:
+    """What a browser can decode, Orthanc need not: by the words with which the viewer asks for it."""
+    one = PICTURES[name]
+    with study(site, tmp_path, one) as browser:
+        shown(browser)
+        (asked, *_) = [request for request in browser.requests if request["url"].endswith("/frames/1")]
+    accept = {name.lower(): value for name, value in asked["headers"].items()}["accept"]
+    with site.session("ward") as session:
+        answer = session.get(asked["url"], headers={"Accept": accept}, timeout=60)
+    assert answer.status_code == 200
+    assert get_frame(one.dataset.PixelData, 0, number_of_frames=1) in answer.content
+    assert f"transfer-syntax={one.dataset.file_meta.TransferSyntaxUID}".encode() in answer.content
 
 
 def test_canvas_has_each_pixel(site: Site, tmp_path: pathlib.Path) -> None:
@@ -248,6 +259,7 @@ def test_tools_work(site: Site, tmp_path: pathlib.Path, volume: list[Image]) -> 
         )
         assert told == pytest.approx(drawn, abs=0.5)
 
+        browser.picture("viewer-study")
         browser.value("commandsManager.run('toggleHangingProtocol', {protocolId: 'mpr'})")
         planes = "cornerstone.getRenderingEngines().flatMap(one => one.getViewports())"
         browser.wait(f"{planes}.filter(one => one.type == 'orthographic').length == 3")

@@ -75,6 +75,7 @@ PROBE = {
     "engine": {},
     "proxied": [],
     "relayed": [],
+    "nginx_version": "1.26.3",
     "nginx": {"user": "www-data", "group": "www-data"},
     "ipv6": True,
     "viewer": False,

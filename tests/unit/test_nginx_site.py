@@ -260,7 +260,7 @@ def test_site_beside_a_balancer() -> None:
     }
     text = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")
     told = rendered(text, **given)
-    for port in ("80", "443 ssl", "8444 ssl proxy_protocol", "8445"):
+    for port in ("80", "443 ssl http2", "8444 ssl http2 proxy_protocol", "8445"):
         for place in ("127.0.0.1", "192.0.2.1", "[2001:db8::1]"):
             assert f"    listen {place}:{port};\n" in told
     assert told.count("listen ") == 12
@@ -273,7 +273,7 @@ def test_site_beside_a_balancer() -> None:
 
 def test_site_without_a_balancer() -> None:
     told = site("orthanc", {"ipv6": True})
-    assert re.findall(r"listen (.*);", told) == ["80", "[::]:80", "443 ssl", "[::]:443 ssl"]
+    assert re.findall(r"listen (.*);", told) == ["80", "[::]:80", "443 ssl http2", "[::]:443 ssl http2"]
     assert "proxy_protocol" not in told
     assert "$orthanc_authority" not in told
 
@@ -288,3 +288,57 @@ def test_balancer_is_told_of_the_storage() -> None:
     location = watched.partition("location @alive {")[2].partition("}")[0]
     assert location.split()[-2:] == ["proxy_pass", "http://unix:/run/pacs-storage/alive;"]
     assert "auth_request /.index;" in watched
+
+
+@pytest.mark.parametrize(
+    "found, told",
+    [
+        ({"nginx_version": "1.22.1"}, "port"),
+        ({"nginx_version": "1.25.0"}, "port"),
+        ({"nginx_version": "1.25.1"}, "server"),
+        ({"nginx_version": "1.18.0", "distribution": "debian", "release": "13"}, "port"),
+        ({"nginx_version": "", "distribution": "debian", "release": "12"}, "port"),
+        ({"nginx_version": "", "distribution": "debian", "release": "13"}, "server"),
+        ({"nginx_version": "", "distribution": "ubuntu", "release": "24.04"}, "port"),
+        ({"nginx_version": "", "distribution": "ubuntu", "release": "24.10"}, "server"),
+        ({"nginx_version": "", "distribution": "linuxmint", "release": "22"}, "port"),
+        ({}, "port"),
+    ],
+)
+def test_http2_in_the_words_of_that_nginx(found: dict[str, Any], told: str) -> None:
+    text = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")
+    for balancers in ([], ["192.0.2.1"]):
+        given = {"site_found": found, "nginx_balancers": balancers, "nginx_balanced_names": []}
+        for wanted, asked in ((told, True), ("none", False)):
+            lines = [line.strip() for line in rendered(text, nginx_http2=asked, **given).splitlines()]
+            assert lines.count("http2 on;") == (wanted == "server")
+            secured = [line for line in lines if line.startswith("listen ") and " ssl" in line]
+            assert len(secured) == (4 if balancers else 2)
+            assert {" http2" in line for line in secured} == {wanted == "port"}
+
+
+@pytest.mark.parametrize("seconds", [0, 600])
+def test_what_browsers_keep_of_what_orthanc_answers(seconds: int) -> None:
+    text = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")
+    told = rendered(text, nginx_browser_cache=seconds, nginx_prefix="/a.b/")
+    table = told[told.index("$orthanc_caching {") :].partition("\n}\n")[0]
+    rules = re.findall(r'^    "~([^"]+)" "?([^";]+)"?;$', table, re.MULTILINE)
+    # Of patterns the first that fits.
+    frames = "private, max-age=600" if seconds else "no-store"
+    series = "/a.b/dicom-web/studies/1.2/series/3.4"
+    for what, expected in {
+        f"200 {series}/instances/5.6/frames/1": frames,
+        f"404 {series}/instances/5.6/frames/1": "no-store",
+        f"206 {series}/instances/5.6/frames/1": "no-store",
+        f"200 {series}/instances/5.6/frames/1/rendered": "no-store",
+        f"200 {series}/metadata": "no-store",
+        "200 /dicom-web/studies/1.2/series/3.4/instances/5.6/frames/1": "no-store",
+        "502, 200 /a.b/system": "no-store",
+        "200 /a.b/app/explorer.html": "$upstream_http_cache_control",
+        "200 /axb/app/explorer.html": "no-store",
+        "200 /a.b/instances/x/preview": "no-store",
+        # Not Orthanc's, such as the viewer.
+        " /a.b/ohif/": "",
+    }.items():
+        assert next((value for pattern, value in rules if re.search(pattern, what)), "") == expected, what
+    assert ("add_header Vary $orthanc_varies;" in told) == bool(seconds)

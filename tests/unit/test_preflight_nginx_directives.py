@@ -25,7 +25,6 @@ GOOD: dict[str, Any] = {
     ],
     "proxy_set_header": "X-Clinic 'north # wing'",
     "ssl_stapling": "on",
-    "http2": "on",
     "auth_delay": "1s",
     "proxy_hide_header": "Server",
 }
@@ -57,6 +56,8 @@ def test_own_ones_are_those_of_the_role() -> None:
             "ssl_session_tickets",
             "proxy_ssl_verify",
             "listen",
+            "expires",
+            "http2",
             "server_name",
         ),
         *("merge_slashes", "underscores_in_headers", "ignore_invalid_headers", "access_log", "error_log"),
@@ -120,6 +121,7 @@ def test_no_name_of_a_directive(name: Any) -> None:
     [
         ("add_header", "x-frame-options ALLOWALL", "browsers would have it twice"),
         ("add_header", "'Vary' Cookie", "browsers would have it twice"),
+        ("add_header", "Cache-Control private", "browsers would have it twice"),
         ("add_header", "Access-Control-Allow-Origin *", "set nginx_allowed_origins."),
         ("add_header", "$http_x y", "Take it out."),
         ("proxy_set_header", "authorization $http_authorization", "Orthanc would have it twice"),

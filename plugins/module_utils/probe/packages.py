@@ -95,6 +95,7 @@ def look(run: Callable[..., str], offers: bool) -> dict[str, Any]:
     return {
         "packages": sorted(packages),
         "orthanc": orthanc[1] if orthanc else "",
+        "nginx_version": packages.get("nginx", "").partition("-")[0].rpartition(":")[2],
         "offered": list(dict.fromkeys(re.findall(r"\| (?:\d+:)?(\d[\d.]*)", offered))),
         "withheld": [release for release, _priority in table if release not in free],
         "interrupted": interrupted(),

@@ -85,16 +85,11 @@ def _headers(directives: Mapping[str, Any]) -> Iterator[str]:
     given = directives.get("add_header", [])
     names = [str(one).partition(" ")[0].strip("\"'") for one in (given if isinstance(given, list) else [given])]
     for name in names:
-        if name.lower() in ("content-security-policy", "cache-control"):
+        if name.lower() == "content-security-policy":
             yield (
                 f"nginx_server_directives.add_header: the viewer has its own {name}, and browsers would have both; take"
                 " it out, or set ohif_enabled to false."
             )
-    if "expires" in directives:
-        yield (
-            "nginx_server_directives.expires: the viewer has its own Cache-Control, and browsers would have both; take"
-            " it out, or set ohif_enabled to false."
-        )
 
 
 def _in_vain(host: Host) -> Iterator[str]:

@@ -19,6 +19,7 @@ _ROUTE_PART = r"(\*|[A-Za-z0-9._~-]+)"
 RANGES = {
     "nginx_audit_days": (1, 36_500),
     "nginx_ban_after": (0, 1000),
+    "nginx_browser_cache": (0, 31_536_000),
     "nginx_timeout": (1, 86400),
 }
 PROGRAMS = ("nginx",)

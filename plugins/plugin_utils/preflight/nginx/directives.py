@@ -31,13 +31,19 @@ _OF_VARIABLES = {
     "allow": "nginx_allowed_clients",
     "deny": "nginx_allowed_clients",
     "proxy_pass": "nginx_upstream",
+    "http2": "nginx_http2",
+    "expires": "nginx_browser_cache",
 }
 # What the site has of its own, and SERVER may give another value: __nginx_transfer of the role.
 OWN = (
     *(
         "client_body_timeout",
         "client_max_body_size",
+        "proxy_buffer_size",
         "proxy_buffering",
+        "proxy_buffers",
+        "proxy_busy_buffers_size",
+        "proxy_max_temp_file_size",
         "proxy_read_timeout",
         "proxy_request_buffering",
     ),
@@ -68,14 +74,14 @@ _REFUSED = {
     "ssi.*|addition_.*|add_(before|after)_body|xslt_.*|sub_filter.*|perl.*|js_.*|lua_.*|.*_by_lua.*": (
         "it makes something of what passes, which may be what somebody has stored"
     ),
-    "proxy_(cache|store).*|client_body_in_file_only": "it keeps images on the proxy's disk",
+    "proxy_(cache|store|temp|max_temp).*|client_body_in_file_only": "it keeps images on the proxy's disk",
     "more_.*": "add_header and proxy_set_header are looked at; this is not",
     "server_tokens|stub_status|status.*|api": "it tells others about the server",
 }
 # Headers that the role sets, or that are part of how a request is read.
 _ANSWERED = re.compile(
-    "x-content-type-options|x-frame-options|referrer-policy|strict-transport-security|vary|content-length"
-    "|transfer-encoding|connection|location|www-authenticate",
+    "x-content-type-options|x-frame-options|referrer-policy|strict-transport-security|cache-control|expires|vary"
+    "|content-length|transfer-encoding|connection|location|www-authenticate",
     re.IGNORECASE,
 )
 _ASKED = re.compile(
