@@ -192,7 +192,7 @@ KNOWN = {
         "absent: >-": "our own files, and the package's example",
     },
     "roles/nginx/files/make_certificate.sh": {'rm -f "$pair.crt"': "a certificate that is made again at once"},
-    "roles/orthanc/files/pacs_storage.py": {'os.unlink(self._settings["socket"])': "its own socket, in /run"},
+    "roles/orthanc/files/storage_watch.py": {'os.unlink(self._settings["socket"])': "its own socket, in /run"},
     "roles/orthanc/tasks/configure.yml": {
         'purge: ["{{ orthanc_config_dir }}"]': "which may not hold, nor be in, a folder of images",
         "absent: __orthanc_unwanted": "our own files",

@@ -24,7 +24,7 @@ from ansible_collections.dicom.orthanc.plugins.modules import storage_mark
 from tests.repository import ROOT, evaluated
 from tests.unit.module import run
 
-WATCH = ROOT / "roles" / "orthanc" / "files" / "pacs_storage.py"
+WATCH = ROOT / "roles" / "orthanc" / "files" / "storage_watch.py"
 MINE = [os.getuid(), os.getgid()]
 TABLE = """\
 21 1 8:1 / / rw,relatime - ext4 /dev/vda1 rw
