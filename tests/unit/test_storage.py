@@ -23,6 +23,7 @@ from ansible_collections.dicom.orthanc.plugins.modules import storage_mark
 
 from tests.repository import ROOT, evaluated
 from tests.unit.module import run
+from tests.unit.test_preflight_storage import SEEN as BY_ROOT
 
 WATCH = ROOT / "roles" / "orthanc" / "files" / "storage_watch.py"
 MINE = [os.getuid(), os.getgid()]
@@ -31,16 +32,7 @@ TABLE = """\
 22 21 0:40 / /srv/dicom rw,relatime - nfs4 old:/dicom rw,soft
 23 21 0:41 / /srv/dicom rw,nosuid shared:5 - nfs4 nas:/dicom rw,vers=4.2,hard
 """
-SEEN: dict[str, Any] = {
-    "kind": "nfs4",
-    "source": "nas:/dicom",
-    "options": ["hard", "rw"],
-    "mark": "hospital 1234",
-    "used": True,
-    "owner": [105, 110],
-    "root": False,
-    "orthanc": True,
-}
+SEEN: dict[str, Any] = BY_ROOT | {"root": False}
 
 
 def told(account: tuple[int, ...] = (105, 110), **changes: Any) -> list[str]:
