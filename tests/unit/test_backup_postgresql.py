@@ -284,11 +284,22 @@ def test_all_of_the_database_is_backed_up_now_and_then(cluster: Any, age: int | 
         rest.made(time.time() - age * 86400, "0/1")
         rest.made(time.time() - 3600, "0/2", "incr")
     dropped = pathlib.Path(cluster.database._config, "dropped")
-    dropped.write_text("1\n", "utf-8")
+    dropped.write_text("pg_wal/0000000A0000000000000005\n", "utf-8")
     assert cluster.save() == 9
     # Nothing older is forgotten before the backup is good.
     assert [f"--type={kind}", "--no-expire-auto", "backup"] in rest.calls
     assert not dropped.exists()
+
+
+def test_what_is_given_up_beside_a_backup_is_told_until_the_next_one(cluster: Any) -> None:
+    """Unless that begins after it: while the disk is nearly full, what waits goes on to be given up."""
+    Rest(cluster)
+    dropped = pathlib.Path(cluster.database._config, "dropped")
+    for name, stays in (("0000000900000001000000FF", False), ("0000000A0000000000000006", True)):
+        dropped.write_text(f"pg_wal/0000000A0000000000000005\npg_wal/{name}\n", "utf-8")
+        cluster.save()
+        assert dropped.exists() is stays
+        assert ("2 pieces of it were given up" in cluster.doubt()) is stays
 
 
 def test_line_of_time_is_in_each_repository(cluster: Any) -> None:
@@ -654,17 +665,19 @@ def test_damage_in_the_repository(cluster: Any, said: str, code: int, good: bool
 
 
 @pytest.mark.parametrize(
-    "free, said, code, limited, told",
+    "free, said, code, most, told",
     [
-        (30_000, "", 0, False, False),
-        (600, "", 0, False, False),
-        (40, "", 0, True, False),
-        (40, "P00   WARN: dropped WAL file '0000000100000001' because archive queue exceeded 1GB", 0, True, True),
-        (600, "P00  ERROR: [103]: unable to find a valid repository", 103, False, False),
+        (30_000, "", 0, 0, False),
+        (19_000, "", 0, 1024, False),
+        (600, "", 0, 0, False),
+        # A small disk never has 1 GiB of them.
+        (40, "", 0, 250, False),
+        (40, "P00   WARN: dropped WAL file '0000000100000001' because archive queue exceeded 1GB", 0, 250, True),
+        (600, "P00  ERROR: [103]: unable to find a valid repository", 103, 0, False),
     ],
 )
 def test_log_is_given_up_before_the_disk_is_full(
-    tmp_path: pathlib.Path, free: int, said: str, code: int, limited: bool, told: bool
+    tmp_path: pathlib.Path, free: int, said: str, code: int, most: int, told: bool
 ) -> None:
     """And no sooner: the server would stop with it, and Orthanc with that."""
     script = tmp_path / "archive"
@@ -690,7 +703,8 @@ def test_log_is_given_up_before_the_disk_is_full(
     called = (tmp_path / "called").read_text("utf-8").split()
     assert called[-2:] == ["archive-push", "pg_wal/0000000100000001"]
     assert f"--pg1-path={tmp_path}" in called
-    assert ("--archive-push-queue-max=1GiB" in called) is limited
+    limits = [word for word in called if "queue-max" in word]
+    assert limits == ([f"--archive-push-queue-max={most}MiB"] if most else [])
     assert (tmp_path / "dropped").exists() is told
 
 

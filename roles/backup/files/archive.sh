@@ -8,7 +8,9 @@ read -r total free <<END
 $(df --output=size,avail --block-size=1M pg_wal/ | tail -n 1)
 END
 most=
-[ "$free" -gt $((total / 20)) ] || [ "$free" -gt 20480 ] || most=--archive-push-queue-max=1GiB
+# A quarter of a small disk, which may never have 1 GiB of them.
+waits=$((total / 4)); [ "$waits" -lt 1024 ] || waits=1024
+[ "$free" -gt $((total / 20)) ] || [ "$free" -gt 20480 ] || most=--archive-push-queue-max=${waits}MiB
 # PostgreSQL waits for it, and a folder of a NAS that is gone may hang: it has to be tried again, by how full the disk is then.
 said=$(timeout --kill-after=10 300 pgbackrest --config=/etc/pacs/pgbackrest/pgbackrest.conf --stanza=pacs --pg1-path="$PWD" $most \
   archive-push "$piece" 2>&1)

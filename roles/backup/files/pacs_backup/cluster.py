@@ -21,7 +21,7 @@ import subprocess
 import time
 from typing import Any
 
-from .common import MIB, SILENT, SPARE, Failed, open_folder, owned, size
+from .common import MIB, SILENT, SPARE, Failed, open_folder, owned
 from .database import Database, login_of
 from .repository import ELSEWHERE, epoch
 
@@ -272,15 +272,14 @@ class Cluster:
         self.gap, info = {}, self.ours()
         full = [one["timestamp"]["stop"] for one in info["backup"] if one["type"] == "full" and not one["error"]]
         fresh = bool(full) and max(full) > time.time() - self.settings["database_full_days"] * 86400
-        dropped = size(KEPT / "dropped")
         # PostgreSQL sends that once, when it begins its log anew, as after a restore: perhaps to another repository.
         for history in sorted(self.data.glob("pg_wal/*.history"))[-1:]:
             self.ask("archive-push", str(history), timeout=LOGGED)
         self.ask(f"--type={'incr' if fresh else 'full'}", "--no-expire-auto", "backup")
-        # What was given up meanwhile may have come after it.
-        if size(KEPT / "dropped") == dropped:
-            (KEPT / "dropped").unlink(missing_ok=True)
         made = self.info()["backup"]
+        # What was given up meanwhile may be what comes after it.
+        if all(name < made[-1]["archive"]["start"] for name in dropped()):
+            (KEPT / "dropped").unlink(missing_ok=True)
         before = [one for one in made[:-1] if one["database"]["id"] == made[-1]["database"]["id"]]
         if before:
             # What was just made is no worse for what cannot be told of the log before it.
@@ -333,14 +332,10 @@ class Cluster:
 
     def doubt(self) -> str:
         """Return what is wrong with its log, without which it cannot be had as of any moment."""
-        with contextlib.suppress(FileNotFoundError):
-            # It is that of PostgreSQL's user.
-            opened = os.open(KEPT / "dropped", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with open(opened, encoding="utf-8", errors="replace") as file:
-                dropped = file.read().split()
+        if names := dropped():
             return (
                 "The log of the database did not get to the repository until its disk was nearly full, and"
-                f" {len(dropped)} pieces of it were given up: the database cannot be had as it was between the last"
+                f" {len(names)} pieces of it were given up: the database cannot be had as it was between the last"
                 " backup and the next one. Run playbooks/backup.yml once the repository can be reached."
             )
         if not SENDS.exists():
@@ -613,6 +608,16 @@ def emptied(opened: int) -> None:
                 os.unlink(name, dir_fd=at)
             else:
                 os.rmdir(name, dir_fd=at)
+
+
+def dropped() -> list[str]:
+    """Return which pieces of the log were given up since the last backup, each by its name, the line of time first."""
+    with contextlib.suppress(FileNotFoundError):
+        # It is that of PostgreSQL's user.
+        opened = os.open(KEPT / "dropped", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(opened, encoding="utf-8", errors="replace") as file:
+            return [line.rpartition("/")[2] for line in file.read().split()]
+    return []
 
 
 def user() -> dict[str, Any]:
