@@ -33,8 +33,8 @@ test-all: test $(SHARDS) ## `make test`, and every shard of what takes longer
 test-sanity: setup ## ansible-test's sanity tests
 	tools/sanity
 
-test-scenarios: lab ## the scenarios that `make test` leaves out
-	pytest tests/hosts/test_scenarios.py -m later -n 2 --dist loadfile -rA --tb=short
+test-scenarios: lab ## the scenarios of molecule, each step of each
+	pytest tests/hosts/test_scenarios.py -n 2 --dist loadfile -rA --tb=short
 
 test-later: lab ## the other tests on hosts that `make test` leaves out
 	pytest tests/hosts -m later -n 2 --dist loadfile -rA --tb=short $(foreach name,scenarios apt backup backup_mariadb backup_postgresql backup_stores chain schema import,--ignore tests/hosts/test_$(name).py)

@@ -19,7 +19,6 @@ settings.load_profile("repeatable")
 LONGEST = (
     "cut",
     "demo",
-    "scenarios",
     "docker",
     "verification",
     "certificates",

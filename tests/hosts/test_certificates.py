@@ -319,6 +319,7 @@ def cut_off_before_the_key(own: Site, acme: Acme) -> None:
     assert own.served("pacs", acme.root()) != before
 
 
+@pytest.mark.later
 def test_certificate_comes_from_acme_and_is_renewed(own: Site, acme: Acme) -> None:
     lab = own.lab
     lab.play(variables=from_acme(acme), inventory=own.inventory, arguments=ONLY)
@@ -347,6 +348,7 @@ def test_certificate_comes_from_acme_and_is_renewed(own: Site, acme: Acme) -> No
     )
 
 
+@pytest.mark.later
 def test_site_goes_on_when_acme_does_not(own: Site, acme: Acme) -> None:
     before = own.served("pacs", acme.root())
     gone = from_acme(acme, nginx_acme_directory=acme.directory.replace("14000", "14001"))

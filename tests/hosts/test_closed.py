@@ -158,6 +158,7 @@ def test_a_leak_would_be_found(site: Site) -> None:
     site.lab.shell("rm /srv/note /var/log/x.log")
 
 
+@pytest.mark.later
 def test_nothing_opens_again(site: Site) -> None:
     """Not by packages that are installed again, and not by a restart of the host."""
     state = (

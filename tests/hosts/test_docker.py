@@ -241,6 +241,7 @@ def test_scripts_are_tried_in_a_container_of_their_own(site: Site, tmp_path: pat
     assert " changed=0 " in site.deploy(variables).split("pacs :")[1].split("registry :")[0]
 
 
+@pytest.mark.later
 def test_to_packages_and_back(site: Site) -> None:
     site.deploy({"orthanc_install_method": "apt"})
     assert site.release() == "1.12.7"

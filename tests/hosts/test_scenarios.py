@@ -8,14 +8,12 @@ import pytest
 from tests.checks import outcomes
 from tests.hosts.conftest import ROOT, run
 
+# In `make test`, the quickstart is the demo; databases and the relay have tests of their own.
+pytestmark = pytest.mark.later
 SCENARIOS = sorted(path.parent.name for path in ROOT.glob("molecule/*/molecule.yml"))
-# In `make test`: MariaDB, by each step. The quickstart is the demo; PostgreSQL and the relay have tests of their own.
-AT_EACH_CHANGE = {"single-mysql"}
 
 
-@pytest.mark.parametrize(
-    "scenario", [pytest.param(name, marks=[] if name in AT_EACH_CHANGE else pytest.mark.later) for name in SCENARIOS]
-)
+@pytest.mark.parametrize("scenario", SCENARIOS)
 def test_scenario(scenario: str, logs: pathlib.Path) -> None:
     done = run("molecule", "test", "--scenario-name", scenario, timeout=1200, check=False)
     log = logs / f"molecule-{scenario}.log"
