@@ -16,7 +16,9 @@ import pathlib
 import re
 import shutil
 import stat
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from .backup import LEVEL, Backup
@@ -126,12 +128,13 @@ class Restore(Beside):
             # Of the same server.
             told["moment"] = told.get("moment", {}) | {"at": in_utc(at)}
         self.fits(snapshot, told)
-        said = restore(self.repository, snapshot, told, self.tree, ["[0-9a-f][0-9a-f]"])
         index, storage = self.inside(stage) / "index", self.inside(told["storage_dir"])
-        if not index.exists():
-            raise Failed(f"Nothing was restored: the index cannot be read. {' '.join(said)}")
-        images = self.recover(index, told, at)
-        compared, wrong = compare(index, storage, set(EVERYTHING), sums=True)
+        with written():
+            said = restore(self.repository, snapshot, told, self.tree, ["[0-9a-f][0-9a-f]"])
+            if not index.exists():
+                raise Failed(f"Nothing was restored: the index cannot be read. {' '.join(said)}")
+            images = self.recover(index, told, at)
+            compared, wrong = compare(index, storage, set(EVERYTHING), sums=True)
         self.earlier(index, storage, told, others, wrong)
         if at:
             self.still_there(index, storage, wrong)
@@ -154,7 +157,6 @@ class Restore(Beside):
             )
         storage.mkdir(parents=True, exist_ok=True)
         self.beside_index(index)
-        # restic leaves that to the kernel.
         os.sync()
         report = {"host": self.backup.settings["host"], "snapshot": str(snapshot["id"])}
         report |= {
@@ -586,6 +588,24 @@ class Restore(Beside):
                         f" before is in {self.backup.storage}/.pacs-before-*."
                     ) from error
                 time.sleep(0.2)
+
+
+@contextlib.contextmanager
+def written() -> Iterator[None]:
+    """Have the disk at work meanwhile: restic leaves it to the kernel, which may begin when all is there."""
+    over = threading.Event()
+
+    def write() -> None:
+        while not over.wait(1):
+            os.sync()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        yield
+    finally:
+        over.set()
+        writer.join()
 
 
 def moved(name: str, source: int, target: int) -> None:
