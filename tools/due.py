@@ -21,7 +21,10 @@ def git(*arguments: str) -> str:
 def main(commit: str, *shards: str) -> None:
     table = yaml.safe_load((ROOT / "tests" / "shards.yml").read_text(encoding="utf-8"))
     for shard in shards or table:
-        paths = ("--", *table[shard])
+        # What several have in common is a list of its own.
+        paths = ["--"]
+        for entry in table[shard]:
+            paths += entry if isinstance(entry, list) else [entry]
         change = git("log", "--max-count=1", "--format=%h %s", f"{commit}..HEAD", *paths)
         if git("status", "--porcelain", *paths):
             change = "what is not committed yet"

@@ -6,14 +6,18 @@ import shutil
 
 from tests.repository import ROOT, load, run
 
-SHARDS: dict[str, list[str]] = load("tests/shards.yml")
+SHARDS: dict[str, list[str]] = {
+    shard: [path for entry in entries for path in (entry if isinstance(entry, list) else [entry])]
+    for shard, entries in load("tests/shards.yml").items()
+}
 
 
 def test_every_shard_names_its_paths() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     assert f"\nSHARDS := {' '.join(SHARDS)}\n" in makefile
     for shard, paths in SHARDS.items():
-        gone = [path for path in paths if not run("git", "-c", "safe.directory=*", "ls-files", "--", path).stdout]
+        listed = ("git", "-c", "safe.directory=*", "ls-files", "--")
+        gone = [path for path in paths if not run(*listed, path.removeprefix(":!")).stdout]
         assert not gone, f"{shard} names what is not there: {gone}"
         recipe = makefile.partition(f"\n{shard}: ")[2].partition("\n\n")[0].partition("--ignore")[0]
         assert set(re.findall(r"(?:tests/hosts|tools)/\w+(?:\.py)?\b", recipe)) - {"tests/hosts"} <= set(paths), shard
@@ -50,6 +54,8 @@ def test_change_makes_due(tmp_path: pathlib.Path) -> None:
     assert due(later) == {}
     change("roles/mysql/tasks/main.yml")
     assert due(later, "test-many", "test-mysql") == {"test-mysql": "roles/mysql/tasks/main.yml"}
+    assert "test-backup" in due(change("roles/backup/tasks/main.yml") + "~1")
+    assert "test-matrix" not in due("HEAD~1"), "its sites have no backups"
     (tmp_path / "lab").mkdir()
     (tmp_path / "lab" / "new").touch()
     assert "test-matrix" in due("HEAD"), "what is not committed yet is a change too"
