@@ -93,6 +93,10 @@ options:
     type: list
     elements: str
     default: []
+  watchdog:
+    description: The device of a watchdog that is to be there, or empty.
+    type: path
+    default: ""
   offers:
     description: Ask the package sources even where Orthanc is installed, which takes half a second.
     type: bool
@@ -356,6 +360,10 @@ address:
   type: dict
   returned: always
   sample: {device: eth0, network: 192.0.2.0/24, held: false, taken: ""}
+watchdog:
+  description: Whether the device that was asked for is there.
+  type: bool
+  returned: always
 listening:
   description: TCP ports that are in use, each with the name of the program, or C(another program).
   type: dict
@@ -367,6 +375,7 @@ import hashlib
 import locale
 import os
 import pwd
+import stat
 import time
 
 from ansible.module_utils import distro
@@ -404,6 +413,14 @@ def trusted(folder: str) -> str:
         return ""
 
 
+def is_device(path: str) -> bool:
+    """Tell whether something is there that the kernel writes to; to open a watchdog would start it."""
+    try:
+        return stat.S_ISCHR(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 def said_of(image: str, file: str) -> tuple[list[str], tuple[str, dict[str, str]]]:
     """Return the commands by which an image was asked, and its version and options; nothing if it was not."""
     kept = State(file).read() if image and file else {}
@@ -433,6 +450,7 @@ def main() -> None:
             "answers": {"type": "path", "default": ""},
             "nginx": {"type": "bool", "default": False},
             "address": {"type": "list", "elements": "str", "default": []},
+            "watchdog": {"type": "path", "default": ""},
             "offers": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
@@ -481,6 +499,7 @@ def main() -> None:
         # One of ours that was kept from starting may still be half configured.
         nginx_refusal=nginx.refusal(module) if params["nginx"] and "nginx" not in masked else "",
         address=address.look(run, *params["address"]) if params["address"] else {},
+        watchdog=bool(params["watchdog"]) and is_device(params["watchdog"]),
         listening=ports.listening(run, *params["address"][:1]),
         no_way=ports.no_way(*params["server"]) if params["server"] else "",
         silent=ports.silent(params["others"], read_folder(params["config_dir"])) if params["others"] else [],

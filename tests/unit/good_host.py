@@ -70,6 +70,7 @@ PROBE = {
     "no_way": "",
     "silent": [],
     "trusted": "",
+    "watchdog": False,
     "interrupted": False,
     "policy": "",
     "engine": {},

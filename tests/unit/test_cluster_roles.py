@@ -106,12 +106,24 @@ def test_claim_is_kept_by_an_interface_with_conditions(release: str, store: str,
     """Patroni 3 writes over the claim of another one by etcd's third interface."""
     known = {"site_found": {"release": release}, "postgresql_etcd": ["192.0.2.1:2379"]}
     asked = trust_as_template("{{ __postgresql_patroni.keys() | select('match', 'etcd') | list }}")
-    known |= {"__postgresql_patroni_base": {}}
+    known |= {"__postgresql_patroni_base": {}, "postgresql_watchdog": ""}
     assert evaluated(asked, SERVER[0], **known) == [store]
     asked = trust_as_template("{{ __etcd_base['enable-v2'] }}")
     etcd = {"etcd_members": {"pacs": "192.0.2.1"}, "etcd_peer_port": 2380, "etcd_client_port": 2379}
     here = {"etcd_address": "192.0.2.1", "inventory_hostname": "pacs"}
     assert evaluated(asked, "roles/etcd/vars/main.yml", **known, **etcd, **here) is second
+
+
+@pytest.mark.parametrize("device", ["", "/dev/watchdog0"])
+def test_patroni_has_a_watchdog_where_there_is_one(device: str) -> None:
+    """By itself it would take one that it may open; its user may open that one alone."""
+    known: dict[str, Any] = {"site_found": {"release": "debian-13"}, "postgresql_watchdog": device}
+    known |= {"__postgresql_patroni_base": {}, "__postgresql_patroni_etcd": {}}
+    found = evaluated(trust_as_template("{{ __postgresql_patroni }}"), SERVER[0], **known)
+    assert found.get("watchdog") == ({"mode": "required", "device": device} if device else None)
+    unit = (ROOT / "templates/etc/systemd/system/patroni@.service.d/pacs.conf.j2").read_text("utf-8")
+    said = evaluated(trust_as_template(unit), SERVER[0], ansible_managed="", **known)
+    assert (f"ExecStartPre=+/usr/bin/chown postgres {device}" in said.splitlines()) is bool(device)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ def test_good_cluster() -> None:
     # One that is alone is its owner's.
     assert server(postgresql_settings={"synchronous_commit": "off"}, postgresql_etcd=[]) == []
     assert server(listening={"8008": "patroni", "5432": "postgres"}) == []
+    assert server(postgresql_watchdog="/dev/watchdog0", watchdog=True) == []
 
 
 @pytest.mark.parametrize(
@@ -102,6 +103,10 @@ def test_wrong_etcd(changes: dict[str, Any], told: str, part: str) -> None:
         ({"postgresql_tls_authority": ""}, "postgresql_tls_certificate", "run `make certificates"),
         ({"postgresql_address": "192.0.2.7"}, "postgresql_tls_certificate", "not for postgresql_address '192.0.2.7'"),
         ({"postgresql_failover_seconds": 29}, "postgresql_failover_seconds", "choose a number from 30 to 600"),
+        ({"postgresql_watchdog": "watchdog"}, "postgresql_watchdog", "'watchdog' is no device such as /dev/watchdog"),
+        ({"postgresql_watchdog": "/dev/../x"}, "postgresql_watchdog", "'/dev/../x' is no device"),
+        ({"postgresql_watchdog": "/dev/watchdog"}, "postgresql_watchdog", "/dev/watchdog is no device of this host"),
+        ({"postgresql_watchdog": "/dev/watchdog", "postgresql_etcd": []}, "postgresql_watchdog", "stands alone"),
     ],
 )
 def test_wrong_server_of_a_cluster(changes: dict[str, Any], told: str, part: str) -> None:

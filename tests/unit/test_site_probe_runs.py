@@ -51,6 +51,12 @@ def call(tmp_path: pathlib.Path, programs: Systemd, capsys: pytest.CaptureFixtur
     return called
 
 
+def test_watchdog_is_a_device(call: Call, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "watchdog").touch()
+    for path, there in {"": False, tmp_path / "none": False, tmp_path / "watchdog": False, "/dev/null": True}.items():
+        assert call(watchdog=str(path))["watchdog"] is there
+
+
 def test_whom_orthanc_trusts(call: Call, tmp_path: pathlib.Path) -> None:
     assert call()["trusted"] == ""
     (tmp_path / "config").mkdir()

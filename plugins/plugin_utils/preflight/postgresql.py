@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import values
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight.host import Host
@@ -18,6 +19,7 @@ RANGES = {
     "postgresql_reserved_connections": (5, 10_000),
 }
 PROGRAMS = ("postgres",)
+DEVICE = re.compile(r"/dev/[A-Za-z0-9_-]{1,64}")
 # Of its REST interface, by which the servers ask each other.
 PATRONI_PORT = "8008"
 # Settings that the role has from elsewhere, and the variable for it, if there is one.
@@ -33,8 +35,14 @@ NAME = re.compile(r"(?!(postgres|template[01]|public|none|pg_.*)$)[A-Za-z0-9_][A
 SETTING = re.compile(r"[a-z_][a-z0-9_]*(\.[a-z_][a-z0-9_]*)?")
 
 
+def look(host: Host) -> dict[str, Any]:
+    device = str(host.variables["postgresql_watchdog"])
+    return {"watchdog": device} if DEVICE.fullmatch(device) else {}
+
+
 def problems(host: Host) -> Iterator[str]:
     variables = host.variables
+    yield from _watchdog(host)
     yield from values.pair("postgresql_tls", variables)
     yield from values.names("postgresql_tls_certificate", "postgresql_address", variables)
     yield from values.settings("postgresql_settings", variables, SETTINGS)
@@ -59,6 +67,22 @@ def problems(host: Host) -> Iterator[str]:
         yield (
             f"postgresql_settings: max_connections is {most}, and {asked + int(reserved)} are needed: {asked} for"
             f" {len(clients)} clients and postgresql_reserved_connections, {reserved}. Raise it, or leave it out."
+        )
+
+
+def _watchdog(host: Host) -> Iterator[str]:
+    """What restarts a host; without it none becomes primary that has been told of one."""
+    device = str(host.variables["postgresql_watchdog"])
+    if not device:
+        return
+    if not DEVICE.fullmatch(device):
+        yield f"postgresql_watchdog: '{device}' is no device such as /dev/watchdog."
+    elif not host.variables["postgresql_etcd"]:
+        yield "postgresql_watchdog: this server stands alone, and nobody takes its place; it is for one of a cluster."
+    elif host.probe and not host.probe["watchdog"]:
+        yield (
+            f"postgresql_watchdog: {device} is no device of this host, and without it this server would never become"
+            " primary. Load the module of its hardware (softdog where it has none), or leave it empty."
         )
 
 
