@@ -558,7 +558,7 @@ def test_removal(site: Site) -> None:
     """The repository stays, and is told of what restores have kept."""
     site.play("backup", limit="old")
     said = site.play("remove", limit="old", remove="service of old")
-    assert f"which go by hand: {INDEX}/.pacs-before-" in said
+    assert f"which goes by hand: {INDEX}/.pacs-before-" in said
     left = "find /etc /var/lib /var/cache -name '*pacs-backup*' -o -name '*pacs-drill*' -o -path '*pacs/backup*'"
     assert site.lab.shell(left, "old") == ""
     assert site.lab.shell(f"ls {REPOSITORY}/snapshots", "old").strip()

@@ -323,17 +323,18 @@ def test_restore_onto_the_other_release(site: Dumped) -> None:
 @pytest.mark.parametrize("host", HOSTS)
 @pytest.mark.parametrize("attack", [r"\\! id > OWNED", "system id > OWNED", r"\\T OWNED", r"\\. /etc/passwd", "edit"])
 def test_dump_that_attacks_gives_nobody_a_shell(site: Dumped, host: str, attack: str) -> None:
-    """Neither by a drill nor by a restore, which leaves the archive as it is."""
+    """Neither by a drill nor by a restore, which leaves the archive as it is; to call an editor does nothing."""
     lab, count = site.lab, site.images(host)
+    lab.shell(f"printf '#!/bin/sh\ntouch {ARCHIVE}/owned\n' > /usr/local/bin/vi; chmod 755 /usr/local/bin/vi", host)
     lab.shell(INSTEAD.format(does=ATTACKS.format(attack=attack.replace("OWNED", f"{ARCHIVE}/owned"))), host)
     try:
         assert "Backed up" in site.play("backup", limit=host)
     finally:
         lab.shell("rm /usr/local/bin/mariadb-dump", host)
-    assert "The dump of the index cannot be read" in site.play("drill", limit=host, check=False)
-    said = site.play("restore", limit=host, check=False, restore=f"archive of {host}")
-    assert "The dump of the index cannot be read" in said
-    assert lab.shell(f"ls {ARCHIVE} | grep owned", host, check=False) == ""
+    said = site.play("drill", limit=host, check=False)
+    said += site.play("restore", limit=host, check=False, restore=f"archive of {host}")
+    assert said.count("The dump of the index cannot be read") >= 2 or attack == "edit"
+    assert lab.shell(f"ls {ARCHIVE} | grep owned; rm /usr/local/bin/vi", host, check=False) == ""
     assert site.images(host) == count
     assert "Backed up" in site.play("backup", limit=host)
 

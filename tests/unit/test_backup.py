@@ -840,6 +840,22 @@ def test_drill_finds_damage_that_touches_no_image(backed: Backed, monkeypatch: p
     assert "it is damaged" in wrong
 
 
+@pytest.mark.parametrize("read", [True, False])
+def test_index_that_is_damaged_is_the_repository_s_fault_where_that_is_damaged(
+    backed: Backed, monkeypatch: pytest.MonkeyPatch, read: bool
+) -> None:
+    """Restic leaves holes where it could not read."""
+    if read:
+        backed.restic.answers["check"] = (1, "pack 1234: ciphertext verification failed")
+    with open(backed.index, "r+b") as file:
+        file.seek(4096)
+        file.write(bytes(8192))
+    wrong, report = drilled(backed, monkeypatch)
+    assert "The copy of the index is damaged" in wrong
+    assert ("is not whole: " in wrong and "it is damaged" in wrong) is read
+    assert len(report["damage"]) == read
+
+
 def test_drill_without_room_is_not_begun(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
     free = backed.host.program.shutil.disk_usage("/")._replace(free=1 << 29, total=1 << 30)
     monkeypatch.setattr(backed.host.program.shutil, "disk_usage", lambda _path: free)

@@ -93,8 +93,23 @@ class Drill(Beside):
         if self.recovered:
             self.recovered.cluster.room(self.recovered.folder.parent, way_out)
         damage = self.read_all(percent, before.get("part", 0))
+        try:
+            self.proved(last, told, folders, damage)
+        except Failed as error:
+            if not damage or str(error).startswith("The backup of "):
+                raise
+            raise Failed(f"The backup of {told['time']} is not whole: {' '.join(damage[:3])} {error}") from error
+        finally:
+            self.report |= {"damage": damage, "seconds": round(time.monotonic() - began, 1)}
+
+    def proved(self, last: dict[str, Any], told: dict[str, Any], folders: set[str], damage: list[str]) -> None:
+        """Restore and serve it. :raises Failed: if anything is not as it has to be.
+
+        :param damage: what of the repository cannot be read, to which comes what could not be restored.
+        """
         self.restored(last, told, folders)
         damage += self.report.pop("unrestored")
+        stage = tagged(last, "index")
         index, storage = self.inside(stage) / "index", self.inside(told["storage_dir"])
         counts = check_index(index)
         compared, wrong = compare(index, storage, folders, sums=True)
@@ -106,11 +121,9 @@ class Drill(Beside):
         lost = set(told.get("missing", []))
         self.report["missing_before"] = [line for line in wrong["missing"] if line.split()[0] in lost]
         self.report["missing"] = wrong["missing"] = [line for line in wrong["missing"] if line.split()[0] not in lost]
-        self.report["damage"] = damage
         # The next one goes on from there.
-        self.report["next"] = (before.get("next", 0) + len(folders)) % 256
+        self.report["next"] = (self.backup.status().get("drill", {}).get("next", 0) + len(folders)) % 256
         self.report["served"] = self.served(index, storage, folders, counts["instances"], told)
-        self.report["seconds"] = round(time.monotonic() - began, 1)
         if damage or wrong["missing"] or wrong["damaged"]:
             raise Failed(
                 f"The backup of {told['time']} is not whole: {len(wrong['missing'])} files are missing and"
