@@ -5,6 +5,7 @@ npm fetches its package once, to ``.cache``.
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -12,6 +13,8 @@ import os
 import pathlib
 import re
 import socket
+import struct
+import zlib
 from typing import Any
 
 import pydicom
@@ -26,6 +29,7 @@ from tests.hosts.browser import opened
 from tests.hosts.certificates import pem
 from tests.hosts.conftest import QUICKSTART, ROOT, Lab
 from tests.hosts.test_site import changed
+from verification.test_access import SECURITY_HEADERS
 
 FETCHED = ("env", f"XDG_CACHE_HOME={ROOT / '.cache'}")
 # What the viewer is called, where it has a name of its own.
@@ -100,6 +104,16 @@ LOOK = (
 )
 
 
+PLUGINS: dict[str, Any] = {"orthanc_plugins": ["dicomweb", "webviewer", "wsi"]}
+# A slide that the plugin's own program makes out of a picture: its files, one to a line.
+SLIDE = """
+cd "$(mktemp -d)"
+base64 --decode > picture.png << 'END'
+{}
+END
+OrthancWSIDicomizer picture.png --folder . > log 2>&1 || {{ cat log >&2; exit 1; }}
+for file in *.dcm; do base64 --wrap 0 $file; echo; done
+"""
 # All that is written for the site and the viewer, by what is in it.
 TRACES = "find /etc/pacs /etc/nginx /var/lib/pacs/viewer -type f | sort | xargs sha256sum"
 RULES = {
@@ -242,6 +256,57 @@ def test_by_a_certificate(site: Site, tmp_path: pathlib.Path) -> None:
     seen(site, tmp_path / "person-named", "/", "ward", NAME, person)
     seen(site, tmp_path / "station-named", "/", "", NAME, station)
     site.deploy()
+
+
+def test_viewers_of_orthanc(site: Site, tmp_path: pathlib.Path) -> None:
+    """Debian's packages of them: its web viewer, and the one for whole slides."""
+    site.deploy(**PLUGINS)
+    assert not changed(site.deploy(**PLUGINS))
+    others_seen(site, tmp_path, "/")
+    proved(site, tmp_path / "report", **PLUGINS)
+    site.deploy()
+
+
+def picture() -> bytes:
+    """Make a picture of many colours, in PNG."""
+    rows = b"".join(b"\0" + bytes(n for x in range(1024) for n in (x // 64 * 16, y // 64 * 16, 99)) for y in range(1024))
+    head = struct.pack(">IIBBBBB", 1024, 1024, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    whole = [
+        struct.pack(">I", len(part)) + name + part + struct.pack(">I", zlib.crc32(name + part)) for name, part in parts
+    ]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(whole)
+
+
+def others_seen(site: Site, folder: pathlib.Path, prefix: str) -> None:
+    """See a CT in the one and a slide in the other as a reader, who changes nothing. Without a login nobody does."""
+    with site.session() as session:
+        made = session.post(site.url(f"{prefix}instances"), data=CT.read_bytes()).json()
+        series = {"web-viewer": made["ParentSeries"]}
+        for file in site.lab.shell(SLIDE.format(base64.b64encode(picture()).decode()), site.host).split():
+            made = session.post(site.url(f"{prefix}instances"), data=base64.b64decode(file)).json()
+            series["wsi"] = made["ParentSeries"]
+    pages = {name: f"{prefix}{name}/app/viewer.html?series={series[name]}" for name in series}
+    for name, page in pages.items():
+        answer = site.get(page, "ward")
+        assert answer.status_code == 200
+        assert answer.headers.items() >= SECURITY_HEADERS.items()
+        assert answer.headers["Cache-Control"] == "no-store"
+        assert requests.get(site.url(page), verify=False, timeout=60).status_code == 401
+        with site.session("ward") as ward:
+            for method in ("POST", "PUT", "DELETE"):
+                for path in (page, f"{prefix}{name}/series/{series[name]}", f"{prefix}series/{series[name]}"):
+                    assert ward.request(method, site.url(path), timeout=60).status_code == 403
+        (folder / name).mkdir(parents=True)
+        with opened(folder / name, ("ward", READER)) as browser:
+            browser("Page.navigate", url=site.url(page))
+            browser.wait(f"{GREYS} > 20")
+            assert browser.errors == []
+            assert browser.hosts == {site.lab.address[site.host]}
+    trail = [json.loads(line) for line in site.lab.shell("cat /var/log/pacs/audit.log", site.host).splitlines()]
+    told = {line["resource"] for line in trail if line["user"] == "ward" and line["status"] == 200}
+    assert [path for path in told if path.startswith(f"{prefix}web-viewer/instances/")]
+    assert [path for path in told if path.startswith(f"{prefix}wsi/tiles/{series['wsi']}/")]
 
 
 def viewers(site: Site) -> set[str]:
@@ -494,6 +559,9 @@ def test_below_a_path_on_another_release(tmp_path: pathlib.Path) -> None:
         assert site.get("/ohif/").status_code == 404
         assert not changed(site.deploy(nginx_prefix="/orthanc/"))
         proved(site, tmp_path / "report", nginx_prefix="/orthanc/")
+        below = PLUGINS | {"nginx_prefix": "/orthanc/"}
+        site.deploy(**below)
+        others_seen(site, tmp_path / "others", "/orthanc/")
         stored(site, "/orthanc/")
         seen(site, tmp_path / "browser", "/orthanc/ohif/", "ward")
         named = NAMED | {"nginx_prefix": "/orthanc/"}
