@@ -305,7 +305,8 @@ def others_seen(site: Site, folder: pathlib.Path, prefix: str) -> None:
         with opened(folder / name, ("ward", READER)) as browser:
             browser("Page.navigate", url=site.url(page))
             browser.wait(f"{GREYS} > 20")
-            assert browser.errors == []
+            # Browsers ask for it at the root, where Orthanc may not be.
+            assert [error for error in browser.errors if "/favicon.ico" not in error] == []
             assert browser.hosts == {site.lab.address[site.host]}
     trail = [json.loads(line) for line in site.lab.shell("cat /var/log/pacs/audit.log", site.host).splitlines()]
     told = {line["resource"] for line in trail if line["user"] == "ward" and line["status"] == 200}
@@ -446,7 +447,7 @@ def test_name_of_its_own(site: Site, tmp_path: pathlib.Path) -> None:
         assert rules(admin, ward, site) == RULES
     trail = site.lab.shell("tail -n 500 /var/log/pacs/audit.log").splitlines()
     told = {(line["user"], line["resource"]) for line in map(json.loads, trail)}
-    assert {("ward", "/viewer"), ("admin", "/dicom-web/studies"), ("ward", "/system")} <= told
+    assert {("ward", "/index.html"), ("ward", "/dicom-web/studies"), ("admin", "/app-config.js")} <= told
     seen(site, tmp_path / "browser", "/", "ward", NAME)
     proved(site, tmp_path / "report", **NAMED)
     assert changed(site.deploy("--check", "--diff"))
