@@ -28,6 +28,7 @@ class Site:
     plain_port: int
     ban_after: int
     viewer: str
+    viewer_site: str
     relay_port: int
     relay_certificate: str
     certificate: str
@@ -106,6 +107,7 @@ class Site:
                 plain_port=face["http_port"],
                 ban_after=face["ban_after"],
                 viewer=face["viewer"],
+                viewer_site=face["viewer_site"],
                 certificate=certificate,
                 certificate_file=face["certificate"],
                 users_file=face["users_file"],

@@ -147,7 +147,18 @@ class Topology:
 
     def _server_names(self, proxy: str) -> list[str]:
         orthancs = self._orthancs(proxy) or [proxy]
-        return list(dict.fromkeys(self._server_name(name, proxy) for name in orthancs))
+        names = [*(self._server_name(name, proxy) for name in orthancs), self._viewer_name(proxy)]
+        return [name for name in dict.fromkeys(names) if name]
+
+    def _viewer_name(self, proxy: str) -> str:
+        """The name that the viewer of a proxy has of its own; empty if it has none."""
+        host = self._host(proxy)
+        served = proxy in self._group("nginx") and boolean(host["ohif_enabled"], strict=False)
+        return str(host["ohif_server_name"]).lower() if served else ""
+
+    @property
+    def viewer_name(self) -> str:
+        return self._viewer_name(self._name)
 
     @property
     def proxies(self) -> list[str]:
@@ -213,16 +224,18 @@ class Topology:
         proxy, names = self._host(name), self._server_names(name)
         host, prefix = self._server_name(orthanc, name), self._set_for(orthanc, name, "nginx_prefix")
         https_port, kind = number(proxy["nginx_https_port"]), "acme" if proxy["nginx_acme_directory"] else "self-signed"
+        port = "" if https_port == 443 else f":{https_port}"
         made = "site" if proxy["nginx_tls_certificate"] else f"{kind}-{certificate_name(names)}"
         return {
             "proxy": name if name in self._group("nginx") else "",
             "host": host,
             "http_port": number(proxy["nginx_http_port"]),
             "prefix": prefix,
-            "url": f"https://{netloc(host)}{'' if https_port == 443 else f':{https_port}'}{prefix}",
+            "url": f"https://{netloc(host)}{port}{prefix}",
             "ban_after": number(proxy["nginx_ban_after"]),
-            # The path of the viewer, if it has one.
+            # The path of the viewer, if it has one, and whose that is.
             "viewer": proxy["ohif_path"] if boolean(proxy["ohif_enabled"], strict=False) else "",
+            "viewer_site": f"https://{netloc(self._viewer_name(name) or host)}{port}",
             # Where it keeps its public certificate, beside the private key.
             "certificate": f"{FILES}/{made}.crt",
         } | self._files(name, orthanc)

@@ -35,7 +35,8 @@ COUNTS = {
 }
 # What is worth to be compressed beforehand.
 _TEXT = re.compile(r".*\.(css|js|svg|wasm)")
-# The list of what was written, as sha256sum has it. No request leads to it: it is above the path of the viewer.
+# The list of what was written, as sha256sum has it. No request leads to it: it is above the path of the viewer,
+# or nginx is told so.
 SUMS = "sums"
 
 
@@ -109,9 +110,9 @@ def packed(files: Mapping[str, bytes], path: str) -> bytes:
     """Return an archive of all that a host has of a release: files, those of text compressed as well, and a list."""
     placed: dict[str, bytes] = {}
     for name, content in sorted(files.items()):
-        placed[path.strip("/") + "/" + name] = content
+        placed[path[1:] + name] = content
         if _TEXT.fullmatch(name):
-            placed[path.strip("/") + "/" + name + ".gz"] = gzip.compress(content, 6, mtime=0)
+            placed[path[1:] + name + ".gz"] = gzip.compress(content, 6, mtime=0)
     sums = "".join(f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in placed.items())
     made = io.BytesIO()
     with tarfile.open(fileobj=made, mode="w") as archive:

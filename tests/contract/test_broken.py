@@ -16,7 +16,11 @@ from verification.site import Site
 
 def test_every_check_has_a_breakage(tmp_path: pathlib.Path) -> None:
     face = dict.fromkeys(
-        ("proxy", "url", "http_port", "ban_after", "viewer", "certificate", "users_file", "upstream_file"), ""
+        (
+            *("proxy", "url", "http_port", "ban_after", "viewer", "viewer_site"),
+            *("certificate", "users_file", "upstream_file"),
+        ),
+        "",
     )
     of_face = {*face, "plain_port", "proxy_connection", "certificate_file", "further"} - {"url", "http_port"}
     site: dict[str, Any] = dict.fromkeys({field.name for field in dataclasses.fields(Site)} - of_face, "")

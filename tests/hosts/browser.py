@@ -17,6 +17,11 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import pkcs12
+
 # Two pipes, each message with a zero behind it. Other shells take numbers of one digit alone.
 PROGRAM = 'exec chromium "$@" 3<&{} 4>&{}'
 OPTIONS = [
@@ -36,23 +41,43 @@ globalThis.stack = () => (globalThis.cornerstone?.getRenderingEngines() ?? []).f
 class Browser:
     """One tab. It keeps what the page asks for, from whom, and what it says in the console."""
 
-    def __init__(self, folder: pathlib.Path, login: tuple[str, str] | None = None, key: str = "") -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        login: tuple[str, str] | None = None,
+        key: str = "",
+        knows: str = "",
+        shows: tuple[str, str] | None = None,
+    ) -> None:
         """Start it.
 
         :param folder: where it keeps what it knows; an empty one knows nothing.
         :param key: the hash of a public key by which it trusts a server, of which alone it keeps anything. Else it
             takes any: the site's certificate is its own; who it is, others test.
+        :param knows: a name and the address that it has for it, with a blank between them.
+        :param shows: a certificate and its key, which it shows to whoever asks, without asking a person.
         """
         options = [*OPTIONS, f"--user-data-dir={folder}"]
         options.append("--ignore-certificate-errors" + (f"-spki-list={key}" if key else ""))
+        options += [f"--host-resolver-rules=MAP {knows}"] if knows else []
         self._from, write = os.pipe()
         read, self._to = os.pipe()
         # None of them is one of those that Chromium is to have.
         given = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (read, write)]
         command = ["bash", "-c", PROGRAM.format(*given), "bash", *options, "about:blank"]
+        environment = dict(os.environ)
+        if shows:
+            command = [*own(folder, *shows), *command]
+            environment["HOME"] = str(folder)
         with (folder / "log").open("wb") as log:
             self._process = subprocess.Popen(
-                command, pass_fds=given, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                command,
+                env=environment,
+                pass_fds=given,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
         for end in (read, write, *given):
             os.close(end)
@@ -171,20 +196,48 @@ class Browser:
 
 
 @contextlib.contextmanager
-def opened(folder: pathlib.Path, login: tuple[str, str] | None = None) -> Iterator[Browser]:
+def opened(
+    folder: pathlib.Path,
+    login: tuple[str, str] | None = None,
+    knows: str = "",
+    shows: tuple[str, str] | None = None,
+) -> Iterator[Browser]:
     """Open a browser that knows nothing, and close it."""
-    if not shutil.which("chromium"):
+    if not shutil.which("chromium") or not shutil.which("pk12util"):
         install()
-    browser = Browser(folder, login)
+    browser = Browser(folder, login, knows=knows, shows=shows)
     try:
         yield browser
     finally:
         browser.close()
 
 
+def own(folder: pathlib.Path, certificate: str, key: str) -> list[str]:
+    """Give a browser a certificate that its person has, and the policy to show it.
+
+    :return: a command before its own, with which nobody else on this machine has that policy.
+    """
+    private = serialization.load_pem_private_key(key.encode(), None)
+    assert isinstance(private, ec.EllipticCurvePrivateKey)
+    shown = x509.load_pem_x509_certificate(certificate.encode())
+    locked = serialization.BestAvailableEncryption(b"x")
+    (folder / "own.p12").write_bytes(pkcs12.serialize_key_and_certificates(b"own", private, shown, None, locked))
+    # Newer releases look in the second.
+    for place in (folder / ".pki/nssdb", folder / ".local/share/pki/nssdb"):
+        place.mkdir(parents=True)
+        for command in ("certutil -N --empty-password", f"pk12util -i {folder}/own.p12 -W x"):
+            subprocess.run([*command.split(), "-d", f"sql:{place}"], check=True, stdout=subprocess.DEVNULL)
+    policies = folder / "etc/policies/managed"
+    policies.mkdir(parents=True)
+    rule = json.dumps({"pattern": "*", "filter": {}})
+    (policies / "own.json").write_text(json.dumps({"AutoSelectCertificateForUrls": [rule]}), encoding="utf-8")
+    script = f'mount --bind {folder}/etc /etc/chromium && exec "$@"'
+    return ["unshare", "--map-root-user", "--mount", "sh", "-c", script, "sh"]
+
+
 def install() -> None:
     """Have Chromium, where it is missing."""
     sudo = [] if os.geteuid() == 0 else ["sudo"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in ("update -q", "install -y -q --no-install-recommends chromium"):
+    for command in ("update -q", "install -y -q --no-install-recommends chromium libnss3-tools"):
         subprocess.run([*sudo, "apt-get", *command.split()], check=True, env=environment, stdout=subprocess.DEVNULL)

@@ -81,6 +81,7 @@ PROBE = {
     "ipv6": True,
     "viewer": False,
     "viewed": "",
+    "viewer_path": "",
     "viewer_release": "",
     "nginx_refusal": "",
     "machine": "x86_64",

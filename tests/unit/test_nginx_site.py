@@ -278,6 +278,61 @@ def test_site_without_a_balancer() -> None:
     assert "$orthanc_authority" not in told
 
 
+@pytest.mark.parametrize("prefix", ["/", "/orthanc/"])
+@pytest.mark.parametrize("more", [{}, {"nginx_readonly_users": ["ward"]}])
+def test_viewer_with_a_name_of_its_own(prefix: str, more: dict[str, Any]) -> None:
+    """All that holds at the one name holds at the other; of Orthanc it has DICOMweb there, and nothing else."""
+    text = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")
+    given: dict[str, Any] = {
+        "nginx_server_name": "Pacs.x",
+        "site_viewer_name": "viewer.x",
+        "nginx_prefix": prefix,
+        "nginx_allowed_clients": ["192.0.2.0/24"],
+        "nginx_allowed_origins": ["https://other.x"],
+        "nginx_client_ca": "PEM",
+        "nginx_client_certificate": "required",
+        "nginx_client_names": ["ct"],
+        "nginx_browser_cache": 7,
+        "nginx_tls_certificate": "PEM",
+    } | more
+    told = str(rendered(text, **given))
+    servers = [server.partition("\n}\n")[0] for server in told.split("\nserver {\n")[1:]]
+    assert [re.findall("server_name (.*);", server) for server in servers] == [["pacs.x"]] * 2 + [["viewer.x"]] * 2
+    plain, secured, own_plain, own = servers
+    assert own_plain == plain.replace("pacs.x", "viewer.x")
+    mine, _, others = own.partition("    # What else is served here")
+    assert mine == secured.partition("    # What else is served here")[0].replace("pacs.x", "viewer.x")
+    assert "include /etc/pacs/ohif/named*.conf;" in others
+    locations = re.findall(r"location (\S+ ?\S*) \{", others)
+    assert locations == (["= /.may"] if more else []) + [f"{prefix}dicom-web/"]
+    assert f"proxy_pass http://orthanc{prefix}dicom-web/;" in others
+    assert "include /etc/pacs/ohif/site*.conf;" in secured
+    # Without it the site is what it was.
+    before = str(rendered(text, **given | {"site_viewer_name": ""}))
+    assert told.replace(" (?!viewer\\.x(:|$))", " ").startswith(before.rstrip())
+    table = told[told.index("$orthanc_foreign {") :].partition("\n}\n")[0]
+    rules = re.findall(r'^    "~\*?([^"]+)" (.*);$', table, re.MULTILINE)
+    asked = {
+        ("https://pacs.x", "pacs.x"): "$orthanc_elsewhere",
+        ("https://viewer.x", "viewer.x"): "$orthanc_elsewhere",
+        ("https://viewer.x", "pacs.x"): None,
+        ("https://pacs.x", "viewer.x"): None,
+        ("https://pacs.x", "viewer.x:443"): None,
+        # As another one before it has it.
+        ("https://pacs.x", "inner"): "$orthanc_elsewhere",
+    }
+    for (origin, name), expected in asked.items():
+        fits = (value for pattern, value in rules if re.search(pattern, f"{origin} {name}"))
+        assert next(fits, None) == expected, (origin, name)
+
+
+def test_certificate_of_both_names() -> None:
+    own = {"nginx_server_name": "pacs.x", "site_viewer_name": "viewer.x"}
+    assert re.fullmatch(r"/etc/pacs/nginx/self-signed-pacs\.x-[0-9a-f]{8}", rendered("{{ __nginx_tls }}", **own))
+    assert rendered("{{ __nginx_called }}", **own) == ["pacs.x", "viewer.x"]
+    assert rendered("{{ __nginx_called }}", nginx_server_name="pacs.x") == ["pacs.x"]
+
+
 def test_balancer_is_told_of_the_storage() -> None:
     """What others provide has to answer, beside the index; else the index alone."""
     text = (ROOT / "templates/etc/nginx/conf.d/orthanc.conf.j2").read_text(encoding="utf-8")

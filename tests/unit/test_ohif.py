@@ -130,6 +130,18 @@ def test_integrity_is_as_registries_have_it() -> None:
     )
 
 
+def test_viewer_at_the_root_of_a_name(tmp_path: pathlib.Path) -> None:
+    """Its list lies among its files then."""
+    with tarfile.open(fileobj=io.BytesIO(ohif.packed(made("/"), "/"))) as archive:
+        archive.extractall(tmp_path, filter="data")
+    known = ohif.sums(str(tmp_path))
+    assert {"index.html", "assets/images/a.png", "plain.js.gz"} <= set(known)
+    assert ohif_release.whole(str(tmp_path))
+    assert ohif_release.page(str(tmp_path), "/") == (tmp_path / "index.html").read_text("utf-8")
+    ohif_release.remove_release(str(tmp_path))
+    assert not tmp_path.exists()
+
+
 def test_scripts_are_those_that_stand_in_the_page() -> None:
     # printf 1 | openssl dgst -sha256 -binary | base64
     assert ohif.scripts('<script src="/x"></script><script>1</script><script type="module" src="y"></script>') == [

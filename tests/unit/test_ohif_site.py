@@ -15,7 +15,7 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
 from tests.repository import ROOT, evaluated
-from verification.test_viewer import LOOK, SITE
+from verification.test_viewer import LOOK, SITES
 
 SCRIPTS = ["'sha256-a+b/c='", "'sha256-d='"]
 
@@ -49,6 +49,22 @@ def test_configuration_of_the_toolkit() -> None:
     assert below["configuration"]["qidoRoot"] == "/orthanc/dicom-web"
     # Readers view, and nobody changes anything by it.
     assert [source["configuration"][name] for name in ("supportsReject", "dicomUploadEnabled")] == [False, False]
+
+
+def test_name_of_its_own() -> None:
+    """What is not of the viewer there is DICOMweb's, which has its own headers; it asks for nothing else of Orthanc."""
+    own = {"ohif_server_name": "viewer.example.org", "site_prefix": "/a.b/"}
+    (source,) = configured(**own)["dataSources"]
+    roots = {name: value for name, value in source["configuration"].items() if "Root" in name}
+    assert roots == {"qidoRoot": "/a.b/dicom-web", "wadoRoot": "/a.b/dicom-web"}
+    text = rendered("etc/nginx/conf.d/orthanc-ohif.conf", ohif_path="/", **own)
+    for table in text.split("\nmap ")[1:]:
+        rules = re.findall(r'^    "~([^"]+)" (.*);$', table, re.MULTILINE)
+        paths = ("/", "/a.b/dicom-web/studies", "/axb/dicom-web/studies", "/a.b/dicom-webx", "/index.html")
+        said = {path: next(value for pattern, value in rules if re.search(pattern, path)) for path in paths}
+        assert [path for path, value in said.items() if value == '""'] == ["/a.b/dicom-web/studies"]
+    site = rendered("etc/pacs/ohif/site.conf", ohif_path="/", **own)
+    assert re.findall(r"(?m)^ *location (.*) \{$", site) == ["/", r"~ \.[^/]*$", "= /app-config.js", "= /sums"]
 
 
 def test_every_key_is_reached() -> None:
@@ -111,7 +127,7 @@ def test_another_path_or_package_is_another_release() -> None:
 
 def looked(site: pathlib.Path, folder: pathlib.Path) -> str:
     """Return what the verification finds wrong with a release, from a folder that is none."""
-    script = LOOK.replace(SITE, str(site)).replace("-user root", f"-user {os.geteuid()}")
+    script = LOOK.replace(SITES, str(site)).replace("-user root", f"-user {os.geteuid()}")
     done = subprocess.run(["sh", "-c", script], cwd=folder, capture_output=True, text=True, check=False)
     return done.stdout
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from ansible_collections.dicom.orthanc.plugins.plugin_utils.preflight import general
 
-from tests.unit.good_host import PROBE, host
+from tests.unit.good_host import ACME, PROBE, host, tls
 
 SITE: dict[str, Any] = {
     "site_upstreams": [],
@@ -87,6 +87,53 @@ def test_path_that_the_viewer_has_until_now() -> None:
         found.constants = {**found.constants, "ohif": {}}
         (problem,) = [one for one in general.problems(found) if one.startswith("nginx_prefix: ")]
         assert problem.endswith("with the nginx_prefix of before and another ohif_path.")
+
+
+@pytest.mark.parametrize(
+    "changes, said",
+    [
+        ({}, []),
+        ({"ohif_path": "/see/"}, []),
+        # Orthanc answers at another name.
+        ({"ohif_path": "/studies/"}, []),
+        ({"ohif_server_name": "2001:db8::7"}, []),
+        ({"nginx_prefix": "/orthanc/", "ohif_path": "/orthanc/"}, []),
+        (tls(("pacs.example.org", "viewer.example.org")), []),
+        (tls(("*.example.org",)), []),
+        (tls(), ["nginx_tls_certificate: it is for pacs.example.org, not for ohif_server_name 'viewer.example.org'."]),
+        (tls() | {"ohif_enabled": False}, []),
+        ({"ohif_server_name": "my viewer"}, ["ohif_server_name: 'my viewer' is neither a host name nor an address"]),
+        (
+            {"ohif_server_name": "my viewer", "ohif_enabled": False},
+            ["ohif_server_name: 'my viewer' is neither a host name nor an address"],
+        ),
+        (
+            {"ohif_server_name": "PACS.example.org"},
+            ["ohif_server_name: 'PACS.example.org' is the name of Orthanc itself"],
+        ),
+        (
+            {"ohif_path": "/dicom-web/"},
+            ["ohif_path: /dicom-web/ is where DICOMweb answers at viewer.example.org as well"],
+        ),
+        (
+            {"ohif_path": "/a/dicom-web/x/", "nginx_prefix": "/a/"},
+            ["ohif_path: /a/dicom-web/x/ is where DICOMweb answers at viewer.example.org as well"],
+        ),
+        (ACME, ["ohif_server_name: the authority in nginx_acme_directory is asked for a certificate of one name"]),
+        (
+            tls(("pacs.example.org", "viewer.example.org", "192.0.2.8")) | {"nginx_balancers": ["192.0.2.9"]},
+            ["ohif_server_name: a viewer with a name of its own is not served behind a balancer yet"],
+        ),
+    ],
+)
+def test_name_of_its_own(changes: dict[str, Any], said: list[str]) -> None:
+    own = {"ohif_server_name": "viewer.example.org", "ohif_path": "/"}
+    found = host(("orthanc", "nginx"), {"ohif_enabled": True} | own | changes, PROBE)
+    found.name, found.site = "pacs", SITE.get
+    found.constants = {**found.constants, "ohif": {}}
+    problems = list(general.problems(found))
+    assert len(problems) == len(said), problems
+    assert all(problem.startswith(part) for problem, part in zip(problems, said, strict=True)), problems
 
 
 def test_plugin_of_the_same_name() -> None:
@@ -206,7 +253,7 @@ def test_package_is_asked_for_until_it_is_served() -> None:
         ("3.13.20-0f6159c5", "/ohif/", True),
         ("3.13.2-0f6159c5", "/see/", True),
     ):
-        found = host(("nginx",), given, PROBE | {"viewer_release": release, "viewed": path})
+        found = host(("nginx",), given, PROBE | {"viewer_release": release, "viewer_path": path})
         found.name, found.site = "pacs", SITE.get
         found.constants = {**found.constants, "ohif": {}}
         assert any("there is no file" in one for one in general.problems(found)) == asked, release

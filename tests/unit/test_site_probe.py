@@ -399,6 +399,7 @@ def test_who_the_workers_are(tmp_path: pathlib.Path, text: str, expected: tuple[
     assert tuple(nginx.workers(str(file)).values()) == expected
 
 
+NAMED_CONF = "location / {\n    root /var/lib/pacs/viewer/3.13.2-0f6159c6;\n    location = /sums {\n}\n}\n"
 SITE_CONF = "location = /see {\n}\n\nlocation /see/ {\n    root /var/lib/pacs/viewer/3.13.2-0f6159c5;\n}\n"
 
 
@@ -412,14 +413,17 @@ SITE_CONF = "location = /see {\n}\n\nlocation /see/ {\n    root /var/lib/pacs/vi
         ("etc/nginx/conf.d/orthanc-ohif.conf", "", True),
         ("var/lib/pacs/viewer/1-a/sums", f"{'0' * 64}  ohif/index.html\n", True),
         ("etc/pacs/ohif/site.conf", SITE_CONF, True),
+        ("etc/pacs/ohif/named.conf", NAMED_CONF, True),
     ],
 )
 def test_viewer_is_known_by_what_is_its_own(tmp_path: pathlib.Path, file: str, text: str, there: bool) -> None:
     """A folder of its name may be somebody else's, and would be emptied."""
-    assert viewer.look(str(tmp_path)) == {"viewer": False, "viewed": "", "viewer_release": ""}
+    assert viewer.look(str(tmp_path)) == {"viewer": False, "viewed": "", "viewer_path": "", "viewer_release": ""}
     (tmp_path / file).parent.mkdir(parents=True)
     (tmp_path / file).write_text(text, "utf-8")
-    site = ("/see/", "3.13.2-0f6159c5") if text == SITE_CONF else ("", "")
+    site = {SITE_CONF: ("/see/", "/see/", "3.13.2-0f6159c5"), NAMED_CONF: ("", "/", "3.13.2-0f6159c6")}.get(
+        text, ("",) * 3
+    )
     assert tuple(viewer.look(str(tmp_path)).values()) == (there, *site)
     if not there:
         (tmp_path / file).with_name(".pacs").write_text("", "utf-8")

@@ -14,7 +14,13 @@ from ansible.parsing.dataloader import DataLoader
 from ansible.utils.collection_loader._collection_finder import _get_collection_role_path
 from ansible.vars.hostvars import HostVars
 from ansible.vars.manager import VariableManager
-from ansible_collections.dicom.orthanc.plugins.filter.topology import FILES, defaults, topology, variable_of
+from ansible_collections.dicom.orthanc.plugins.filter.topology import (
+    FILES,
+    certificate_name,
+    defaults,
+    topology,
+    variable_of,
+)
 from ansible_collections.dicom.orthanc.plugins.plugin_utils import preflight
 
 from tests.repository import ROOT
@@ -294,6 +300,22 @@ def test_two_proxies_before_two_orthancs(site: Callable[..., Ask]) -> None:
         assert "of a and b. One proxy may have several Orthancs, or one Orthanc several proxies" in said
 
 
+def test_viewer_with_a_name_of_its_own(site: Callable[..., Ask]) -> None:
+    """It is one of the names of its proxy alone, and of what certificates are made for."""
+    groups = {"orthanc": ["pacs"], "nginx": ["front"]}
+    own = {"ohif_server_name": "Viewer.x", "nginx_https_port": 8443, "nginx_server_name": "pacs.x"}
+    off = site({"front": own}, **groups)
+    (face,) = off("pacs", "faces")
+    assert (face["viewer"], face["viewer_site"], off("front", "viewer_name")) == ("", "https://pacs.x:8443", "")
+    assert face["certificate"] == f"{FILES}/self-signed-pacs.x.crt"
+    ask = site({"front": own | {"ohif_enabled": True}, "pacs": own | {"ohif_enabled": True}}, **groups)
+    (face,) = ask("pacs", "faces")
+    assert (face["url"], face["viewer"], face["viewer_site"]) == ("https://pacs.x:8443/", "/", "https://viewer.x:8443")
+    assert face["certificate"] == f"{FILES}/self-signed-{certificate_name(['pacs.x', 'viewer.x'])}.crt"
+    assert [ask(name, "viewer_name") for name in ("front", "pacs")] == ["viewer.x", ""]
+    assert ask("front", "names") == {"pacs": ["pacs.x", "pacs"], "front": ["pacs.x", "viewer.x", "front"]}
+
+
 def test_face(site: Callable[..., Ask]) -> None:
     given = {"pacs": {"ansible_host": "192.0.2.1", "nginx_https_port": "8443", "nginx_ban_after": "7"}}
     groups = {"orthanc": ["pacs"], "nginx": ["pacs"]}
@@ -306,6 +328,7 @@ def test_face(site: Callable[..., Ask]) -> None:
             "url": "https://192.0.2.1:8443/",
             "ban_after": 7,
             "viewer": "",
+            "viewer_site": "https://192.0.2.1:8443",
             "certificate": "/etc/pacs/nginx/self-signed-192.0.2.1.crt",
             "users_file": "/etc/pacs/nginx/htpasswd",
             "upstream_file": "/etc/pacs/nginx/upstream.conf",

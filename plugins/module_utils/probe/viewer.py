@@ -18,13 +18,20 @@ def look(root: str = "") -> dict[str, Any]:
     :param root: what all paths are below.
     """
     site, releases = f"{root}/etc/pacs/ohif", f"{root}/var/lib/pacs/viewer"
-    files = (f"{site}/site.conf", f"{site}/app-config.js", f"{root}/etc/nginx/conf.d/orthanc-ohif.conf")
+    parts = (f"{site}/site.conf", f"{site}/named.conf")
+    files = (*parts, f"{site}/app-config.js", f"{root}/etc/nginx/conf.d/orthanc-ohif.conf")
     inside = {folder: os.listdir(folder) for folder in (site, releases) if os.path.isdir(folder)}
     return {
         "viewer": any(map(os.path.lexists, files))
         # Of a removal that was cut off.
         or [MARK] in inside.values()
         or any(sums(os.path.join(releases, name)) for name in inside.get(releases, ())),
-        "viewed": "".join(nginx.served(files[0], r"(?m)^location (/\S*/) \{$")),
-        "viewer_release": "".join(nginx.served(files[0], r"(?m)^    root /\S*/([^/\s]+);$")),
+        # Beside Orthanc; and wherever.
+        "viewed": "".join(nginx.served(parts[0], r"(?m)^location (/\S*/) \{$")),
+        "viewer_path": "".join(
+            path for part in parts for path in nginx.served(part, r"(?m)^location (/(?:\S*/)?) \{$")
+        ),
+        "viewer_release": "".join(
+            name for part in parts for name in nginx.served(part, r"(?m)^    root /\S*/([^/\s]+);$")
+        ),
     }

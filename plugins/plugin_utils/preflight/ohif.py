@@ -44,6 +44,9 @@ def part(host: Host) -> Callable[[str], bool] | None:
 def of_part(host: Host) -> Iterator[str]:
     variables = host.variables
     yield from values.prefix("ohif_path", variables)
+    name = str(variables["ohif_server_name"])
+    if name and not values.is_address(name) and not values.HOST_NAME.fullmatch(name):
+        yield f"ohif_server_name: '{name}' is neither a host name nor an address; write it like viewer.example.org."
     yield from _package(variables)
     for name in _SETTINGS:
         yield from _told(name, variables[name], set(map(str, variables.get("nginx_users", {}).values())))
@@ -69,12 +72,15 @@ def _served(host: Host) -> Iterator[str]:
         return
     if not host.site("site_dicomweb"):
         yield "ohif_enabled: the viewer reads images over DICOMweb; add dicomweb to orthanc_plugins."
-    yield from _place(host)
+    yield from _named(host) if host.variables["ohif_server_name"] else _place(host)
     yield from _headers(host.variables.get("nginx_server_directives", {}))
     archive, version = (str(host.variables[f"ohif_{name}"]) for name in ("archive", "version"))
     probe = host.probe or {}
     # Once it is served, nobody asks for the package again.
-    if probe.get("viewer_release", "").rpartition("-")[0] == version and probe["viewed"] == host.variables["ohif_path"]:
+    if (
+        probe.get("viewer_release", "").rpartition("-")[0] == version
+        and probe["viewer_path"] == host.variables["ohif_path"]
+    ):
         return
     if archive and "://" not in archive and not os.path.isfile(os.path.expanduser(archive)):
         yield f"ohif_archive: there is no file '{archive}' on the machine that runs this; name one, or a URL."
@@ -103,6 +109,31 @@ def _in_vain(host: Host) -> Iterator[str]:
     elif not any(face["viewer"] for face in host.site("site_faces")):
         name = " and ".join(proxies)
         yield f"ohif_enabled: it is set for {host.name}, whose proxy would serve the viewer; set it for {name} as well."
+
+
+def _named(host: Host) -> Iterator[str]:
+    """A name that is the viewer's alone, with the DICOMweb of the site beside it."""
+    variables = host.variables
+    name, path = str(variables["ohif_server_name"]), str(variables["ohif_path"])
+    if name.lower() == str(variables["nginx_server_name"]).lower():
+        yield (
+            f"ohif_server_name: '{name}' is the name of Orthanc itself (nginx_server_name); choose another, or leave it"
+            " empty (''), and the viewer is at ohif_path there."
+        )
+    if path.startswith(f"{variables['nginx_prefix']}dicom-web/"):
+        yield f"ohif_path: {path} is where DICOMweb answers at {name} as well; leave it out, and the viewer is at /."
+    if variables["nginx_balancers"]:
+        yield (
+            "ohif_server_name: a viewer with a name of its own is not served behind a balancer yet; leave it empty"
+            " (''), and it is at ohif_path of each Orthanc's site."
+        )
+    if variables["nginx_acme_directory"]:
+        yield (
+            "ohif_server_name: the authority in nginx_acme_directory is asked for a certificate of one name, and the"
+            " viewer has another; set nginx_tls_certificate to one for both, or leave this empty ('')."
+        )
+    elif variables["nginx_tls_certificate"]:
+        yield from values.names("nginx_tls_certificate", "ohif_server_name", variables)
 
 
 def _place(host: Host) -> Iterator[str]:
