@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -21,7 +19,6 @@ from tests.hosts.conftest import ENVIRONMENT, RELEASE, Lab, run
 from tests.hosts.test_backup import PASSWORD
 from tests.hosts.test_backup_stores import ALLOWED, SECRET, STORE
 from tests.hosts.test_database import image
-from tests.hosts.test_site import changed
 
 ORTHANCS = NAMES[:2]
 REPORT = "python3 -B /etc/pacs/backup/backup.py report"

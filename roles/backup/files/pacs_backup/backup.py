@@ -291,8 +291,8 @@ class Backup:
         # Of a run that was killed: no other host has this repository.
         self.repository.ask("unlock", timeout=5 * SILENT)
         pause, kept = 0.0, self.saved_database()
-        here = not self.members or self.members.leads()
-        if self.cluster and not here:
+        leads = not self.members or self.members.leads()
+        if self.cluster and not leads:
             self.cluster.based()
         for _ in range(PASSES):
             try:
@@ -334,7 +334,7 @@ class Backup:
         tags = ["pacs", f"archive={archive}", f"index={self.stage}", f"files={files}"]
         if self.cluster:
             # It is the last one from now on, and has to be had.
-            if here:
+            if leads:
                 self.cluster.logged()
             else:
                 self.cluster.reached(self.moment)

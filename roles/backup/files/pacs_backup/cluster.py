@@ -336,7 +336,7 @@ class Cluster:
         self.ask("check", timeout=LOGGED)
 
     def reached(self, moment: dict[str, Any]) -> None:
-        """Wait until the log of a moment is in the repository, which another host sends. :raises Failed: if it is not."""
+        """Wait for the log of a moment in the repository, which another host sends. :raises Failed: if it is not there."""
         place, end = position(moment["lsn"]), time.monotonic() + LATE
         name = f"{moment['timeline']}{place >> 32:08X}{(place & (1 << 32) - 1) // self.piece:08X}"
         while max((str(one["max"]) for one in self.info().get("archive", []) if one["max"]), default="") < name:
