@@ -18,7 +18,7 @@ import time
 import uuid
 from typing import Any
 
-from .cluster import Cluster
+from .cluster import LOG, Cluster
 from .common import (
     BRIEF,
     MIB,
@@ -429,9 +429,17 @@ class Backup:
         return Failed(f"{error} The files alone were backed up, as snapshot {files}.")
 
     def where(self) -> dict[str, Any]:
-        """Return which host is to have a backup in the place of its archive, and whether one has been cut off here."""
-        goes_on = (STATE / "moves.json").exists()
-        return {"goes_on": goes_on, "host": self.members.best() if self.members else self.settings["host"]}
+        """Return which host is to have a backup in the place of its archive, whether one has been cut off here, and what
+        this host lacks for it.
+        """
+        found = {"goes_on": (STATE / "moves.json").exists(), "host": self.settings["host"], "lacks": ""}
+        if self.cluster and self.members:
+            found["host"] = self.members.best()
+            try:
+                self.cluster.room(self.cluster.data, "Nothing was restored; make room.", 1, LOG)
+            except Failed as error:
+                found["lacks"] = str(error)
+        return found
 
     def against(self, missing: list[str], missed: int | None, steady: int, seen: int, unread: list[str]) -> list[str]:
         """Return what keeps a backup from taking the place of older ones."""

@@ -34,6 +34,8 @@ RUN = pathlib.Path("/run")
 STANZA = "pacs"
 # How long its log may wait for the repository, in seconds.
 LOGGED = 600
+# How much of it waits at most for standbys while a database is loaded, in bytes (max_slot_wal_keep_size, and some).
+LOG = 20 << 30
 # How old a piece of it may be that is not there, in seconds.
 LATE = 900
 # As pgBackRest names a piece of it.
@@ -498,8 +500,9 @@ class Cluster:
         backups = self.info().get("backup", [])
         return int(backups[-1]["info"]["size"]) if backups else 0
 
-    def room(self, at: pathlib.Path, way_out: str, times: int = 1) -> None:
-        disk, needed = shutil.disk_usage(at), times * self.takes()
+    def room(self, at: pathlib.Path, way_out: str, times: int = 1, log: int = 0) -> None:
+        disk, takes = shutil.disk_usage(at), self.takes()
+        needed = times * takes + min(log, takes)
         spare = max(disk.total // SPARE, 1024 * MIB)
         if disk.free < needed + spare:
             raise Failed(

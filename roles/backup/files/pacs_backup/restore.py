@@ -23,7 +23,7 @@ from typing import Any
 
 from .backup import LEVEL, Backup
 from .beside import INCLUDES, Beside, numbers, orthanc_version, restore
-from .cluster import LAST, Recovered, moment_of
+from .cluster import LAST, LOG, Recovered, moment_of
 from .common import (
     MIB,
     NAME,
@@ -258,7 +258,8 @@ class Restore(Beside):
             cluster.fits(moment)
             cluster.chosen(moment, moment_of(moment.get("at", told["time"])))
             # Where it is loaded it takes its room once more.
-            cluster.room(self.recovered.folder.parent, "Nothing was restored; make room.", 2 if self.members else 1)
+            given = (2, LOG) if self.members else (1, 0)
+            cluster.room(self.recovered.folder.parent, "Nothing was restored; make room.", *given)
         if self.backup.mariadb:
             self.takes(self.backup.mariadb, told["dump_bytes"])
         beside = shutil.disk_usage(os.path.dirname(self.backup.index))
