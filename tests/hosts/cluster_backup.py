@@ -148,7 +148,7 @@ class Backed(Cluster):
             self.wait_until_whole()
         pytest.fail(f"{host} does not become primary: {self.members()}")
 
-    def restore(self, check: bool = True, **words: str) -> str:
+    def restore(self, check: bool = True, **words: Any) -> str:
         return self.play("-e", json.dumps(words), playbook="restore", check=check)
 
     @contextlib.contextmanager
@@ -285,7 +285,7 @@ def test_as_it_was_at_a_moment(cluster: Backed) -> None:
     assert "Nothing was restored, since" in cluster.restore(check=False, at=moment)
     assert "One archive is restored at a time" in cluster.play("--limit", "pacs", playbook="restore", check=False)
     assert {host: lab.shell(STATE, host) for host in NAMES} == before
-    words = {"restore": f"archive of {ORTHANCS[0]}"}
+    words: dict[str, Any] = {"restore": f"archive of {ORTHANCS[0]}"}
     # Clients go on meanwhile: for how long nobody is served.
     with cluster.watched() as waits:
         said = cluster.restore(at=moment, **words)

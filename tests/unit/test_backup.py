@@ -1032,7 +1032,7 @@ def test_verbs_have_what_they_take(program: Any, host: Host, monkeypatch: pytest
     words = ["backup.py", "restore", "--settings", str(settings), "--snapshot", "12345678", "--over"]
     monkeypatch.setattr(sys, "argv", words)
     assert program.main() == 0
-    assert asked == [("12345678", True, 0, "")]
+    assert asked == [("12345678", True, 0, "", False)]
     host.backup().note(missing=3)
     monkeypatch.setattr(sys, "argv", ["backup.py", "accept", "--settings", str(settings), "--missing", "3"])
     assert program.main() == 0

@@ -1,4 +1,4 @@
-"""Several hosts with one archive: who makes its backups, and how it is had again, with stand-ins for Patroni and SQL."""
+"""Several hosts with one archive: who makes its backups, and how it is had again. Patroni and SQL have stand-ins."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Patroni:
         if words[0] == "switchover":
             if self.refuses:
                 raise self.failed(self.refuses)
-            self.roles = {name: "Sync Standby" for name in self.roles} | {words[-2]: "Leader"}
+            self.roles = dict.fromkeys(self.roles, "Sync Standby") | {words[-2]: "Leader"}
         listed = [
             {"Member": name, "Role": role, "State": self.states.get(name, "streaming")}
             for name, role in self.roles.items()
@@ -215,7 +215,7 @@ def test_database_is_loaded_by_its_own_login(
     drop = next(number for number, one in enumerate(patroni.said) if one.startswith("DROP DATABASE IF EXISTS"))
     assert patroni.said[drop + 1].startswith('CREATE DATABASE "orthanc_restored" OWNER "orthanc" TEMPLATE template0')
     said = "pg_restore: error: it is full"
-    with pytest.raises(program.Failed, match="Nothing was restored: .* it is full"):
+    with pytest.raises(program.Failed, match=r"Nothing was restored: .* it is full"):
         cluster.members.copied(recovered, moment)
     patroni.databases["orthanc_restored"] = ("somebody", "theirs")
     with pytest.raises(program.Failed, match="orthanc_restored is somebody else's"):

@@ -209,6 +209,7 @@ def test_cluster_whose_hosts_are_all_there() -> None:
         (GOOD, {}, "backup_repository", "is not there for the others"),
         ({"orthanc_database_storage": False}, {}, "orthanc_database_storage", "is not backed up yet"),
         ({}, {"site_database_clients": [{"name": "a"}, {"name": "b"}]}, "orthanc_database_name", "several archives"),
+        ({}, {"site_database_clients": [{"name": "a" * 41}]}, "orthanc_database_name", "more than 40 characters"),
         ({"postgresql_settings": {"archive_command": "true"}}, {}, "postgresql_settings", "archive_command is what"),
         ({"backup_keep": {}}, {}, "backup_keep", "forgets what is old"),
         (SFTP | {"release": "12"}, {}, "backup_repository", "does not know SFTP"),

@@ -30,6 +30,8 @@ _REGION = re.compile(r"[a-z0-9-]+")
 _OUT = "Take the host out of that group, and back up database and files in another way."
 # Since when pgBackRest there knows SFTP (2.46).
 _SFTP_SINCE = {"debian": (13,), "ubuntu": (24, 4)}
+# How many characters the name of a database has at most, to which a restore adds when it was.
+_NAME = 40
 # Of PostgreSQL's settings, those without which its log is not kept.
 _LOGGED = ("archive_mode", "archive_command", "archive_library", "wal_level", "summarize_wal")
 
@@ -150,10 +152,16 @@ def _cluster(host: Host) -> Iterator[str]:
             " that several hosts have, which is not backed up yet. Have backups of it made where it is, and take the"
             " group out; or have the files in the database."
         )
-    if len({str(client["name"]) for client in host.site("site_database_clients")}) > 1:
+    names = sorted({str(client["name"]) for client in host.site("site_database_clients")})
+    if len(names) > 1:
         yield (
             "orthanc_database_name: the servers have the databases of several archives, which would be taken back"
             f" together. {_OUT}"
+        )
+    if [name for name in names if len(name) > _NAME]:
+        yield (
+            f"orthanc_database_name: '{names[0]}' has more than {_NAME} characters, and a restore keeps what was there"
+            " by a longer one, of which PostgreSQL takes 63. Take a shorter one, or 'backup' out."
         )
     yield from _logged(host)
 
