@@ -86,6 +86,11 @@ class Backed(Cluster):
         (lab.folder / "group_vars" / "all").mkdir(parents=True, exist_ok=True)
         (lab.folder / "group_vars" / "all" / "backup.json").write_text(json.dumps(variables), encoding="utf-8")
 
+    def play(self, *arguments: str, playbook: str = "site", **options: Any) -> str:
+        said = super().play(*arguments, playbook=playbook, **options)
+        # What is told is broken into lines.
+        return said if playbook == "site" else " ".join(said.split())
+
     # What hosts say.
 
     def status(self, host: str) -> dict[str, Any]:

@@ -1008,7 +1008,8 @@ def test_folder_stays_though_another_takes_its_place(host: Host, tmp_path: pathl
 
 
 def test_verbs_that_playbooks_and_units_call_are_there() -> None:
-    folders = ("roles/backup/tasks/*.yml", "roles/backup/vars/main.yml", "templates/etc/systemd/system/pacs-*.service.j2")
+    folders = ["roles/backup/tasks/*.yml", "roles/backup/vars/main.yml"]
+    folders += ["templates/etc/systemd/system/pacs-*.service.j2"]
     texts = "".join(path.read_text("utf-8") for folder in folders for path in ROOT.glob(folder))
     called = set(re.findall(r"__backup_program(?:, '?| \}\} |\}\}\", )\"?([a-z-]+)", texts))
     called |= set(re.findall(r"\"\{\{ __backup_program \}\}\", ([a-z-]+)", texts))

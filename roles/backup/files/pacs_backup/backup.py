@@ -429,9 +429,7 @@ class Backup:
         return Failed(f"{error} The files alone were backed up, as snapshot {files}.")
 
     def where(self) -> dict[str, Any]:
-        """Return which host is to have a backup in the place of its archive, whether one has been cut off here, and what
-        this host lacks for it.
-        """
+        """Return which host is to have a backup in its place, whether one was cut off here, and what it lacks here."""
         found = {"goes_on": (STATE / "moves.json").exists(), "host": self.settings["host"], "lacks": ""}
         if self.cluster and self.members:
             found["host"] = self.members.best()

@@ -338,7 +338,7 @@ class Cluster:
         self.ask("check", timeout=LOGGED)
 
     def reached(self, moment: dict[str, Any]) -> None:
-        """Wait for the log of a moment in the repository, which another host sends. :raises Failed: if it is not there."""
+        """Wait for the log of a moment, which another host sends. :raises Failed: if it does not get there."""
         place, end = position(moment["lsn"]), time.monotonic() + LATE
         name = f"{moment['timeline']}{place >> 32:08X}{(place & (1 << 32) - 1) // self.piece:08X}"
         while max((str(one["max"]) for one in self.info().get("archive", []) if one["max"]), default="") < name:

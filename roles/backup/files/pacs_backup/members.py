@@ -35,7 +35,8 @@ NAMED = """SELECT split_part(one, '=', 2) FROM pg_db_role_setting
 DATABASE = """SELECT pg_get_userbyid(datdba), coalesce(shobj_description(oid, 'pg_database'), '')
     FROM pg_database WHERE datname = %s"""
 SENT = """SELECT NOT pg_is_in_recovery()
-    AND coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false), last_failed_time::text, coalesce(last_archived_time::text, 'never') FROM pg_stat_archiver"""
+    AND coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false),
+    last_failed_time::text, coalesce(last_archived_time::text, 'never') FROM pg_stat_archiver"""
 
 
 class Members:
