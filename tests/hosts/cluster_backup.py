@@ -42,6 +42,12 @@ end $$;
 END
 systemd-run --quiet --collect --unit=holds --uid=postgres --property=StandardInput=file:/root/holds.sql psql -Xq"""
 WAITS = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query ~ '^ALTER.*RENAME'"
+# A restore that is killed, with all that it has begun.
+RESTORES = (
+    "systemd-run --quiet --collect --unit=restores --property=KillMode=control-group"
+    " python3 -B /etc/pacs/backup/backup.py restore --over"
+)
+KILLED = "systemctl kill --signal KILL restores; while systemctl is-active --quiet restores; do sleep 0.1; done"
 # A host that has lost its archive, and all that knew of it.
 LOST = """systemctl stop nginx haproxy keepalived orthanc pacs-backup.timer 'patroni@*' etcd 2> /dev/null || true
 rm -rf /etc/pacs /var/lib/pacs /var/cache/pacs-backup /var/lib/orthanc/db-v6 /etc/patroni /var/lib/etcd/pacs
@@ -336,11 +342,7 @@ def test_killed_while_it_is_loaded(cluster: Backed) -> None:
     cluster.switch(ORTHANCS[0])
     assert "Backed up" in cluster.play(playbook="backup")
     count = cluster.images()
-    program = "/etc/pacs/backup/backup.py restore --over"
-    lab.shell(
-        f"python3 -B {program} --stage & until pgrep -x pg_restore; do sleep 0.01; done;"
-        " pkill -KILL -f 'backup.py restore'; pkill -KILL -x pg_restore; sleep 1; ! pgrep -f 'backup.py restore'"
-    )
+    lab.shell(f"{RESTORES} --stage; until pgrep -x pg_restore; do sleep 0.01; done; {KILLED}")
     assert [cluster.images(host) for host in ORTHANCS] == [count, count]
     cluster.send(range(cluster.numbers, cluster.numbers + 2), ORTHANCS[1])
     cluster.numbers += 2
@@ -356,16 +358,13 @@ def test_killed_while_the_two_swap(cluster: Backed) -> None:
     cluster.switch(ORTHANCS[0])
     assert "Backed up" in cluster.play(playbook="backup")
     count = cluster.images()
-    program = "/etc/pacs/backup/backup.py restore --over"
-    lab.shell(f"python3 -B {program} --stage")
+    lab.shell("python3 -B /etc/pacs/backup/backup.py restore --over --stage")
     # What is renamed has to wait for this one.
-    lab.shell(HOLDS, timeout=120)
+    lab.shell(HOLDS)
     lab.shell(
-        f"python3 -B {program} > /dev/null 2>&1 & {PSQL} 'select 1' > /dev/null;"
-        f' until {PSQL} "{WAITS}" | grep -qx 1; do sleep 0.1; done; pkill -KILL -f "backup.py restore"'
+        f'{RESTORES}; cd /; until {PSQL} "{WAITS}" | grep -qx 1; do sleep 0.1; done; {KILLED}; systemctl stop holds'
     )
-    lab.shell("systemctl stop holds; systemctl restart orthanc || true", ORTHANCS[1], check=False)
-    lab.shell("systemctl stop holds")
+    lab.shell("systemctl restart orthanc", ORTHANCS[1], check=False)
     for host in ORTHANCS:
         with contextlib.suppress(requests.RequestException), lab.session(host) as session:
             status = session.post(lab.url("/instances", host), data=image(9999), timeout=60).status_code
