@@ -6,9 +6,9 @@ export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export ANSIBLE_CONFIG := $(CURDIR)/ansible.cfg
 
 # What `make test` has no time for; each takes less than an hour. tests/shards.yml has what each of them tests.
-SHARDS := test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-drills test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster test-mount
+SHARDS := test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-drills test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster test-cluster-backup test-mount
 
-.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-drills test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster test-mount due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-nodes bench-size bench-import bench-backup bench-viewer viewer-pictures lock release clean
+.PHONY: help setup demo lab test test-quick test-all test-sanity test-scenarios test-later test-releases test-import test-backup test-backup-stores test-drills test-viewer test-mysql test-neighbours test-matrix test-many test-cut-off test-cut-inside test-cut-first test-crashes test-full test-power test-requests test-as-they-are test-values test-mutants test-broken test-source test-cluster test-cluster-backup test-mount due lint check picture verify secrets certificates lsb-lock docs bench bench-methods bench-database bench-index bench-nodes bench-size bench-import bench-backup bench-viewer viewer-pictures lock release clean
 help:
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -89,6 +89,9 @@ test-full: lab ## the disks of images, of the index and of the database full whi
 
 test-cluster: lab ## two Orthancs at one address, on a database of three servers, all of which are killed one by one while images arrive
 	pytest tests/hosts/cluster.py tests/hosts/balancer.py -rA --tb=short
+
+test-cluster-backup: lab ## backups, drills and restores of two Orthancs on a database of three servers, whichever is primary
+	pytest tests/hosts/cluster_backup.py -rA --tb=short
 
 test-mount: lab ## two Orthancs with their files on a file system of others, which goes and hangs while images arrive
 	pytest tests/hosts/storage_mount.py -rA --tb=short

@@ -618,8 +618,22 @@ class Topology:
         return rules.scripts({variable: host[variable] for variable in rules.OPTIONS})
 
     @property
+    def archive_members(self) -> dict[str, bool]:
+        """The hosts with one archive in a cluster, and whether each has an Orthanc; empty where it is of one host."""
+        orthancs = [name for name in self._group("orthanc") if self._clustered(name)]
+        members = list(dict.fromkeys([*self._database_cluster, *orthancs]))
+        return {name: name in orthancs for name in members} if self._name in members else {}
+
+    @property
+    def archive_unlike(self) -> list[str]:
+        """What these hosts have to have alike for their backups, and have not: the variables."""
+        names = ("repository", "password", "keep", "s3_key", "s3_secret", "s3_region")
+        members = [self._host(name) for name in self.archive_members if name in self._group("backup")]
+        return [f"backup_{name}" for name in names if len({repr(one[f"backup_{name}"]) for one in members}) > 1]
+
+    @property
     def repository_sharers(self) -> list[str]:
-        """The other hosts whose backups go to the very place where those of this one go."""
+        """The other hosts whose backups go to the very place where those of this one go, with another archive."""
 
         def place(name: str) -> str:
             return str(self._host(name)["backup_repository"]).rstrip("/")
@@ -627,7 +641,8 @@ class Topology:
         # A folder is of each host, as far as can be seen.
         mine = place(self._name)
         there = [] if mine.startswith("/") else self._group("backup")
-        return [name for name in there if name != self._name and place(name) == mine]
+        own = {self._name, *self.archive_members}
+        return [name for name in there if name not in own and place(name) == mine]
 
 
 def topology(hostvars: Any, groups: Mapping[str, list[str]], name: str, part: str) -> Any:

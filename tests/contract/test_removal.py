@@ -167,6 +167,7 @@ KNOWN = {
         "copied.unlink(missing_ok=True)": "a copy of what was restored, of a run that was cut off",
         "target.unlink(missing_ok=True)": "a restored file that is not as it was, where the archive has it",
         "self.moves.unlink()": "the list of what a restore moves, once that is done, or before it has begun",
+        "known.unlink()": "a list of what was loaded, once it is held against that of the backup",
     },
     "roles/backup/files/pacs_backup/database.py": {
         "target.unlink(missing_ok=True)": "an earlier list of an index, where a copy of it is made",

@@ -1024,7 +1024,8 @@ def test_folder_stays_though_another_takes_its_place(host: Host, tmp_path: pathl
 
 
 def test_verbs_that_playbooks_and_units_call_are_there() -> None:
-    folders = ("roles/backup/tasks/*.yml", "templates/etc/systemd/system/pacs-*.service.j2")
+    folders = ["roles/backup/tasks/*.yml", "roles/backup/vars/main.yml"]
+    folders += ["templates/etc/systemd/system/pacs-*.service.j2"]
     texts = "".join(path.read_text("utf-8") for folder in folders for path in ROOT.glob(folder))
     called = set(re.findall(r"__backup_program(?:, '?| \}\} |\}\}\", )\"?([a-z-]+)", texts))
     called |= set(re.findall(r"\"\{\{ __backup_program \}\}\", ([a-z-]+)", texts))
@@ -1048,7 +1049,7 @@ def test_verbs_have_what_they_take(program: Any, host: Host, monkeypatch: pytest
     words = ["backup.py", "restore", "--settings", str(settings), "--snapshot", "12345678", "--over"]
     monkeypatch.setattr(sys, "argv", words)
     assert program.main() == 0
-    assert asked == [("12345678", True, 0, "")]
+    assert asked == [("12345678", True, 0, "", False)]
     host.backup().note(missing=3)
     monkeypatch.setattr(sys, "argv", ["backup.py", "accept", "--settings", str(settings), "--missing", "3"])
     assert program.main() == 0

@@ -165,6 +165,62 @@ def test_postgresql_that_is_not_backed_up_yet(
     assert part in problem
 
 
+MEMBERS: dict[str, Any] = {
+    "site_database_beside": False,
+    "site_archive_members": {"pacs": True, "pacs2": True, "pacs3": False},
+    "site_archive_unlike": [],
+    "site_database_servers": {"pacs": "192.0.2.1", "pacs2": "192.0.2.2", "pacs3": "192.0.2.3"},
+    "site_database_clients": [{"name": "orthanc"}, {"name": "orthanc"}],
+}
+
+
+def in_cluster(
+    changes: dict[str, Any], site: dict[str, Any], group: tuple[str, ...] = ("pacs", "pacs2", "pacs3")
+) -> list[str]:
+    """Return what the role backup has against a host whose database is on several servers."""
+    given = S3 | {"orthanc_database": "postgresql", "orthanc_database_storage": True, "postgresql_settings": {}}
+    made = found(given | changes)
+    made.site, made.groups = (MEMBERS | site).get, {"backup": list(group)}
+    made.probe = PROBE | {name: changes[name] for name in ("release",) if name in changes}
+    return list(backup.problems(made))
+
+
+def test_cluster_whose_hosts_are_all_there() -> None:
+    assert in_cluster({}, {}) == []
+    assert in_cluster({"release": "12"}, {}) == []
+    assert in_cluster(SFTP, {}) == []
+    # One that has a server alone.
+    made = found(S3, ("postgresql", "backup"))
+    made.site, made.groups = MEMBERS.get, {"backup": ["pacs", "pacs2", "pacs3"]}
+    assert [*backup.inventory(made), *backup.problems(made)] == []
+
+
+@pytest.mark.parametrize(
+    "changes, site, start, part",
+    [
+        ({}, {"group": ("pacs", "pacs2")}, "the group 'backup'", "not pacs3"),
+        (
+            {},
+            {"site_archive_members": MEMBERS["site_archive_members"] | {"pacs4": True}},
+            "orthanc_database",
+            "pacs4 has an Orthanc, and no server",
+        ),
+        ({}, {"site_archive_unlike": ["backup_keep"]}, "backup_keep", "do not have it alike"),
+        (GOOD, {}, "backup_repository", "is not there for the others"),
+        ({"orthanc_database_storage": False}, {}, "orthanc_database_storage", "is not backed up yet"),
+        ({}, {"site_database_clients": [{"name": "a"}, {"name": "b"}]}, "orthanc_database_name", "several archives"),
+        ({}, {"site_database_clients": [{"name": "a" * 41}]}, "orthanc_database_name", "more than 40 characters"),
+        ({"postgresql_settings": {"archive_command": "true"}}, {}, "postgresql_settings", "archive_command is what"),
+        ({"backup_keep": {}}, {}, "backup_keep", "forgets what is old"),
+        (SFTP | {"release": "12"}, {}, "backup_repository", "does not know SFTP"),
+    ],
+)
+def test_cluster_that_is_not_backed_up(changes: dict[str, Any], site: dict[str, Any], start: str, part: str) -> None:
+    (problem,) = in_cluster(changes, site, site.get("group", ("pacs", "pacs2", "pacs3", "pacs4")))
+    assert problem.startswith(f"{start}")
+    assert part in problem
+
+
 def with_mariadb(changes: dict[str, Any], site: dict[str, Any]) -> list[str]:
     """Return what the role backup has against a host with MariaDB."""
     made = found({"orthanc_database": "mysql", "orthanc_database_password": "long enough"} | changes)

@@ -402,6 +402,25 @@ def test_repository_of_backups_that_several_have(site: Callable[..., Ask]) -> No
     }
 
 
+def test_hosts_of_a_cluster_have_their_backups_together(site: Callable[..., Ask]) -> None:
+    """One place is theirs, whichever of them makes them; what is not alike is told."""
+    own = {"orthanc_database": "postgresql", "backup_repository": "s3:https://s3/x", "backup_keep": {"last": 3}}
+    given = {name: own | {"ansible_host": f"192.0.2.{number}"} for number, name in enumerate("abcde", 1)}
+    given["d"] |= {"orthanc_database": "sqlite"}
+    groups = {"orthanc": ["a", "b", "d"], "postgresql": ["a", "b", "c"], "etcd": ["a", "b", "c"]}
+    ask = site(given, backup=["a", "b", "c", "d"], **groups)
+    for name in "abc":
+        assert ask(name, "archive_members") == {"a": True, "b": True, "c": False}
+        assert ask(name, "archive_unlike") == []
+        assert ask(name, "repository_sharers") == ["d"]
+    assert ask("d", "archive_members") == ask("e", "archive_members") == {}
+    assert ask("d", "repository_sharers") == ["a", "b", "c"]
+    given["c"] |= {"backup_keep": {"last": 4}, "backup_password": "another one of it"}
+    assert site(given, backup=["a", "b", "c"], **groups)("a", "archive_unlike") == ["backup_password", "backup_keep"]
+    # Who is not among them has no part in it.
+    assert site(given, backup=["a", "b"], **groups)("a", "archive_unlike") == []
+
+
 def test_database_on_several_servers(site: Callable[..., Ask]) -> None:
     """They agree by etcd, each lets every Orthanc in by its own address, and an Orthanc looks for the primary."""
     own = {"orthanc_database": "postgresql", "orthanc_database_password": "{{ word }}"}

@@ -30,6 +30,8 @@ _REGION = re.compile(r"[a-z0-9-]+")
 _OUT = "Take the host out of that group, and back up database and files in another way."
 # Since when pgBackRest there knows SFTP (2.46).
 _SFTP_SINCE = {"debian": (13,), "ubuntu": (24, 4)}
+# How many characters the name of a database has at most, to which a restore adds when it was.
+_NAME = 40
 # Of PostgreSQL's settings, those without which its log is not kept.
 _LOGGED = ("archive_mode", "archive_command", "archive_library", "wal_level", "summarize_wal")
 
@@ -39,7 +41,8 @@ def packages(_host: Host) -> str:
 
 
 def inventory(host: Host) -> Iterator[str]:
-    if not host.has("orthanc"):
+    # Each server of a cluster sends its log, when it is primary.
+    if not host.has("orthanc") and not host.site("site_archive_members"):
         yield (
             f"the group 'backup' has {host.name}, which has no Orthanc: it is for hosts of the group 'orthanc' whose"
             " archive is backed up. Take it out; where the backups go is told by backup_repository."
@@ -74,6 +77,9 @@ def problems(host: Host) -> Iterator[str]:
 
 def _archive(host: Host) -> Iterator[str]:
     """What can be backed up: all of an archive that is in files."""
+    if host.site("site_archive_members"):
+        yield from _cluster(host)
+        return
     engine = host.variables["orthanc_database"]
     plugin = "" if engine != "sqlite" else host.internal("orthanc", "__orthanc_storage_library")
     if engine == "postgresql":
@@ -116,11 +122,54 @@ def _mariadb(host: Host) -> Iterator[str]:
         )
 
 
+def _cluster(host: Host) -> Iterator[str]:
+    """Servers of one database, whichever is primary, and the Orthancs that have it."""
+    members, group = host.site("site_archive_members"), host.groups.get("backup", [])
+    what = f"the database of {host.name} is on {', '.join(host.site('site_database_servers'))}"
+    if missing := [name for name in members if name not in group]:
+        yield (
+            f"the group 'backup' has {host.name}, and not {' and '.join(missing)}: {what}, each of which may be primary"
+            " and sends its log then, and all their Orthancs stand still at a restore. Put all of them into the group."
+        )
+    if apart := [name for name in members if name not in host.site("site_database_servers")]:
+        yield (
+            f"orthanc_database: {' and '.join(apart)} has an Orthanc, and no server of its database beside it, which"
+            f" is not backed up yet: {what}. Put it into the groups 'postgresql' too, or take 'backup' out."
+        )
+    if unlike := host.site("site_archive_unlike"):
+        yield (
+            f"{unlike[0]}: {', '.join(members)} have one archive, whose backups go to one place, whichever of them"
+            f" makes them, and they do not have it alike. Set it for all of them."
+        )
+    if str(host.variables["backup_repository"]).startswith("/"):
+        yield (
+            f"backup_repository: {what}, and a folder of one host is not there for the others. Take S3, or an SFTP"
+            " server where pgBackRest knows it."
+        )
+    if host.has("orthanc") and not host.variables["orthanc_database_storage"]:
+        yield (
+            f"orthanc_database_storage: {host.name} is in the group 'backup', and its DICOM files are on a file system"
+            " that several hosts have, which is not backed up yet. Have backups of it made where it is, and take the"
+            " group out; or have the files in the database."
+        )
+    names = sorted({str(client["name"]) for client in host.site("site_database_clients")})
+    if len(names) > 1:
+        yield (
+            "orthanc_database_name: the servers have the databases of several archives, which would be taken back"
+            f" together. {_OUT}"
+        )
+    if [name for name in names if len(name) > _NAME]:
+        yield (
+            f"orthanc_database_name: '{names[0]}' has more than {_NAME} characters, and a restore keeps what was there"
+            " by a longer one, of which PostgreSQL takes 63. Take a shorter one, or 'backup' out."
+        )
+    yield from _logged(host)
+
+
 def _postgresql(host: Host) -> Iterator[str]:
     """A server that is backed up and restored as a whole, together with the files of its only Orthanc."""
-    group, variables = f"{host.name} is in the group 'backup', and", host.variables
+    group = f"{host.name} is in the group 'backup', and"
     clients = [str(client["name"]) for client in host.site("site_database_clients")]
-    repository = str(variables["backup_repository"])
     yield from _beside(host, "PostgreSQL")
     if host.site("site_database_beside") and host.site("site_database_of_others"):
         yield f"postgresql_shared: {group} others use its server, who would be taken back with a restore. {_OUT}"
@@ -129,6 +178,13 @@ def _postgresql(host: Host) -> Iterator[str]:
             f"orthanc_database: {group} its server has the databases of several Orthancs ({', '.join(clients)}), which"
             f" would be taken back together. {_OUT}"
         )
+    yield from _logged(host)
+
+
+def _logged(host: Host) -> Iterator[str]:
+    """What keeps the log of PostgreSQL from going to a repository of pgBackRest's."""
+    group, variables = f"{host.name} is in the group 'backup', and", host.variables
+    repository = str(variables["backup_repository"])
     wrong = [name for name in _LOGGED if name in variables.get("postgresql_settings", {})]
     if wrong:
         yield (f"postgresql_settings: {group} {wrong[0]} is what its database's log is kept by; take it out.")
@@ -203,7 +259,7 @@ def _folder(host: Host, variable: str, folder: str) -> Iterator[str]:
         yield f"{variable}: {folder} is a folder of the system or of its users; choose one on another disk."
         return
     names = ("orthanc_storage_dir", "orthanc_index_dir", "orthanc_config_dir", "orthanc_dump_dir")
-    others: dict[str, Any] = {str(host.variables[name]): name for name in names if host.variables[name]}
+    others: dict[str, Any] = {str(host.variables[name]): name for name in names if host.variables.get(name)}
     for other, name in {**others, "/etc/pacs": "the toolkit's own", "/var/lib/pacs": "the toolkit's own"}.items():
         if posixpath.commonpath([folder, other]) in (folder, other):
             yield f"{variable}: {folder} and {other} ({name}) lie in one another; choose one on another disk."

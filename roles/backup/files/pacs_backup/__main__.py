@@ -28,17 +28,19 @@ DATABASES = [f"pacs-{verb}-{kind}.service" for verb in ("restore", "drill") for 
 
 def act(verb: str, backup: Backup) -> None:
     """Do what is asked for."""
-    if verb == "report":
+    if verb == "where":
+        say(json.dumps(backup.where()))
+    elif verb == "report":
         say(json.dumps(backup.report()))
     elif verb in ("now", "drill-now"):
         unit, kind = (UNIT, "success") if verb == "now" else (DRILL, "drill")
-        before = backup.status().get(kind)
+        before = [backup.status().get(one) for one in (kind, "looked")]
         # One that a timer has begun is waited for instead.
         started = subprocess.run(["systemctl", "start", unit], check=False, capture_output=True, text=True)
         report = backup.report()
         wrong = report["backup_wrong"] if verb == "now" else (report.get(kind) or {}).get("wrong")
         # It may not have come to its own first line, as where a disk that it needs is not mounted.
-        if not wrong and (started.returncode or report.get(kind) == before):
+        if not wrong and (started.returncode or [report.get(one) for one in (kind, "looked")] == before):
             said = " ".join(started.stderr.split()) or "nothing"
             raise Failed(f"{unit} has not done it; systemd says: {said} Look at journalctl -u {unit}.")
         say(json.dumps(report))
@@ -92,6 +94,7 @@ def main() -> int:
             "now",
             "ended",
             "report",
+            "where",
             "begin",
             "clean",
             "drill",
@@ -108,6 +111,7 @@ def main() -> int:
     parser.add_argument("--snapshot", default="latest")
     parser.add_argument("--at", default="")
     parser.add_argument("--over", action="store_true")
+    parser.add_argument("--stage", action="store_true")
     parser.add_argument("--lacking", type=int, default=0)
     parser.add_argument("--missing", type=int, default=0)
     arguments = parser.parse_args()
@@ -118,7 +122,7 @@ def main() -> int:
     try:
         if verb == "restore":
             with alone(600):
-                asked = (arguments.snapshot, arguments.over, arguments.lacking, arguments.at)
+                asked = (arguments.snapshot, arguments.over, arguments.lacking, arguments.at, arguments.stage)
                 say(json.dumps(restored(Restore(backup), *asked)))
         elif verb == "images":
             # Whom it is about, nobody sees who looks at the processes of the host.

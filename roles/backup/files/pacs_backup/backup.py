@@ -18,11 +18,12 @@ import time
 import uuid
 from typing import Any
 
-from .cluster import Cluster
+from .cluster import LOG, Cluster
 from .common import (
     BRIEF,
     MIB,
     NAME,
+    PATIENCE,
     SILENT,
     SKEW,
     STATE,
@@ -42,7 +43,8 @@ from .common import (
 )
 from .index import LOGS, QUEUE, check_index, copy_file, copy_index, copy_queue, known, opened, thaw
 from .mariadb import DUMP, Mariadb
-from .repository import Repository, tagged, taken
+from .members import Members
+from .repository import Repository, epoch, tagged, taken
 
 # Beside the index, so that a file system that can share blocks copies it in no time.
 STAGE = ".pacs-backup"
@@ -81,6 +83,11 @@ class Backup:
         # In MariaDB, its dump comes beside that.
         self.mariadb = Mariadb(settings) if settings.get("mariadb") else None
         self.moment: dict[str, Any] = {}
+
+    @property
+    def members(self) -> Members | None:
+        """The hosts that have the archive together, where it is not of this one alone."""
+        return self.cluster.members if self.cluster else None
 
     @property
     def kind(self) -> str:
@@ -132,6 +139,8 @@ class Backup:
     def ours(self, snapshots: list[dict[str, Any]]) -> str:
         """Return by what this archive is known. :raises Failed: if the last backup by this name is of another one."""
         mine = self.name()
+        if self.members and not mine:
+            raise Failed(f"The database {self.members.name} has no name yet as an archive; run playbooks/site.yml.")
         last = tagged(snapshots[-1], "archive") if snapshots else mine
         if last != mine and read(STATE / "begun.json") != {"archive": mine, "after": last}:
             host, when = self.settings["host"], f"{taken(snapshots[-1]):%Y-%m-%d %H:%M}"
@@ -156,6 +165,9 @@ class Backup:
 
     def named(self, archive: str) -> None:
         """Have the archive on this host known by a name."""
+        if self.members:
+            self.members.named(archive)
+            return
         folder = way(open_folder(self.mark.parent))
         (folder / ARCHIVE).unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
@@ -167,6 +179,8 @@ class Backup:
 
     def name(self) -> str:
         """Return by what name the archive on this host is known; nothing if by none."""
+        if self.members:
+            return self.members.archive()
         try:
             with open(os.open(self.mark, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), encoding="utf-8") as file:
                 found = file.read(100).strip()
@@ -183,7 +197,11 @@ class Backup:
         there = read(STATE / "repository.json") == self.known_by(found)
         # What keeps its database from being had again is told by each backup.
         there = there and (not self.cluster or self.cluster.prepared())
-        return there and (self.mark.exists() or bool(self.repository.snapshots()))
+        return there and (self.marked() or bool(self.repository.snapshots()))
+
+    def marked(self) -> bool:
+        """Tell whether the archive has a name."""
+        return bool(self.members.archive()) if self.members else self.mark.exists()
 
     def known_by(self, number: str) -> dict[str, Any]:
         """Return by what the repository is known again."""
@@ -194,13 +212,18 @@ class Backup:
         found, changed = self.repository.number(), False
         self.same(found)
         if self.cluster:
-            if unfit := self.cluster.unfit():
+            # It is asked by Orthanc's login.
+            if unfit := self.cluster.unfit() if self.serves() else "":
                 raise Failed(unfit)
             self.cluster.folder()
         if not found:
             self.repository.ask("init", timeout=SILENT)
             found, changed = self.repository.number(), True
+        leads = not self.members or self.members.leads()
         if self.cluster and not self.cluster.prepared():
+            if not leads:
+                # It takes the primary.
+                return changed
             if read(STATE / "repository.json") == self.known_by(found):
                 raise Failed(
                     f"What {self.repository.url} had of the database of this host is not there any more. If it is gone"
@@ -213,10 +236,15 @@ class Backup:
             put(STATE / "repository.json", here, 0o600)
             changed = True
         # Else it is told at the first backup: on a new host, the archive of before may not be there yet.
-        if not self.mark.exists() and not self.repository.snapshots():
+        if leads and not self.marked() and not self.repository.snapshots():
             self.begin()
             changed = True
         return changed
+
+    def serves(self) -> bool:
+        """Tell whether this host has an Orthanc, which those of a cluster need not."""
+        members: dict[str, bool] = self.settings.get("members") or {}
+        return members.get(self.settings["host"], True)
 
     def whole(self) -> None:
         """See whether the archive is there. :raises Failed: if its disk is not mounted, or a part of it elsewhere."""
@@ -253,6 +281,9 @@ class Backup:
         self.same(self.repository.number())
         # Each call of restic takes half a second for the key alone.
         snapshots = self.repository.snapshots()
+        if self.members and not self.members.keeps():
+            self.elsewhere(self.members)
+            return
         archive = self.ours(snapshots)
         missed = self.missed([one for one in snapshots if tagged(one, "archive") == archive])
         self.whole()
@@ -260,6 +291,9 @@ class Backup:
         # Of a run that was killed: no other host has this repository.
         self.repository.ask("unlock", timeout=5 * SILENT)
         pause, kept = 0.0, self.saved_database()
+        leads = not self.members or self.members.leads()
+        if self.cluster and not leads:
+            self.cluster.based()
         for _ in range(PASSES):
             try:
                 lasted = self.copied()
@@ -300,7 +334,10 @@ class Backup:
         tags = ["pacs", f"archive={archive}", f"index={self.stage}", f"files={files}"]
         if self.cluster:
             # It is the last one from now on, and has to be had.
-            self.cluster.logged()
+            if leads:
+                self.cluster.logged()
+            else:
+                self.cluster.reached(self.moment)
         snapshot, new, _, other = self.saved(tags, sorted({str(self.stage), str(self.held.parent)}))
         if self.name() != archive:
             raise Failed("Another archive took the place of this one meanwhile.")
@@ -330,7 +367,7 @@ class Backup:
         if self.cluster and self.cluster.gap:
             success["gap"] = gap_told(self.cluster.gap)
         self.clear()
-        self.note(running="", problem="", success=success, accepted=0)
+        self.note(running="", problem="", success=success, accepted=0, elsewhere="", looked=time.time())
         size_of = f"{counts['bytes'] >> 20} MiB in {counts['files']} files, {added + new + kept >> 20} MiB of them new"
         stood = f"{'The index' if self.moment else 'Orthanc'} stood still for {pause * 1000:.0f} ms"
         say(
@@ -348,22 +385,59 @@ class Backup:
 
     def saved_database(self) -> int:
         """Have pgBackRest back up the database, where there is one. Return how many bytes are new."""
-        if not self.cluster:
+        if not self.cluster or (self.members and not self.members.leads()):
             return 0
         self.cluster.ours()
         try:
             kept = self.cluster.save()
         except Failed as error:
+            if not self.serves():
+                raise
             raise self.files_alone(error) from error
         if self.cluster.gap:
             # Whatever becomes of this backup: the next one does not look there any more.
             self.note(gaps=[*self.status().get("gaps", []), self.cluster.gap][-GAPS:])
         return kept
 
+    def elsewhere(self, members: Members) -> None:
+        """Do what this host has to, where another one makes the backups, and tell of the last one.
+
+        :raises Failed: if there is none, or if it is of another archive.
+        """
+        self.saved_database()
+        end = time.monotonic() + PATIENCE
+        while not (snapshots := self.repository.snapshots()):
+            # The first one may take its time.
+            if time.monotonic() > end:
+                raise Failed(f"{members.who[1]} makes the backups of this archive, and there is none yet; see there.")
+            time.sleep(10)
+        self.ours(snapshots)
+        if self.cluster and members.leads():
+            # Whoever backs it up forgets it as well.
+            self.cluster.forgotten(taken(snapshots[0]).timestamp())
+        last = snapshots[-1]
+        told = json.loads(self.repository.ask("dump", str(last["id"]), f"{tagged(last, 'index')}/backup.json"))
+        success = {name: told[name] for name in ("time", "instances", "files", "bytes")}
+        success |= {"snapshot": str(last["id"]), "epoch": int(epoch(told["time"])), "missing": len(told["missing"])}
+        success |= {"seconds": 0.0, "pause_seconds": 0.0, "added_bytes": 0, "not_tidied": ""}
+        self.note(running="", problem="", success=success, elsewhere=members.who[1], looked=time.time())
+        say(f"{members.who[1]} makes the backups of this archive; the last one is of {told['time']}.")
+
     def files_alone(self, error: Failed) -> Failed:
         """Back up the files of an index that cannot be, and return what is said then."""
         files, *_ = self.saved(["pacs-files"], self.paths())
         return Failed(f"{error} The files alone were backed up, as snapshot {files}.")
+
+    def where(self) -> dict[str, Any]:
+        """Return which host is to have a backup in its place, whether one was cut off here, and what it lacks here."""
+        found = {"goes_on": (STATE / "moves.json").exists(), "host": self.settings["host"], "lacks": ""}
+        if self.cluster and self.members:
+            found["host"] = self.members.best()
+            try:
+                self.cluster.room(self.cluster.data, "Nothing was restored; make room.", 1, LOG)
+            except Failed as error:
+                found["lacks"] = str(error)
+        return found
 
     def against(self, missing: list[str], missed: int | None, steady: int, seen: int, unread: list[str]) -> list[str]:
         """Return what keeps a backup from taking the place of older ones."""
@@ -411,7 +485,8 @@ class Backup:
                     f"The list of what the database knows takes {takes // MIB} MiB in {self.settings['index_dir']}, and"
                     f" {free // MIB} MiB are free there; make room for {takes // MIB + 256}."
                 )
-            lasted, self.moment = self.cluster.database.copied(self.copy, pause, top, self.hold)
+            here = not self.members or self.members.leads()
+            lasted, self.moment = self.cluster.database.copied(self.copy, pause, top, self.hold, here)
             return lasted
         if self.mariadb:
             takes, free = 3 * self.mariadb.takes() // 2, shutil.disk_usage(self.stage).free
@@ -527,7 +602,7 @@ class Backup:
             spare = [number for number in files if number[:8] not in named]
             if spare:
                 self.repository.ask("--quiet", "forget", "--prune", *spare)
-            if self.cluster and left:
+            if self.cluster and left and (not self.members or self.members.leads()):
                 # As far back as there are files, and no further.
                 self.cluster.forgotten(taken(left[0]).timestamp())
         except Failed as error:
@@ -538,6 +613,8 @@ class Backup:
 
     def clear(self) -> None:
         """Remove the copy, and what is held: Orthanc has each of these files under its own name, or not any more."""
+        if not self.serves():
+            return
         index = (f"index{end}" for end in ("", *LOGS, "-shm"))
         for name in (*index, DUMP, QUEUE, "backup.json", ".backup.json.new"):
             self.copy.with_name(name).unlink(missing_ok=True)
@@ -573,7 +650,8 @@ class Backup:
             return "There is no backup yet; run playbooks/backup.yml."
         if age < -SKEW:
             return f"The last backup is of the future ({success['time']}): see to the clock of this host."
-        if age > 2 * gap:
+        # Where another one makes them, this host looks once in that time, and perhaps before it is made.
+        if age > (3 if self.status().get("elsewhere") else 2) * gap:
             return (
                 f"The last backup is {age // 3600} h old, and one is due every {gap // 3600} h; see systemctl status"
                 " pacs-backup.timer."

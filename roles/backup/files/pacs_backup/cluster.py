@@ -21,8 +21,9 @@ import subprocess
 import time
 from typing import Any
 
-from .common import MIB, SILENT, SPARE, Failed, open_folder, owned
+from .common import MIB, PATIENCE, SILENT, SPARE, Failed, open_folder, owned
 from .database import Database, login_of
+from .members import Members, quoted
 from .repository import ELSEWHERE, epoch
 
 CONFIG = pathlib.Path("/etc/pacs/pgbackrest/pgbackrest.conf")
@@ -33,6 +34,8 @@ RUN = pathlib.Path("/run")
 STANZA = "pacs"
 # How long its log may wait for the repository, in seconds.
 LOGGED = 600
+# How much of it waits at most for standbys while a database is loaded, in bytes (max_slot_wal_keep_size, and some).
+LOG = 20 << 30
 # How old a piece of it may be that is not there, in seconds.
 LATE = 900
 # As pgBackRest names a piece of it.
@@ -90,6 +93,8 @@ class Cluster:
     def __init__(self, settings: dict[str, Any]) -> None:
         self.settings = settings
         self.database = Database(settings)
+        # Where several hosts have it together.
+        self.members = Members(self) if settings.get("members") else None
         # Where the log lacks between the backup that was made and the one before.
         self.gap: dict[str, Any] = {}
 
@@ -109,7 +114,7 @@ class Cluster:
 
     @property
     def unit(self) -> str:
-        return f"postgresql@{self.found[0]}-{self.found[1]}"
+        return f"{'patroni' if self.members else 'postgresql'}@{self.found[0]}-{self.found[1]}"
 
     # pgBackRest.
 
@@ -304,26 +309,53 @@ class Cluster:
             return int(name[8:16], 16) * (lines // self.piece) + int(name[16:24], 16)
 
         first, last = number(before["archive"]["stop"]) + 1, number(made["archive"]["start"])
+        # From where a restore has come between, or another server has taken the primary's place, it is another log.
+        spans: list[tuple[int, int, int]] = []
         if line_of(before) != line:
-            # A restore has come between, from which on it is another log.
             said = self.ask("repo-get", f"{place}/{line:08X}.history", timeout=SILENT)
-            left = [words[1] for words in map(str.split, said.splitlines()) if words and words[0].isdigit()]
-            first = position(left[-1]) // self.piece
-        there: dict[int, float] = {}
-        for part in range(first * self.piece // lines, last * self.piece // lines + 1):
-            listed = self.ask("--output=json", "repo-ls", f"{place}/{line:08X}{part:08X}", timeout=SILENT)
-            there |= {
-                number(name): one["time"] for name, one in json.loads(listed or "{}").items() if PIECE.match(name)
-            }
-        gone = [one for one in range(first, last) if one not in there]
+            for words in map(str.split, said.splitlines()):
+                if words and words[0].isdigit():
+                    ended = position(words[1]) // self.piece
+                    # A restore has read what was before it.
+                    told = self.members and int(words[0]) >= line_of(before)
+                    spans += [(int(words[0]), first, ended)] if told else []
+                    first = ended
+        there: dict[tuple[int, int], float] = {}
+        for on, begin, end in (spans := [*spans, (line, first, last)]):
+            for part in range(begin * self.piece // lines, end * self.piece // lines + 1):
+                listed = self.ask("--output=json", "repo-ls", f"{place}/{on:08X}{part:08X}", timeout=SILENT)
+                found = json.loads(listed or "{}").items()
+                there |= {(on, number(name)): one["time"] for name, one in found if PIECE.match(name)}
+        wanted = [(on, one) for on, begin, end in spans for one in range(begin, end)]
+        gone = [one for one in wanted if one not in there]
         if not gone:
             return {}
-        since = there.get(gone[0] - 1, before["timestamp"]["stop"])
+        since = there.get((gone[0][0], gone[0][1] - 1), before["timestamp"]["stop"])
         return {"pieces": len(gone), "since": int(since), "until": int(made["timestamp"]["stop"])}
 
     def logged(self) -> None:
         """Have the log in the repository, up to now. :raises Failed: if it does not get there."""
         self.ask("check", timeout=LOGGED)
+
+    def reached(self, moment: dict[str, Any]) -> None:
+        """Wait for the log of a moment, which another host sends. :raises Failed: if it does not get there."""
+        place, end = position(moment["lsn"]), time.monotonic() + LATE
+        name = f"{moment['timeline']}{place >> 32:08X}{(place & (1 << 32) - 1) // self.piece:08X}"
+        while max((str(one["max"]) for one in self.info().get("archive", []) if one["max"]), default="") < name:
+            if time.monotonic() > end:
+                raise Failed(
+                    f"The log of the database does not get to the repository: {name} is not there after {LATE} s; see"
+                    " what the primary's own backup says of it."
+                )
+            time.sleep(10)
+
+    def based(self) -> None:
+        """Wait until the repository has the database as it was at some moment. :raises Failed: if it is not ours."""
+        end = time.monotonic() + PATIENCE
+        while not any(not one["error"] for one in self.ours()["backup"]):
+            if time.monotonic() > end:
+                raise Failed("The primary has not backed up the database; see what its own backup says.")
+            time.sleep(10)
 
     def forgotten(self, since: float) -> None:
         """Have forgotten what nobody needs who wants the database as of that time, or later."""
@@ -349,9 +381,13 @@ class Cluster:
                 f" {LATE // 60} minutes on the disk of the database; see journalctl -u {self.unit}."
             )
         try:
-            failed, when, done = self.database.asked(
-                "SELECT coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false),"
-                " last_failed_time::text, coalesce(last_archived_time::text, 'never') FROM pg_stat_archiver"
+            failed, when, done = (
+                self.members.sent()
+                if self.members
+                else self.database.asked(
+                    "SELECT coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false),"
+                    " last_failed_time::text, coalesce(last_archived_time::text, 'never') FROM pg_stat_archiver"
+                )
             )
         except Failed as error:
             return str(error)
@@ -464,8 +500,9 @@ class Cluster:
         backups = self.info().get("backup", [])
         return int(backups[-1]["info"]["size"]) if backups else 0
 
-    def room(self, at: pathlib.Path, way_out: str) -> None:
-        disk, needed = shutil.disk_usage(at), self.takes()
+    def room(self, at: pathlib.Path, way_out: str, times: int = 1, log: int = 0) -> None:
+        disk, takes = shutil.disk_usage(at), self.takes()
+        needed = times * takes + min(log, takes)
         spare = max(disk.total // SPARE, 1024 * MIB)
         if disk.free < needed + spare:
             raise Failed(
@@ -641,11 +678,6 @@ def speaks(name: str) -> bool:
     finally:
         locale.setlocale(locale.LC_CTYPE, before)
     return True
-
-
-def quoted(name: str) -> str:
-    doubled = name.replace('"', '""')
-    return f'"{doubled}"'
 
 
 def position(lsn: str) -> int:

@@ -20,6 +20,8 @@ from .common import INSIDE, NAME, Failed, read
 
 # How long an image waits for us to get hold of the tables, in milliseconds, and how often we try.
 WAITS, ATTEMPTS = 500, 40
+# And where the server is another host's, whose user we are not: an autovacuum gives way after a second then.
+WAITS_ELSEWHERE = 1500
 # How many milliseconds later an autovacuum gives way to us.
 YIELDS = 100
 # How many bytes a row takes in a list, at most.
@@ -118,18 +120,26 @@ class Database:
         found = self.asked(
             "SELECT string_agg(datname, ', ' ORDER BY datname) FROM pg_database"
             " WHERE NOT datistemplate AND datname NOT IN ('postgres', current_database())"
+            # What restores in a cluster have left, or have begun.
+            " AND datname !~ ('^' || current_database() || '_(restored|before_[0-9]+)$')"
         )
         return found[0] or ""
 
     def copied(
-        self, target: pathlib.Path, limit: float, top: int | None = None, hold: Callable[[str], Any] = lambda name: None
+        self,
+        target: pathlib.Path,
+        limit: float,
+        top: int | None = None,
+        hold: Callable[[str], Any] = lambda name: None,
+        here: bool = True,
     ) -> tuple[float, dict[str, Any]]:
         """Write a list of all that the index knows at one moment. Return how long nobody could write, and the moment.
 
         :param top: the last resource of the list before; the files of what has come since are held meanwhile.
+        :param here: whether the server that takes what is written is on this host.
         """
         with self.opened("REPEATABLE READ") as reading, reading.cursor() as cursor:
-            with self.held(limit) as (holding, began):
+            with self.held(limit, here) as (holding, began):
                 cursor.execute(MOMENT)
                 moment = dict(zip(WORDS, cursor.fetchone(), strict=False))
                 if top is not None:
@@ -146,7 +156,7 @@ class Database:
         return lasted, moment
 
     @contextlib.contextmanager
-    def held(self, limit: float) -> Iterator[tuple[Any, float]]:
+    def held(self, limit: float, here: bool = True) -> Iterator[tuple[Any, float]]:
         """Have nobody write to the index, as soon as nobody does; the server gives it back after so many seconds.
 
         Since when others wait is returned as well. The server's user has an autovacuum give way before we do: it would
@@ -154,15 +164,15 @@ class Database:
         """
         import psycopg2
 
-        with self.opened(first=True) as connection:
+        settings = {"lock_timeout": WAITS if here else WAITS_ELSEWHERE}
+        settings |= {"deadlock_timeout": YIELDS} if here else {}
+        settings |= {"idle_in_transaction_session_timeout": int(limit * 1000)}
+        with self.opened(first=here) as connection:
             for tried in range(ATTEMPTS):
                 try:
                     with connection.cursor() as cursor:
-                        cursor.execute(
-                            "SELECT set_config('lock_timeout', %s, true), set_config('deadlock_timeout', %s, true),"
-                            " set_config('idle_in_transaction_session_timeout', %s, true)",
-                            (str(WAITS), str(YIELDS), str(int(limit * 1000))),
-                        )
+                        for name, value in settings.items():
+                            cursor.execute("SELECT set_config(%s, %s, true)", (name, str(value)))
                         began = time.monotonic()
                         cursor.execute("LOCK TABLE Resources, AttachedFiles IN SHARE MODE")
                     break
@@ -182,7 +192,10 @@ class Database:
     def listed(self, target: pathlib.Path) -> None:
         """Write a list of what an index knows that nobody else writes to."""
         with self.opened("REPEATABLE READ") as connection:
-            written(connection, target, self._prefix)
+            self.noted(connection, target)
+
+    def noted(self, connection: Any, target: pathlib.Path) -> None:
+        written(connection, target, self._prefix)
 
 
 @contextlib.contextmanager

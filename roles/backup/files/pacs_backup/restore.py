@@ -23,7 +23,7 @@ from typing import Any
 
 from .backup import LEVEL, Backup
 from .beside import INCLUDES, Beside, numbers, orthanc_version, restore
-from .cluster import LAST, Recovered, moment_of
+from .cluster import LAST, LOG, Recovered, moment_of
 from .common import (
     MIB,
     NAME,
@@ -45,6 +45,7 @@ from .common import (
 from .database import Database
 from .index import QUEUE, check_index, compare, differ, handed
 from .mariadb import DUMP, Loaded, Mariadb
+from .members import Members
 from .orthanc import Orthanc
 from .repository import tagged, taken
 
@@ -102,16 +103,29 @@ class Restore(Beside):
             f' their place, say -e \'{{"restore": "archive of {host}"}}\': what is there is kept beside it then.'
         )
 
-    def run(self, wanted: str, over: bool, lacking: int = 0, at: str = "") -> dict[str, Any]:
+    @property
+    def members(self) -> Members | None:
+        """Those whose servers have the database: it is loaded there, and their data stay where they are."""
+        return self.backup.members
+
+    @property
+    def placing(self) -> Recovered | None:
+        """The data that take the place of others, where the server is of this host alone."""
+        return None if self.members else self.recovered
+
+    def run(self, wanted: str, over: bool, lacking: int = 0, at: str = "", stage_only: bool = False) -> dict[str, Any]:
         """Restore. Return what came of it. :raises Failed: if nothing was changed, or if it does not work.
 
         :param at: the moment as of which the database is wanted, if it is not that of the backup.
         :param over: whether images that are there may make way.
         :param lacking: without how many files it is good enough, where not all of the repository can be read.
+        :param stage_only: whether another call is to have it take the place, once all Orthancs stand still.
         """
-        if self.recovered:
-            self.untried(self.recovered)
+        if self.placing:
+            self.untried(self.placing)
         if self.moves.exists():
+            if stage_only:
+                return {}
             # Of a run that was cut off in the middle, what it had restored takes its place first.
             return self.placed(over)
         if not over and (there := self.images()):
@@ -119,6 +133,8 @@ class Restore(Beside):
         self.backup.same(self.repository.number())
         if at and moment_of(at) > time.time():
             raise Failed(f"Nothing was restored: {at} is still to come, and it is {now()} on this host.")
+        if self.members:
+            self.members.lead()
         if at and self.recovered:
             self.recovered.cluster.current()
         snapshot, others = self.picked(wanted, at)
@@ -168,7 +184,7 @@ class Restore(Beside):
         }
         paths = {"storage": str(storage.relative_to(self.tree)), "index": str(index.parent.relative_to(self.tree))}
         put(self.moves, {"report": report, **paths, "over": over}, 0o600)
-        return self.placed(over)
+        return {} if stage_only else self.placed(over)
 
     def recover(self, index: pathlib.Path, told: dict[str, Any], at: str) -> int:
         """Have the database as it was, beside the one that works. Return how many images it knows.
@@ -192,6 +208,12 @@ class Restore(Beside):
                     f" files differ, such as {other[0]}. Take another backup (snapshot)."
                 )
             os.replace(known, index)
+            if self.members:
+                self.members.copied(self.recovered, moment)
+                self.members.listed(known)
+                if other := differ(index, known):
+                    raise Failed(f"Nothing was restored: {len(other)} files were not loaded, such as {other[0]}.")
+                known.unlink()
         finally:
             self.recovered.stop()
         return int(check_index(index)["instances"])
@@ -235,7 +257,9 @@ class Restore(Beside):
             cluster, moment = self.recovered.cluster, told["moment"]
             cluster.fits(moment)
             cluster.chosen(moment, moment_of(moment.get("at", told["time"])))
-            cluster.room(self.recovered.folder.parent, "Nothing was restored; make room.")
+            # Where it is loaded it takes its room once more.
+            given = (2, LOG) if self.members else (1, 0)
+            cluster.room(self.recovered.folder.parent, "Nothing was restored; make room.", *given)
         if self.backup.mariadb:
             self.takes(self.backup.mariadb, told["dump_bytes"])
         beside = shutil.disk_usage(os.path.dirname(self.backup.index))
@@ -379,27 +403,28 @@ class Restore(Beside):
         there = os.listdir(os.path.dirname(self.backup.index))
         return {
             "aside": f".pacs-before-{datetime.datetime.now():%Y-%m-%dT%H%M%S%f}",
+            "database": f"{self.members.name}_before_{datetime.datetime.now():%Y%m%d%H%M%S}" if self.members else "",
             "kept": levels[0],
             "kept_index": [name for name in INDEX if name in there],
             "levels": levels[1],
             "queue": (self.tree / told["index"] / QUEUE).exists(),
-            "cluster": self.recovered.data.name if self.recovered else "",
+            "cluster": self.placing.data.name if self.placing else "",
         }
 
     def move(self, told: dict[str, Any]) -> None:
         """Move what is planned, from and to folders that are open: whoever had taken Orthanc over may rename there."""
         folders = [open_folder(self.backup.storage), open_folder(os.path.dirname(self.backup.index))]
         storage, beside = folders
-        if self.recovered:
+        if self.placing:
             # It is an index that is not beside the files.
-            service("stop", self.recovered.cluster.unit)
-            cluster = open_folder(self.recovered.cluster.data.parent)
+            service("stop", self.placing.cluster.unit)
+            cluster = open_folder(self.placing.cluster.data.parent)
         if not told.get("kept_all"):
             for at, names in ((storage, told["kept"]), (beside, told["kept_index"])):
                 aside = owned(way(at) / told["aside"])[0] if names else -1
                 for name in names:
                     moved(name, at, aside)
-            if self.recovered:
+            if self.placing:
                 moved(told["cluster"], cluster, owned(way(cluster) / told["aside"])[0])
                 os.fsync(cluster)
             os.fsync(storage)
@@ -412,9 +437,12 @@ class Restore(Beside):
         source = self.staged[0] if separate else open_folder(self.tree / told["index"])
         for name in ([QUEUE] if told.get("queue") else []) + ([] if self.database else ["index"]):
             moved(name, source, beside)
-        if self.recovered:
-            moved(told["cluster"], self.recovered.opened[0], cluster)
+        if self.placing:
+            moved(told["cluster"], self.placing.opened[0], cluster)
             os.fsync(cluster)
+        if self.members:
+            self.members.lead()
+            self.members.swapped(told["database"])
         if self.backup.mariadb:
             # A run that is cut off in it begins it anew.
             try:
@@ -448,10 +476,14 @@ class Restore(Beside):
             )
         self.backup.named(report["archive"])
         both = {str(storage), os.path.dirname(self.backup.index)}
-        if self.recovered:
-            service("start", self.recovered.cluster.unit)
-            both |= {str(self.recovered.cluster.data.parent)}
+        if self.placing:
+            service("start", self.placing.cluster.unit)
+            both |= {str(self.placing.cluster.data.parent)}
         aside = [path for one in sorted(both) for path in [f"{one}/{told['aside']}"] if os.path.exists(path)]
+        if self.members and self.recovered:
+            aside.append(f"the database {told['database']} of its servers")
+            # One that was made anew has another number than that of the backups.
+            self.recovered.cluster.begin()
         found = {**report, "time": now(), "aside": aside}
         put(STATE / "restored.json", found)
         spoilt = {line.split()[0] for name in ("missing", "damaged") for line in report[name]}
@@ -492,16 +524,16 @@ class Restore(Beside):
             service("stop", "orthanc")
             if not over and (there := self.images()):
                 raise self.asks(there)
-            if self.recovered:
-                self.tried(self.recovered)
+            if self.placing:
+                self.tried(self.placing)
             told = told | self.plan(told)
             if self.backup.mariadb and self.backup.mariadb.images():
                 self.kept(self.backup.mariadb, told["aside"])
             put(self.moves, told, 0o600)
         except BaseException:
             self.moves.unlink()
-            if self.recovered:
-                service("start", self.recovered.cluster.unit)
+            if self.placing:
+                service("start", self.placing.cluster.unit)
             service("start", "orthanc")
             raise
         return told
@@ -626,10 +658,12 @@ def in_utc(at: str) -> str:
     return at if at == LAST else time.strftime("%Y-%m-%d %H:%M:%S+00", time.gmtime(moment_of(at)))
 
 
-def restored(restore: Restore, snapshot: str, over: bool, lacking: int, at: str) -> dict[str, Any]:
+def restored(
+    restore: Restore, snapshot: str, over: bool, lacking: int, at: str, stage_only: bool = False
+) -> dict[str, Any]:
     """Restore, and leave no folder behind where nothing was begun."""
     try:
-        return restore.run(snapshot, over, lacking, at)
+        return restore.run(snapshot, over, lacking, at, stage_only)
     finally:
         for path in (restore.folder / "tree", restore.folder):
             with contextlib.suppress(OSError):
