@@ -29,6 +29,12 @@ DEVICE = (
 )
 FSTAB = f"echo '/export {MOUNT} fuse.bindfs allow_other,nofail 0 0' >> /etc/fstab; mkdir -p {MOUNT}"
 INSTALL = "apt-get update -q && apt-get install -q -y --no-install-recommends bindfs && systemctl daemon-reload"
+# On Debian 12 what mounts by FUSE takes what is said to systemd for an option of bindfs.
+HELPER = """cat > /sbin/mount.fuse.bindfs <<'END'
+#!/bin/sh
+exec bindfs -o "$(printf %s "$4" | sed 's/,nofail//')" "$1" "$2"
+END
+chmod 755 /sbin/mount.fuse.bindfs"""
 UNMOUNT, ANEW = f"umount --lazy {MOUNT}", f"mount {MOUNT}"
 STOP, GO_ON = "pkill -STOP bindfs", "pkill -CONT bindfs"
 # How long it is away, in seconds.
@@ -42,7 +48,7 @@ class Mounted(Balanced):
         (lab.folder / "group_vars" / "all").mkdir(parents=True, exist_ok=True)
         (lab.folder / "group_vars" / "all" / "storage.json").write_text(json.dumps(STORAGE), encoding="utf-8")
         for name in PAIR:
-            lab.shell(f"{INSTALL}; {FSTAB}; {DEVICE}", name)
+            lab.shell("; ".join([INSTALL, FSTAB, DEVICE, *([HELPER] if RELEASE == "bookworm" else [])]), name)
         lab.shell(ANEW)
         self.lab = lab
         # What was said while one host did not have it.
