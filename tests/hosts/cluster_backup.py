@@ -51,7 +51,7 @@ RESTORES = (
 KILLED = "systemctl kill --signal KILL restores; while systemctl is-active --quiet restores; do sleep 0.1; done"
 # A host that has lost its archive, and all that knew of it.
 LOST = """systemctl stop nginx haproxy keepalived orthanc pacs-backup.timer 'patroni@*' etcd 2> /dev/null || true
-rm -rf /etc/pacs /var/lib/pacs /var/cache/pacs-backup /var/lib/orthanc/db-v6 /etc/patroni /var/lib/etcd/pacs
+rm -rf /etc/pacs /var/lib/pacs /var/cache/pacs-backup /var/lib/orthanc/db-v6 /etc/patroni/*-main.yml /var/lib/etcd/pacs
 rm -rf /var/lib/postgresql/*/main /etc/postgresql/*/main /var/lib/postgresql/*/.pacs-*
 rm -f /etc/nginx/conf.d/orthanc* /etc/systemd/system/orthanc.service"""
 
