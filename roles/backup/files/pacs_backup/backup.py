@@ -139,7 +139,7 @@ class Backup:
     def ours(self, snapshots: list[dict[str, Any]]) -> str:
         """Return by what this archive is known. :raises Failed: if the last backup by this name is of another one."""
         mine = self.name()
-        if self.members and not mine:
+        if self.members and not mine and not snapshots:
             raise Failed(f"The database {self.members.name} has no name yet as an archive; run playbooks/site.yml.")
         last = tagged(snapshots[-1], "archive") if snapshots else mine
         if last != mine and read(STATE / "begun.json") != {"archive": mine, "after": last}:
