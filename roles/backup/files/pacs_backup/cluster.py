@@ -23,7 +23,7 @@ from typing import Any
 
 from .common import MIB, PATIENCE, SILENT, SPARE, Failed, open_folder, owned
 from .database import Database, login_of
-from .members import Members, quoted
+from .members import SENT, Members, quoted
 from .repository import ELSEWHERE, epoch
 
 CONFIG = pathlib.Path("/etc/pacs/pgbackrest/pgbackrest.conf")
@@ -381,14 +381,7 @@ class Cluster:
                 f" {LATE // 60} minutes on the disk of the database; see journalctl -u {self.unit}."
             )
         try:
-            failed, when, done = (
-                self.members.sent()
-                if self.members
-                else self.database.asked(
-                    "SELECT coalesce(last_failed_time > coalesce(last_archived_time, '-infinity'), false),"
-                    " last_failed_time::text, coalesce(last_archived_time::text, 'never') FROM pg_stat_archiver"
-                )
-            )
+            failed, when, done = self.members.sent() if self.members else self.database.asked(SENT)
         except Failed as error:
             return str(error)
         if not failed:
