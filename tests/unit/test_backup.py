@@ -652,6 +652,20 @@ def test_images_come_first(
     assert policy in host.program.Repository(host.settings).run("--quiet", verb).stdout
 
 
+@pytest.mark.parametrize("verb, many", [("restore", True), ("backup", False)])
+def test_restore_reads_many_files_at_a_time(
+    host: Host, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, verb: str, many: bool
+) -> None:
+    """A restore has the processors and the disk to itself; a backup leaves them to images."""
+    restic = tmp_path / "restic"
+    restic.write_text('#!/bin/sh\necho "$@"\n', "utf-8")
+    restic.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    words = host.program.Repository(host.settings).run(verb).stdout.split()
+    assert ("local.connections=6" in words) is many
+    assert words[-1] == verb
+
+
 def test_older_backups_that_stay_are_told(host: Host, orthanc: Callable[..., Orthanc]) -> None:
     orthanc()
     host.backup().prepare()
@@ -2007,7 +2021,9 @@ def test_queue_that_was_not_backed_up_is_told(
 
 def test_restore_is_not_done_before_images_are_handed_out(backed: Backed, monkeypatch: pytest.MonkeyPatch) -> None:
     program = backed.host.program
-    assert restored(backed, monkeypatch)["handed_out"] == len(backed.files)
+    told = restored(backed, monkeypatch)
+    assert told["handed_out"] == len(backed.files)
+    assert told["files_seconds"] < 60
     lose(backed)
     restore, asked = program.Restore(backed.backup), list[str]()
 

@@ -38,6 +38,8 @@ ELSEWHERE = (
 )
 # Where in restic it was, as its older releases say.
 TRACE = re.compile(r"^\S+\n\t\S+:\d+$\n?", re.M)
+# Out of a folder it reads two files at a time by default, for which processors and disk wait.
+READERS = ["-o", "local.connections=6"]
 NOT_THERE = re.compile(
     r"unable to open config file.*(no such file or directory|(key|file|<config/>) does not exist)", re.S
 )
@@ -85,9 +87,10 @@ class Repository:
         """Run restic, and return what came of it."""
         # What others leave of the processors. We ourselves have more: images wait while we hold the index.
         first = ["chrt", "--idle", "0"] if "backup" in arguments else []
+        options = [*self._options, *(READERS if "restore" in arguments else [])]
         try:
             return subprocess.run(
-                [*first, "restic", *self._options, *arguments],
+                [*first, "restic", *options, *arguments],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 capture_output=True,

@@ -146,7 +146,10 @@ class Restore(Beside):
         self.fits(snapshot, told)
         index, storage = self.inside(stage) / "index", self.inside(told["storage_dir"])
         with written():
+            began = time.monotonic()
             said = restore(self.repository, snapshot, told, self.tree, ["[0-9a-f][0-9a-f]"])
+            os.sync()
+            seconds = round(time.monotonic() - began, 1)
             if not index.exists():
                 raise Failed(f"Nothing was restored: the index cannot be read. {' '.join(said)}")
             images = self.recover(index, told, at)
@@ -178,6 +181,7 @@ class Restore(Beside):
         report |= {
             "backed_up": told["moment"]["at"] if at else told["time"],
             "files": compared,
+            "files_seconds": seconds,
             **wrong,
             "images": images,
             "archive": told["archive"],
