@@ -25,7 +25,7 @@ from tests.hosts.drills import ARCHIVE, BACKUP, REPOSITORY, Site
 NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
 # How many pixels are at a side of what is restored, as of a CT, of what comes meanwhile, and of what is many.
 SIDES = {"ct": 512, "slice": 256, "small": 16}
-RESTORED, COME, MANY, CLIENTS = 5000, 400, 20_000, 8
+RESTORED, COME, MANY, CLIENTS = 5000, 1600, 20_000, 8
 # How much the first of them are together, without what describes them.
 BYTES = RESTORED * 2 * SIDES["ct"] ** 2
 # How often images come beside a backup for each round of the rest, since what else the machine does is felt more there.
