@@ -1,6 +1,6 @@
 """Measure backups: a restore beside a copy, images that come beside a backup, and a backup of what has not changed.
 
-Usage: python -m benchmarks.backup [ROUNDS] [DATABASE ...]     (five, and all three; `make bench-backup` runs it)
+Usage: python -m benchmarks.backup [ROUNDS] [WHAT ...]     (five, of three databases and `sftp`; `make bench-backup` runs it)
 
 Prints Markdown on standard output, and what it is doing on standard error.
 """
@@ -16,13 +16,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from benchmarks import images
 from benchmarks.host import SECRETS, say
 from tests.hosts.conftest import Lab, run
 from tests.hosts.drills import ARCHIVE, BACKUP, REPOSITORY, Site
 
-NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB"}
+NAMES = {"sqlite": "SQLite", "postgresql": "PostgreSQL", "mariadb": "MariaDB", "sftp": "SQLite, by SFTP"}
 # How many pixels are at a side of what is restored, as of a CT, of what comes meanwhile, and of what is many.
 SIDES = {"ct": 512, "slice": 256, "small": 16}
 RESTORED, COME, MANY, CLIENTS = 5000, 1600, 20_000, 8
@@ -40,6 +41,9 @@ ANEW = f"systemctl stop pacs-backup; rm -rf {REPOSITORY}* /var/lib/pacs/backup/*
 SERVERS = {"postgresql": ("postgresql@17-main", "/var/lib/postgresql"), "mariadb": ("mariadb", "/var/lib/mysql")}
 SUMS = f"cd {ARCHIVE}; find ?? -type f -exec md5sum {{}} + > /root/sums"
 COPY = "mkdir /srv/copy; cp -a {data} /srv/copy; sync"
+# From where backups by SFTP are, which is the host itself.
+SFTP = "-q -b - -i /etc/pacs/backup/sftp.key -o UserKnownHostsFile=/etc/pacs/backup/known_hosts"
+COPY_BY_SFTP = f"mkdir /srv/copy; echo get -r {ARCHIVE} /srv/copy | sftp {SFTP} root@{{address}} > /dev/null; sync"
 # The rest of what a restore does.
 PROVED = "cd /srv/copy/db-v6; md5sum --check --quiet /root/sums"
 ANSWERS = "until curl -s -o /dev/null http://127.0.0.1:8042/changes?last; do sleep 0.1; done"
@@ -56,10 +60,22 @@ def timed(action: Callable[[], object]) -> float:
 class Bench:
     """An Orthanc of the lab with backups, and what was measured with it."""
 
-    def __init__(self, database: str, folder: pathlib.Path) -> None:
-        self.database, self.sent = database, 0
-        self.lab = Lab(f"bench-backup-{database}", pacs="trixie-installed")
-        self.site = Site(database, self.lab, folder, QUIET)
+    def __init__(self, what: str, folder: pathlib.Path) -> None:
+        self.sent = 0
+        self.lab = Lab(f"bench-backup-{what}", pacs="trixie-installed")
+        address = self.lab.address["pacs"]
+        self.server, data = SERVERS.get(what, ("", ""))
+        self.copying = COPY.format(data=f"{ARCHIVE} {data}")
+        variables = dict[str, Any](QUIET)
+        if what == "sftp":
+            host_key = self.lab.shell("ssh-keygen -y -f /etc/ssh/lab_host_key").strip()
+            self.copying = COPY_BY_SFTP.format(address=address)
+            variables |= {
+                "backup_repository": f"sftp:root@{address}:{REPOSITORY}",
+                "backup_sftp_private_key": (self.lab.folder.parent / "keys" / "user").read_text(encoding="utf-8"),
+                "backup_sftp_known_hosts": f"{address} {host_key}",
+            }
+        self.site = Site("sqlite" if what == "sftp" else what, self.lab, folder, variables)
         (folder / "bench").mkdir()
         for name, side in SIDES.items():
             (folder / "bench" / name).write_bytes(images.ct_slice(side))
@@ -92,10 +108,9 @@ class Bench:
 
     def copy(self) -> tuple[float, float]:
         """Copy what a restore restores, at rest. Return the seconds of that alone, and with the rest of a restore."""
-        server, data = SERVERS.get(self.database, ("", ""))
-        stopped = timed(lambda: self.lab.shell(f"systemctl stop orthanc {server}"))
-        copied = timed(lambda: self.lab.shell(COPY.format(data=f"{ARCHIVE} {data}")))
-        rest = timed(lambda: self.lab.shell(f"{PROVED}; systemctl start {server} orthanc; {ANSWERS}"))
+        stopped = timed(lambda: self.lab.shell(f"systemctl stop orthanc {self.server}"))
+        copied = timed(lambda: self.lab.shell(self.copying))
+        rest = timed(lambda: self.lab.shell(f"{PROVED}; systemctl start {self.server} orthanc; {ANSWERS}"))
         self.lab.shell(REMOVED)
         return copied, stopped + copied + rest
 
@@ -123,26 +138,26 @@ def told(values: list[float], form: str = ".2f") -> str:
     return f"{statistics.median(values):{form}} ({', '.join(f'{value:{form}}' for value in values)})"
 
 
-def measure(database: str, rounds: int, folder: pathlib.Path) -> list[tuple[str, str, str]]:
-    """Return the rows of a database: what, how much, and the goal."""
-    say(f"{database}: deploying, and {RESTORED} images")
-    bench = Bench(database, folder)
+def measure(what: str, rounds: int, folder: pathlib.Path) -> list[tuple[str, str, str]]:
+    """Return the rows of a database, or of a way to the repository: what, how much, and the goal."""
+    say(f"{what}: deploying, and {RESTORED} images")
+    bench = Bench(what, folder)
     bench.send(RESTORED, "ct")
     first = bench.backup()
     bench.lab.shell(SUMS)
     files, restored, copied, proved = [], [], [], []
     for number in range(rounds):
-        say(f"{database}: restore and copy, round {number + 1}")
+        say(f"{what}: restore and copy, round {number + 1}")
         there, served = bench.restore()
         files.append(there)
         restored.append(served)
         plain, whole = bench.copy()
         copied.append(plain)
         proved.append(whole)
-    say(f"{database}: images beside a backup")
+    say(f"{what}: images beside a backup")
     rates = list(bench.beside(OFTEN * rounds))
     costs = [100 - 100 * beside / alone for beside, alone in rates]
-    say(f"{database}: {MANY} images")
+    say(f"{what}: {MANY} images")
     bench.send(MANY - bench.sent, "small")
     bench.lab.shell(ANEW)
     every = bench.backup()
@@ -169,11 +184,11 @@ def measure(database: str, rounds: int, folder: pathlib.Path) -> list[tuple[str,
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    for database in sys.argv[2:] or NAMES:
+    for what in sys.argv[2:] or NAMES:
         with contextlib.ExitStack() as cleaning:
             folder = pathlib.Path(cleaning.enter_context(tempfile.TemporaryDirectory()))
-            rows = measure(database, rounds, folder)
-        print(f"| {NAMES[database]} | Median (each round) | Goal |\n| --- | ---: | --- |")
+            rows = measure(what, rounds, folder)
+        print(f"| {NAMES[what]} | Median (each round) | Goal |\n| --- | ---: | --- |")
         print("\n".join(f"| {' | '.join(row)} |" for row in rows), "\n", flush=True)
 
 
