@@ -447,7 +447,7 @@ def test_restore_asks_for_words_and_keeps_what_is_there(site: Site) -> None:
     assert "Nothing was restored, since" in said
     assert '{"restore": "archive of pacs"}' in said
     assert "Nothing was restored" in site.play("restore", check=False, limit="pacs", restore="archive")
-    assert "One host is restored at a time" in site.play("restore", check=False)
+    assert "One archive is restored at a time" in site.play("restore", check=False)
     assert lab.shell(state) == seen
     said = site.play("restore", limit="pacs", restore="archive of pacs")
     assert f"Orthanc serves its {before} images" in said
