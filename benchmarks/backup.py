@@ -154,14 +154,15 @@ def measure(what: str, rounds: int, folder: pathlib.Path) -> list[tuple[str, str
         plain, whole = bench.copy()
         copied.append(plain)
         proved.append(whole)
-    say(f"{what}: images beside a backup")
-    rates = list(bench.beside(OFTEN * rounds))
-    costs = [100 - 100 * beside / alone for beside, alone in rates]
     say(f"{what}: {MANY} images")
     bench.send(MANY - bench.sent, "small")
     bench.lab.shell(ANEW)
     every = bench.backup()
     unchanged = [bench.backup() for _ in range(rounds)]
+    # They come on top of those.
+    say(f"{what}: images beside a backup")
+    rates = list(bench.beside(OFTEN * rounds))
+    costs = [100 - 100 * beside / alone for beside, alone in rates]
     bench.lab.destroy()
 
     def ratios(ones: list[float], others: list[float]) -> list[float]:
