@@ -1,6 +1,6 @@
 """Measure backups: a restore beside a copy, images that come beside a backup, and a backup of what has not changed.
 
-Usage: python -m benchmarks.backup [ROUNDS] [WHAT ...]     (five, of three databases and `sftp`; `make bench-backup` runs it)
+Usage: python -m benchmarks.backup [ROUNDS] [WHAT ...]     (five, of all; `make bench-backup` runs it)
 
 Prints Markdown on standard output, and what it is doing on standard error.
 """
