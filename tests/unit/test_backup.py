@@ -618,6 +618,14 @@ def test_what_restic_says_in_words(host: Host, said: str, words: str) -> None:
     assert "init" not in host.restic.verbs()
 
 
+def in_its_place(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
+    """Have a script be called in the place of restic."""
+    restic = folder / "restic"
+    restic.write_text(script, "utf-8")
+    restic.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
 @pytest.mark.parametrize(
     "said, words",
     [
@@ -632,10 +640,7 @@ def test_restic_that_goes_on_asking(
     host: Host, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, said: str, words: str
 ) -> None:
     """Where it is refused, too: that is told, and not that nobody answers."""
-    restic = tmp_path / "restic"
-    restic.write_text(f"#!/bin/sh\necho '{said}' >&2; exec sleep 60\n", "utf-8")
-    restic.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    in_its_place(tmp_path, monkeypatch, f"#!/bin/sh\necho '{said}' >&2; exec sleep 60\n")
     with pytest.raises(host.program.Failed, match=re.escape(words)):
         host.program.Repository(host.settings).run("cat", timeout=1)
 
@@ -645,10 +650,7 @@ def test_images_come_first(
     host: Host, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, verb: str, policy: str
 ) -> None:
     """A backup has what others leave of the processors; whoever waits for an answer does not wait for that."""
-    restic = tmp_path / "restic"
-    restic.write_text("#!/bin/sh\nexec chrt --pid $$\n", "utf-8")
-    restic.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    in_its_place(tmp_path, monkeypatch, "#!/bin/sh\nexec chrt --pid $$\n")
     assert policy in host.program.Repository(host.settings).run("--quiet", verb).stdout
 
 
@@ -657,10 +659,7 @@ def test_restore_reads_many_files_at_a_time(
     host: Host, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, verb: str, many: bool
 ) -> None:
     """A restore has the processors and the disk to itself; a backup leaves them to images."""
-    restic = tmp_path / "restic"
-    restic.write_text('#!/bin/sh\necho "$@"\n', "utf-8")
-    restic.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    in_its_place(tmp_path, monkeypatch, '#!/bin/sh\necho "$@"\n')
     words = host.program.Repository(host.settings).run(verb).stdout.split()
     assert ("local.connections=6" in words) is many
     assert words[-1] == verb
